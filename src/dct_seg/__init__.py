@@ -1,0 +1,70 @@
+"""dct-seg: click and click-and-drag segmentation with DCT-Net.
+
+The public names, loaded at first use so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dct_seg.click_encoders import ClickEncoder
+    from dct_seg.clicks import Click, ClickBatch
+    from dct_seg.data.datamodule import ClickSimulatorDataModule
+    from dct_seg.interaction import interact
+    from dct_seg.metrics import NumberOfClicks
+    from dct_seg.models.auto_drag import AutoDragHead
+    from dct_seg.models.dct_net import DCTNet, DCTNetConfig
+    from dct_seg.models.feature_dct import FeatureDCT
+    from dct_seg.predictor import Predictor
+    from dct_seg.simulation import SimulatedUser, first_click, next_click
+    from dct_seg.task import InteractiveSegmentationTask
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AutoDragHead": "models.auto_drag",
+    "Click": "clicks",
+    "ClickBatch": "clicks",
+    "ClickEncoder": "click_encoders",
+    "ClickSimulatorDataModule": "data.datamodule",
+    "DCTNet": "models.dct_net",
+    "DCTNetConfig": "models.dct_net",
+    "FeatureDCT": "models.feature_dct",
+    "InteractiveSegmentationTask": "task",
+    "NumberOfClicks": "metrics",
+    "Predictor": "predictor",
+    "SimulatedUser": "simulation",
+    "first_click": "simulation",
+    "interact": "interaction",
+    "next_click": "simulation",
+}
+
+__all__ = [
+    "AutoDragHead",
+    "Click",
+    "ClickBatch",
+    "ClickEncoder",
+    "ClickSimulatorDataModule",
+    "DCTNet",
+    "DCTNetConfig",
+    "FeatureDCT",
+    "InteractiveSegmentationTask",
+    "NumberOfClicks",
+    "Predictor",
+    "SimulatedUser",
+    "first_click",
+    "interact",
+    "next_click",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dct_seg' has no attribute '{name}'")
+    return getattr(import_module(f"dct_seg.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

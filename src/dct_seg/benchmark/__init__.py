@@ -1,0 +1,1 @@
+"""One benchmark for every method and data set."""

@@ -1,0 +1,185 @@
+"""Clicks: one as a person makes it, and the ordered, padded batch that everything else reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PADDING = -1
+"""The label of a click that is not there."""
+
+
+@dataclass(frozen=True)
+class Click:
+    """One click, with its drag if there was one.
+
+    Args:
+        row: Row in pixels of the image; an integer is a pixel's centre.
+        col: Column in pixels.
+        positive: True on the object, False on what should be background.
+        radius: Length of the drag in pixels (the paper's r, section 2.1); None when the person only clicked.
+
+    Raises:
+        ValueError: When a number is not finite, or the radius is negative.
+    """
+
+    row: float
+    col: float
+    positive: bool = True
+    radius: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.row) and math.isfinite(self.col)):
+            raise ValueError(f"a click needs a finite row and column, got ({self.row}, {self.col})")
+        if self.radius is not None and not (math.isfinite(self.radius) and self.radius >= 0):
+            raise ValueError(f"a radius is a length in pixels (0 or more) or None, got {self.radius}")
+
+
+@dataclass(frozen=True)
+class ClickBatch:
+    """The ordered clicks of a batch of images, padded to one length; never changed in place.
+
+    Args:
+        coords: (B, N, 2) float32, (row, col) in pixels; an integer is a pixel's centre.
+        labels: (B, N) int64: 1 positive, 0 negative, -1 padding.
+        radii: (B, N) float32, pixels; NaN where the person did not drag.
+
+    Raises:
+        ValueError: When the three do not agree in shape.
+
+    Example:
+        >>> clicks = ClickBatch.from_clicks([[Click(4, 5, radius=3.0)], []])
+        >>> clicks.labels.tolist(), clicks.num_clicks.tolist()
+        ([[1], [-1]], [1, 0])
+        >>> clicks.to_clicks()[0]
+        [Click(row=4.0, col=5.0, positive=True, radius=3.0)]
+    """
+
+    coords: Tensor
+    labels: Tensor
+    radii: Tensor
+
+    def __post_init__(self) -> None:
+        if self.coords.shape != (*self.labels.shape, 2) or self.radii.shape != self.labels.shape or self.labels.ndim != 2:
+            raise ValueError(
+                "ClickBatch wants coords (B, N, 2), labels (B, N) and radii (B, N), got "
+                f"{tuple(self.coords.shape)}, {tuple(self.labels.shape)} and {tuple(self.radii.shape)}"
+            )
+
+    @classmethod
+    def empty(cls, batch_size: int, device: torch.device | str | None = None) -> ClickBatch:
+        """A batch of ``batch_size`` images without a click (N = 0)."""
+        return cls(
+            torch.zeros(batch_size, 0, 2, device=device),
+            torch.zeros(batch_size, 0, dtype=torch.long, device=device),
+            torch.zeros(batch_size, 0, device=device),
+        )
+
+    @classmethod
+    def from_clicks(cls, clicks: Sequence[Sequence[Click]]) -> ClickBatch:
+        """The batch of one list of clicks an image, padded at the end to the longest list."""
+        num = max((len(one) for one in clicks), default=0)
+        batch = cls(
+            torch.zeros(len(clicks), num, 2),
+            torch.full((len(clicks), num), PADDING, dtype=torch.long),
+            torch.full((len(clicks), num), math.nan),
+        )
+        for b, one in enumerate(clicks):
+            for n, click in enumerate(one):
+                batch.coords[b, n] = torch.tensor([click.row, click.col])
+                batch.labels[b, n] = int(click.positive)
+                batch.radii[b, n] = math.nan if click.radius is None else click.radius
+        return batch
+
+    def to_clicks(self) -> list[list[Click]]:
+        """One list of clicks an image, without the padding."""
+        rows = zip(self.coords.tolist(), self.labels.tolist(), self.radii.tolist(), strict=True)
+        return [
+            [
+                Click(row, col, bool(label), None if math.isnan(radius) else radius)
+                for (row, col), label, radius in zip(coords, labels, radii, strict=True)
+                if label != PADDING
+            ]
+            for coords, labels, radii in rows
+        ]
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+    def __getitem__(self, index: slice) -> ClickBatch:
+        """The clicks of a slice of the images."""
+        return ClickBatch(self.coords[index], self.labels[index], self.radii[index])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.coords.device
+
+    @property
+    def valid(self) -> Tensor:
+        """(B, N) bool, False at padding."""
+        return self.labels != PADDING
+
+    @property
+    def num_clicks(self) -> Tensor:
+        """(B,) int64, clicks without the padding."""
+        return self.valid.sum(1)
+
+    @property
+    def lacks_radius(self) -> Tensor:
+        """(B, N) bool, True at a click that came without a drag."""
+        return self.valid & self.radii.isnan()
+
+    def append(self, coords: Tensor, labels: Tensor, radii: Tensor) -> ClickBatch:
+        """The batch with one click more an image.
+
+        Args:
+            coords: (B, 2) pixels.
+            labels: (B,), -1 for an image that gets none.
+            radii: (B,) pixels, NaN without a drag.
+        """
+        return ClickBatch(
+            torch.cat([self.coords, coords.to(self.coords)[:, None]], 1),
+            torch.cat([self.labels, labels.to(self.labels)[:, None]], 1),
+            torch.cat([self.radii, radii.to(self.radii)[:, None]], 1),
+        )
+
+    def undo(self) -> ClickBatch:
+        """The batch without the last click of each image that has one; empty columns at the end are dropped."""
+        if self.labels.shape[1] == 0:
+            return self
+        order = torch.arange(self.labels.shape[1], device=self.device).expand_as(self.labels)
+        last = torch.where(self.valid, order, -1).amax(1, keepdim=True)
+        labels = torch.where(order == last, PADDING, self.labels)
+        keep = int((labels != PADDING).any(0).nonzero().amax()) + 1 if (labels != PADDING).any() else 0
+        return ClickBatch(self.coords[:, :keep], labels[:, :keep], self.radii[:, :keep])
+
+    def with_radii(self, radii: Tensor) -> ClickBatch:
+        """The same clicks with other radii, (B, N) pixels."""
+        return ClickBatch(self.coords, self.labels, radii)
+
+    def scaled(self, old_size: tuple[int, int], new_size: tuple[int, int]) -> ClickBatch:
+        """The clicks after the image is resized from ``old_size`` to ``new_size``, both (H, W).
+
+        Pixels are areas: the centre of pixel 0 lies half a pixel inside the image at either size. A radius follows the
+        geometric mean of both factors.
+        """
+        factor = self.coords.new_tensor([new_size[0] / old_size[0], new_size[1] / old_size[1]])
+        return ClickBatch((self.coords + 0.5) * factor - 0.5, self.labels, self.radii * factor.prod().sqrt())
+
+    def shifted(self, rows: float, cols: float) -> ClickBatch:
+        """The clicks in an image whose corner moved by (-rows, -cols) pixels, as a crop or a pad does."""
+        return ClickBatch(self.coords + self.coords.new_tensor([rows, cols]), self.labels, self.radii)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> ClickBatch:
+        """The same clicks on another device."""
+        moved = (t.to(device, non_blocking=non_blocking) for t in (self.coords, self.labels, self.radii))
+        return ClickBatch(*moved)
+
+    def pin_memory(self) -> ClickBatch:
+        """The same clicks in page-locked memory."""
+        return ClickBatch(self.coords.pin_memory(), self.labels.pin_memory(), self.radii.pin_memory())

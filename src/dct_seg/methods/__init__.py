@@ -1,0 +1,1 @@
+"""Interactive segmentation systems behind one protocol."""

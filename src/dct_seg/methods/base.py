@@ -1,0 +1,52 @@
+"""What every interactive segmentation system is to the predictor and to the benchmark."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dct_seg.clicks import Click
+from dct_seg.registry import Registry
+
+METHODS: Registry[type[Method]] = Registry("method", group="dct_seg.methods")
+
+
+class Method(ABC):
+    """An interactive segmentation system: told of an image once, asked for a mask after each click.
+
+    A subclass takes its options as keyword arguments of ``__init__`` (plain values, with defaults) and is added with
+    ``@METHODS.register("name")`` or through the entry-point group ``dct_seg.methods``.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    """Authors and year, or "" for something that was never published."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options in force, plain values; a benchmark's results are only resumed under the same ones."""
+        return {}
+
+    @abstractmethod
+    def reset(self, image: NDArray[np.uint8]) -> None:
+        """Prepare for an image, (H, W, 3) RGB: what does not depend on clicks is computed here."""
+
+    @abstractmethod
+    def predict(
+        self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        """The probability of the object at each pixel, (H, W) in 0..1, given all clicks so far.
+
+        Args:
+            image: (H, W, 3) RGB, the one given to ``reset``.
+            clicks: In order; at least none. Each has a radius, unless the method makes do without.
+            previous: What ``predict`` returned after the click before, or None at the first.
+        """
+
+    def fill_radii(self, clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> list[Click]:
+        """The clicks with a radius for each one that came without a drag, where the method has an opinion."""
+        return list(clicks)

@@ -1,0 +1,91 @@
+"""Names to things: the one lookup behind click encoders, data sets, methods and pretrained models."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+def unknown_name(noun: str, name: str, known: list[str]) -> ValueError:
+    """The error for a name that nothing answers to: what was given, the nearest known name, all known names."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean '{near[0]}'?" if near else ";"
+    return ValueError(f"unknown {noun} '{name}'{hint} known: {', '.join(known)}")
+
+
+class Registry(Generic[T]):
+    """A named collection that other packages can add to through an entry point.
+
+    Args:
+        noun: What one entry is, in words; it opens the error of an unknown name.
+        group: Entry-point group. A package adds ``name = "module:attribute"`` under it in its own ``pyproject.toml``.
+
+    Example:
+        >>> shapes: Registry[type] = Registry("shape")
+        >>> @shapes.register()
+        ... class Disk: ...
+        >>> shapes.get("Disk").__name__
+        'Disk'
+        >>> shapes.get("Disc")
+        Traceback (most recent call last):
+        ...
+        ValueError: unknown shape 'Disc'; did you mean 'Disk'? known: Disk
+    """
+
+    def __init__(self, noun: str, *, group: str | None = None) -> None:
+        self.noun = noun
+        self.group = group
+        self._entries: dict[str, T] = {}
+        self._plugins_loaded = group is None
+
+    def register(self, name: str | None = None) -> Callable[[T], T]:
+        """A decorator that adds what it decorates under ``name`` (its ``__name__`` by default).
+
+        Raises:
+            ValueError: When the name is taken by something else.
+        """
+
+        def add(entry: T) -> T:
+            self._add(name or str(getattr(entry, "__name__", "")), entry)
+            return entry
+
+        return add
+
+    def _add(self, key: str, entry: T) -> None:
+        if self._entries.get(key, entry) is not entry:
+            raise ValueError(f"{self.noun} '{key}' is already registered; give the new one another name")
+        self._entries[key] = entry
+
+    def load_plugins(self) -> None:
+        """Import what other packages declare under the entry-point group; done once, on the first lookup."""
+        if self._plugins_loaded or self.group is None:
+            return
+        self._plugins_loaded = True
+        for point in entry_points(group=self.group):
+            self._add(point.name, point.load())
+
+    def get(self, name: str) -> T:
+        """The entry under ``name``.
+
+        Raises:
+            ValueError: When nothing has that name; the message lists the nearest and all known names.
+        """
+        self.load_plugins()
+        if name not in self._entries:
+            raise unknown_name(self.noun, name, self.names())
+        return self._entries[name]
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        self.load_plugins()
+        return sorted(self._entries)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
