@@ -1,0 +1,295 @@
+"""What every data set is: photographs with labelled pixels, listed once, read one object at a time."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from dct_seg.data.images import IGNORE, UnreadableFileError, image_size, read_image, size_mismatch
+from dct_seg.registry import Registry
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+DATASETS: Registry[type[InteractiveDataset]] = Registry("data set", group="dct_seg.datasets")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One object to segment.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        mask: (H, W) bool, the object.
+        ignore: (H, W) bool, pixels that are neither object nor background; never overlaps ``mask``.
+        name: Unique in its data set, e.g. ``images/a.jpg#3``.
+    """
+
+    image: NDArray[np.uint8]
+    mask: NDArray[np.bool_]
+    ignore: NDArray[np.bool_]
+    name: str
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A decoded photograph and its labels: (H, W, 3) uint8 and (H, W) uint8, 0 background, 1..254 objects, 255 ignore."""
+
+    image: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the two arrays."""
+        return self.image.nbytes + self.labels.nbytes
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What is known of one photograph before it is decoded.
+
+    Args:
+        name: Its path below the root, with forward slashes.
+        objects: The labels of its objects.
+        areas: Their pixel counts.
+    """
+
+    name: str
+    objects: tuple[int, ...]
+    areas: tuple[int, ...]
+
+
+class PhotoCache:
+    """Decoded photographs, the least recently used dropped first, never more than ``max_bytes`` in all."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.num_bytes = 0
+        self._photos: OrderedDict[tuple[int, int], Photo] = OrderedDict()
+
+    def get(self, key: tuple[int, int]) -> Photo | None:
+        """The photograph under ``key``, or None."""
+        if key not in self._photos:
+            return None
+        self._photos.move_to_end(key)
+        return self._photos[key]
+
+    def put(self, key: tuple[int, int], photo: Photo) -> None:
+        """Keep a photograph, if it fits at all."""
+        if photo.nbytes > self.max_bytes or key in self._photos:
+            return
+        self._photos[key] = photo
+        self.num_bytes += photo.nbytes
+        while self.num_bytes > self.max_bytes:
+            self.num_bytes -= self._photos.popitem(last=False)[1].nbytes
+
+    def __len__(self) -> int:
+        return len(self._photos)
+
+
+class InteractiveDataset(ABC):
+    """Photographs whose objects are the samples.
+
+    A subclass writes ``_list`` and ``read_photo``; it is added with ``@DATASETS.register()`` or through the entry-point
+    group ``dct_seg.datasets``. Every class takes ``root`` and these two options, and may take more:
+
+    Args:
+        root: The folder; a set that needs no files takes None.
+        min_object_size: Objects with fewer pixels are no samples (0 keeps all that have any).
+
+    Raises:
+        FileNotFoundError: When the folder, or the layout that is wanted in it, is missing.
+        ValueError: When not a single usable object is found.
+    """
+
+    layout: str = "files"
+    """What the root must hold, for the error that says so."""
+
+    def __init__(self, root: str | Path | None, *, min_object_size: int = 0) -> None:
+        self.root = Path(root) if root is not None else Path()
+        self.min_object_size = min_object_size
+        self._listings: list[Listing] = []
+        images: list[int] = []
+        labels: list[int] = []
+        for listing in self._list():
+            kept = [label for label, area in zip(listing.objects, listing.areas, strict=True) if area >= max(1, min_object_size)]
+            images += [len(self._listings)] * len(kept)
+            labels += kept
+            self._listings.append(listing)
+        self._images = np.array(images, dtype=np.int32)
+        self._labels = np.array(labels, dtype=np.int32)
+        self._starts = np.searchsorted(self._images, np.arange(len(self._listings) + 1))
+        if not images:
+            size = f" of at least {min_object_size} pixels" if min_object_size else ""
+            raise ValueError(
+                f"{self.root}: none of {len(self._listings)} masks holds an object{size}; "
+                "a mask has 0 for background and 1..254 for objects (255 is ignored), or 0 and 255"
+            )
+
+    @abstractmethod
+    def _list(self) -> Iterator[Listing]:
+        """All photographs in a fixed order, with the labels of their objects."""
+
+    @abstractmethod
+    def read_photo(self, image: int) -> Photo:
+        """Decode photograph number ``image``.
+
+        Raises:
+            UnreadableFileError: When a file cannot be decoded.
+            ValueError: When picture and mask do not go together.
+        """
+
+    def object_mask(self, image: int, photo: Photo, label: int) -> NDArray[np.bool_]:
+        """(H, W) bool: the pixels of one object of a photograph."""
+        return np.equal(photo.labels, label)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @property
+    def num_images(self) -> int:
+        """How many photographs were listed, with or without a usable object."""
+        return len(self._listings)
+
+    def samples_of(self, image: int) -> range:
+        """The samples (indices) that photograph number ``image`` holds."""
+        return range(int(self._starts[image]), int(self._starts[image + 1]))
+
+    def image_index(self, index: int) -> int:
+        """The photograph that sample ``index`` is on."""
+        return int(self._images[self._checked(index)])
+
+    def label(self, index: int) -> int:
+        """The label of sample ``index`` in its photograph's mask."""
+        return int(self._labels[self._checked(index)])
+
+    def image_name(self, index: int) -> str:
+        """The photograph of sample ``index``: its path below the root."""
+        return self._listings[self.image_index(index)].name
+
+    def name(self, index: int) -> str:
+        """The unique name of sample ``index``: the photograph's, and ``#`` with the label where it has several objects."""
+        listing = self._listings[self.image_index(index)]
+        return listing.name if len(listing.objects) == 1 else f"{listing.name}#{self.label(index)}"
+
+    def read(self, index: int) -> Sample:
+        """Decode sample ``index``.
+
+        Raises:
+            IndexError: When there is no such sample.
+            ValueError: When a file cannot be decoded, or picture and mask do not go together.
+        """
+        image = self.image_index(index)
+        photo = self.read_photo(image)
+        mask = self.object_mask(image, photo, self.label(index))
+        return Sample(photo.image, mask, (photo.labels == IGNORE) & ~mask, self.name(index))
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.read(index)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self.read(index) for index in range(len(self)))
+
+    def _checked(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of a data set with {len(self)} samples")
+        return index
+
+    def _wanted(self, *folders: str) -> None:
+        """Check that the root and these folders (or files) below it exist."""
+        missing = [folder for folder in folders if not (self.root / folder).exists()]
+        if self.root.is_dir() and not missing:
+            return
+        what = f"{self.root} has no {' and no '.join(missing)}" if self.root.is_dir() else f"no folder {self.root}"
+        raise FileNotFoundError(f"{what}; {type(self).__name__} wants {self.layout}{self._suggestion()}")
+
+    def _suggestion(self) -> str:
+        return ""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two files of one photograph, absolute, and its name below the root."""
+
+    name: str
+    image: Path
+    mask: Path
+
+
+class PairedDataset(InteractiveDataset):
+    """A data set of one mask file per photograph; a subclass writes ``_pairs`` and ``read_labels``."""
+
+    def __init__(self, root: str | Path | None, *, min_object_size: int = 0) -> None:
+        self._files: list[Pair] = []
+        super().__init__(root, min_object_size=min_object_size)
+
+    @abstractmethod
+    def _pairs(self) -> Sequence[Pair]:
+        """The photographs with their mask files, in a fixed order."""
+
+    @abstractmethod
+    def read_labels(self, path: Path) -> NDArray[np.uint8]:
+        """(H, W) uint8 of a mask file: 0 background, 1..254 objects, 255 ignore."""
+
+    def _list(self) -> Iterator[Listing]:
+        pairs = self._pairs()
+        broken = []
+        for pair, found in zip(pairs, in_threads(self._objects_of, pairs, f"listing {self.root.name}"), strict=True):
+            if isinstance(found, UnreadableFileError):
+                broken.append(str(found))
+                continue
+            self._files.append(pair)
+            yield Listing(pair.name, *found)
+        if broken:
+            warnings.warn(f"{self.root}: {len(broken)} files are left out; first: {broken[0]}", stacklevel=2)
+
+    def _objects_of(self, pair: Pair) -> tuple[tuple[int, ...], tuple[int, ...]] | UnreadableFileError:
+        # The size is compared here, from the picture's header, so that a run stops at its start and not hours later.
+        try:
+            labels = self.read_labels(pair.mask)
+            size = image_size(pair.image)
+        except UnreadableFileError as error:
+            return error
+        if labels.shape != size:
+            raise ValueError(size_mismatch(pair.name, size, self._below(pair.mask), labels.shape))
+        return count_labels(labels)
+
+    def read_photo(self, image: int) -> Photo:
+        pair = self._files[image]
+        photo = Photo(read_image(pair.image), self.read_labels(pair.mask))
+        if photo.image.shape[:2] != photo.labels.shape:
+            raise ValueError(size_mismatch(pair.name, photo.image.shape[:2], self._below(pair.mask), photo.labels.shape))
+        return photo
+
+    def _below(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+
+def count_labels(labels: NDArray[np.uint8]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The labels 1..254 that occur in (H, W) uint8, and their pixel counts.
+
+    Example:
+        >>> count_labels(np.array([[0, 1], [3, 3], [255, 0]], dtype=np.uint8))
+        ((1, 3), (1, 2))
+    """
+    counts = cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel().astype(int)
+    present = np.flatnonzero(counts[1:IGNORE]) + 1
+    return tuple(present.tolist()), tuple(counts[present].tolist())
+
+
+def in_threads(work: Callable[[S], T], items: Sequence[S], what: str) -> Iterator[T]:
+    """``work`` of each item, in order; Pillow lets go of the interpreter while it decodes. A bar appears after two seconds."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        yield from tqdm(pool.map(work, items), total=len(items), desc=what, delay=2, leave=False)

@@ -1,0 +1,309 @@
+"""ClickSimulatorDataModule: photographs and masks of any registered data set, as batches for training and evaluation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from dct_seg.data.base import in_threads
+from dct_seg.data.datasets import DATASETS, InteractiveDataset, open_dataset
+from dct_seg.data.images import UnreadableFileError
+from dct_seg.data.samples import EvaluationSet, TrainingSet, collate
+from dct_seg.data.sampling import EvaluationSampler, TrainingLoader, TrainingSampler, hash_fraction, is_held_out
+
+Batch = dict[str, Any]
+
+
+class ClickSimulatorDataModule(LightningDataModule):
+    """Batches of one object each, for training (cropped and augmented) and for validation and test (as they are).
+
+    A batch is ``image`` (B, 3, H, W) float32 in 0..1, ``mask`` and ``ignore`` (B, H, W) bool, ``sample_id`` (B,) int64 and
+    ``name``, a list. An epoch of training shows every photograph once, with one of its objects (the paper's 8,498 samples of
+    SBD), unless ``root`` has weights or ``samples_per_epoch`` is given. The Trainer must run with
+    ``use_distributed_sampler=False``: the samplers here know their rank.
+
+    Args:
+        dataset: Name of a registered data set.
+        root: Its folder, several folders (each photograph once), or folders with the share of the samples that each gets.
+        options: More arguments of the data set, e.g. ``{split: train}``.
+        val_dataset: Data set for validation and test; by default that of training.
+        val_root: Its folder. With neither, a fixed part of the training photographs is held out.
+        val_options: More arguments of the validation set, e.g. ``{split: val}``.
+        holdout: Share of the photographs that is held out for validation, chosen by a hash of the file name: the same photographs
+            on every machine and in every run. 0 holds out none.
+        batch_size: Training samples a batch, of one process.
+        val_batch_size: Evaluation samples a batch; pictures of several sizes are padded, and the padding is ignored.
+        crop_size: Side of the training crop in pixels.
+        scale: Random resize of the picture before the crop: (low, high).
+        object_scale: Instead, the object's side as a share of the crop's: (low, high), drawn log-uniformly. Not in the paper.
+        object_scale_prob: How often ``object_scale`` is used where it is given.
+        aspect: Largest random stretch of height against width (1: none). Not in the paper.
+        flip: Mirror half of the samples.
+        color_jitter: Change brightness, contrast, saturation and hue.
+        copy_paste: How often an object is pasted onto another photograph. Not in the paper.
+        union: How often several objects of a photograph become one; a number, or one per folder name. Not in the paper.
+        min_object_size: Smaller objects (pixels in the file) are not shown in training nor held out.
+        val_size: Pictures for validation are shrunk until the longer side is at most this; None leaves them.
+        max_val_samples: Validate on at most so many, spread evenly over folders and photographs.
+        samples_per_epoch: Training samples in an epoch over all processes.
+        num_workers: Processes that decode and augment.
+        cache_mb: Memory for decoded training photographs, of all workers together.
+        seed: Everything random in the data comes from it and the epoch.
+        transform: Used for training in place of everything from ``crop_size`` to ``color_jitter``: any callable
+            ``(image=, mask=) -> dict``, such as an ``albumentations.Compose``; mask is 0, 1 or 255 (ignore).
+
+    Raises:
+        ValueError: When an argument is out of range, or the data set's name is unknown.
+    """
+
+    def __init__(
+        self,
+        dataset: str = "Folder",
+        root: str | list[str] | dict[str, float] | None = None,
+        *,
+        options: dict[str, Any] | None = None,
+        val_dataset: str | None = None,
+        val_root: str | None = None,
+        val_options: dict[str, Any] | None = None,
+        holdout: float = 0.2,
+        batch_size: int = 8,
+        val_batch_size: int = 8,
+        crop_size: int = 256,
+        scale: tuple[float, float] = (0.75, 1.25),
+        object_scale: tuple[float, float] | None = None,
+        object_scale_prob: float = 1.0,
+        aspect: float = 1.0,
+        flip: bool = True,
+        color_jitter: bool = True,
+        copy_paste: float = 0.0,
+        union: float | dict[str, float] = 0.0,
+        min_object_size: int = 80,
+        val_size: int | None = None,
+        max_val_samples: int | None = None,
+        samples_per_epoch: int | None = None,
+        num_workers: int = 1,
+        cache_mb: int = 2048,
+        seed: int = 0,
+        transform: Callable[..., dict[str, Any]] | None = None,
+    ) -> None:
+        super().__init__()
+        for name in (dataset, val_dataset or dataset):
+            DATASETS.get(name)
+        at_least = {"batch_size": (batch_size, 1), "val_batch_size": (val_batch_size, 1), "crop_size": (crop_size, 16)}
+        at_least |= {"num_workers": (num_workers, 0), "cache_mb": (cache_mb, 0)}
+        for name, (value, low) in at_least.items():
+            if value < low:
+                raise ValueError(f"{name} must be at least {low}, got {value}")
+        if not 0 <= holdout < 1:
+            raise ValueError(f"holdout is a share of the photographs, 0 <= holdout < 1, got {holdout}")
+        self.dataset, self.options = dataset, options or {}
+        self.roots, self.weights = _roots_and_weights(root)
+        self.val_dataset, self.val_root, self.val_options = val_dataset, val_root, val_options or {}
+        self.has_own_val = val_dataset is not None or val_root is not None or val_options is not None
+        self.holdout = holdout
+        self.batch_size, self.val_batch_size = batch_size, val_batch_size
+        self.augmentation: dict[str, Any] = {
+            "crop_size": crop_size,
+            "scale": tuple(scale),
+            "object_scale": tuple(object_scale) if object_scale else None,
+            "object_scale_prob": object_scale_prob,
+            "aspect": aspect,
+            "flip": flip,
+            "color_jitter": color_jitter,
+            "min_object_size": min_object_size,
+        }
+        self.copy_paste = copy_paste
+        self.union = union
+        self.min_object_size = min_object_size
+        self.val_size, self.max_val_samples = val_size, max_val_samples
+        self.samples_per_epoch = samples_per_epoch
+        self.num_workers, self.cache_mb, self.seed = num_workers, cache_mb, seed
+        self.transform = transform
+        self.train_set: TrainingSet | None = None
+        self.val_set: EvaluationSet | None = None
+        self._folders: list[InteractiveDataset] = []
+
+    @property
+    def num_val_samples(self) -> int:
+        """How many samples validation has; ``sample_id`` runs from 0 to one less."""
+        return len(self._prepared_val())
+
+    @property
+    def val_names(self) -> list[str]:
+        """The validation samples' names, in the order of ``sample_id``."""
+        val = self._prepared_val()
+        return [val.name(number) for number in range(len(val))]
+
+    def setup(self, stage: str | None = None) -> None:
+        """List the files that ``stage`` needs; done once."""
+        if stage in (None, "fit") and self.train_set is None:
+            self.train_set = self._make_train_set()
+        if self.val_set is None:
+            self.val_set = self._make_val_set()
+
+    def _prepared_val(self) -> EvaluationSet:
+        if self.val_set is None:
+            self.setup("validate")
+        assert self.val_set is not None
+        return self.val_set
+
+    def _open_folders(self) -> list[InteractiveDataset]:
+        if not self._folders:
+            options = {"min_object_size": self.min_object_size, **self.options}
+            self._folders = [open_dataset(self.dataset, root, **options) for root in self.roots]
+        return self._folders
+
+    def _threshold(self) -> float:
+        """The hash below which a photograph is held out: ``holdout``, or what takes just one where that would take none."""
+        if not self.holdout:
+            return 0.0
+        hashes = sorted({hash_fraction(_photo_name(one, image)) for one in self._open_folders() for image in _usable(one)})
+        if len(hashes) < 2:
+            raise ValueError(
+                f"{', '.join(map(str, self.roots))}: one photograph cannot be split; give a val_root, more photographs, or holdout 0"
+            )
+        return float(np.clip(self.holdout, (hashes[0] + hashes[1]) / 2, (hashes[-2] + hashes[-1]) / 2))
+
+    def _make_train_set(self) -> TrainingSet:
+        from dct_seg.data.transforms import training_transform  # albumentations takes a second to import; only training needs it
+
+        folders = self._open_folders()
+        threshold = 0.0 if self.has_own_val else self._threshold()
+        photos = [
+            (number, image)
+            for number, dataset in enumerate(folders)
+            for image in _usable(dataset)
+            if not is_held_out(_photo_name(dataset, image), threshold)
+        ]
+        union = [_per_folder(self.union, dataset.root.name) for dataset in folders]
+        return TrainingSet(
+            folders,
+            photos,
+            self.transform or training_transform(**self.augmentation),
+            union=union,
+            copy_paste=self.copy_paste,
+            min_object_size=self.min_object_size,
+            cache_bytes=self.cache_mb * 2**20 // max(1, self.num_workers),
+        )
+
+    def _make_val_set(self) -> EvaluationSet:
+        if self.has_own_val:
+            root = self.val_root if self.val_root is not None or self.val_dataset is not None else self.roots[0]
+            datasets = [open_dataset(self.val_dataset or self.dataset, root, **self.val_options)]
+            return EvaluationSet(datasets, _spread([range(len(datasets[0]))], self.max_val_samples), max_side=self.val_size)
+        datasets = self._open_folders()
+        threshold = self._threshold()
+        held = [
+            [index for image in _usable(one) if is_held_out(_photo_name(one, image), threshold) for index in one.samples_of(image)]
+            for one in datasets
+        ]
+        entries = _readable(datasets, _spread(held, self.max_val_samples))
+        return EvaluationSet(datasets, entries, max_side=self.val_size)
+
+    def train_dataloader(self) -> TrainingLoader:
+        """Batches of augmented crops; the order and every sample follow from ``seed`` and the epoch."""
+        if self.train_set is None:
+            self.setup("fit")
+        assert self.train_set is not None
+        sizes = [0] * len(self.train_set.datasets)
+        for folder, _ in self.train_set.photos:
+            sizes[folder] += 1
+        sampler = TrainingSampler(
+            sizes, weights=self.weights, num_samples=self.samples_per_epoch, batch_size=self.batch_size, seed=self.seed
+        )
+        return TrainingLoader(self.train_set, batch_size=self.batch_size, sampler=sampler, drop_last=True, **self._loading())
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        """Batches of whole pictures; no loader at all where nothing is held out."""
+        val = self._prepared_val()
+        if not len(val):
+            return []
+        return DataLoader(val, batch_size=self.val_batch_size, sampler=EvaluationSampler(len(val)), **self._loading())
+
+    def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        """The validation samples."""
+        return self.val_dataloader()
+
+    def _loading(self) -> dict[str, Any]:
+        return {
+            "collate_fn": collate,
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+            "worker_init_fn": _one_thread,
+        }
+
+
+def _one_thread(worker: int) -> None:
+    """A worker is one process on one core; OpenCV would start a thread per core in each."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def _roots_and_weights(root: str | list[str] | dict[str, float] | None) -> tuple[list[str | None], list[float] | None]:
+    if isinstance(root, dict):
+        if not root or min(root.values()) < 0 or not sum(root.values()) > 0:
+            raise ValueError(f"root wants folders with weights of 0 or more, not all 0, got {root}")
+        used = {folder: float(weight) for folder, weight in root.items() if weight > 0}
+        return list(used), list(used.values())
+    if isinstance(root, list):
+        if not root:
+            raise ValueError("root wants at least one folder, got an empty list")
+        return list(root), None
+    return [root], None
+
+
+def _usable(dataset: InteractiveDataset) -> list[int]:
+    return [image for image in range(dataset.num_images) if len(dataset.samples_of(image))]
+
+
+def _photo_name(dataset: InteractiveDataset, image: int) -> str:
+    return dataset.image_name(dataset.samples_of(image)[0])
+
+
+def _per_folder(value: float | dict[str, float], folder: str) -> float:
+    return value.get(folder, 0.0) if isinstance(value, dict) else value
+
+
+def _spread(groups: Sequence[Sequence[int]], most: int | None) -> list[tuple[int, int]]:
+    """(group, member) of all, or of at most ``most``: the groups share alike, and each gives members at even distances.
+
+    Example:
+        >>> _spread([[0, 1, 2, 3, 4], [7]], 4)
+        [(0, 0), (0, 2), (0, 4), (1, 7)]
+    """
+    left = sum(map(len, groups)) if most is None else most
+    quotas = [0] * len(groups)
+    for rest, number in enumerate(sorted(range(len(groups)), key=lambda one: len(groups[one]))):
+        quotas[number] = min(len(groups[number]), left // (len(groups) - rest))
+        left -= quotas[number]
+    return [
+        (number, group[int(position)])
+        for number, (group, quota) in enumerate(zip(groups, quotas, strict=True))
+        for position in np.linspace(0, len(group) - 1, quota).round()
+    ]
+
+
+def _readable(datasets: Sequence[InteractiveDataset], entries: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The entries whose files can be decoded: found out now, and not when the first epoch is over."""
+
+    def broken(photo: tuple[int, int]) -> bool:
+        try:
+            datasets[photo[0]].read_photo(photo[1])
+        except UnreadableFileError:
+            return True
+        return False
+
+    photos = sorted({(which, datasets[which].image_index(index)) for which, index in entries})
+    bad = {photo for photo, is_broken in zip(photos, in_threads(broken, photos, "checking held-out photographs"), strict=True) if is_broken}
+    for which, image in bad:
+        path = datasets[which].root / _photo_name(datasets[which], image)
+        warnings.warn(f"{path} cannot be decoded and is left out of validation", stacklevel=3)
+    return [(which, index) for which, index in entries if (which, datasets[which].image_index(index)) not in bad]

@@ -1,0 +1,219 @@
+"""The data sets that are files on disk, each in the layout in which the field packs it."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.io import loadmat
+
+from dct_seg.data.base import DATASETS, Pair, PairedDataset
+from dct_seg.data.images import IGNORE, IMAGE_SUFFIXES, MASK_SUFFIXES, UnreadableFileError, read_first_channel, read_values
+
+
+def files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """The files of a folder that end in one of these, sorted by name; hidden ones are left out."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith("."))
+
+
+def as_labels(values: NDArray[np.integer], path: Path) -> NDArray[np.uint8]:
+    """Stored mask values as labels: 0 and 255 alone are one object, else 1..254 are objects and 255 is ignored.
+
+    Raises:
+        ValueError: When a value is not in 0..255.
+
+    Example:
+        >>> as_labels(np.array([[0, 255]]), Path("a.png")).tolist(), as_labels(np.array([[2, 255]]), Path("a.png")).tolist()
+        ([[0, 1]], [[2, 255]])
+    """
+    low, high = int(values.min(initial=0)), int(values.max(initial=0))
+    if low < 0 or high > IGNORE:
+        raise ValueError(
+            f"{path} holds the value {high if high > IGNORE else low}; a mask holds 0, 1..254 for objects and 255 for pixels to ignore"
+        )
+    labels = values.astype(np.uint8)
+    if high == IGNORE and not ((labels != 0) & (labels != IGNORE)).any():
+        return np.not_equal(labels, 0).astype(np.uint8)
+    return labels
+
+
+def match_stems(images: Sequence[Path], masks: Sequence[Path]) -> tuple[list[tuple[Path, Path]], list[Path], list[Path]]:
+    """Pairs with one stem, pictures without a mask, masks without a picture."""
+    by_stem = {path.stem: path for path in masks}
+    pairs = [(path, by_stem[path.stem]) for path in images if path.stem in by_stem]
+    stems = {path.stem for path in images}
+    return pairs, [path for path in images if path.stem not in by_stem], [path for path in masks if path.stem not in stems]
+
+
+class _TwoFolders(PairedDataset):
+    """Pictures in one folder, masks under the same stem in another."""
+
+    folders: tuple[str, str]
+
+    def _pairs(self) -> list[Pair]:
+        self._wanted(*self.folders)
+        images = files_in(self.root / self.folders[0], IMAGE_SUFFIXES)
+        masks = files_in(self.root / self.folders[1], MASK_SUFFIXES)
+        twice = [stem for stem, count in Counter(path.stem for path in images).items() if count > 1]
+        if twice:
+            raise ValueError(
+                f"{self.root / self.folders[0]} has several pictures named '{twice[0]}'; a mask is found by its stem: rename one"
+            )
+        pairs, alone, _ = match_stems(images, masks)
+        if not pairs:
+            raise ValueError(
+                f"{self.root}: none of {len(images)} pictures has a mask under the same stem ({len(masks)} masks); "
+                f"{type(self).__name__} wants {self.layout}"
+            )
+        if alone:
+            warnings.warn(f"{self.root}: {len(alone)} pictures without a mask are left out; first: {alone[0].name}", stacklevel=2)
+        return [Pair(f"{self.folders[0]}/{image.name}", image, mask) for image, mask in pairs]
+
+
+@DATASETS.register()
+class Folder(_TwoFolders):
+    """Any folder with ``images/`` and ``masks/``: indexed masks (0 background, 1..254 objects, 255 ignore) or 0/255 ones."""
+
+    folders = ("images", "masks")
+    layout = "images/NAME.jpg with masks/NAME.png: 0 background, 1..254 objects, 255 ignore; or 0 and 255"
+
+    def read_labels(self, path: Path) -> NDArray[np.uint8]:
+        return as_labels(read_values(path), path)
+
+    def _suggestion(self) -> str:
+        if not self.root.is_dir():
+            return ""
+        inside = sorted(path.name for path in self.root.iterdir() if (path / "images").is_dir() and (path / "masks").is_dir())
+        return f"; these inside it have that: {', '.join(inside)}" if inside else ""
+
+
+@DATASETS.register()
+class GrabCut(_TwoFolders):
+    """GrabCut, 50 photographs with one object; a 128 band along the outline is ignored."""
+
+    folders = ("data_GT", "boundary_GT")
+    layout = "data_GT/NAME.jpg (or .bmp) with boundary_GT/NAME.bmp: 255 object, 128 ignore, 0 background"
+
+    def read_labels(self, path: Path) -> NDArray[np.uint8]:
+        values = read_values(path)
+        labels = np.zeros(values.shape, dtype=np.uint8)
+        labels[values == 255] = 1
+        labels[values == 128] = IGNORE
+        return labels
+
+
+@DATASETS.register()
+class DAVIS(_TwoFolders):
+    """DAVIS, 345 frames as the field samples them; the object is every label above 0."""
+
+    folders = ("img", "gt")
+    layout = "img/NAME.jpg with gt/NAME.png: a palette PNG, object > 0"
+
+    def read_labels(self, path: Path) -> NDArray[np.uint8]:
+        return (read_values(path) > 0).astype(np.uint8)
+
+
+@DATASETS.register("COCO_MVal")
+class COCOMVal(DAVIS):
+    """COCO_MVal, 800 single objects, ten of each class; the object is every value above 0."""
+
+    layout = "img/NAME.jpg with gt/NAME.png: object > 0"
+
+    def read_labels(self, path: Path) -> NDArray[np.uint8]:
+        return (read_first_channel(path) > 0).astype(np.uint8)
+
+
+@DATASETS.register()
+class Berkeley(PairedDataset):
+    """Berkeley, 100 objects on 96 photographs; ``NAME#001.png`` and ``NAME#002.png`` are two objects of one photograph."""
+
+    layout = "images/NAME.jpg with masks/NAME.png or masks/NAME#001.png: first channel > 128"
+
+    def _pairs(self) -> list[Pair]:
+        self._wanted("images", "masks")
+        images = {path.stem: path for path in files_in(self.root / "images", IMAGE_SUFFIXES)}
+        pairs = []
+        for mask in files_in(self.root / "masks", MASK_SUFFIXES):
+            stem, mark, number = mask.stem.rpartition("#")
+            image = images.get(mask.stem) or images.get(stem)
+            if image is None:
+                raise ValueError(
+                    f"{self._below(mask)} has no picture images/{stem or mask.stem}.jpg; {type(self).__name__} wants {self.layout}"
+                )
+            pairs.append(Pair(f"images/{image.name}{mark}{number}", image, mask))
+        return pairs
+
+    def image_name(self, index: int) -> str:
+        return self._below(self._files[self.image_index(index)].image)
+
+    def read_labels(self, path: Path) -> NDArray[np.uint8]:
+        return (read_first_channel(path) > 128).astype(np.uint8)
+
+
+class _Listed(PairedDataset):
+    """A data set whose split is a text file of names."""
+
+    def __init__(self, root: str | Path | None, *, split: str = "train", min_object_size: int = 0) -> None:
+        self.split = split
+        super().__init__(root, min_object_size=min_object_size)
+
+    def _names(self, path: str) -> list[str]:
+        names = (self.root / path).read_text(encoding="utf-8").split()
+        if not names:
+            raise ValueError(f"{self.root / path} lists no photograph; it wants one name a line")
+        return names
+
+
+@DATASETS.register()
+class SBD(_Listed):
+    """Semantic Boundaries: 8,498 train and 2,857 val photographs; one sample per object (6,671 in val).
+
+    Args:
+        root: The folder.
+        split: The text file to follow, ``train`` or ``val``.
+        min_object_size: Objects with fewer pixels are no samples.
+    """
+
+    layout = "img/NAME.jpg, inst/NAME.mat (GTinst.Segmentation), train.txt and val.txt"
+
+    def _pairs(self) -> list[Pair]:
+        self._wanted("img", "inst", f"{self.split}.txt")
+        names = self._names(f"{self.split}.txt")
+        return [Pair(f"img/{name}.jpg", self.root / "img" / f"{name}.jpg", self.root / "inst" / f"{name}.mat") for name in names]
+
+    def read_labels(self, path: Path) -> NDArray[np.uint8]:
+        try:
+            labels = loadmat(path)["GTinst"][0]["Segmentation"][0]
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # scipy raises many kinds for a damaged file
+            raise UnreadableFileError(f"{path} cannot be read as SBD's .mat ({error}); replace it or take it out of the list") from error
+        return np.asarray(labels).astype(np.uint8)
+
+
+@DATASETS.register()
+class VOC(_Listed):
+    """Pascal VOC 2012 objects (3,417 in val); the 255 outline is ignored.
+
+    Args:
+        root: The folder, usually ``VOCdevkit/VOC2012``.
+        split: The text file in ``ImageSets/Segmentation`` to follow, ``train`` or ``val``.
+        min_object_size: Objects with fewer pixels are no samples.
+    """
+
+    layout = "JPEGImages/NAME.jpg, SegmentationObject/NAME.png (palette) and ImageSets/Segmentation/{train,val}.txt"
+
+    def _pairs(self) -> list[Pair]:
+        split = f"ImageSets/Segmentation/{self.split}.txt"
+        self._wanted("JPEGImages", "SegmentationObject", split)
+        return [
+            Pair(f"JPEGImages/{name}.jpg", self.root / "JPEGImages" / f"{name}.jpg", self.root / "SegmentationObject" / f"{name}.png")
+            for name in self._names(split)
+        ]
+
+    def read_labels(self, path: Path) -> NDArray[np.uint8]:
+        return read_values(path).astype(np.uint8)

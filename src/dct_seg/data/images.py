@@ -1,0 +1,128 @@
+"""The one place that opens a picture or a mask file: Pillow, turned upright by its EXIF tag, every mode handled."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+IGNORE = 255
+"""The label of pixels that belong to nobody: never clicked, never counted."""
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
+
+_ORIENTATION = 0x0112
+_TURNED = (5, 6, 7, 8)  # the EXIF orientations that exchange width and height
+_BROKEN = (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError, struct.error, EOFError, ValueError, IndexError)
+
+
+class UnreadableFileError(ValueError):
+    """A file that is there and cannot be decoded; training skips it, everything else stops."""
+
+
+def _open(path: Path) -> Image.Image:
+    if not path.exists():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(path)
+            picture.load()
+    except _BROKEN as error:
+        raise UnreadableFileError(f"{path} cannot be decoded ({error}); replace it or take it out of the folder") from error
+    return picture
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    if picture.getexif().get(_ORIENTATION, 1) == 1:
+        return picture
+    return ImageOps.exif_transpose(picture)
+
+
+def read_image(path: str | Path) -> NDArray[np.uint8]:
+    """A picture as (H, W, 3) RGB uint8, upright, whatever its file holds.
+
+    Gray is repeated, alpha is dropped, 16-bit gray is scaled (Pillow would clip it) and float is scaled by its maximum.
+
+    Raises:
+        FileNotFoundError: When there is no such file.
+        UnreadableFileError: (a ValueError) when it cannot be decoded.
+    """
+    picture = _upright(_open(Path(path)))
+    if picture.mode.startswith(("I", "F")):
+        return _scaled_gray(np.asarray(picture))
+    if "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+    return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
+
+
+def _scaled_gray(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """(H, W) of 16 or 32 bits or floats as (H, W, 3) uint8: 65535 becomes 255; what is larger, or float, goes by its maximum."""
+    numbers = np.nan_to_num(values.astype(np.float64))
+    top = float(numbers.max(initial=0.0))
+    full = 65535.0 if values.dtype.kind in "iu" and top <= 65535 else max(top, 1.0)
+    gray = np.clip(np.rint(numbers * (255.0 / full)), 0, 255).astype(np.uint8)
+    return np.repeat(gray[:, :, None], 3, axis=2)
+
+
+def read_values(path: str | Path) -> NDArray[np.integer]:
+    """A mask file's stored numbers, (H, W): palette indices, gray values, or the one value that its channels share.
+
+    Raises:
+        FileNotFoundError: When there is no such file.
+        UnreadableFileError: When it cannot be decoded.
+        ValueError: When it is a coloured picture, or has fractions.
+    """
+    path = Path(path)
+    picture = _upright(_open(path))
+    if picture.mode == "1":
+        picture = picture.convert("L")
+    values: NDArray[np.generic] = np.asarray(picture)
+    if values.ndim == 3:
+        colours = values[:, :, : 1 if picture.mode == "LA" else 3]
+        if (colours != colours[:, :, :1]).any():
+            raise ValueError(f"{path} is a coloured picture ({picture.mode}); save the mask as an indexed or gray PNG of labels")
+        values = colours[:, :, 0]
+    if values.dtype.kind not in "iu":
+        raise ValueError(f"{path} holds fractions (mode {picture.mode}); save the mask as an indexed or gray PNG of labels")
+    return values  # type: ignore[return-value]
+
+
+def read_first_channel(path: str | Path) -> NDArray[np.uint8]:
+    """The first channel of a mask file as it would be shown, (H, W): gray, or the red of a colour or palette picture."""
+    picture = _upright(_open(Path(path)))
+    if picture.mode in ("P", "PA", "CMYK", "YCbCr"):
+        picture = picture.convert("RGB")
+    if picture.mode == "1":
+        picture = picture.convert("L")
+    values = np.asarray(picture)
+    return np.ascontiguousarray(values if values.ndim == 2 else values[:, :, 0]).astype(np.uint8)
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) of a picture as ``read_image`` gives it, from the file's header alone.
+
+    Raises:
+        UnreadableFileError: When the header says nothing.
+    """
+    path = Path(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                width, height = picture.size
+                turned = picture.getexif().get(_ORIENTATION, 1) in _TURNED
+    except _BROKEN as error:
+        raise UnreadableFileError(f"{path} cannot be decoded ({error}); replace it or take it out of the folder") from error
+    return (width, height) if turned else (height, width)
+
+
+def size_mismatch(image: str, image_size: tuple[int, int], mask: str, mask_size: tuple[int, int]) -> str:
+    """The line that says that a picture and its mask differ in size; sizes are (height, width)."""
+    (height, width), (rows, cols) = image_size, mask_size
+    return f"{image} is {width}x{height} but {mask} is {cols}x{rows}; is one of them rotated by EXIF? `dct-seg data check DIR` lists all"

@@ -1,0 +1,225 @@
+"""From a data set's photographs to tensors: the training set, the evaluation set, and the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from dct_seg.data.base import InteractiveDataset, Photo, PhotoCache
+from dct_seg.data.compositing import paste, union_of
+from dct_seg.data.images import IGNORE, UnreadableFileError
+
+_ATTEMPTS = 30
+
+
+class TrainingSet(Dataset[dict[str, Any]]):
+    """Augmented samples, each a pure function of (photograph, seed), whichever worker makes it.
+
+    Args:
+        datasets: The folders.
+        photos: (folder, photograph) of those that may be shown; each has a usable object.
+        transform: See ``dct_seg.data.transforms``.
+        union: Per folder, how often several objects of a photograph become one.
+        copy_paste: How often an object is pasted onto another photograph; it is the target in half of these cases, and lies
+            before or beside the photograph's own object in the others.
+        min_object_size: A target with fewer than a quarter of that in pixels, after all, is drawn again.
+        cache_bytes: Memory for decoded photographs, in each process.
+    """
+
+    def __init__(
+        self,
+        datasets: Sequence[InteractiveDataset],
+        photos: Sequence[tuple[int, int]],
+        transform: Any,
+        *,
+        union: Sequence[float],
+        copy_paste: float = 0.0,
+        min_object_size: int = 80,
+        cache_bytes: int = 0,
+    ) -> None:
+        self.datasets = datasets
+        self.photos = photos
+        self.transform = transform
+        self.union = union
+        self.copy_paste = copy_paste
+        self.min_object_size = min_object_size
+        self.cache = PhotoCache(cache_bytes)
+        self._broken: set[tuple[int, int]] = set()
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        """The sample of (photograph's number, seed).
+
+        An unreadable photograph gives way to another, drawn from the same seed, and is named under ``skipped``.
+        """
+        number, seed = key
+        skipped: list[str] = []
+        for attempt in range(_ATTEMPTS):
+            rng = np.random.default_rng([seed, attempt])
+            if attempt:
+                number = int(rng.integers(len(self.photos)))
+            item = self._draw(number, rng, skipped)
+            if item is not None:
+                return {**item, "skipped": skipped}
+        raise ValueError(
+            f"{_ATTEMPTS} samples in a row had no usable object (the last from {self.photo_name(number)}, {len(skipped)} unreadable); "
+            "does the transform cut the objects off, or is min_object_size too large?"
+        )
+
+    def photo_name(self, number: int) -> str:
+        """Folder and path of a photograph, for messages."""
+        folder, image = self.photos[number]
+        dataset = self.datasets[folder]
+        return f"{dataset.root.name}/{dataset.image_name(dataset.samples_of(image)[0])}"
+
+    def _photo(self, number: int, skipped: list[str]) -> Photo | None:
+        key = self.photos[number]
+        photo = self.cache.get(key)
+        if photo is not None:
+            return photo
+        if key not in self._broken:
+            try:
+                photo = self.datasets[key[0]].read_photo(key[1])
+            except UnreadableFileError:
+                self._broken.add(key)
+        if photo is None:
+            skipped.append(self.photo_name(number))
+            return None
+        self.cache.put(key, photo)
+        return photo
+
+    def _target(self, number: int, photo: Photo, rng: np.random.Generator) -> tuple[int, NDArray[np.bool_]]:
+        """A random object of a photograph, or the union of some: the sample it began with, and (H, W) bool."""
+        folder, image = self.photos[number]
+        dataset = self.datasets[folder]
+        samples = dataset.samples_of(image)
+        index = samples[int(rng.integers(len(samples)))]
+        group = [dataset.label(index)]
+        if rng.random() < self.union[folder]:
+            group = union_of(photo.labels, [dataset.label(one) for one in samples], group[0], rng)
+        mask = dataset.object_mask(image, photo, group[0])
+        for label in group[1:]:
+            mask = mask | dataset.object_mask(image, photo, label)
+        return index, mask
+
+    def _draw(self, number: int, rng: np.random.Generator, skipped: list[str]) -> dict[str, Any] | None:
+        photo = self._photo(number, skipped)
+        if photo is None:
+            return None
+        index, mask = self._target(number, photo, rng)
+        image, ignore = photo.image, photo.labels == IGNORE
+        if rng.random() < self.copy_paste:
+            image, mask, ignore = self._paste(image, mask, ignore, rng, skipped)
+        codes = mask.astype(np.uint8)
+        codes[ignore & ~mask] = IGNORE
+        if hasattr(self.transform, "set_random_seed"):
+            self.transform.set_random_seed(int(rng.integers(2**31)))
+        drawn = self.transform(image=image, mask=codes)
+        codes = drawn["mask"]
+        if np.count_nonzero(codes == 1) < max(1, self.min_object_size // 4):
+            return None
+        folder = self.photos[number][0]
+        return to_tensors(drawn["image"], codes == 1, codes == IGNORE, index, self.datasets[folder].name(index))
+
+    def _paste(
+        self,
+        image: NDArray[np.uint8],
+        mask: NDArray[np.bool_],
+        ignore: NDArray[np.bool_],
+        rng: np.random.Generator,
+        skipped: list[str],
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.bool_]]:
+        number = int(rng.integers(len(self.photos)))
+        photo = self._photo(number, skipped)
+        if photo is None:
+            return image, mask, ignore
+        image, pasted = paste(image, photo.image, self._target(number, photo, rng)[1], rng)
+        own = mask & ~pasted
+        if rng.random() < 0.5 or 2 * np.count_nonzero(own) < np.count_nonzero(mask):
+            return image, pasted, ignore & ~pasted
+        return image, own, ignore & ~pasted
+
+
+class EvaluationSet(Dataset[dict[str, Any]]):
+    """Samples as they are, perhaps made smaller; their number here is their ``sample_id``.
+
+    Args:
+        datasets: The data sets.
+        entries: (data set, sample) of those to show.
+        max_side: Pictures whose longer side is larger are shrunk to it; None leaves all as they are.
+    """
+
+    def __init__(self, datasets: Sequence[InteractiveDataset], entries: Sequence[tuple[int, int]], *, max_side: int | None = None) -> None:
+        self.datasets = datasets
+        self.entries = entries
+        self.max_side = max_side
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def name(self, number: int) -> str:
+        """Name of a sample, with its folder's where there are several."""
+        which, index = self.entries[number]
+        dataset = self.datasets[which]
+        return dataset.name(index) if len(self.datasets) == 1 else f"{dataset.root.name}/{dataset.name(index)}"
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        which, index = self.entries[number]
+        sample = self.datasets[which].read(index)
+        image, mask, ignore = sample.image, sample.mask, sample.ignore
+        height, width = mask.shape
+        if self.max_side is not None and max(height, width) > self.max_side:
+            zoom = self.max_side / max(height, width)
+            size = max(1, round(width * zoom)), max(1, round(height * zoom))
+            image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+            mask, ignore = (
+                cv2.resize(one.view(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT).astype(bool) for one in (mask, ignore)
+            )
+        return to_tensors(image, mask, ignore, number, self.name(number))
+
+
+def to_tensors(image: NDArray[np.uint8], mask: NDArray[np.bool_], ignore: NDArray[np.bool_], sample_id: int, name: str) -> dict[str, Any]:
+    """One sample as tensors: image (3, H, W) uint8 still, mask and ignore (H, W) bool."""
+    return {
+        "image": torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1),
+        "mask": torch.from_numpy(mask),
+        "ignore": torch.from_numpy(ignore),
+        "sample_id": sample_id,
+        "name": name,
+    }
+
+
+def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A batch: samples of one size are stacked, others padded below and to the right, where everything is ignored.
+
+    Returns:
+        image (B, 3, H, W) float32 in 0..1; mask, ignore (B, H, W) bool; sample_id (B,) int64; name and, from the training set,
+        skipped: lists of strings.
+    """
+    height, width = (max(one["mask"].shape[axis] for one in samples) for axis in (0, 1))
+    image = torch.zeros(len(samples), 3, height, width)
+    mask = torch.zeros(len(samples), height, width, dtype=torch.bool)
+    ignore = torch.ones(len(samples), height, width, dtype=torch.bool)
+    for b, one in enumerate(samples):
+        rows, cols = one["mask"].shape
+        image[b, :, :rows, :cols] = one["image"]
+        mask[b, :rows, :cols] = one["mask"]
+        ignore[b, :rows, :cols] = one["ignore"]
+    batch = {
+        "image": image.div_(255),
+        "mask": mask,
+        "ignore": ignore,
+        "sample_id": torch.tensor([one["sample_id"] for one in samples], dtype=torch.long),
+        "name": [one["name"] for one in samples],
+    }
+    if any("skipped" in one for one in samples):
+        batch["skipped"] = [name for one in samples for name in one.get("skipped", [])]
+    return batch

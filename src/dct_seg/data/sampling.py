@@ -1,0 +1,179 @@
+"""Which sample comes when: deterministic in (seed, epoch), aware of ranks, resumable inside an epoch."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch.distributed
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Sampler
+
+_PHOTO_NUMBER = re.compile(r"\d{6,}")
+
+
+def photo_key(name: str) -> str:
+    """What identifies a photograph by its file name: its longest number of six digits or more, or else its stem.
+
+    COCO's photographs go by one such number under many names, and all of them must fall on one side of a split.
+
+    Example:
+        >>> photo_key("images/airplane00_000000281693.jpg"), photo_key("images/cat.jpg")
+        ('000000281693', 'cat')
+    """
+    stem = PurePosixPath(name).stem
+    return max(_PHOTO_NUMBER.findall(stem), key=len, default=stem)
+
+
+def hash_fraction(name: str) -> float:
+    """A number in 0..1 that depends on the photograph's ``photo_key`` alone: the same on every machine, for ever."""
+    return int.from_bytes(hashlib.sha256(photo_key(name).encode()).digest()[:8], "big") / 2**64
+
+
+def is_held_out(name: str, fraction: float) -> bool:
+    """Whether a photograph belongs to the fixed ``fraction`` that is never trained on."""
+    return hash_fraction(name) < fraction
+
+
+def _rank_and_world() -> tuple[int, int]:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+class TrainingSampler(Sampler[tuple[int, int]]):
+    """Yields (photograph, seed): each epoch's photographs in a new order, with the seed that all of a sample's chance comes from.
+
+    Every rank yields the same number, a multiple of ``batch_size``.
+
+    Args:
+        sizes: How many photographs each folder has; they are numbered through.
+        weights: Share of the samples that each folder gets, in any unit; None shows each photograph once.
+        num_samples: Samples in an epoch, over all ranks; None: as many as there are photographs.
+        batch_size: Of one rank.
+        seed: Of the whole run.
+        rank: This process; read from torch.distributed when None.
+        world_size: The number of processes; read from torch.distributed when None.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        weights: Sequence[float] | None = None,
+        num_samples: int | None = None,
+        batch_size: int = 1,
+        seed: int = 0,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> None:
+        self.sizes = list(sizes)
+        self.weights = None if weights is None else np.array(weights, dtype=float) / sum(weights)
+        self.num_samples = num_samples or sum(self.sizes)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+        self.start = 0
+        self._rank, self._world_size = rank, world_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Samples of one rank in an epoch: whole batches, at least one."""
+        world = self._world_size or _rank_and_world()[1]
+        return max(1, self.num_samples // (world * self.batch_size)) * self.batch_size
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        rank, world = _rank_and_world()
+        rank = rank if self._rank is None else self._rank
+        world = self._world_size or world
+        rng = np.random.default_rng([self.seed, self.epoch])
+        count = len(self) * world
+        photos = self._draw(count, rng)
+        seeds = rng.integers(2**62, size=count)
+        start, self.start = self.start, 0
+        for position in range(rank + start * world, count, world):
+            yield int(photos[position]), int(seeds[position])
+
+    def _draw(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """``count`` photographs; none of a folder comes again before all of them have come."""
+        if self.weights is None:
+            return _cycle(sum(self.sizes), count, rng)
+        folder = rng.choice(len(self.sizes), size=count, p=self.weights)
+        photos = np.zeros(count, dtype=np.int64)
+        for number, size in enumerate(self.sizes):
+            where = np.flatnonzero(folder == number)
+            photos[where] = _cycle(size, len(where), rng) + sum(self.sizes[:number])
+        return photos
+
+
+def _cycle(size: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """``count`` numbers below ``size`` as one random order after another."""
+    rounds = [rng.permutation(size) for _ in range(-(-count // size))]
+    return np.concatenate(rounds)[:count] if rounds else np.zeros(0, dtype=np.int64)
+
+
+class EvaluationSampler(Sampler[int]):
+    """All samples in order, dealt out to the ranks; the last ones are repeated so that each rank has as many.
+
+    A metric must therefore go by ``sample_id``, as ``NumberOfClicks`` does.
+    """
+
+    def __init__(self, size: int, *, rank: int | None = None, world_size: int | None = None) -> None:
+        self.size = size
+        self._rank, self._world_size = rank, world_size
+
+    def __len__(self) -> int:
+        return -(-self.size // (self._world_size or _rank_and_world()[1]))
+
+    def __iter__(self) -> Iterator[int]:
+        rank, world = _rank_and_world()
+        rank = rank if self._rank is None else self._rank
+        world = self._world_size or world
+        return (position % self.size for position in range(rank, len(self) * world, world))
+
+
+class TrainingLoader(DataLoader[dict[str, Any]]):
+    """A DataLoader that goes on inside an epoch after a resume, and reports the files that the workers had to skip.
+
+    Lightning saves its ``state_dict`` with each checkpoint.
+    """
+
+    _resume_at = 0
+    _num_yielded = 0
+    skipped: dict[str, int]
+    """How often each unreadable photograph was drawn; another was shown in its place."""
+
+    def state_dict(self) -> dict[str, int]:
+        """The batches of this epoch that have been handed out."""
+        return {"batches": self._num_yielded % max(1, len(self))}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """The next iteration leaves out the batches that were handed out before."""
+        self._resume_at = state["batches"]
+
+    def __iter__(self) -> Any:
+        # A generator: Lightning asks for an iterator before it has set the epoch, and reads from it only afterwards.
+        start, self._resume_at = self._resume_at, 0
+        sampler = self.sampler
+        if isinstance(sampler, TrainingSampler):
+            sampler.start = start * sampler.batch_size
+        self._num_yielded = start
+        for batch in super().__iter__():
+            self._num_yielded += 1
+            self._report(batch.pop("skipped", []))
+            yield batch
+
+    def _report(self, names: list[str]) -> None:
+        skipped = self.__dict__.setdefault("skipped", {})
+        for name in names:
+            if name not in skipped:
+                warnings.warn(f"{name} cannot be decoded and is skipped; `dct-seg data check DIR` lists all", stacklevel=3)
+            skipped[name] = skipped.get(name, 0) + 1
