@@ -1,0 +1,283 @@
+"""How good a mask is and how many clicks it took: pure functions, and one metric that is exact on any number of processes.
+
+A run is a row of IoUs, one after each click, of one sample; after its end stands NaN or -1. A table (n, K) holds n runs.
+IoUs and thresholds are compared as float32, as the field's code does.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+from torchmetrics import Metric
+
+UNSEEN = -1.0
+"""What stands in a table where no click was made."""
+
+
+def iou(pred: Tensor, mask: Tensor, ignore: Tensor | None = None, *, names: Sequence[str] | None = None) -> Tensor:
+    """The intersection over union of each image, (B,) float64, exact; 1 when both are empty.
+
+    Args:
+        pred: (B, H, W) bool.
+        mask: (B, H, W) bool.
+        ignore: (B, H, W) bool, True at pixels that do not count.
+        names: What to call each image in the warning that both are empty; without it there is none.
+
+    Raises:
+        TypeError: When a map is not bool.
+
+    Example:
+        >>> iou(torch.tensor([[[True, True, False]]]), torch.tensor([[[False, True, True]]])).tolist()
+        [0.3333333333333333]
+    """
+    for name, one in (("pred", pred), ("mask", mask)):
+        if one.dtype != torch.bool or one.shape != mask.shape:
+            raise TypeError(f"{name} is bool and of mask's shape {tuple(mask.shape)}, got {one.dtype} {tuple(one.shape)}")
+    both, either = pred & mask, pred | mask
+    if ignore is not None:
+        both, either = both & ~ignore, either & ~ignore
+    intersection, union = both.flatten(1).sum(1), either.flatten(1).sum(1)
+    if names is not None:
+        for b in (union == 0).nonzero()[:, 0].tolist():
+            warnings.warn(f"{names[b]}: neither the mask nor the prediction has a pixel; its IoU counts as 1", stacklevel=2)
+    return torch.where(union == 0, 1.0, intersection.double() / union.clamp(min=1))
+
+
+def num_clicks_to(ious: Tensor, threshold: float, max_clicks: int = 20, *, target: float | None = None) -> Tensor:
+    """The first click after which the IoU is at least ``threshold``, or ``max_clicks`` where it never is: (n,) int64.
+
+    The mean of it is NoC at that threshold.
+
+    Args:
+        ious: (n, K) float, K at most ``max_clicks``; NaN or -1 after the end of a run.
+        threshold: IoU in 0..1.
+        max_clicks: The most clicks a run had.
+        target: The IoU at which the runs were stopped. None says that nothing stopped them, so that a run may only be short
+            when its mask is perfect; 1.0 that they stopped when nothing was left to click.
+
+    Raises:
+        ValueError: When the runs stopped before ``threshold``, so that the number would mean nothing.
+
+    Example:
+        >>> num_clicks_to(torch.tensor([[0.5, 0.85, 0.9], [0.2, 0.3, 0.4]]), 0.85, max_clicks=3).tolist()
+        [2, 3]
+    """
+    return _first_click_at(ious, threshold, max_clicks, target).clamp(max=max_clicks)
+
+
+def failures(ious: Tensor, threshold: float, max_clicks: int = 20, *, target: float | None = None) -> Tensor:
+    """NoF: how many runs never reach ``threshold``, () int64; arguments as `num_clicks_to`."""
+    return (_first_click_at(ious, threshold, max_clicks, target) > max_clicks).sum()
+
+
+def at_least_max(ious: Tensor, threshold: float, max_clicks: int = 20, *, target: float | None = None) -> Tensor:
+    """The field's ">=20": failures, and those that reach ``threshold`` at the very last click; () int64, as `num_clicks_to`."""
+    return (_first_click_at(ious, threshold, max_clicks, target) >= max_clicks).sum()
+
+
+def miou_at(ious: Tensor, click: int, max_clicks: int = 20, *, target: float | None = None) -> Tensor:
+    """The mean IoU after click number ``click`` (from 1), () float64; the last value of a run holds after its end.
+
+    Raises:
+        ValueError: When a target below 1 stopped the runs, or ``click`` is not in 1..``max_clicks``.
+
+    Example:
+        >>> miou_at(torch.tensor([[0.25, 0.5], [1.0, -1.0]]), 2, max_clicks=2).item()
+        0.75
+    """
+    if not 1 <= click <= max_clicks:
+        raise ValueError(f"mIoU@{click}: clicks count from 1 to max_clicks ({max_clicks})")
+    _check_runs(ious, 1.0, max_clicks, target)
+    return hold_last(ious, max_clicks)[:, click - 1].double().mean()
+
+
+def auc(ious: Tensor, max_clicks: int = 20, *, target: float | None = None) -> Tensor:
+    """The mean of mIoU@1 to mIoU@``max_clicks``, () float64: the area under the curve of IoU over clicks, in 0..1.
+
+    Raises:
+        ValueError: When a target below 1 stopped the runs.
+    """
+    _check_runs(ious, 1.0, max_clicks, target)
+    return hold_last(ious, max_clicks).double().mean()
+
+
+def hold_last(ious: Tensor, max_clicks: int) -> Tensor:
+    """The runs at full length, (n, ``max_clicks``): the last IoU of each stands at all clicks after it.
+
+    Example:
+        >>> hold_last(torch.tensor([[0.5, -1.0], [0.25, 0.75]]), 3).tolist()
+        [[0.5, 0.5, 0.5], [0.25, 0.75, 0.75]]
+    """
+    last = _lengths(ious, max_clicks).clamp(min=1) - 1
+    column = torch.arange(max_clicks, device=ious.device).expand(len(ious), -1)
+    return ious.gather(1, torch.minimum(column, last[:, None]))
+
+
+def bootstrap_interval(values: ArrayLike, *, level: float = 0.95, num_resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:
+    """The percentile bootstrap interval of the mean of ``values``: between which it lies when samples are drawn again.
+
+    Args:
+        values: One number a sample, for example its number of clicks.
+        level: The share of resamples inside.
+        num_resamples: How often the samples are drawn anew.
+        seed: The same seed gives the same interval.
+
+    Raises:
+        ValueError: When there are no values.
+
+    Example:
+        >>> bootstrap_interval([3.0, 3.0, 3.0])
+        (3.0, 3.0)
+    """
+    sample = np.asarray(values, dtype=np.float64).ravel()
+    if sample.size == 0:
+        raise ValueError("a bootstrap interval needs one value or more, got none")
+    rng = np.random.default_rng(seed)
+    chunk = max(2**22 // sample.size, 1)
+    means = [
+        sample[rng.integers(sample.size, size=(min(chunk, num_resamples - done), sample.size))].mean(1)
+        for done in range(0, num_resamples, chunk)
+    ]
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+class NumberOfClicks(Metric):
+    """NoC, failures, mIoU@k and AuC of a data set, exact under any sampler and on any number of processes.
+
+    The state is a table with one row a sample, written by sample id and merged by maximum: a sample that a padded
+    ``DistributedSampler`` hands out twice counts once. Samples never seen are left out of everything; ``num_seen`` counts the others.
+
+    `compute` returns a dict of float tensors: ``NoC@85``, ``NoF@85`` and ``>=20@85`` for each threshold (in percent; 20 is
+    ``max_clicks``), ``mIoU@1`` for each k, ``AuC``, ``num_seen``. A run that stops at a target has no mIoU@k and no AuC.
+
+    Args:
+        num_samples: The size of the data set; sample ids are 0 to ``num_samples`` - 1.
+        max_clicks: The most clicks a run has.
+        thresholds: IoUs for NoC.
+        miou_at: Clicks (from 1) for mIoU@k.
+        target: The IoU at which runs are stopped. None: a run is only shorter than ``max_clicks`` when nothing was left to
+            click, and its last IoU holds.
+
+    Raises:
+        ValueError: When a threshold is above ``target``, or a k above ``max_clicks``.
+
+    Example:
+        >>> metric = NumberOfClicks(num_samples=2, max_clicks=3, thresholds=(0.8,), miou_at=(1,))
+        >>> metric.update(torch.tensor([[0.5, 0.9, 0.95], [0.7, 0.7, 0.7]]), torch.tensor([0, 1]))
+        >>> {name: round(value.item(), 4) for name, value in metric.compute().items()}
+        {'NoC@80': 2.5, 'NoF@80': 1.0, '>=3@80': 1.0, 'mIoU@1': 0.6, 'AuC': 0.7417, 'num_seen': 2.0}
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = None
+    table: Tensor
+
+    def __init__(
+        self,
+        num_samples: int,
+        *,
+        max_clicks: int = 20,
+        thresholds: Sequence[float] = (0.85, 0.90),
+        miou_at: Sequence[int] = (1, 3, 5),
+        target: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        for threshold in thresholds:
+            _check_threshold(threshold, target)
+        if any(not 1 <= k <= max_clicks for k in miou_at):
+            raise ValueError(f"miou_at counts clicks from 1 to max_clicks ({max_clicks}), got {tuple(miou_at)}")
+        self.max_clicks = max_clicks
+        self.thresholds = tuple(thresholds)
+        self.miou_at = tuple(miou_at)
+        self.target = target
+        self.add_state("table", torch.full((num_samples, max_clicks), UNSEEN), dist_reduce_fx="max")
+
+    def update(self, ious: Tensor, sample_ids: Tensor) -> None:
+        """Write the runs of a batch.
+
+        Args:
+            ious: (B, K) float, K at most ``max_clicks``; NaN or -1 after the end of a run.
+            sample_ids: (B,) int64.
+
+        Raises:
+            ValueError: When an id is outside the table, or shapes disagree.
+        """
+        if ious.ndim != 2 or sample_ids.shape != ious.shape[:1]:
+            raise ValueError(f"wanted ious (B, K) and sample_ids (B,), got {tuple(ious.shape)} and {tuple(sample_ids.shape)}")
+        if not len(ious):
+            return
+        low, high = int(sample_ids.min()), int(sample_ids.max())
+        if low < 0 or high >= len(self.table):
+            raise ValueError(f"sample ids {low} to {high} but num_samples is {len(self.table)}; ids count from 0")
+        lengths = _lengths(ious, self.max_clicks)
+        rows = hold_last(ious, self.max_clicks)
+        if self.target is not None:
+            rows = rows.where(torch.arange(self.max_clicks, device=rows.device) < lengths[:, None], UNSEEN)
+        self.table[sample_ids] = rows.to(self.table)
+
+    def compute(self) -> dict[str, Tensor]:
+        """All numbers by name; NaN where no sample was seen."""
+        seen = self.table[self.table[:, 0] != UNSEEN]
+        target = 1.0 if self.target is None else self.target
+        numbers = {}
+        for threshold in self.thresholds:
+            percent = f"{100 * threshold:.4g}"
+            numbers[f"NoC@{percent}"] = num_clicks_to(seen, threshold, self.max_clicks, target=target).double().mean()
+            numbers[f"NoF@{percent}"] = failures(seen, threshold, self.max_clicks, target=target)
+            numbers[f">={self.max_clicks}@{percent}"] = at_least_max(seen, threshold, self.max_clicks, target=target)
+        if self.target is None or self.target >= 1:
+            for k in self.miou_at:
+                numbers[f"mIoU@{k}"] = miou_at(seen, k, self.max_clicks, target=target)
+            numbers["AuC"] = auc(seen, self.max_clicks, target=target)
+        numbers["num_seen"] = seen.new_tensor(len(seen))
+        return {name: value.float() for name, value in numbers.items()}
+
+
+def _first_click_at(ious: Tensor, threshold: float, max_clicks: int, target: float | None) -> Tensor:
+    """The first click (from 1) with IoU >= threshold, ``max_clicks`` + 1 where there is none: (n,) int64."""
+    _check_runs(ious, threshold, max_clicks, target)
+    reached = ious.float() >= ious.new_tensor(threshold, dtype=torch.float32)
+    order = torch.arange(1, ious.shape[1] + 1, device=ious.device)
+    return torch.where(reached, order, max_clicks + 1).amin(1)
+
+
+def _lengths(ious: Tensor, max_clicks: int) -> Tensor:
+    """The number of clicks of each run, (n,) int64."""
+    if ious.ndim != 2 or not 1 <= ious.shape[1] <= max_clicks:
+        raise ValueError(f"IoUs are (n, K) with K from 1 to max_clicks ({max_clicks}), got {tuple(ious.shape)}")
+    made = ious >= 0  # NaN is not
+    lengths = made.sum(1)
+    holes = (made != (torch.arange(ious.shape[1], device=ious.device) < lengths[:, None])).any(1) | (lengths == 0)
+    if holes.any():
+        row = int(holes.nonzero()[0])
+        raise ValueError(f"row {row} of the IoUs is empty or has a gap; NaN or -1 may stand only after the end of a run")
+    return lengths
+
+
+def _check_threshold(threshold: float, target: float | None) -> None:
+    if target is not None and np.float32(threshold) > np.float32(target):
+        raise ValueError(f"the runs stop at IoU {target:g}, so that nothing is known at {threshold:g}; run again with a higher target")
+
+
+def _check_runs(ious: Tensor, threshold: float, max_clicks: int, target: float | None) -> None:
+    _check_threshold(threshold, target)
+    lengths = _lengths(ious, max_clicks)
+    if target is not None:
+        return
+    last = ious.gather(1, lengths[:, None] - 1)[:, 0]
+    unknown = (lengths < max_clicks) & (last < 1) & ~(ious >= threshold).any(1)
+    if unknown.any():
+        row = int(unknown.nonzero()[0])
+        raise ValueError(
+            f"run {row} ends after {int(lengths[row])} of {max_clicks} clicks at IoU {float(last[row]):.4g}, below {threshold:g}; "
+            "give `target`, the IoU at which runs stop (1.0 when they stop at nothing left to click)"
+        )
