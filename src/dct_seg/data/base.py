@@ -209,14 +209,22 @@ class InteractiveDataset(ABC):
 
     def _wanted(self, *folders: str) -> None:
         """Check that the root and these folders (or files) below it exist."""
-        missing = [folder for folder in folders if not (self.root / folder).exists()]
-        if self.root.is_dir() and not missing:
-            return
-        what = f"{self.root} has no {' and no '.join(missing)}" if self.root.is_dir() else f"no folder {self.root}"
-        raise FileNotFoundError(f"{what}; {type(self).__name__} wants {self.layout}{self._suggestion()}")
+        require_layout(self.root, folders, f"{type(self).__name__} wants {self.layout}")
 
-    def _suggestion(self) -> str:
-        return ""
+
+def require_layout(root: Path, parts: Sequence[str], wanted: str) -> None:
+    """Check that a folder exists and holds these folders (or files).
+
+    Raises:
+        FileNotFoundError: With what is ``wanted``, and the folders inside ``root`` that have it, when there are any.
+    """
+    missing = [part for part in parts if not (root / part).exists()]
+    if not root.is_dir():
+        raise FileNotFoundError(f"no folder {root}; {wanted}")
+    if missing:
+        inside = sorted(path.name for path in root.iterdir() if all((path / part).exists() for part in parts))
+        hint = f"; these folders in it have that: {', '.join(inside)}" if inside else ""
+        raise FileNotFoundError(f"{root} has no {' and no '.join(missing)}; {wanted}{hint}")
 
 
 @dataclass(frozen=True)

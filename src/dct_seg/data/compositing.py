@@ -30,9 +30,10 @@ def union_of(labels: NDArray[np.uint8], usable: list[int], start: int, rng: np.r
     if len(usable) < 2:
         return [start]
     size = len(usable) if rng.random() < 0.5 else int(rng.integers(2, len(usable) + 1))
-    boxes = find_objects(labels, max_label=max(usable))
-    home = boxes[start - 1]
-    group = sorted(usable, key=lambda label: (_gap(home, boxes[label - 1]), label != start, label))[:size]
+    boxes = {label: box for label, box in enumerate(find_objects(labels), start=1) if box is not None and label in usable}
+    if start not in boxes:  # hidden under others, in a data set whose objects overlap
+        return [start]
+    group = sorted(boxes, key=lambda label: (_gap(boxes[start], boxes[label]), label != start, label))[:size]
     covered = np.isin(labels, group).mean()
     return group if covered <= _LARGEST_UNION else [start]
 

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from dct_seg.data.base import DATASETS, InteractiveDataset, Photo, PhotoCache, Sample
+from dct_seg.data.coco import COCO
 from dct_seg.data.formats import DAVIS, SBD, VOC, Berkeley, COCOMVal, Folder, GrabCut
 from dct_seg.data.shapes import Shapes
 
 __all__ = [
+    "COCO",
     "DATASETS",
     "DAVIS",
     "SBD",

@@ -84,12 +84,6 @@ class Folder(_TwoFolders):
     def read_labels(self, path: Path) -> NDArray[np.uint8]:
         return as_labels(read_values(path), path)
 
-    def _suggestion(self) -> str:
-        if not self.root.is_dir():
-            return ""
-        inside = sorted(path.name for path in self.root.iterdir() if (path / "images").is_dir() and (path / "masks").is_dir())
-        return f"; these inside it have that: {', '.join(inside)}" if inside else ""
-
 
 @DATASETS.register()
 class GrabCut(_TwoFolders):

@@ -108,9 +108,12 @@ def image_size(path: str | Path) -> tuple[int, int]:
     """(height, width) of a picture as ``read_image`` gives it, from the file's header alone.
 
     Raises:
+        FileNotFoundError: When there is no such file.
         UnreadableFileError: When the header says nothing.
     """
     path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no file {path}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)

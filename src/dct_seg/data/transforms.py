@@ -106,11 +106,13 @@ class ObjectCrop(A.DualTransform):  # type: ignore[misc]
         return row, col, extent[0], extent[1]
 
     def _zoom(self, box: tuple[tuple[int, int], tuple[int, int]], shape: tuple[int, ...], rng: np.random.Generator) -> float:
-        """Drawn pixels per picture pixel that give the object its share; no smaller than shows the whole picture."""
+        """Drawn pixels per picture pixel that give the object its share; no less than fills the crop with picture and object."""
         assert self.object_scale is not None
         side = math.sqrt((box[0][1] - box[0][0]) * (box[1][1] - box[1][0]))
         share = math.exp(rng.uniform(math.log(self.object_scale[0]), math.log(self.object_scale[1])))
-        return max(min(share * self.size / side, self.max_zoom), self.size / max(shape))
+        # A window beyond the picture's mean side is mostly padding; it is as large only where the object is.
+        largest = min(max(shape), max(math.sqrt(shape[0] * shape[1]), 1.1 * max(end - start for start, end in box)))
+        return max(min(share * self.size / side, self.max_zoom), self.size / largest)
 
     def apply(self, img: NDArray[np.uint8], *, window: tuple[int, int, int, int], **params: Any) -> NDArray[np.uint8]:
         return cut(img, window, self.size, fill=PADDING_COLOUR)

@@ -1,0 +1,172 @@
+"""Look through a folder of pictures and masks for what would spoil training, before hours are spent on it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dct_seg.data.base import count_labels, in_threads, require_layout
+from dct_seg.data.formats import Folder, as_labels, files_in, match_stems
+from dct_seg.data.images import IGNORE, IMAGE_SUFFIXES, MASK_SUFFIXES, UnreadableFileError, read_image, read_values, size_mismatch
+
+KINDS = {
+    "unreadable": "cannot be decoded",
+    "size_mismatch": "picture and mask differ in size",
+    "no_mask": "picture without a mask",
+    "no_image": "mask without a picture",
+    "odd_values": "mask values that are no labels",
+    "empty": "mask without an object",
+    "full": "one object fills the whole picture",
+    "duplicate": "the same picture twice",
+}
+"""What is looked for, and the heading that it gets."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong.
+
+    Args:
+        kind: A key of ``KINDS``.
+        path: The file, below the folder.
+        detail: What exactly, in a line.
+    """
+
+    kind: str
+    path: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What ``check_folder`` found; ``ok`` when that is nothing.
+
+    Args:
+        root: The folder.
+        num_images: Pictures in it.
+        num_masks: Masks in it.
+        num_objects: Objects in all masks that could be read.
+        findings: By kind, then by path.
+    """
+
+    root: str
+    num_images: int
+    num_masks: int
+    num_objects: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found; the command's exit code is 0 then, else 1."""
+        return not self.findings
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Findings of each kind, in the order of ``KINDS``, those without any left out."""
+        found = Counter(finding.kind for finding in self.findings)
+        return {kind: found[kind] for kind in KINDS if found[kind]}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for ``json.dumps``, every finding among them."""
+        return {
+            "root": self.root,
+            "ok": self.ok,
+            "images": self.num_images,
+            "masks": self.num_masks,
+            "objects": self.num_objects,
+            "counts": self.counts,
+            "findings": [{"kind": one.kind, "path": one.path, "detail": one.detail} for one in self.findings],
+        }
+
+    def render(self, first: int = 5) -> str:
+        """Lines to print: the totals, then each kind with its count and its ``first`` offenders."""
+        lines = [f"{self.root}: {self.num_images} pictures, {self.num_masks} masks, {self.num_objects} objects"]
+        for kind, count in self.counts.items():
+            lines.append(f"{count} x {KINDS[kind]}")
+            offenders = [finding for finding in self.findings if finding.kind == kind]
+            lines += [f"    {finding.detail}" for finding in offenders[:first]]
+            if count > first:
+                lines.append(f"    ... and {count - first} more (--json lists all)")
+        return "\n".join(lines if self.findings else [*lines, "nothing wrong"])
+
+
+def check_folder(root: str | Path) -> Report:
+    """Read every picture and mask of a folder with ``images/`` and ``masks/`` and say what is wrong with them.
+
+    Raises:
+        FileNotFoundError: When the folder is missing or has another layout.
+    """
+    root = Path(root)
+    images, masks = _files(root)
+    stems = Counter(path.stem for path in images)
+    pairs, alone, orphans = match_stems(images, masks)
+    findings = [Finding("no_mask", f"images/{path.name}", f"images/{path.name} has no masks/{path.stem}.png") for path in alone]
+    findings += [Finding("no_image", f"masks/{path.name}", f"masks/{path.name} has no images/{path.stem}.jpg") for path in orphans]
+    findings += [
+        Finding("duplicate", f"images/{path.name}", f"images/{path.name} shares its mask with another picture of the same stem")
+        for path in images
+        if stems[path.stem] > 1
+    ]
+    num_objects = 0
+    hashes: dict[bytes, list[str]] = defaultdict(list)
+    for (image, _), (digest, objects, found) in zip(pairs, in_threads(_check_pair, pairs, f"checking {root.name}"), strict=True):
+        num_objects += objects
+        findings += found
+        hashes[digest].append(f"images/{image.name}")
+    for same in hashes.values():
+        findings += [Finding("duplicate", path, f"{path} has the very bytes of {same[0]}") for path in same[1:]]
+    order = list(KINDS)
+    findings.sort(key=lambda finding: (order.index(finding.kind), finding.path))
+    return Report(str(root), len(images), len(masks), num_objects, tuple(findings))
+
+
+def _files(root: Path) -> tuple[list[Path], list[Path]]:
+    require_layout(root, Folder.folders, f"the check wants {Folder.layout}")
+    return files_in(root / "images", IMAGE_SUFFIXES), files_in(root / "masks", MASK_SUFFIXES)
+
+
+def _check_pair(pair: tuple[Path, Path]) -> tuple[bytes, int, list[Finding]]:
+    """Hash of the picture's file, number of objects, and what is wrong with the two."""
+    image, mask = f"images/{pair[0].name}", f"masks/{pair[1].name}"
+    digest = hashlib.blake2b(pair[0].read_bytes()).digest()
+    findings = []
+    size = None
+    try:
+        size = read_image(pair[0]).shape[:2]
+    except UnreadableFileError as error:
+        findings.append(Finding("unreadable", image, str(error)))
+    try:
+        values = read_values(pair[1])
+        labels = as_labels(values, pair[1])
+    except UnreadableFileError as error:
+        return digest, 0, [*findings, Finding("unreadable", mask, str(error))]
+    except ValueError as error:
+        return digest, 0, [*findings, Finding("odd_values", mask, str(error))]
+    if size is not None and size != labels.shape:
+        findings.append(Finding("size_mismatch", mask, size_mismatch(image, size, mask, labels.shape)))
+    objects, areas = count_labels(labels)
+    if not objects:
+        findings.append(Finding("empty", mask, f"{mask} holds no object, only {_listed(np.unique(values).tolist())}"))
+    if len(areas) == 1 and areas[0] == np.count_nonzero(labels != IGNORE):
+        findings.append(Finding("full", mask, f"{mask}: label {objects[0]} covers every pixel that is not ignored"))
+    if objects and (labels == IGNORE).any() and objects != tuple(range(1, len(objects) + 1)):
+        # Labels with gaps beside 255 are what anti-aliasing and JPEG make of a 0/255 mask, and what a trimap looks like.
+        findings.append(
+            Finding(
+                "odd_values",
+                mask,
+                f"{mask} holds {_listed(np.unique(values).tolist())}: labels with gaps beside 255, which is read as ignore; "
+                "was a 0/255 mask smoothed?",
+            )
+        )
+    return digest, len(objects), findings
+
+
+def _listed(values: list[int]) -> str:
+    """At most eight values in words."""
+    return ", ".join(map(str, values[:8])) + (f" ... ({len(values)} values)" if len(values) > 8 else "")
