@@ -1,0 +1,178 @@
+"""Click encoders: clicks in, one map of the positive and one of the negative clicks out (the paper's section 2.1)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from dct_seg.clicks import ClickBatch
+from dct_seg.registry import Registry
+
+CLICK_ENCODERS: Registry[type[ClickEncoder]] = Registry("click encoder", group="dct_seg.click_encoders")
+
+
+class ClickEncoder(nn.Module, ABC):
+    """Draws clicks as maps. Subclass it, then ``@CLICK_ENCODERS.register()`` it or declare an entry point.
+
+    Another package adds one under its short name with two lines in its ``pyproject.toml``::
+
+        [project.entry-points."dct_seg.click_encoders"]
+        Ring = "my_package:Ring"
+    """
+
+    needs_radius: bool = False
+    """Whether ``forward`` reads ``clicks.radii``; the Auto-Drag-Head only serves encoders that do."""
+
+    @abstractmethod
+    def forward(self, clicks: ClickBatch, size: tuple[int, int]) -> Tensor:
+        """The maps of all clicks.
+
+        Args:
+            clicks: (B, N) clicks in pixels of an image of ``size``; padding leaves no trace.
+            size: (H, W) of the maps, in pixels.
+
+        Returns:
+            (B, 2, H, W) float32 in 0..1: channel 0 from positive clicks, channel 1 from negative ones.
+        """
+
+
+def _squared_offsets(clicks: ClickBatch, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Squared distances along each axis alone, in pixels: (B, N, H) by rows and (B, N, W) by columns."""
+    rows = torch.arange(size[0], device=clicks.device, dtype=torch.float32)
+    cols = torch.arange(size[1], device=clicks.device, dtype=torch.float32)
+    return (rows - clicks.coords[..., 0:1]) ** 2, (cols - clicks.coords[..., 1:2]) ** 2
+
+
+def _nearest_squared(clicks: ClickBatch, size: tuple[int, int], limit: float) -> Tensor:
+    """(B, 2, H, W) squared distance to the nearest click of each sign, at most ``limit ** 2``."""
+    by_row, by_col = _squared_offsets(clicks, size)
+    if by_row.shape[1] == 0:
+        return by_row.new_full((len(clicks), 2, *size), limit**2)
+    nearest = []
+    for label in (1, 0):
+        far = torch.where(clicks.labels == label, 0.0, limit**2)[..., None]
+        nearest.append(((by_row + far)[..., :, None] + by_col[..., None, :]).amin(1))  # min over clicks, (B, H, W)
+    return torch.stack(nearest, 1).clamp(max=limit**2)
+
+
+def _union_of_gaussians(clicks: ClickBatch, size: tuple[int, int], sigma: Tensor) -> Tensor:
+    """(B, 2, H, W): the largest of the clicks' Gaussians (1 at the click) at each pixel.
+
+    Source: eq. 2. The paper takes the minimum over clicks, which for a map that is 1 at its click makes two distant clicks
+    vanish; the union is the maximum.
+    """
+    by_row, by_col = _squared_offsets(clicks, size)
+    if by_row.shape[1] == 0:
+        return by_row.new_zeros(len(clicks), 2, *size)
+    scale = -0.5 / sigma[..., None] ** 2
+    row_part, col_part = (by_row * scale).exp(), (by_col * scale).exp()  # a Gaussian is a product of its axes
+    maps = []
+    for label in (1, 0):
+        here = row_part * (clicks.labels == label)[..., None]
+        maps.append((here[..., :, None] * col_part[..., None, :]).amax(1))
+    return torch.stack(maps, 1)
+
+
+@CLICK_ENCODERS.register()
+class Euclidean(ClickEncoder):
+    """Distance to the nearest click, truncated at ``limit`` pixels and divided by it: 0 at a click, 1 far away.
+
+    Source: eq. 1 with d the Euclidean distance, the paper's baseline.
+
+    Example:
+        >>> from dct_seg.clicks import Click
+        >>> maps = Euclidean(limit=4.0)(ClickBatch.from_clicks([[Click(0, 0)]]), (1, 6))
+        >>> maps[0, 0, 0].tolist()
+        [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+    """
+
+    def __init__(self, limit: float = 255.0) -> None:
+        super().__init__()
+        self.limit = _positive("limit", limit)
+
+    def forward(self, clicks: ClickBatch, size: tuple[int, int]) -> Tensor:
+        return _nearest_squared(clicks, size, self.limit).sqrt() / self.limit
+
+
+@CLICK_ENCODERS.register()
+class Disk(ClickEncoder):
+    """1 within ``radius`` pixels of a click, 0 elsewhere; what RITM and its successors draw.
+
+    Example:
+        >>> from dct_seg.clicks import Click
+        >>> Disk(radius=1.0)(ClickBatch.from_clicks([[Click(0, 1)]]), (1, 4))[0, 0, 0].tolist()
+        [1.0, 1.0, 1.0, 0.0]
+    """
+
+    def __init__(self, radius: float = 5.0) -> None:
+        super().__init__()
+        self.radius = _positive("radius", radius)
+
+    def forward(self, clicks: ClickBatch, size: tuple[int, int]) -> Tensor:
+        return (_nearest_squared(clicks, size, self.radius + 1) <= self.radius**2).float()
+
+
+@CLICK_ENCODERS.register()
+class Gaussian(ClickEncoder):
+    """A Gaussian of fixed ``sigma`` pixels at each click, 1 at its centre.
+
+    Source: eq. 1 with d a Gaussian map; the union over clicks is the maximum (see ``SpatialDCT``).
+
+    Example:
+        >>> from dct_seg.clicks import Click
+        >>> maps = Gaussian(sigma=2.0)(ClickBatch.from_clicks([[Click(0, 0)]]), (1, 3))
+        >>> [round(v, 3) for v in maps[0, 0, 0].tolist()]
+        [1.0, 0.882, 0.607]
+    """
+
+    def __init__(self, sigma: float = 10.0) -> None:
+        super().__init__()
+        self.sigma = _positive("sigma", sigma)
+
+    def forward(self, clicks: ClickBatch, size: tuple[int, int]) -> Tensor:
+        return _union_of_gaussians(clicks, size, torch.full_like(clicks.radii, self.sigma))
+
+
+@CLICK_ENCODERS.register()
+class SpatialDCT(ClickEncoder):
+    """A Gaussian at each click whose width follows the click's drag: ``sigma = radius * sigma_scale``.
+
+    Differentiable in the radius.
+
+    Source: eq. 2, f a Gaussian. The paper gives no relation of r to the width, so the scale is an option; it takes the
+    minimum over clicks, we take the maximum, because the minimum of two distant Gaussians is 0 at both clicks.
+
+    Args:
+        sigma_scale: Width of the Gaussian over the radius.
+        min_sigma: Smallest width in pixels, so that a drag of no length still leaves a dot.
+
+    Raises:
+        ValueError: In ``forward``, when a click has no radius.
+
+    Example:
+        >>> from dct_seg.clicks import Click
+        >>> maps = SpatialDCT(sigma_scale=0.5)(ClickBatch.from_clicks([[Click(0, 0, radius=4.0)]]), (1, 3))
+        >>> [round(v, 3) for v in maps[0, 0, 0].tolist()]
+        [1.0, 0.882, 0.607]
+    """
+
+    needs_radius = True
+
+    def __init__(self, sigma_scale: float = 0.5, min_sigma: float = 1.0) -> None:
+        super().__init__()
+        self.sigma_scale = _positive("sigma_scale", sigma_scale)
+        self.min_sigma = _positive("min_sigma", min_sigma)
+
+    def forward(self, clicks: ClickBatch, size: tuple[int, int]) -> Tensor:
+        if clicks.lacks_radius.any():
+            raise ValueError("SpatialDCT needs a radius for each click, got a click without; drag, or switch auto_drag on")
+        sigma = (clicks.radii.nan_to_num() * self.sigma_scale).clamp(min=self.min_sigma)
+        return _union_of_gaussians(clicks, size, sigma)
+
+
+def _positive(name: str, value: float) -> float:
+    if not value > 0:
+        raise ValueError(f"{name} is in pixels, or a factor, above 0, got {value}")
+    return value

@@ -1,0 +1,78 @@
+"""The one loop behind training, validation, the benchmark and the annotator: a click, a mask, the next click."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dct_seg.clicks import ClickBatch
+from dct_seg.simulation import NextClicks
+
+
+class InteractiveModel(Protocol):
+    """What the loop asks of a model; :class:`dct_seg.DCTNet` is one."""
+
+    def __call__(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W), clicks, (B, 1, H, W) probabilities before the last click -> logits (B, 1, H, W)."""
+
+    def fill_radii(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> ClickBatch:
+        """The clicks with a radius for each one that came without a drag."""
+
+
+class ClickSource(Protocol):
+    """Where the next click comes from: a simulated user or a person. The loop never knows which."""
+
+    def __call__(self, logits: Tensor | None, clicks: ClickBatch) -> NextClicks:
+        """The next click of each image, given the last logits (None before the first click) and the clicks so far."""
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """What one turn of the loop gives.
+
+    Args:
+        index: Number of clicks before this one.
+        clicks: (B, index + 1) all clicks so far, with the radii used.
+        logits: (B, 1, H, W) after the last click.
+        asked: The last click as its source made it; ``asked.done`` marks images that needed none.
+    """
+
+    index: int
+    clicks: ClickBatch
+    logits: Tensor
+    asked: NextClicks
+
+
+def interact(
+    model: InteractiveModel, image: Tensor, source: ClickSource, max_clicks: int, *, stop_when_done: bool = True
+) -> Iterator[Interaction]:
+    """Click, predict, and again, until no image of the batch needs a click or ``max_clicks`` are made.
+
+    The generator stops between clicks, so a consumer may change the model's weights before the next one, as training does
+    (the paper's section 2.3), or leave the loop when a target is reached. No gradient flows from one click to the next.
+
+    Args:
+        model: Called once a click.
+        image: (B, 3, H, W) in 0..1.
+        source: Gives the next click of each image.
+        max_clicks: Most clicks an image.
+        stop_when_done: False makes exactly ``max_clicks`` turns, whatever is done: under DDP every rank must take as many.
+
+    Yields:
+        One :class:`Interaction` a click. An image that is done keeps its place in the batch; its clicks are padding from there on.
+    """
+    clicks = ClickBatch.empty(len(image), image.device)
+    logits: Tensor | None = None
+    for index in range(max_clicks):
+        asked = source(logits, clicks)
+        if stop_when_done and index > 0 and bool(asked.done.all()):
+            return
+        previous = None if logits is None else torch.sigmoid(logits.detach())
+        clicks = model.fill_radii(image, clicks.append(asked.coords, asked.labels, asked.radii), previous)
+        logits = model(image, clicks, previous)
+        yield Interaction(index, clicks, logits, asked)
+        logits = logits.detach()

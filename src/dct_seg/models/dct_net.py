@@ -1,0 +1,233 @@
+"""DCT-Net: image, clicks and, if wanted, the previous mask in; logits out (the paper's Fig. 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dct_seg.click_encoders import CLICK_ENCODERS, ClickEncoder
+from dct_seg.clicks import ClickBatch
+from dct_seg.models import pretrained
+from dct_seg.models.auto_drag import AutoDragHead
+from dct_seg.models.backbone import Backbone
+from dct_seg.models.decoder import UNetDecoder
+from dct_seg.models.feature_dct import FeatureDCT, Rejection
+
+NUM_DCT_LAYERS = 3  # section 2.2: features of three layers in, statistics for three layers out
+
+
+@dataclass(frozen=True)
+class DCTNetConfig:
+    """Everything that says which network it is: plain values, so that it travels in YAML and in the weights' metadata.
+
+    The defaults are the paper's full model (Table 1, third row).
+
+    Args:
+        backbone: Any timm model that supports ``features_only``.
+        backbone_weights: ``imagenet``, ``none``, or a path to a state dict of the timm model.
+        click_encoder: Short name of a registered click encoder.
+        click_encoder_options: Arguments of the click encoder, such as ``sigma_scale``.
+        feature_dct: Predict the statistics of three decoder layers from the clicked features.
+        rejection: How a negative click acts in eq. 3: ``true`` vector rejection, or the formula as ``printed``.
+        normalize_features: Normalise the clicked features of each layer before eq. 3; the paper does not say.
+        auto_drag: Predict the radius of a click that came without a drag.
+        previous_mask: Feed the mask before the click to the network; the paper does not.
+        decoder_stride: Pixels of the image a pixel of the finest decoder layer.
+        decoder_width: Channels of the finest decoder layer.
+        frozen_batch_norm: Keep the statistics of the backbone's batch norm as pretrained; small batches of near-identical
+            forwards skew them, and frozen is faster.
+    """
+
+    backbone: str = "resnet50"
+    backbone_weights: str = "imagenet"
+    click_encoder: str = "SpatialDCT"
+    click_encoder_options: dict[str, float] = field(default_factory=dict)
+    feature_dct: bool = True
+    rejection: Rejection = "true"
+    normalize_features: bool = False
+    auto_drag: bool = True
+    previous_mask: bool = False
+    decoder_stride: Literal[2, 4, 8] = 4
+    decoder_width: int = 64
+    frozen_batch_norm: bool = True
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DCTNetConfig:
+        """The configuration of a mapping, such as one read from a file.
+
+        Raises:
+            ValueError: When a key is unknown.
+        """
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
+        if unknown:
+            raise ValueError(f"the model's configuration has unknown keys {unknown}; was it saved by a newer dct-seg?")
+        return cls(**values)
+
+
+class DCTNet(nn.Module):
+    """Dynamic Click Transform Network. A plain module: it remembers nothing between clicks.
+
+    Args:
+        config: Which network; the default is the paper's.
+
+    Example:
+        >>> from dct_seg import Click
+        >>> net = DCTNet(DCTNetConfig(backbone="resnet18", backbone_weights="none")).eval()
+        >>> clicks = ClickBatch.from_clicks([[Click(20, 30, radius=9.0)]])
+        >>> net(torch.rand(1, 3, 50, 70), clicks).shape  # any size
+        torch.Size([1, 1, 50, 70])
+    """
+
+    def __init__(self, config: DCTNetConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or DCTNetConfig()
+        self.click_encoder = _click_encoder(config)
+        self.backbone = Backbone(config.backbone, weights=config.backbone_weights, num_maps=2 + config.previous_mask)
+        self.first_level = _first_level(self.backbone.strides, config.decoder_stride)
+        channels = self.backbone.channels[self.first_level :]
+        num_dct = min(NUM_DCT_LAYERS, len(channels) - 1) if config.feature_dct else 0
+        self.decoder = UNetDecoder(channels, width=config.decoder_width, predicted=num_dct)
+        self.feature_dct = (
+            FeatureDCT(
+                channels[-NUM_DCT_LAYERS:],
+                self.decoder.block_channels[:num_dct],
+                rejection=config.rejection,
+                normalize=config.normalize_features,
+            )
+            if config.feature_dct
+            else None
+        )
+        self.auto_drag = AutoDragHead(channels[:-1]) if config.auto_drag and self.click_encoder.needs_radius else None
+
+    def forward(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> Tensor:
+        """The logits of the object.
+
+        Args:
+            image: (B, 3, H, W) RGB in 0..1, any size.
+            clicks: (B, N) clicks in pixels; the Auto-Drag-Head fills in radii that are not given.
+            previous: (B, 1, H, W) probabilities before the last click; None stands for zeros.
+
+        Returns:
+            (B, 1, H, W) float32; above 0 is object.
+        """
+        if self.auto_drag is not None and clicks.lacks_radius.any():
+            clicks = self.fill_radii(image, clicks, previous)
+        size = (image.shape[2], image.shape[3])
+        maps = self.click_encoder(clicks, size)  # (B, 2, H, W)
+        if self.config.previous_mask:
+            maps = torch.cat([maps, torch.zeros_like(maps[:, :1]) if previous is None else previous.to(maps)], 1)
+        image, maps = (self._padded(t) for t in (image, maps))
+        features = self.backbone(image, maps)[self.first_level :]
+        padded_size = (image.shape[2], image.shape[3])
+        statistics = self.feature_dct(features[-NUM_DCT_LAYERS:], clicks, padded_size) if self.feature_dct else []
+        logits: Tensor = self.decoder(features, statistics).float()
+        return F.interpolate(logits, padded_size, mode="bilinear", align_corners=False)[..., : size[0], : size[1]]
+
+    def encode_image(self, image: Tensor) -> list[Tensor]:
+        """The features of the image alone, which the Auto-Drag-Head reads: fine to coarse, without the coarsest level."""
+        features: list[Tensor] = self.backbone(self._padded(image))
+        return features[self.first_level : -1]
+
+    def log_radii(self, features: list[Tensor], clicks: ClickBatch, previous: Tensor | None, size: tuple[int, int]) -> Tensor:
+        """(B, N) logarithms of the radii that the Auto-Drag-Head predicts, in pixels.
+
+        Args:
+            features: What ``encode_image`` returned.
+            clicks: (B, N) clicks in pixels.
+            previous: (B, 1, H, W) probabilities before the clicks, or None.
+            size: (H, W) of the image.
+        """
+        assert self.auto_drag is not None
+        if previous is None:
+            previous = torch.zeros(len(clicks), 1, *size, device=clicks.device)
+        m = self.backbone.multiple
+        padded = (-(-size[0] // m) * m, -(-size[1] // m) * m)
+        radii: Tensor = self.auto_drag(features, clicks, self._padded(previous), padded)
+        return radii
+
+    def fill_radii(
+        self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None, features: list[Tensor] | None = None
+    ) -> ClickBatch:
+        """The clicks with a radius wherever there was none.
+
+        Args:
+            image: (B, 3, H, W) RGB in 0..1.
+            clicks: (B, N) clicks in pixels.
+            previous: (B, 1, H, W) probabilities before the clicks, or None.
+            features: What ``encode_image`` returned for this image, to save computing it again.
+        """
+        if self.auto_drag is None or not clicks.lacks_radius.any():
+            return clicks
+        features = self.encode_image(image) if features is None else features
+        predicted = self.log_radii(features, clicks, previous, (image.shape[2], image.shape[3])).exp()
+        return clicks.with_radii(torch.where(clicks.lacks_radius, predicted.to(clicks.radii), clicks.radii))
+
+    def _padded(self, x: Tensor) -> Tensor:
+        m = self.backbone.multiple
+        bottom, right = -x.shape[2] % m, -x.shape[3] % m
+        return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+
+    def train(self, mode: bool = True) -> DCTNet:
+        """As ``nn.Module.train``, but the backbone's batch norm stays in evaluation where the configuration says so."""
+        super().train(mode)
+        if self.config.frozen_batch_norm:
+            for module in self.backbone.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def parameter_groups(self, lr: float, *, backbone_lr_factor: float = 1.0) -> list[dict[str, Any]]:
+        """Parameters for an optimizer: the pretrained ones at ``lr * backbone_lr_factor``, the new ones at ``lr``."""
+        new_in_stem = {id(p) for p in self.backbone.stem_map_parameters()}
+        old = [p for p in self.backbone.parameters() if id(p) not in new_in_stem]
+        known = {id(p) for p in old}
+        new = [p for p in self.parameters() if id(p) not in known]
+        return [{"params": new, "lr": lr}, {"params": old, "lr": lr * backbone_lr_factor}]
+
+    def save_pretrained(self, path: str | Path, *, half: bool = False, **card: str) -> Path:
+        """Write the weights and the configuration to one ``.safetensors`` file, whole or not at all.
+
+        Args:
+            path: The file; a folder gets ``model.safetensors``.
+            half: Store float16, half the size.
+            card: Further lines of the file's metadata, such as ``training_data``.
+
+        Returns:
+            The file written.
+        """
+        return pretrained.save(self, path, half=half, card=card)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path = pretrained.DEFAULT) -> DCTNet:
+        """A trained network in evaluation mode, with all its weights and no other.
+
+        Args:
+            name_or_path: A name that ``dct-seg list`` shows, a ``.safetensors`` file or a folder that ``save_pretrained``
+                wrote, or a checkpoint (``.ckpt``) of training.
+
+        Raises:
+            ValueError: Unknown name; a file that is broken, or of another architecture.
+        """
+        stored = pretrained.load(name_or_path)
+        net = cls(DCTNetConfig.from_dict({**stored.config, "backbone_weights": "none"}))
+        pretrained.load_strictly(net, stored)
+        return net.eval()
+
+
+def _click_encoder(config: DCTNetConfig) -> ClickEncoder:
+    encoder = CLICK_ENCODERS.get(config.click_encoder)
+    try:
+        return encoder(**config.click_encoder_options)
+    except TypeError as error:
+        raise ValueError(f"click encoder '{config.click_encoder}' does not take {config.click_encoder_options}: {error}") from error
+
+
+def _first_level(strides: list[int], decoder_stride: int) -> int:
+    """The finest level the decoder uses; backbones of one stride only, such as a ViT's, use all they have."""
+    level = next((i for i, s in enumerate(strides) if s >= decoder_stride), 0)
+    return min(level, max(len(strides) - 2, 0))

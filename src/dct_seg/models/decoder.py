@@ -1,0 +1,135 @@
+"""Spatial pyramid pooling and the U-Net decoder whose layers Feature-DCT normalises (the paper's Figs. 1 and 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Statistics = tuple[Tensor, Tensor]
+"""Mean and standard deviation of each channel, each (B, C)."""
+
+
+class PyramidPooling(nn.Module):
+    """Averages over 1, 2, 3 and 6 cells a side, beside the features themselves.
+
+    Args:
+        in_channels: Channels in.
+        out_channels: Channels out.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, cells: Sequence[int] = (1, 2, 3, 6)) -> None:
+        super().__init__()
+        each = max(out_channels // len(cells), 8)
+        self.cells = list(cells)
+        self.reduce = nn.ModuleList(nn.Conv2d(in_channels, each, 1) for _ in cells)
+        self.merge = ConvNorm(in_channels + each * len(cells), out_channels, kernel=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, h, w) -> (B, out_channels, h, w)."""
+        pooled = [
+            F.interpolate(conv(F.adaptive_avg_pool2d(x, cells)), x.shape[-2:], mode="bilinear", align_corners=False)
+            for cells, conv in zip(self.cells, self.reduce, strict=True)
+        ]
+        merged: Tensor = self.merge(torch.cat([x, *pooled], 1))
+        return merged
+
+
+class ConvNorm(nn.Module):
+    """Convolution, instance norm and ReLU.
+
+    The norm's scale and shift are learnt weights, or, where Feature-DCT gives them, the predicted statistics. Instance norm
+    has no running average, so a batch of near-identical forwards skews nothing and one image a batch trains as well.
+
+    Args:
+        in_channels: Channels in.
+        out_channels: Channels out.
+        predicted: The scale and shift are given at each forward.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, kernel: int = 3, predicted: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
+        self.weight = None if predicted else nn.Parameter(torch.ones(out_channels))
+        self.bias = None if predicted else nn.Parameter(torch.zeros(out_channels))
+
+    def forward(self, x: Tensor, statistics: Statistics | None = None) -> Tensor:
+        """(B, in_channels, h, w) -> (B, out_channels, h, w)."""
+        x = self.conv(x)
+        mean, std = (self.bias, self.weight) if statistics is None else statistics
+        assert mean is not None
+        assert std is not None
+        return F.relu(adaptive_instance_norm(x, mean, std), inplace=True)
+
+
+def adaptive_instance_norm(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """``x`` with the given mean and standard deviation in each channel of each image.
+
+    Args:
+        x: (B, C, h, w).
+        mean: (B, C) or (C,).
+        std: (B, C) or (C,).
+
+    Source: section 2.2; instance normalisation [15] with predicted statistics.
+
+    Example:
+        >>> x = torch.tensor([[[[1.0, 3.0]]]])
+        >>> [round(v, 2) for v in adaptive_instance_norm(x, torch.tensor([10.0]), torch.tensor([2.0])).flatten().tolist()]
+        [8.0, 12.0]
+    """
+    variance, centre = torch.var_mean(x.float(), (2, 3), correction=0)  # (B, C), in float32 whatever x is
+    scale = std * (variance + 1e-5).rsqrt()
+    shift = mean - centre * scale
+    return torch.addcmul(shift[:, :, None, None].to(x), x, scale[:, :, None, None].to(x))
+
+
+class UpBlock(nn.Module):
+    """One step up the U-Net: upsample, join the skip, two convolutions; Feature-DCT sets the second one's statistics."""
+
+    def __init__(self, in_channels: int, skip_channels: int, out_channels: int, *, predicted: bool) -> None:
+        super().__init__()
+        self.join = ConvNorm(in_channels + skip_channels, out_channels)
+        self.refine = ConvNorm(out_channels, out_channels, predicted=predicted)
+
+    def forward(self, x: Tensor, skip: Tensor, statistics: Statistics | None) -> Tensor:
+        """x (B, in_channels, h, w), skip (B, skip_channels, H, W) -> (B, out_channels, H, W)."""
+        if x.shape[-2:] != skip.shape[-2:]:
+            x = F.interpolate(x, skip.shape[-2:], mode="bilinear", align_corners=False)
+        refined: Tensor = self.refine(self.join(torch.cat([x, skip], 1)), statistics)
+        return refined
+
+
+class UNetDecoder(nn.Module):
+    """Features of all levels in, logits out.
+
+    Args:
+        in_channels: Channels of each level, fine to coarse; the finest is the resolution of the logits.
+        width: Channels of the finest block; each block below it has half as many more, up to twice as many.
+        predicted: How many blocks, from the coarsest, take their statistics from Feature-DCT.
+
+    Attributes:
+        block_channels: Channels of each block, coarse to fine.
+    """
+
+    def __init__(self, in_channels: Sequence[int], *, width: int = 64, predicted: int = 0) -> None:
+        super().__init__()
+        *skips, top = in_channels
+        self.block_channels = [width * min(2 + i, 4) // 2 for i in range(len(skips))][::-1]
+        self.pool = PyramidPooling(top, self.block_channels[0])
+        ins = [self.block_channels[0], *self.block_channels[:-1]]
+        self.blocks = nn.ModuleList(
+            UpBlock(c_in, skip, c_out, predicted=i < predicted)
+            for i, (c_in, skip, c_out) in enumerate(zip(ins, reversed(skips), self.block_channels, strict=True))
+        )
+        self.predict = nn.Conv2d(self.block_channels[-1], 1, 1)
+
+    def forward(self, features: Sequence[Tensor], statistics: Sequence[Statistics] = ()) -> Tensor:
+        """(B, C_i, h_i, w_i) fine to coarse, and one (mean, std) for each predicted block -> logits (B, 1, h_0, w_0)."""
+        *skips, top = features
+        x = self.pool(top)
+        for i, (block, skip) in enumerate(zip(self.blocks, reversed(skips), strict=True)):
+            x = block(x, skip, statistics[i] if i < len(statistics) else None)
+        logits: Tensor = self.predict(x)
+        return logits

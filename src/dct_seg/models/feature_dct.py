@@ -1,0 +1,115 @@
+"""Feature-DCT: all clicks folded into one feature, from which come the statistics of the decoder's layers (section 2.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dct_seg.clicks import ClickBatch
+
+Rejection = Literal["true", "printed"]
+
+
+def sample_at(features: Tensor, coords: Tensor, size: tuple[int, int]) -> Tensor:
+    """Features under points of the image, bilinear.
+
+    Args:
+        features: (B, C, h, w) of an image of ``size``.
+        coords: (B, ..., 2) pixels (row, col) of the image; outside it the border's value counts.
+        size: (H, W) of the image.
+
+    Returns:
+        (B, ..., C) float32.
+    """
+    scale = coords.new_tensor([2 / size[0], 2 / size[1]])
+    grid = ((coords + 0.5) * scale - 1).flip(-1).reshape(coords.shape[0], 1, -1, 2)  # grid_sample speaks (x, y) in -1..1
+    sampled = F.grid_sample(features.float(), grid, align_corners=False, padding_mode="border")  # (B, C, 1, P)
+    return sampled[:, :, 0].transpose(1, 2).reshape(*coords.shape[:-1], features.shape[1])
+
+
+def fold_clicks(q: Tensor, labels: Tensor, *, rejection: Rejection = "true") -> Tensor:
+    """The aggregated feature after the last click.
+
+    Args:
+        q: (B, N, D) features at the clicks, in order.
+        labels: (B, N) 1, 0 or -1 for padding, which is skipped.
+        rejection: ``true`` divides by |Q|^2, so that nothing is left along Q after a negative click; ``printed`` divides by
+            |Q|, as the paper's formula stands.
+
+    Returns:
+        (B, D); zeros before the first positive click.
+
+    Source: eq. 3. f_0 is not defined there: f starts as the Q of the first positive click.
+
+    Example:
+        >>> q = torch.tensor([[[2.0, 0.0], [1.0, 1.0], [0.0, 3.0]]])
+        >>> fold_clicks(q, torch.tensor([[1, 1, 0]])).tolist()
+        [[1.5, 0.0]]
+    """
+    f = q.new_zeros(q.shape[0], q.shape[2])
+    started = torch.zeros_like(labels[:, :1], dtype=torch.bool)
+    for q_i, label in zip(q.unbind(1), labels[..., None].unbind(1), strict=True):
+        positive = torch.where(started, (f + q_i) / 2, q_i)
+        squared = (q_i * q_i).sum(1, keepdim=True)
+        divisor = squared if rejection == "true" else squared.sqrt()
+        negative = f - (f * q_i).sum(1, keepdim=True) * q_i / divisor.clamp(min=1e-12)
+        f = torch.where(label == 1, positive, torch.where(label == 0, negative, f))
+        started = started | (label == 1)
+    return f
+
+
+class FeatureDCT(nn.Module):
+    """Predicts a mean and a standard deviation for each channel of some decoder layers from the features at the clicks.
+
+    Args:
+        in_channels: Channels of the layers that are read at the clicks; the paper reads three.
+        out_channels: Channels of the decoder layers that are normalised; the paper normalises three.
+        hidden: Width of the fully connected net.
+        rejection: How a negative click acts, see :func:`fold_clicks`.
+        normalize: Normalise each layer's feature to zero mean and unit variance over its channels before the fold, so that no
+            layer outweighs the others. The paper does not say; off is its text.
+
+    Source: section 2.2, Fig. 3.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        out_channels: Sequence[int],
+        *,
+        hidden: int = 256,
+        rejection: Rejection = "true",
+        normalize: bool = False,
+    ) -> None:
+        super().__init__()
+        self.out_channels = list(out_channels)
+        self.rejection: Rejection = rejection
+        self.normalize = normalize
+        self.net = nn.Sequential(nn.Linear(sum(in_channels), hidden), nn.ReLU(), nn.Linear(hidden, 2 * sum(out_channels)))
+        last = self.net[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)  # starts as plain instance norm: mean 0, standard deviation 1
+        nn.init.zeros_(last.bias)
+
+    def forward(self, features: Sequence[Tensor], clicks: ClickBatch, size: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+        """The statistics of each decoder layer.
+
+        Args:
+            features: One (B, C_i, h_i, w_i) for each of ``in_channels``.
+            clicks: (B, N) clicks in pixels of an image of ``size``.
+            size: (H, W) of the image.
+
+        Returns:
+            One (mean, std), each (B, C_s) float32, for each of ``out_channels``.
+        """
+        q = torch.cat([self._normalized(sample_at(f, clicks.coords, size)) for f in features], -1)  # (B, N, D)
+        f = fold_clicks(q, clicks.labels, rejection=self.rejection)
+        mean, std_offset = self.net(f).float().chunk(2, 1)
+        return list(zip(mean.split(self.out_channels, 1), (1 + std_offset).split(self.out_channels, 1), strict=True))
+
+    def _normalized(self, q: Tensor) -> Tensor:
+        return F.layer_norm(q, q.shape[-1:]) if self.normalize else q

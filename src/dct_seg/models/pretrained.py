@@ -1,0 +1,123 @@
+"""Trained weights: one safetensors file with the network's configuration in its metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from dct_seg.registry import unknown_name
+
+if TYPE_CHECKING:
+    from dct_seg.models.dct_net import DCTNet
+
+FORMAT_VERSION = 1
+DEFAULT = "dct-lite0"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a file of weights holds: the configuration, the tensors, the model card's lines, and where it came from."""
+
+    config: dict[str, Any]
+    state: dict[str, Tensor]
+    source: str
+    card: dict[str, str] = field(default_factory=dict)
+
+
+def names() -> list[str]:
+    """The models that ship with the package."""
+    folder = files("dct_seg") / "weights"
+    return sorted(f.name.removesuffix(".safetensors") for f in folder.iterdir() if f.name.endswith(".safetensors")) if folder.is_dir() else []
+
+
+def save(net: DCTNet, path: str | Path, *, half: bool, card: Mapping[str, str]) -> Path:
+    """Write ``net`` to a temporary name, then rename, so that a file is whole or not there."""
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        path = path / "model.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {
+        k: (v.half() if half and v.is_floating_point() else v).detach().cpu().contiguous().clone() for k, v in net.state_dict().items()
+    }
+    metadata = {"format_version": str(FORMAT_VERSION), "config": json.dumps(asdict(net.config)), **card}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(state, temporary, metadata=metadata)
+    os.replace(temporary, path)
+    return path
+
+
+def load(name_or_path: str | Path) -> Stored:
+    """Read the weights behind a shipped name, a file or a folder.
+
+    Raises:
+        ValueError: Unknown name; a file that is broken or not one of ours.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if path.is_file():
+        return _load_checkpoint(path) if path.suffix == ".ckpt" else _load_safetensors(path, str(name_or_path))
+    name = str(name_or_path)
+    if "/" in name or path.suffix in (".safetensors", ".ckpt", ".pth"):
+        raise ValueError(f"no weights at '{name}'; give a file that dct-seg wrote, or one of the shipped names: {', '.join(names()) or 'none yet'}")
+    if name not in names():
+        raise unknown_name("pretrained model", name, names())
+    with as_file(files("dct_seg") / "weights" / f"{name}.safetensors") as shipped:
+        return _load_safetensors(shipped, name)
+
+
+def _load_safetensors(path: Path, source: str) -> Stored:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"'{source}' is not a whole safetensors file ({error}); was it cut short? fetch or save it again") from error
+    if "config" not in metadata:
+        raise ValueError(f"'{source}' holds no dct-seg configuration; write weights with DCTNet.save_pretrained")
+    if int(metadata.get("format_version", "0")) > FORMAT_VERSION:
+        raise ValueError(f"'{source}' was written by a newer dct-seg (format {metadata['format_version']}); update dct-seg")
+    card = {k: v for k, v in metadata.items() if k not in ("config", "format_version")}
+    return Stored(json.loads(metadata["config"]), state, source, card)
+
+
+def _load_checkpoint(path: Path) -> Stored:
+    """The network inside a training checkpoint (the averaged weights where training averaged them)."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        config = checkpoint["hyper_parameters"]["network"]
+        state = checkpoint["state_dict"]
+    except (RuntimeError, EOFError, KeyError, TypeError, OSError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"'{path}' is not a whole training checkpoint of dct-seg ({reason}); was it cut short?") from error
+    prefix = "net."
+    return Stored(dict(config), {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, str(path))
+
+
+def load_strictly(net: nn.Module, stored: Stored) -> None:
+    """Put the stored tensors into ``net``; every one must be there, and fit.
+
+    Raises:
+        ValueError: When they are of another architecture; the message names the first that differs.
+    """
+    own = net.state_dict()
+    missing, extra = sorted(own.keys() - stored.state.keys()), sorted(stored.state.keys() - own.keys())
+    shapes = [k for k in own.keys() & stored.state.keys() if own[k].shape != stored.state[k].shape]
+    if missing or extra or shapes:
+        first = (missing or extra or shapes)[0]
+        raise ValueError(
+            f"'{stored.source}' is of another architecture: {len(missing)} tensors missing, {len(extra)} unknown, {len(shapes)} of another "
+            f"shape, first '{first}'; load it with the configuration it was trained with"
+        )
+    net.load_state_dict({k: v.to(own[k].dtype) for k, v in stored.state.items()}, strict=True)
