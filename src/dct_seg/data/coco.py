@@ -56,7 +56,7 @@ class COCO(InteractiveDataset):
             raise ValueError(f"{path} is no COCO file ({error!r}); it wants 'images' and 'annotations'") from error
         by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for annotation in annotations:
-            if annotation.get("segmentation"):
+            if _has_shape(annotation.get("segmentation")):
                 by_image[annotation["image_id"]].append(annotation)
         self._folder = self._picture_folder(path, records)
         for record in records:
@@ -98,7 +98,7 @@ class COCO(InteractiveDataset):
         """(H, W) bool of one annotation: polygons, run lengths as a list, or packed run lengths."""
         tools = _mask_tools()
         shape, height, width = annotation["segmentation"], record["height"], record["width"]
-        if isinstance(shape, list):
+        if isinstance(shape, list):  # polygons, each of x, y, x, y, ...
             packed = tools.merge(tools.frPyObjects([polygon for polygon in shape if len(polygon) >= 6], height, width))
         elif isinstance(shape["counts"], list):
             packed = tools.frPyObjects(shape, height, width)
@@ -126,6 +126,11 @@ class COCO(InteractiveDataset):
     def name(self, index: int) -> str:
         annotation = self._objects[self.image_index(index)][self.label(index) - 1]
         return f"{self.image_name(index)}#{annotation.get('id', self.label(index))}"
+
+
+def _has_shape(segmentation: Any) -> bool:
+    """Whether there is a polygon of three corners or more, or run lengths."""
+    return any(len(polygon) >= 6 for polygon in segmentation) if isinstance(segmentation, list) else bool(segmentation)
 
 
 def _mask_tools() -> Any:

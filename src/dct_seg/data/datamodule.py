@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -105,6 +106,7 @@ class ClickSimulatorDataModule(LightningDataModule):
             raise ValueError(f"holdout is a share of the photographs, 0 <= holdout < 1, got {holdout}")
         self.dataset, self.options = dataset, options or {}
         self.roots, self.weights = _roots_and_weights(root)
+        _check_probabilities(union, copy_paste, self.roots)
         self.val_dataset, self.val_root, self.val_options = val_dataset, val_root, val_options or {}
         self.has_own_val = val_dataset is not None or val_root is not None or val_options is not None
         self.holdout = holdout
@@ -258,6 +260,17 @@ def _roots_and_weights(root: str | list[str] | dict[str, float] | None) -> tuple
             raise ValueError("root wants at least one folder, got an empty list")
         return list(root), None
     return [root], None
+
+
+def _check_probabilities(union: float | dict[str, float], copy_paste: float, roots: Sequence[str | None]) -> None:
+    shares = union if isinstance(union, dict) else {"": union}
+    for name, value in (("copy_paste", copy_paste), *(("union", share) for share in shares.values())):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} is a probability, got {value}")
+    folders = [Path(root).name for root in roots if root is not None]
+    for folder in shares if isinstance(union, dict) else ():
+        if folder not in folders:
+            raise ValueError(f"union names '{folder}', which is no folder of root ({', '.join(folders)})")
 
 
 def _usable(dataset: InteractiveDataset) -> list[int]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 
 from dct_seg.data.base import DATASETS, Pair, PairedDataset
-from dct_seg.data.images import IGNORE, IMAGE_SUFFIXES, MASK_SUFFIXES, UnreadableFileError, read_first_channel, read_values
+from dct_seg.data.images import IGNORE, IMAGE_SUFFIXES, MASK_SUFFIXES, UnreadableFileError, read_first_channel, read_nonzero, read_values
 
 
 def files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
@@ -108,7 +108,7 @@ class DAVIS(_TwoFolders):
     layout = "img/NAME.jpg with gt/NAME.png: a palette PNG, object > 0"
 
     def read_labels(self, path: Path) -> NDArray[np.uint8]:
-        return (read_values(path) > 0).astype(np.uint8)
+        return read_nonzero(path).astype(np.uint8)
 
 
 @DATASETS.register("COCO_MVal")
@@ -116,9 +116,6 @@ class COCOMVal(DAVIS):
     """COCO_MVal, 800 single objects, ten of each class; the object is every value above 0."""
 
     layout = "img/NAME.jpg with gt/NAME.png: object > 0"
-
-    def read_labels(self, path: Path) -> NDArray[np.uint8]:
-        return (read_first_channel(path) > 0).astype(np.uint8)
 
 
 @DATASETS.register()
@@ -132,12 +129,10 @@ class Berkeley(PairedDataset):
         images = {path.stem: path for path in files_in(self.root / "images", IMAGE_SUFFIXES)}
         pairs = []
         for mask in files_in(self.root / "masks", MASK_SUFFIXES):
-            stem, mark, number = mask.stem.rpartition("#")
-            image = images.get(mask.stem) or images.get(stem)
+            stem, mark, number = mask.stem.partition("#")
+            image = images.get(stem)
             if image is None:
-                raise ValueError(
-                    f"{self._below(mask)} has no picture images/{stem or mask.stem}.jpg; {type(self).__name__} wants {self.layout}"
-                )
+                raise ValueError(f"{self._below(mask)} has no picture images/{stem}.jpg; {type(self).__name__} wants {self.layout}")
             pairs.append(Pair(f"images/{image.name}{mark}{number}", image, mask))
         return pairs
 

@@ -93,6 +93,15 @@ def read_values(path: str | Path) -> NDArray[np.integer]:
     return values  # type: ignore[return-value]
 
 
+def read_nonzero(path: str | Path) -> NDArray[np.bool_]:
+    """Where a mask file is above 0, (H, W) bool: by palette index, or in any channel but alpha."""
+    picture = _upright(_open(Path(path)))
+    if picture.mode in ("LA", "PA", "RGBA"):
+        picture = picture.convert("L" if picture.mode == "LA" else "RGB")
+    values = np.greater(np.asarray(picture), 0)
+    return values if values.ndim == 2 else np.asarray(values.any(axis=2))
+
+
 def read_first_channel(path: str | Path) -> NDArray[np.uint8]:
     """The first channel of a mask file as it would be shown, (H, W): gray, or the red of a colour or palette picture."""
     picture = _upright(_open(Path(path)))
@@ -105,7 +114,7 @@ def read_first_channel(path: str | Path) -> NDArray[np.uint8]:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) of a picture as ``read_image`` gives it, from the file's header alone.
+    """(height, width) of a picture as ``read_image`` gives it, from the header (a PNG is decoded: its EXIF tag may come last).
 
     Raises:
         FileNotFoundError: When there is no such file.
