@@ -303,16 +303,18 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
     assert read_image(tmp_path / "float.tif")[0, :, 0].tolist() == [0, 128, 255]
 
 
-def test_exif_turns_the_picture_and_its_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+def test_exif_turns_the_picture_and_its_size(suffix: str, tmp_path: Path) -> None:
     pixels = np.zeros((2, 3, 3), dtype=np.uint8)
     pixels[0, 0] = 255
     image = Image.fromarray(pixels)
     exif = image.getexif()
     exif[0x0112] = 6  # to be shown turned clockwise by a quarter
-    image.save(tmp_path / "turned.png", exif=exif)
-    assert read_image(tmp_path / "turned.png").shape == (3, 2, 3)
-    assert read_image(tmp_path / "turned.png")[0, 1, 0] == 255
-    assert image_size(tmp_path / "turned.png") == (3, 2)
+    path = tmp_path / f"turned.{suffix}"
+    image.save(path, exif=exif, lossless=True)
+    assert read_image(path).shape == (3, 2, 3)
+    assert read_image(path)[0, 1, 0] == 255
+    assert image_size(path) == (3, 2)
 
 
 def test_the_first_channel_of_a_palette_is_its_red(tmp_path: Path) -> None:

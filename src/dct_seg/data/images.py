@@ -29,9 +29,9 @@ def _open(path: Path) -> Image.Image:
     if not path.exists():
         raise FileNotFoundError(f"no file {path}")
     try:
-        with warnings.catch_warnings():
+        with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(path)
+            picture: Image.Image = Image.open(file)
             picture.load()
     except _BROKEN as error:
         raise UnreadableFileError(f"{path} cannot be decoded ({error}); replace it or take it out of the folder") from error
