@@ -114,7 +114,7 @@ def read_first_channel(path: str | Path) -> NDArray[np.uint8]:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) of a picture as ``read_image`` gives it, from the header (a PNG is decoded: its EXIF tag may come last).
+    """(height, width) of a picture as ``read_image`` gives it, from the header (of a PNG or TIFF, from the whole).
 
     Raises:
         FileNotFoundError: When there is no such file.
@@ -127,6 +127,8 @@ def image_size(path: str | Path) -> tuple[int, int]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
+                if picture.format == "TIFF":  # Pillow turns these itself, and tells so only once they are loaded
+                    picture.load()
                 width, height = picture.size
                 turned = picture.getexif().get(_ORIENTATION, 1) in _TURNED
     except _BROKEN as error:
