@@ -231,7 +231,9 @@ def test_an_unreadable_picture_is_skipped_named_once_and_counted(tmp_path: Path)
     assert len([warning for warning in caught if "3.jpg" in str(warning.message)]) == 1
     assert len(names) == 24
     assert not any("images/3.jpg" in name for name in names)
-    assert sum(loader.skipped.values()) == 4
+    assert {name.split("/", 1)[1]: count for name, count in data.skipped.items()} == {"images/3.jpg": 4}
+    with pytest.warns(UserWarning, match=r"1 photographs could not be decoded and were skipped 4 times: .*/images/3\.jpg"):
+        data.teardown("fit")
 
 
 def test_an_unreadable_held_out_picture_is_left_out_at_the_start(tmp_path: Path) -> None:

@@ -131,6 +131,12 @@ class ClickSimulatorDataModule(LightningDataModule):
         self.train_set: TrainingSet | None = None
         self.val_set: EvaluationSet | None = None
         self._folders: list[InteractiveDataset] = []
+        self._loader: TrainingLoader | None = None
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """The photographs that could not be decoded in training, and how often each was drawn."""
+        return {} if self._loader is None else self._loader.skipped
 
     @property
     def num_val_samples(self) -> int:
@@ -149,6 +155,15 @@ class ClickSimulatorDataModule(LightningDataModule):
             self.train_set = self._make_train_set()
         if self.val_set is None:
             self.val_set = self._make_val_set()
+
+    def teardown(self, stage: str | None = None) -> None:
+        """Say at the end how much could not be read."""
+        if stage == "fit" and self.skipped:
+            warnings.warn(
+                f"{len(self.skipped)} photographs could not be decoded and were skipped {sum(self.skipped.values())} times: "
+                + ", ".join(sorted(self.skipped)[:5]),
+                stacklevel=2,
+            )
 
     def _prepared_val(self) -> EvaluationSet:
         if self.val_set is None:
@@ -220,7 +235,8 @@ class ClickSimulatorDataModule(LightningDataModule):
         sampler = TrainingSampler(
             sizes, weights=self.weights, num_samples=self.samples_per_epoch, batch_size=self.batch_size, seed=self.seed
         )
-        return TrainingLoader(self.train_set, batch_size=self.batch_size, sampler=sampler, drop_last=True, **self._loading())
+        self._loader = TrainingLoader(self.train_set, batch_size=self.batch_size, sampler=sampler, drop_last=True, **self._loading())
+        return self._loader
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """Batches of whole pictures; no loader at all where nothing is held out."""

@@ -148,8 +148,12 @@ class TrainingLoader(DataLoader[dict[str, Any]]):
 
     _resume_at = 0
     _num_yielded = 0
-    skipped: dict[str, int]
-    """How often each unreadable photograph was drawn; another was shown in its place."""
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """How often each unreadable photograph was drawn; another was shown in its place."""
+        found: dict[str, int] = self.__dict__.setdefault("_skipped", {})
+        return found
 
     def state_dict(self) -> dict[str, int]:
         """The batches of this epoch that have been handed out."""
@@ -172,7 +176,7 @@ class TrainingLoader(DataLoader[dict[str, Any]]):
             yield batch
 
     def _report(self, names: list[str]) -> None:
-        skipped = self.__dict__.setdefault("skipped", {})
+        skipped = self.skipped
         for name in names:
             if name not in skipped:
                 warnings.warn(f"{name} cannot be decoded and is skipped; `dct-seg data check DIR` lists all", stacklevel=3)
