@@ -47,9 +47,7 @@ class Wrong(NamedTuple):
 
     def inside(self, pixels: Sequence[Pixel]) -> list[Pixel]:
         """Those of the image's pixels that lie in the box, in the box's own rows and columns."""
-        rows, cols = self.missed.shape
-        moved = ((row - self.top, col - self.left) for row, col in pixels)
-        return [(row, col) for row, col in moved if 0 <= row < rows and 0 <= col < cols]
+        return _inside(pixels, self.top, self.left, self.missed.shape)
 
 
 def wrong_pixels(pred: Bools | None, mask: Bools, ignore: Bools | None) -> Wrong | None:
@@ -103,21 +101,20 @@ def largest_region(wrong: Wrong, clicked: Sequence[Pixel]) -> Peak | None:
     for positive in (False, True):
         bits = wrong.of_sign(positive)
         # At most one region fits in each 2 x 2 pixels, so that 16 bits number them all; half the time of 32.
-        kind = cv2.CV_16U if bits.size < 2**17 else cv2.CV_32S
-        labels, stats = cv2.connectedComponentsWithStats(bits, connectivity=8, ltype=kind)[1:3]
-        regions.append((positive, labels, stats, stats[:, cv2.CC_STAT_AREA].copy()))
-        regions[-1][3][0] = 0  # the background
+        labels = cv2.connectedComponents(bits, connectivity=8, ltype=cv2.CV_16U if bits.size < 2**17 else cv2.CV_32S)[1]
+        in_order = labels[bits.view(np.bool_)]
+        regions.append((positive, labels, in_order, np.bincount(in_order, minlength=1)))
     while largest := max(int(sizes.max()) for *_, sizes in regions):
-        for positive, labels, stats, sizes in regions:
+        for positive, labels, in_order, sizes in regions:
             tied = np.flatnonzero(sizes == largest)
-            for index in sorted(tied, key=lambda i: _first_pixel(labels, stats[i], int(i))):
-                left, top, cols, rows = (int(n) for n in stats[index, :4])
-                bits = np.zeros((rows + 2, cols + 2), np.uint8)
-                bits[1:-1, 1:-1] = labels[top : top + rows, left : left + cols] == index
-                alone = Wrong(bits, bits, top - 1, left - 1)
-                city = _city_block(bits, alone.inside(clicked))
+            for index in _by_first_pixel(tied, in_order):
+                region = labels == index
+                left, top, cols, rows = cv2.boundingRect(region.view(np.uint8))
+                # The border of zeros around the whole map leaves room for one around the region.
+                alone = region[top - 1 : top + rows + 1, left - 1 : left + cols + 1].view(np.uint8)
+                city = _city_block(alone, _inside(clicked, top - 1, left - 1, alone.shape))
                 reach = int(city.max())
-                found = _exact_peak(bits, city, (reach * reach + 1) // 2) if reach else None
+                found = _exact_peak(alone, city, (reach * reach + 1) // 2) if reach else None
                 if found is not None:
                     return Peak(found[0], found[1] + top - 1, found[2] + left - 1, positive)
             sizes[tied] = 0
@@ -137,14 +134,13 @@ def spread(peak: Peak, wrong: Wrong, clicked: Sequence[Pixel], *, core: bool, ji
     """
     filled = wrong.of_sign(peak.positive).copy()
     left, top, cols, rows = cv2.floodFill(filled, None, (peak.col, peak.row), 2, flags=8)[3]
-    # The border of zeros around the whole map leaves room for one around the region.
     box = np.s_[top - 1 : top + rows + 1, left - 1 : left + cols + 1]
     region = (filled[box] == 2).view(np.uint8)
     # No tie is decided here, so that rounding to the nearest square is good enough at any size.
     squared = np.rint(np.square(cv2.distanceTransform(region, cv2.DIST_L2, cv2.DIST_MASK_PRECISE).astype(np.float64))).astype(np.int64)
     free = region.astype(bool)
-    for row, col in Wrong(region, region, top - 1, left - 1).inside(clicked):
-        free[row, col] = False
+    for pixel in _inside(clicked, top - 1, left - 1, region.shape):
+        free[pixel] = False
     at = (peak.row - top + 1, peak.col - left + 1)
     if core:
         at = _one_of(free & (4 * squared >= peak.squared), uniform[0])
@@ -188,11 +184,13 @@ def _exact_peak(bits: Map, city: NDArray[np.uint8] | NDArray[np.float32], floor:
         distance = cv2.distanceTransform(window, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[inner]
         distance = np.where(candidates[top:bottom, left:right], distance, 0)
         highest = float(distance.max())
+        if highest == 0:  # no candidate in this tile
+            continue
         squared = round(highest**2)
         if max(window.shape) * highest < _EXACT_BELOW:
             row, col = divmod(int(np.argmax(distance > math.sqrt(squared - 0.5))), right - left)
         else:
-            near = np.argwhere(distance.astype(np.float64) ** 2 >= squared * (1 - 1e-5) - 8)
+            near = np.argwhere((distance > 0) & (distance.astype(np.float64) ** 2 >= squared * (1 - 1e-5) - 8))
             exact = _squares_to_zeros(window, near + np.array([top - low, left - low_col]))
             squared = int(exact.max())
             row, col = (int(n) for n in near[exact.argmax()])
@@ -222,10 +220,19 @@ def _squares_to_zeros(bits: Map, pixels: NDArray[np.int64]) -> NDArray[np.int64]
     return np.concatenate([np.square(part).sum(-1).min(1) for part in parts])
 
 
-def _first_pixel(labels: NDArray[np.integer], stats: NDArray[np.int32], index: int) -> Pixel:
-    """The first pixel in row-major order of a labelled region."""
-    left, top, cols = (int(n) for n in stats[:3])
-    return top, left + int(np.argmax(labels[top, left : left + cols] == index))
+def _inside(pixels: Sequence[Pixel], top: int, left: int, shape: tuple[int, ...]) -> list[Pixel]:
+    """Those of the pixels that lie in the box of that corner and shape, in its own rows and columns."""
+    moved = ((row - top, col - left) for row, col in pixels)
+    return [(row, col) for row, col in moved if 0 <= row < shape[0] and 0 <= col < shape[1]]
+
+
+def _by_first_pixel(labels: NDArray[np.int64], in_order: NDArray[np.integer]) -> NDArray[np.integer]:
+    """``labels`` sorted by where they first stand in ``in_order``."""
+    if len(labels) < 2:
+        return labels
+    present = in_order[np.isin(in_order, labels)]
+    order: NDArray[np.integer] = present[np.sort(np.unique(present, return_index=True)[1])]
+    return order
 
 
 def _one_of(bits: Bools, uniform: float) -> Pixel:
