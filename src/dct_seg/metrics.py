@@ -36,8 +36,8 @@ def iou(pred: Tensor, mask: Tensor, ignore: Tensor | None = None, *, names: Sequ
         >>> iou(torch.tensor([[[True, True, False]]]), torch.tensor([[[False, True, True]]])).tolist()
         [0.3333333333333333]
     """
-    for name, one in (("pred", pred), ("mask", mask)):
-        if one.dtype != torch.bool or one.shape != mask.shape:
+    for name, one in (("pred", pred), ("mask", mask), ("ignore", ignore)):
+        if one is not None and (one.dtype != torch.bool or one.shape != mask.shape):
             raise TypeError(f"{name} is bool and of mask's shape {tuple(mask.shape)}, got {one.dtype} {tuple(one.shape)}")
     both, either = pred & mask, pred | mask
     if ignore is not None:

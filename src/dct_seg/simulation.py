@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, NamedTuple, get_args
 
@@ -27,8 +27,8 @@ Place = Literal["center", "core"]
 PROTOCOL_VERSION = 1
 """Of both rules together; raised when a rule would choose another click than before."""
 
-_THREADED = 2**17
-"""Pixels in a batch from which threads repay their start."""
+_THREADED = 2**18
+"""Pixels of an image from which a thread repays its start; below, most of the time is Python's own, under its lock."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,10 @@ class NextClicks:
     radii: Tensor
     done: Tensor
     true_radii: Tensor
+
+    def to(self, device: torch.device | str) -> NextClicks:
+        """The same clicks on another device."""
+        return NextClicks(*(one.to(device) for one in (self.coords, self.labels, self.radii, self.done, self.true_radii)))
 
 
 def first_click(mask: Tensor, ignore: Tensor | None = None) -> NextClicks:
@@ -184,12 +188,12 @@ class SimulatedUser:
         pred = None if logits is None else predicted(logits, self.threshold)
         rule: Rule = "max_distance" if pred is None else self.rule
         found = _simulate(pred, self.mask, self.ignore, clicks, rule, wander)
-        told = self.tells_radius.to(found.radii.device)
+        found = found.to(clicks.device)
         radii = found.true_radii
         if self.radius_noise:
             radii = radii * (1 + self.radius_noise * (2 * self._uniform(1)[:, 0] - 1)).to(radii)
-        radii = torch.where(told | found.done, radii, math.nan)
-        return NextClicks(found.coords, found.labels, radii, found.done, found.true_radii)
+        radii = torch.where(self.tells_radius.to(radii.device) | found.done, radii, math.nan)
+        return replace(found, radii=radii)
 
     def _uniform(self, columns: int) -> Tensor:
         device = "cpu" if self.generator is None else self.generator.device
@@ -241,7 +245,7 @@ def _simulate(
             peak = spread(peak, wrong, taken, core=wander.core, jitter=wander.jitter, uniform=wander.uniform[b])
         return peak._replace(row=peak.row + wrong.top, col=peak.col + wrong.left)
 
-    if batch > 1 and masks.size >= _THREADED:
+    if batch > 1 and masks[0].size >= _THREADED:
         peaks = list(_pool(os.getpid()).map(of_sample, range(batch)))
     else:
         peaks = [of_sample(b) for b in range(batch)]

@@ -77,17 +77,20 @@ def deepest_pixel(wrong: Wrong, clicked: Sequence[Pixel]) -> Peak | None:
     Returns:
         The pixel in the box's rows and columns, or None when all were clicked.
     """
-    maps = [(positive, wrong.of_sign(positive)) for positive in (False, True)]
-    city = [_city_block(bits, clicked) for _, bits in maps]
-    reach = max(int(one.max()) for one in city)
-    # City-block distance is at least the Euclidean one and at most sqrt(2) times it.
-    floor = (reach * reach + 1) // 2
+    signs = []
+    for positive in (False, True):
+        city = _city_block(wrong.of_sign(positive), clicked)
+        signs.append((int(city.max()), positive, city))
+    signs.sort(key=lambda one: -one[0])  # the sign that reaches deeper first: it often rules out the other
+    reach = signs[0][0]
+    floor = _least_square(reach)
     best = None
-    for (positive, bits), distance in zip(maps, city, strict=True):
-        found = _exact_peak(bits, distance, floor) if reach else None
+    for _, positive, city in signs if reach else ():
+        found = _exact_peak(wrong.of_sign(positive), city, floor)
         if found is not None:
             best = Peak(*found, positive)
-            floor = best.squared + 1
+            # The false pixels win a tie, in either order.
+            floor = best.squared if positive else best.squared + 1
     return best
 
 
@@ -114,7 +117,7 @@ def largest_region(wrong: Wrong, clicked: Sequence[Pixel]) -> Peak | None:
                 alone = region[top - 1 : top + rows + 1, left - 1 : left + cols + 1].view(np.uint8)
                 city = _city_block(alone, _inside(clicked, top - 1, left - 1, alone.shape))
                 reach = int(city.max())
-                found = _exact_peak(alone, city, (reach * reach + 1) // 2) if reach else None
+                found = _exact_peak(alone, city, _least_square(reach)) if reach else None
                 if found is not None:
                     return Peak(found[0], found[1] + top - 1, found[2] + left - 1, positive)
             sizes[tied] = 0
@@ -160,6 +163,11 @@ def _city_block(bits: Map, clicked: Sequence[Pixel]) -> NDArray[np.uint8] | NDAr
     return distance  # type: ignore[no-any-return]
 
 
+def _least_square(reach: int) -> int:
+    """The least squared distance of a pixel at city-block distance ``reach``, which is at most sqrt(2) times the other."""
+    return (reach * reach + 1) // 2
+
+
 def _exact_peak(bits: Map, city: NDArray[np.uint8] | NDArray[np.float32], floor: int) -> tuple[int, int, int] | None:
     """The largest squared distance of at least ``floor`` to a zero of ``bits``, and its first pixel in row-major order.
 
@@ -177,6 +185,8 @@ def _exact_peak(bits: Map, city: NDArray[np.uint8] | NDArray[np.float32], floor:
     candidates = city >= math.isqrt(floor - 1) + 1
     best: tuple[int, int, int] | None = None
     for top, left, bottom, right in _windows(candidates):
+        if int(city[top:bottom, left:right].max()) ** 2 < floor:  # no candidate here, or none that could still win
+            continue
         # A candidate's nearest zero is at most `reach` rows and columns away.
         low, low_col = max(top - reach, 0), max(left - reach, 0)
         window = bits[low : bottom + reach, low_col : right + reach]
@@ -184,8 +194,6 @@ def _exact_peak(bits: Map, city: NDArray[np.uint8] | NDArray[np.float32], floor:
         distance = cv2.distanceTransform(window, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[inner]
         distance = np.where(candidates[top:bottom, left:right], distance, 0)
         highest = float(distance.max())
-        if highest == 0:  # no candidate in this tile
-            continue
         squared = round(highest**2)
         if max(window.shape) * highest < _EXACT_BELOW:
             row, col = divmod(int(np.argmax(distance > math.sqrt(squared - 0.5))), right - left)
@@ -195,8 +203,8 @@ def _exact_peak(bits: Map, city: NDArray[np.uint8] | NDArray[np.float32], floor:
             squared = int(exact.max())
             row, col = (int(n) for n in near[exact.argmax()])
         found = (squared, row + top, col + left)
-        if squared >= floor and (best is None or (-squared, *found[1:]) < (-best[0], *best[1:])):
-            best = found
+        if squared > floor or (squared == floor and (best is None or found[1:] < best[1:])):
+            best, floor = found, squared
     return best
 
 
