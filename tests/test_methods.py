@@ -1,0 +1,415 @@
+"""One contract for every method, and what is particular to some."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from dct_seg.clicks import Click
+from dct_seg.methods import METHODS, Method
+from dct_seg.methods import sam_onnx as sam_module
+from dct_seg.methods.colour_model import ColourModel
+from dct_seg.methods.extras import import_extra
+from dct_seg.methods.graph_cut import GridGraph
+from dct_seg.methods.random_walker import RandomWalker
+from dct_seg.methods.seeds import frame_of, keep_seeded, mark_seeds
+from dct_seg.methods.star_convexity import EuclideanStarConvexity, GeodesicStarConvexity, gradient_length
+
+CLASSICAL = ["disc", "esc", "geodesic", "grabcut", "graph_cut", "gsc", "random_walker"]
+
+
+class FakeSession:
+    """Stands in for onnxruntime: an encoder that hands the image on, a decoder that answers discs and the logits it was fed."""
+
+    def __init__(self, path: str, *_: object, **__: object) -> None:
+        self.encodes = "encoder" in path
+        self.feeds: list[dict] = []
+
+    def get_inputs(self) -> list[SimpleNamespace]:
+        if self.encodes:
+            return [SimpleNamespace(name="x", shape=["batch", 3, 64, 64])]
+        return [SimpleNamespace(name=name, shape=[]) for name in sam_module._DECODER_INPUTS]
+
+    def get_outputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name=name) for name in ("masks", "iou_predictions", "low_res_masks")]
+
+    def run(self, _: object, feeds: dict) -> list[np.ndarray]:
+        self.feeds.append(feeds)
+        if self.encodes:
+            return [feeds["x"].mean((1,), keepdims=True)]
+        height, width = feeds["orig_im_size"].astype(int)
+        rows, cols = np.mgrid[:height, :width] * (1024 / max(height, width))
+        logits = np.full((height, width), -4.0, np.float32)
+        for (col, row), label in zip(feeds["point_coords"][0], feeds["point_labels"][0], strict=True):
+            if label >= 0:
+                logits[np.hypot(rows - row, cols - col) < 300] = 8 * label - 4
+        return [logits[None, None], np.full((1, 1, 256, 256), len(self.feeds), np.float32)]
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Method]:
+    def build(name: str, **options: object) -> Method:
+        if name == "sam_onnx":
+            folder = tmp_path_factory.mktemp("pair")
+            paths = {part: str(folder / f"{part}.onnx") for part in ("encoder", "decoder")}
+            for path in paths.values():
+                open(path, "wb").close()
+            runtime = SimpleNamespace(SessionOptions=SimpleNamespace, InferenceSession=FakeSession)
+            monkeypatch.setattr(sam_module, "import_extra", lambda *_, **__: runtime)
+            return METHODS.get(name)(**paths, **options)
+        if name == "dctnet":
+            from dct_seg.models.dct_net import DCTNet, DCTNetConfig
+
+            torch.manual_seed(0)
+            net = DCTNet(DCTNetConfig(backbone="resnet18", backbone_weights="none"))
+            return METHODS.get(name)(net=net, first_size=64, zoom_size=64, precision="float32")
+        return METHODS.get(name)(**options)
+
+    return build
+
+
+def picture(height: int = 40, width: int = 56) -> np.ndarray:
+    """A noisy green field with a red 20x24 box whose corner is at (10, 16)."""
+    image = np.full((height, width, 3), (40, 160, 60), np.uint8)
+    image[10:30, 16:40] = (200, 40, 40)
+    noise = np.random.default_rng(0).integers(-8, 9, image.shape)
+    return np.clip(image.astype(int) + noise, 0, 255).astype(np.uint8)
+
+
+POSITIVE = Click(20, 28, radius=5.0)
+NEGATIVE = Click(4, 6, positive=False, radius=4.0)
+
+
+@pytest.fixture(params=[*CLASSICAL, "sam_onnx", "dctnet"])
+def method(request: pytest.FixtureRequest, make: Callable[..., Method]) -> Method:
+    return make(request.param)
+
+
+def test_every_registered_method_is_under_the_contract() -> None:
+    assert METHODS.names() == sorted([*CLASSICAL, "sam_onnx", "dctnet"])
+
+
+def test_probabilities_have_the_image_s_size_and_lie_between_0_and_1(method: Method) -> None:
+    image = picture()
+    method.reset(image)
+    previous = None
+    for clicks in ([POSITIVE], [POSITIVE, NEGATIVE], [POSITIVE, NEGATIVE, Click(20, 20)]):
+        filled = method.fill_radii(clicks, previous)
+        assert [(c.row, c.col, c.positive) for c in filled] == [(c.row, c.col, c.positive) for c in clicks]
+        previous = method.predict(image, filled, previous)
+        assert previous.shape == (40, 56)
+        assert previous.dtype == np.float32
+        assert np.isfinite(previous).all()
+        assert 0 <= previous.min() <= previous.max() <= 1
+
+
+def test_a_given_radius_is_kept(method: Method) -> None:
+    method.reset(picture())
+    assert method.fill_radii([POSITIVE, NEGATIVE], None) == [POSITIVE, NEGATIVE]
+
+
+def test_no_clicks_give_an_empty_mask(method: Method) -> None:
+    image = picture()
+    method.reset(image)
+    assert not method.predict(image, [], None).any()
+
+
+def test_an_image_of_one_pixel_is_an_image(method: Method) -> None:
+    image = np.full((1, 1, 3), 90, np.uint8)
+    method.reset(image)
+    probs = method.predict(image, method.fill_radii([Click(0, 0)], None), None)
+    assert probs.shape == (1, 1)
+    assert np.isfinite(probs).all()
+
+
+@pytest.mark.parametrize("size", [(1, 30), (30, 1), (2, 3)])
+def test_a_thin_image_is_an_image(method: Method, size: tuple[int, int]) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
+    method.reset(image)
+    clicks = [Click(0, 0, radius=1.0), Click(size[0] - 1, size[1] - 1, positive=False, radius=1.0)]
+    probs = method.predict(image, clicks[:1], None)
+    assert np.isfinite(method.predict(image, clicks, probs)).all()
+
+
+def test_an_image_of_one_colour_is_an_image(method: Method) -> None:
+    image = np.full((20, 30, 3), 128, np.uint8)
+    method.reset(image)
+    first = method.predict(image, [Click(10, 10, radius=3.0)], None)
+    second = method.predict(image, [Click(10, 10, radius=3.0), Click(10, 25, positive=False, radius=3.0)], first)
+    assert np.isfinite(first).all()
+    assert np.isfinite(second).all()
+
+
+def test_clicks_at_the_border_are_clicks(method: Method) -> None:
+    image = picture()
+    method.reset(image)
+    corners = [Click(0, 0), Click(0, 55, positive=False), Click(39, 0, positive=False, radius=30.0), Click(39, 55)]
+    probs = method.predict(image, method.fill_radii(corners, None), None)
+    assert probs.shape == (40, 56)
+    assert np.isfinite(probs).all()
+
+
+def test_the_same_clicks_give_the_same_answer(method: Method) -> None:
+    image = picture()
+    answers = []
+    for _ in range(2):
+        method.reset(image)
+        first = method.predict(image, [POSITIVE], None)
+        answers.append((first.copy(), method.predict(image, [POSITIVE, NEGATIVE], first).copy()))
+        method.reset(image[::-1].copy())
+        method.predict(image[::-1].copy(), [POSITIVE], None)
+    np.testing.assert_array_equal(answers[0][0], answers[1][0])
+    np.testing.assert_array_equal(answers[0][1], answers[1][1])
+
+
+def test_predict_leaves_its_arguments_alone(method: Method) -> None:
+    image = picture()
+    method.reset(image)
+    first = method.predict(image, [POSITIVE], None)
+    kept = first.copy()
+    method.predict(image, [POSITIVE, NEGATIVE], first)
+    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(image, picture())
+
+
+@pytest.mark.parametrize("shape", [(8, 9), (8, 9, 1), (8, 9, 4), (0, 9, 3)])
+def test_an_image_of_another_shape_is_refused_with_a_way_out(method: Method, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"RGB.*got|got.*RGB") as error:
+        method.reset(np.zeros(shape, np.uint8))
+    assert str(shape) in str(error.value)
+
+
+def test_an_image_of_another_type_is_refused(method: Method) -> None:
+    with pytest.raises(ValueError, match="float64"):
+        method.reset(np.zeros((8, 9, 3)))
+    with pytest.raises(ValueError, match="list"):
+        method.reset([[0, 0, 0]])  # type: ignore[arg-type]
+
+
+def test_options_are_plain_and_make_the_same_method_again(make: Callable[..., Method]) -> None:
+    for name in CLASSICAL:
+        made = make(name, seed_radius=7.0)
+        assert made.options["seed_radius"] == 7.0
+        assert make(name, **made.options).options == made.options
+
+
+@pytest.mark.parametrize("name", CLASSICAL)
+def test_seeds_keep_their_label(make: Callable[..., Method], name: str) -> None:
+    image, made = picture(), make(name)
+    made.reset(image)
+    probs = made.predict(image, [POSITIVE, Click(22, 36, positive=False, radius=3.0)], None)
+    assert probs[20, 28] == 1
+    assert probs[22, 36] == 0
+
+
+@pytest.mark.parametrize("name", [n for n in CLASSICAL if n != "disc"])
+def test_two_clicks_find_a_red_box_on_green(make: Callable[..., Method], name: str) -> None:
+    image, made = picture(), make(name)
+    made.reset(image)
+    pred = made.predict(image, [POSITIVE, NEGATIVE], made.predict(image, [POSITIVE], None)) > 0.5
+    box = np.zeros((40, 56), bool)
+    box[10:30, 16:40] = True
+    assert (pred & box).sum() / (pred | box).sum() > 0.95
+
+
+@pytest.mark.parametrize("name", [*CLASSICAL, "sam_onnx"])
+def test_a_click_outside_the_image_is_refused(make: Callable[..., Method], name: str) -> None:
+    made = make(name)
+    made.reset(picture())
+    with pytest.raises(ValueError, match="row 40, column 3 lies outside the image of 40 rows and 56 columns"):
+        made.predict(picture(), [Click(40, 3)], None)
+    with pytest.raises(ValueError, match=r"call reset\(image\) first"):
+        made.predict(picture(60, 60), [Click(3, 3)], None)
+
+
+# seeds
+
+
+def test_overlapping_circles_go_to_the_nearest_click_and_a_click_keeps_its_own_pixel() -> None:
+    seeds = mark_seeds((1, 7), [Click(0, 1, radius=4.0), Click(0, 4, positive=False, radius=4.0), Click(0, 4)], seed_radius=0.0)
+    assert seeds.tolist() == [[1, 1, 1, 0, 1, 0, 0]]
+
+
+def test_a_circle_ends_before_the_drag_s_end() -> None:
+    assert mark_seeds((1, 9), [Click(0, 4, radius=3.0)], seed_radius=0.0).tolist() == [[-1, -1, 1, 1, 1, 1, 1, -1, -1]]
+
+
+def test_a_missing_radius_is_cut_at_the_edge_of_the_last_mask(make: Callable[..., Method]) -> None:
+    disc = make("disc", seed_radius=5.0)
+    previous = np.zeros((40, 40), np.float32)
+    previous[:, 20:] = 0.9
+    clicks = [Click(10, 3, radius=9.0), Click(10, 17), Click(10, 28, positive=False)]
+    assert [c.radius for c in disc.fill_radii(clicks, previous)] == [9.0, 3.0, 5.0]
+    assert [c.radius for c in disc.fill_radii(clicks, None)] == [9.0, 5.0, 5.0]
+
+
+def test_parts_without_a_seed_are_dropped() -> None:
+    mask = np.array([[1, 1, 0, 1], [0, 0, 0, 1]], bool)
+    seeds = np.full((2, 4), -1, np.int8)
+    seeds[1, 3] = 1
+    seeds[0, 2] = 1
+    assert keep_seeded(mask, seeds).astype(int).tolist() == [[0, 0, 0, 1], [0, 0, 0, 1]]
+    assert not keep_seeded(mask, np.full((2, 4), -1, np.int8)).any()
+
+
+def test_the_frame_of_a_small_image_is_all_of_it() -> None:
+    assert frame_of((3, 4)).astype(int).tolist() == [[1, 1, 1, 1], [1, 0, 0, 1], [1, 1, 1, 1]]
+    assert frame_of((1, 1)).all()
+    assert frame_of((3, 4), 2).all()
+
+
+# colours, graph, paths
+
+
+def test_colours_of_one_side_alone_are_certain_and_unseen_ones_are_even() -> None:
+    image = np.zeros((4, 6, 3), np.uint8)
+    image[:, :3], image[:, 3:], image[1, 2] = (255, 0, 0), (0, 0, 255), (0, 255, 0)
+    seeds = np.full((4, 6), -1, np.int8)
+    seeds[:, 0], seeds[:, 5] = 1, 0
+    probability = ColourModel(image, blur=0.5, frame_weight=0.0).object_probability(seeds)
+    assert probability[0, 1] > 0.99
+    assert probability[0, 4] < 0.01
+    assert probability[1, 2] == pytest.approx(0.5)
+
+
+def test_the_cut_is_the_cheapest_of_all_labellings() -> None:
+    rng = np.random.default_rng(3)
+    image = rng.integers(0, 256, (3, 3, 3), dtype=np.uint8)
+    costs = rng.uniform(0, 2, (2, 3, 3))
+    seeds = np.full((3, 3), -1, np.int8)
+    seeds[0, 0], seeds[2, 2] = 1, 0
+    graph = GridGraph(image, smoothness=1.0)
+
+    def energy(labels: np.ndarray) -> float:
+        flat = labels.ravel()
+        edges = sum(w for t, h, w in zip(graph.tails, graph.heads, graph.weights, strict=True) if flat[t] != flat[h])
+        return float(costs[0][labels].sum() + costs[1][~labels].sum() + edges)
+
+    every = [np.array([bool(code >> i & 1) for i in range(9)]).reshape(3, 3) for code in range(512)]
+    allowed = [labels for labels in every if labels[0, 0] and not labels[2, 2]]
+    found = graph.cut(costs[0], costs[1], seeds)
+    assert energy(found) == pytest.approx(min(map(energy, allowed)), abs=0.01)
+    assert len(graph.tails) == 20  # 6 + 6 straight edges and 8 diagonal ones
+
+
+def test_an_edge_costs_what_the_formula_says() -> None:
+    image = np.zeros((1, 3, 3), np.uint8)
+    image[0, 2] = (30, 40, 0)  # squared differences 0 and 2500, their mean 1250
+    graph = GridGraph(image, smoothness=10.0)
+    assert graph.weights.tolist() == pytest.approx([10.0, 10 * np.exp(-1)])
+
+
+def test_with_a_parent_no_labelling_has_a_child_without_it() -> None:
+    image = np.zeros((1, 4, 3), np.uint8)
+    seeds = np.array([[1, -1, -1, -1]], np.int8)
+    wants = np.array([[0.0, 9.0, 0.0, 0.0]])  # the second pixel is expensive as object
+    cheap = np.array([[0.0, 0.0, 3.0, 3.0]])
+    graph = GridGraph(image, smoothness=0.0)
+    assert graph.cut(wants, cheap, seeds).tolist() == [[True, False, True, True]]
+    parents = np.array([[0, 0, 1, 2]], np.int32)
+    assert graph.cut(wants, cheap, seeds, parents).tolist() == [[True, False, False, False]]
+    assert graph.cut(wants, 2 * cheap, seeds, parents).tolist() == [[True, True, True, True]]
+
+
+def _path(parents: np.ndarray, row: int, col: int) -> list[tuple[int, int]]:
+    path = [(row, col)]
+    while int(parents[path[-1]]) != path[-1][0] * parents.shape[1] + path[-1][1]:
+        path.append(divmod(int(parents[path[-1]]), parents.shape[1]))
+        assert len(path) < 200
+    return path
+
+
+def test_euclidean_paths_are_straight_and_end_in_the_nearest_seed() -> None:
+    method = EuclideanStarConvexity()
+    seeds = np.full((9, 12), -1, np.int8)
+    seeds[4, 2], seeds[0, 11] = 1, 1
+    parents = method.parents(seeds)
+    assert _path(parents, 4, 5) == [(4, 5), (4, 4), (4, 3), (4, 2)]
+    assert _path(parents, 7, 5) == [(7, 5), (6, 4), (5, 3), (4, 2)]
+    assert _path(parents, 2, 11) == [(2, 11), (1, 11), (0, 11)]
+    assert all(_path(parents, r, c)[-1] in {(4, 2), (0, 11)} for r in range(9) for c in range(12))
+
+
+def test_geodesic_paths_go_around_an_edge() -> None:
+    method = GeodesicStarConvexity(edge_weight=100.0)
+    image = np.zeros((9, 9, 3), np.uint8)
+    image[2:7, 4] = 255  # a wall with a way around it
+    method.reset(image)
+    seeds = np.full((9, 9), -1, np.int8)
+    seeds[4, 1] = 1
+    path = _path(method.parents(seeds), 4, 7)
+    assert path[-1] == (4, 1)
+    assert not any(image[pixel].any() for pixel in path)
+
+
+def test_the_gradient_s_length_is_that_of_central_differences() -> None:
+    values = np.random.default_rng(0).random((5, 6))
+    row, col = np.gradient(values)
+    inner = np.s_[1:-1, 1:-1]
+    np.testing.assert_allclose(gradient_length(values)[inner], np.hypot(row, col)[inner], rtol=1e-5)
+
+
+def test_a_seed_of_one_pixel_survives_a_random_walker_s_shrinking() -> None:
+    method = RandomWalker(max_side=10)
+    image = picture(100, 140)
+    method.reset(image)
+    seeds = np.full((100, 140), -1, np.int8)
+    seeds[33, 57], seeds[90, 3] = 1, 0
+    labels = method._labels(seeds)
+    assert sorted(labels[labels > 0].tolist()) == [1, 2]
+
+
+# SAM
+
+
+def test_sam_is_fed_the_logits_of_the_very_answer_that_is_corrected(make: Callable[..., Method]) -> None:
+    image, method = picture(), make("sam_onnx")
+    method.reset(image)
+    first = method.predict(image, [POSITIVE], None)
+    second = method.predict(image, [POSITIVE, NEGATIVE], first)
+    method.predict(image, [POSITIVE, NEGATIVE, NEGATIVE], second)
+    method.predict(image, [POSITIVE, POSITIVE], first)  # after two undos
+    feeds = method._decoder.feeds
+    assert [float(f["has_mask_input"][0]) for f in feeds] == [0, 1, 1, 1]
+    assert [float(f["mask_input"][0, 0, 0, 0]) for f in feeds] == [0, 1, 2, 1]
+
+
+def test_sam_computes_logits_back_from_probabilities_that_are_not_its_own(make: Callable[..., Method]) -> None:
+    image, method = picture(), make("sam_onnx")
+    method.reset(image)
+    foreign = np.full((40, 56), 0.2, np.float32)
+    method.predict(image, [POSITIVE], foreign)
+    fed = method._decoder.feeds[-1]["mask_input"][0, 0]
+    assert fed[:183, :256] == pytest.approx(np.log(0.25), abs=1e-5)  # 40 / 56 of 256 rows hold the image
+    assert not fed[184:].any()
+
+
+def test_sam_s_points_are_in_its_own_square_with_padding_last(make: Callable[..., Method]) -> None:
+    image, method = np.zeros((512, 256, 3), np.uint8), make("sam_onnx")
+    method.reset(image)
+    method.predict(image, [Click(100, 50), Click(7, 9, positive=False)], None)
+    feeds = method._decoder.feeds[-1]
+    assert feeds["point_coords"].tolist() == [[[100, 200], [18, 14], [0, 0]]]
+    assert feeds["point_labels"].tolist() == [[1, 0, -1]]
+    assert feeds["orig_im_size"].tolist() == [512, 256]
+
+
+def test_sam_without_its_files_says_what_it_wants() -> None:
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(FileNotFoundError, match=r"wants encoder=PATH of a SAM-style ONNX file, got 'nothing.onnx'"):
+        METHODS.get("sam_onnx")(encoder="nothing.onnx", decoder="nothing.onnx")
+
+
+def test_a_missing_extra_is_one_line_that_says_how_to_install_it() -> None:
+    with pytest.raises(ImportError, match=r"^method 'random_walker' needs scikit-image; pip install 'dct-seg\[classical\]'$"):
+        import_extra("skimage_that_is_not_there", package="scikit-image", method="random_walker", extra="classical")
+
+
+def test_importing_the_methods_loads_no_extra() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, dct_seg.methods; print([m for m in ('ortools', 'skimage', 'sklearn', 'onnxruntime') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
