@@ -89,7 +89,7 @@ class InteractiveSegmentationTask(LightningModule):
         self.save_hyperparameters(ignore=["network", *EVALUATION_ARGUMENTS])
         self.save_hyperparameters({"network": asdict(config)})
         self.automatic_optimization = False
-        self.net = DCTNet(config)
+        self.net = DCTNet(config).train()  # Trainer.fit calls no train(), which is what freezes the backbone's batch norm
         if channels_last:
             self.net = self.net.to(memory_format=torch.channels_last)
         self.val_prompts, self.val_clicks, self.val_threshold = list(val_prompts), val_clicks, val_threshold
@@ -120,6 +120,7 @@ class InteractiveSegmentationTask(LightningModule):
         learner = _Learner(self.net, batch["image"])
         optimizer: Any = self.optimizers()
         update = self.hparams["update"]
+        rows: list[Tensor] = []
         steps = interact(learner, batch["image"], user, num_clicks, stop_when_done=False)
         for index in range(num_clicks):
             last = index == num_clicks - 1
@@ -136,12 +137,10 @@ class InteractiveSegmentationTask(LightningModule):
                 optimizer.step()
                 optimizer.zero_grad()
             with torch.no_grad():
-                ious = iou(predicted(step.logits), batch["mask"], batch["ignore"])
-            self.log_dict(
-                {"train/loss": loss.detach(), "train/drag_loss": drag_loss.detach(), f"train/mIoU@{step.index + 1}": ious.mean()},
-                prog_bar=last,
-                batch_size=len(drag),
-            )
+                rows.append(torch.stack([loss, drag_loss, iou(predicted(step.logits), batch["mask"], batch["ignore"]).mean().to(loss)]))
+        row = torch.stack(rows).detach()
+        means = {"train/loss": row[:, 0].mean(), "train/drag_loss": row[:, 1].mean(), "train/first_mIoU": row[0, 2], "train/last_mIoU": row[-1, 2]}
+        self.log_dict(means, prog_bar=True, batch_size=len(drag))
 
     def _generator(self, batch_idx: int) -> torch.Generator:
         """Randomness that depends on the seed, the epoch and the batch alone, so that a resumed run draws the same."""
