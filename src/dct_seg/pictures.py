@@ -1,0 +1,115 @@
+"""Pictures of an interaction: the image, the mask in dark red, clicks in green and red, drags as circles (the paper's Fig. 4)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dct_seg.clicks import Click
+
+MASK_COLOR = (139, 0, 0)
+POSITIVE_COLOR, NEGATIVE_COLOR = (0, 220, 60), (255, 40, 40)
+PANEL_HEIGHT, GAP, CAPTION_HEIGHT = 200, 6, 24
+MAX_ENLARGEMENT = 4.0
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What there is to show after one click.
+
+    Args:
+        clicks: All clicks so far.
+        mask: (H, W) bool, the prediction.
+        iou: Against the ground truth, or NaN where there is none.
+    """
+
+    clicks: Sequence[Click]
+    mask: NDArray[np.bool_]
+    iou: float
+
+
+def draw_turn(image: NDArray[np.uint8], turn: Turn, *, height: int = PANEL_HEIGHT) -> NDArray[np.uint8]:
+    """One panel, ``height`` pixels high: the image, the mask over it, its outline, the clicks and their drags.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        turn: What to draw.
+        height: Of the panel, in pixels; the width follows the image.
+    """
+    factor = min(height / image.shape[0], MAX_ENLARGEMENT)
+    size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
+    panel = cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+    mask = cv2.resize(turn.mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    tinted = panel * 0.45 + np.array(MASK_COLOR) * 0.55
+    panel = np.where(mask[..., None] > 0, tinted, panel).astype(np.uint8)
+    outline, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(panel, outline, -1, (255, 255, 255), 1, cv2.LINE_AA)
+    for click in turn.clicks:
+        color = POSITIVE_COLOR if click.positive else NEGATIVE_COLOR
+        centre = (round((click.col + 0.5) * factor), round((click.row + 0.5) * factor))  # OpenCV speaks (x, y)
+        if click.radius:
+            cv2.circle(panel, centre, max(1, round(click.radius * factor)), color, 2, cv2.LINE_AA)
+        cv2.circle(panel, centre, 5, (255, 255, 255), -1, cv2.LINE_AA)
+        cv2.circle(panel, centre, 4, color, -1, cv2.LINE_AA)
+    return panel
+
+
+def draw_strip(image: NDArray[np.uint8], turns: Sequence[Turn], *, num_turns: int = 5, height: int = PANEL_HEIGHT) -> NDArray[np.uint8]:
+    """One row: the panels of the first turns with the IoU under each; a run that needed fewer clicks leaves white.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        turns: In order.
+        num_turns: Panels in the row.
+        height: Of a panel, in pixels.
+    """
+    panels = [draw_turn(image, turn, height=height) for turn in turns[:num_turns]]
+    blank = np.full_like(draw_turn(image, Turn((), np.zeros(image.shape[:2], bool), np.nan), height=height), 255)
+    panels += [blank] * (num_turns - len(panels))
+    captions = [f"click {i + 1}: IoU {t.iou:.3f}" if not np.isnan(t.iou) else f"click {i + 1}" for i, t in enumerate(turns[:num_turns])]
+    captions += [""] * (num_turns - len(captions))
+    return _side_by_side([_captioned(panel, text) for panel, text in zip(panels, captions, strict=True)])
+
+
+def draw_strips(
+    rows: Sequence[tuple[NDArray[np.uint8], Sequence[Turn]]], *, num_turns: int = 5, height: int = PANEL_HEIGHT
+) -> NDArray[np.uint8]:
+    """Rows of :func:`draw_strip` above each other, white beside the shorter ones."""
+    strips = [draw_strip(image, turns, num_turns=num_turns, height=height) for image, turns in rows]
+    width = max(strip.shape[1] for strip in strips)
+    padded = [np.pad(s, ((0, GAP), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in strips]
+    return np.concatenate(padded, axis=0)
+
+
+def save_png(picture: NDArray[np.uint8], path: str | Path) -> Path:
+    """Write a picture whole or not at all.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        path: The file; its folder is made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    Image.fromarray(picture).save(temporary, format="PNG")
+    os.replace(temporary, path)
+    return path
+
+
+def _captioned(panel: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
+    with_room = np.pad(panel, ((0, CAPTION_HEIGHT), (0, 0), (0, 0)), constant_values=255)
+    scale = min(0.5, 0.5 * panel.shape[1] / 150)  # narrow panels get smaller letters
+    cv2.putText(with_room, text, (2, panel.shape[0] + 17), cv2.FONT_HERSHEY_SIMPLEX, scale, (40, 40, 40), 1, cv2.LINE_AA)
+    return with_room
+
+
+def _side_by_side(panels: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    spaced = [np.pad(p, ((0, 0), (0, GAP), (0, 0)), constant_values=255) for p in panels[:-1]]
+    return np.concatenate([*spaced, panels[-1]], axis=1)

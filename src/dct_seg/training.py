@@ -1,0 +1,187 @@
+"""``dct-seg fit``, ``validate`` and ``test``: Lightning's command line around the task and the data module."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+
+from dct_seg.click_encoders import CLICK_ENCODERS
+from dct_seg.data.datamodule import ClickSimulatorDataModule
+from dct_seg.data.datasets import DATASETS
+from dct_seg.interaction import interact
+from dct_seg.metrics import iou
+from dct_seg.pictures import Turn, draw_strips, save_png
+from dct_seg.registry import unknown_name
+from dct_seg.simulation import SimulatedUser, predicted
+from dct_seg.task import InteractiveSegmentationTask
+
+TABLE_COLUMNS = ("NoC@85", "NoC@90", "NoF@90", "mIoU@1", "mIoU@3", "mIoU@5", "AuC")
+NUM_PICTURES, NUM_PICTURE_CLICKS = 3, 5
+
+
+class UsageError(ValueError):
+    """A mistake on the command line or in a configuration file."""
+
+
+class OneLineParser(LightningArgumentParser):
+    """A parser whose error is one line that names the nearest key there is."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise :class:`UsageError` instead of printing the usage and leaving."""
+        raise UsageError(self._in_one_line(message)) from ex
+
+    def _in_one_line(self, message: str) -> str:
+        lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
+        line = lines[0]
+        for own in lines:  # the reason given deepest down is ours, the lines around it are the parser's
+            if re.search(r"unknown .* '.*'[;,]", own):
+                line = own
+        key = re.search(r"[Kk]ey \"?'?([\w.]+)'?\"? (?:is not expected|to check)|Unrecognized arguments: --([\w.]+)|'([\w.]+)' is not expected", message)
+        if key:
+            given = next(g for g in key.groups() if g)
+            return str(unknown_key(given, self._known_keys()))
+        return line if len(lines) == 1 or len(line) > 60 else " ".join(lines[:3])
+
+    def _known_keys(self) -> list[str]:
+        return sorted({str(a.dest) for a in self._actions if "." in str(a.dest)})
+
+
+def unknown_key(given: str, known: list[str]) -> ValueError:
+    """The error for a configuration key that does not exist, with the nearest ones of the same section."""
+    section = given.rsplit(".", 1)[0] + "." if "." in given else ""
+    near = [k for k in known if k.startswith(section)] or known
+    return unknown_name("configuration key", given, near)
+
+
+class TrainingCLI(LightningCLI):
+    """Lightning's command line for this package: any argument of the task, the data module and the Trainer, or a YAML of them.
+
+    Args:
+        args: The command line, beginning with ``fit``, ``validate`` or ``test``.
+    """
+
+    def __init__(self, args: list[str]) -> None:
+        CLICK_ENCODERS.load_plugins()  # another package's short names must be known before the configuration is read
+        DATASETS.load_plugins()
+        self.rows: dict[str, dict[str, float]] = {}
+        super().__init__(
+            InteractiveSegmentationTask,
+            ClickSimulatorDataModule,
+            args=args,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={
+                "use_distributed_sampler": False,  # the samplers know their rank, and a metric must see each sample once
+                "num_sanity_val_steps": 0,
+                "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "runs", "name": "log"}},
+            },
+            parser_class=OneLineParser,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The Trainer's methods that are commands."""
+        hidden = {"model", "dataloaders", "datamodule"}
+        return {"fit": hidden | {"train_dataloaders", "val_dataloaders"}, "validate": hidden, "test": hidden}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """What the command does beside the Trainer's work."""
+        parser.add_argument(
+            "--report",
+            type=Literal["none", "after", "before_and_after"],
+            default="after",
+            help="print a table of the validation metrics after training, or also of the untrained network, and draw a picture",
+        )
+
+    def before_fit(self) -> None:
+        """Measure the untrained network where a before-and-after table is wanted."""
+        if self._get(self.config, "report") == "before_and_after" and not self._get(self.config, "ckpt_path"):
+            self._validate("before")
+
+    def after_fit(self) -> None:
+        """Print the table, the checkpoint and the picture's path."""
+        if self._get(self.config, "report") == "none":
+            return
+        self._validate("after")
+        if not self.trainer.is_global_zero:
+            return
+        picture = save_png(picture_of(self.model, self.datamodule), Path(self._folder()) / "interactions.png")
+        print(f"\n{table(self.rows)}\n")
+        best = next((c.last_model_path or c.best_model_path for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)), "")
+        print(f"checkpoint  {best or 'none was written'}\npicture     {picture}")
+
+    def _validate(self, when: str) -> None:
+        metrics = self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)[0]
+        for prompt in self.model.val_prompts:
+            prefix = f"val/{prompt}/"
+            self.rows[f"{prompt}, {when}"] = {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
+
+    def _folder(self) -> str:
+        checkpoints = next((c.dirpath for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.dirpath), None)
+        return str(Path(checkpoints).parent if checkpoints else self.trainer.default_root_dir)
+
+    def after_validate(self) -> None:
+        """Print the table."""
+        self.rows = {}
+        metrics = {k: float(v) for k, v in self.trainer.callback_metrics.items()}
+        for prompt in self.model.val_prompts:
+            prefix = f"val/{prompt}/"
+            self.rows[prompt] = {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
+        if self.trainer.is_global_zero:
+            print(f"\n{table(self.rows)}")
+
+
+def table(rows: Mapping[str, Mapping[str, float]]) -> str:
+    """Rows of metrics as text, aligned.
+
+    Example:
+        >>> print(table({"drag, after": {"NoC@85": 3.25, "NoC@90": 5.0, "mIoU@1": 0.8125}}))
+        prompt       NoC@85  NoC@90  mIoU@1
+        drag, after    3.25    5.00   0.812
+    """
+    columns = [c for c in TABLE_COLUMNS if any(c in row for row in rows.values())]
+    width = max(len("prompt"), *(len(name) for name in rows))
+    lines = ["  ".join(["prompt".ljust(width), *(c.rjust(6) for c in columns)])]
+    for name, row in rows.items():
+        cells = [_cell(column, row[column]) if column in row else "-" for column in columns]
+        lines.append("  ".join([name.ljust(width), *(c.rjust(6) for c in cells)]))
+    return "\n".join(lines)
+
+
+def _cell(column: str, value: float) -> str:
+    if column.startswith("NoF"):
+        return str(int(value))
+    return f"{value:.2f}" if column.startswith("NoC") else f"{value:.3f}"
+
+
+def picture_of(task: InteractiveSegmentationTask, data: ClickSimulatorDataModule) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The first clicks of a few validation samples, one strip a sample, with the prompt that validation used first."""
+    strips = []
+    task.eval()
+    for batch in data.val_dataloader():
+        for b in range(len(batch["image"])):
+            one = slice(b, b + 1)
+            image, mask, ignore = (batch[key][one].to(task.device) for key in ("image", "mask", "ignore"))
+            user = SimulatedUser(mask, ignore, prompt=task.val_prompts[0])
+            with torch.inference_mode():
+                turns = [
+                    Turn(t.clicks.to_clicks()[0], predicted(t.logits)[0].cpu().numpy(), float(iou(predicted(t.logits), mask, ignore)))
+                    for t in interact(task.net, image, user, NUM_PICTURE_CLICKS)
+                ]
+            rgb = (image[0].permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
+            strips.append((rgb, turns))
+            if len(strips) == NUM_PICTURES:
+                return draw_strips(strips, num_turns=NUM_PICTURE_CLICKS)
+    return draw_strips(strips, num_turns=NUM_PICTURE_CLICKS)
+
+
+__all__ = ["CSVLogger", "TQDMProgressBar", "Trainer", "TrainingCLI", "UsageError", "picture_of", "table"]
