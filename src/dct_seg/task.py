@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict
-from typing import Any, Literal
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning import LightningModule
@@ -16,14 +21,27 @@ from dct_seg.interaction import Interaction, interact
 from dct_seg.losses import LOSSES, weighted_sum
 from dct_seg.metrics import NumberOfClicks, iou
 from dct_seg.models.dct_net import DCTNet, DCTNetConfig
-from dct_seg.simulation import Place, Prompt, Rule, SimulatedUser, predicted
+from dct_seg.registry import unknown_name
+from dct_seg.simulation import NextClicks, Place, Prompt, Rule, SimulatedUser, predicted
+
+Update = Literal["every", "last", "sum"]
+Schedule = Literal["step", "cosine", "constant"]
+OptimizerName = Literal["adam", "adamw"]
 
 EVALUATION_ARGUMENTS = ("val_prompts", "val_clicks", "val_threshold", "channels_last")
 """Kept out of a checkpoint's hyper-parameters, so that what the command line says about evaluation wins over it."""
 
+_COSINE_END = 1e-3
+
 
 class InteractiveSegmentationTask(LightningModule):
     """DCT-Net with its training loop and its validation protocol. The defaults are the paper's.
+
+    Lightning counts an optimizer step, so a click, as one ``global_step``: ``max_steps`` and ``every_n_train_steps`` count
+    clicks. Loggers count batches. Epochs mean what they say, and the learning rate follows them.
+
+    The parts of a training step are named for Lightning's profilers (``Trainer(profiler="simple")`` prints them): ``simulation``,
+    ``radii``, ``forward``, ``loss``, ``backward`` and Lightning's own ``optimizer_step``.
 
     Args:
         network: Which network.
@@ -49,7 +67,10 @@ class InteractiveSegmentationTask(LightningModule):
         val_prompts: Prompts to validate with; each gets its own row, they are never mixed.
         val_clicks: Most clicks in validation.
         val_threshold: A pixel is object above this probability.
-        channels_last: Keep weights and images channels-last in memory, faster on CPUs and tensor cores.
+        channels_last: Keep the weights, and so all features, channels-last in memory: faster on CPUs and tensor cores.
+
+    Raises:
+        ValueError: When an argument is out of range or names nothing known.
     """
 
     def __init__(
@@ -58,13 +79,13 @@ class InteractiveSegmentationTask(LightningModule):
         *,
         lr: float = 1e-4,
         backbone_lr_factor: float = 1.0,
-        optimizer: Literal["adam", "adamw"] = "adam",
+        optimizer: OptimizerName = "adam",
         weight_decay: float = 0.0,
-        schedule: Literal["step", "cosine", "constant"] = "step",
+        schedule: Schedule = "step",
         step_epochs: int = 10,
         warmup_epochs: int = 0,
         train_clicks: tuple[int, int] = (3, 3),
-        update: Literal["every", "last", "sum"] = "every",
+        update: Update = "every",
         losses: dict[str, float] | None = None,
         drag_loss: float = 1.0,
         drag_share: float = 1.0,
@@ -84,16 +105,50 @@ class InteractiveSegmentationTask(LightningModule):
         self.losses = losses or {"bce": 1.0}
         for name in self.losses:
             LOSSES.get(name)
-        if not 1 <= train_clicks[0] <= train_clicks[1]:
+        _check_choice("optimizer", optimizer, get_args(OptimizerName))
+        _check_choice("schedule", schedule, get_args(Schedule))
+        _check_choice("update rule", update, get_args(Update))
+        for prompt in val_prompts:
+            _check_choice("prompt", prompt, get_args(Prompt))
+        if len(train_clicks) != 2 or not 1 <= train_clicks[0] <= train_clicks[1]:
             raise ValueError(f"train_clicks is the fewest and the most clicks of a batch, got {tuple(train_clicks)}")
+        if not 0 <= drag_share <= 1:
+            raise ValueError(f"drag_share is a share of the images, 0 to 1, got {drag_share}")
+        for name, count, least in (
+            ("step_epochs", step_epochs, 1),
+            ("warmup_epochs", warmup_epochs, 0),
+            ("seed", seed, 0),
+            ("val_clicks", val_clicks, 1),
+        ):
+            if count < least:
+                raise ValueError(f"{name} must be at least {least}, got {count}")
+        if gradient_clip is not None and not gradient_clip > 0:
+            raise ValueError(f"gradient_clip is a norm above 0, or None, got {gradient_clip}")
         self.save_hyperparameters(ignore=["network", *EVALUATION_ARGUMENTS])
         self.save_hyperparameters({"network": asdict(config)})
         self.automatic_optimization = False
-        self.net = DCTNet(config).train()  # Trainer.fit calls no train(), which is what freezes the backbone's batch norm
+        nothing = torch.zeros(0, 1, 1, dtype=torch.bool)
+        self._simulated_user(nothing, nothing, torch.zeros(0, dtype=torch.bool), None)  # a wrong option is told now
+        # train() freezes the backbone's batch norm; Trainer.fit does not call it.
+        self.net = DCTNet(config).train()
         if channels_last:
             self.net = self.net.to(memory_format=torch.channels_last)
+        if self.net.click_encoder.needs_radius and self.net.auto_drag is None and (drag_share < 1 or "click" in val_prompts):
+            raise ValueError(
+                f"{config.click_encoder} needs radii and auto_drag is off, so that a click without a drag cannot be drawn; "
+                "switch auto_drag on, or set drag_share to 1 and val_prompts to [drag]"
+            )
         self.val_prompts, self.val_clicks, self.val_threshold = list(val_prompts), val_clicks, val_threshold
         self.val_metrics: dict[str, NumberOfClicks] = {}
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, **kwargs: Any) -> InteractiveSegmentationTask:  # type: ignore[override]
+        """As Lightning's, but the backbone's pretrained weights, which the checkpoint replaces, are neither fetched nor needed."""
+        if "network" not in kwargs:
+            stored = torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True)
+            kwargs["network"] = {**stored["hyper_parameters"]["network"], "backbone_weights": "none"}
+        task: InteractiveSegmentationTask = super().load_from_checkpoint(checkpoint_path, **kwargs)
+        return task
 
     def forward(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> Tensor:
         """As :meth:`DCTNet.forward`."""
@@ -102,65 +157,82 @@ class InteractiveSegmentationTask(LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """The clicks of one batch, each with its loss and, by default, its optimizer step."""
-        generator = self._generator(batch_idx)
+        image, mask, ignore = batch["image"], batch["mask"], batch["ignore"]
         low, high = self.hparams["train_clicks"]
-        num_clicks = int(torch.randint(low, high + 1, (1,), generator=generator))  # drawn before anything that differs by rank
-        generator.manual_seed(generator.initial_seed() + 7919 * (self.global_rank + 1))
-        drag = torch.rand(len(batch["image"]), generator=generator) < self.hparams["drag_share"]
-        user = SimulatedUser(
-            batch["mask"],
-            batch["ignore"],
-            rule=self.hparams["rule"],
-            prompt=drag,
-            place=self.hparams["place"],
-            radius_noise=self.hparams["radius_noise"],
-            click_jitter=self.hparams["click_jitter"],
-            generator=generator,
-        )
-        learner = _Learner(self.net, batch["image"])
+        # Drawn from what all ranks share: a rank that took more clicks than another would wait for it for ever.
+        num_clicks = int(torch.randint(low, high + 1, (1,), generator=self._generator(batch_idx)))
+        generator = self._generator(batch_idx, self.global_rank + 1)
+        drag = torch.rand(len(image), generator=generator) < self.hparams["drag_share"]
+        user = self._simulated_user(mask, ignore, drag, generator)
+        profile = self.trainer.profiler.profile  # type: ignore[attr-defined]
+        learner = _Learner(self.net, image, profile)
+
+        def source(logits: Tensor | None, clicks: ClickBatch) -> NextClicks:
+            with profile("simulation"):
+                return user(logits, clicks)
+
         optimizer: Any = self.optimizers()
         update = self.hparams["update"]
-        rows: list[Tensor] = []
-        steps = interact(learner, batch["image"], user, num_clicks, stop_when_done=False)
+        rows = []
+        steps = interact(learner, image, source, num_clicks, stop_when_done=False)
         for index in range(num_clicks):
-            last = index == num_clicks - 1
-            with torch.set_grad_enabled(last or update != "last"):
+            is_last = index == num_clicks - 1
+            learns = is_last or update != "last"
+            with torch.set_grad_enabled(learns):
                 step = next(steps)
-            if update == "last" and not last:
-                continue
-            loss = weighted_sum(self.losses, step.logits, batch["mask"], batch["ignore"], step.asked.done)
-            drag_loss = learner.drag_loss(step)
-            self.manual_backward(loss + self.hparams["drag_loss"] * drag_loss)
-            if update == "every" or last:
-                if self.hparams["gradient_clip"] is not None:
-                    torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.hparams["gradient_clip"])
+                with profile("loss"):
+                    mask_loss = weighted_sum(self.losses, step.logits, mask, ignore, step.asked.done)
+                    drag_loss = learner.drag_loss(step)
+                    ious = iou(predicted(step.logits), mask, ignore)
+            rows.append(torch.stack([mask_loss.detach(), drag_loss.detach(), ious.mean().float()]))
+            if learns:
+                with profile("backward"):
+                    self.manual_backward(mask_loss + self.hparams["drag_loss"] * drag_loss)
+            if is_last or update == "every":
                 optimizer.step()
                 optimizer.zero_grad()
-            with torch.no_grad():
-                rows.append(torch.stack([loss, drag_loss, iou(predicted(step.logits), batch["mask"], batch["ignore"]).mean().to(loss)]))
-        row = torch.stack(rows).detach()
-        means = {"train/loss": row[:, 0].mean(), "train/drag_loss": row[:, 1].mean(), "train/first_mIoU": row[0, 2], "train/last_mIoU": row[-1, 2]}
-        self.log_dict(means, prog_bar=True, batch_size=len(drag))
+        table = torch.stack(rows)  # (K, 3)
+        means = {"train/loss": table[:, 0].mean(), "train/first_mIoU": table[0, 2], "train/last_mIoU": table[-1, 2]}
+        if self.net.auto_drag is not None:
+            means["train/drag_loss"] = table[:, 1].mean()
+        self.log_dict(means, prog_bar=True, batch_size=len(image))
 
-    def _generator(self, batch_idx: int) -> torch.Generator:
-        """Randomness that depends on the seed, the epoch and the batch alone, so that a resumed run draws the same."""
-        return torch.Generator().manual_seed((self.hparams["seed"] * 1_000_003 + self.current_epoch) * 1_000_003 + batch_idx)
+    def _simulated_user(self, mask: Tensor, ignore: Tensor, drag: Tensor, generator: torch.Generator | None) -> SimulatedUser:
+        options = {name: self.hparams[name] for name in ("rule", "place", "radius_noise", "click_jitter")}
+        return SimulatedUser(mask, ignore, prompt=drag, generator=generator, **options)
+
+    def _generator(self, *key: int) -> torch.Generator:
+        """Randomness that depends on the seed, the epoch and ``key`` alone, so that a resumed run draws the same."""
+        state = np.random.SeedSequence([self.hparams["seed"], self.current_epoch, *key]).generate_state(1, np.uint64)
+        return torch.Generator().manual_seed(int(state[0]))
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Clip the gradient, which precision 16-mixed has unscaled by now."""
+        if self.hparams["gradient_clip"] is not None:
+            torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.hparams["gradient_clip"])
 
     def on_train_epoch_end(self) -> None:
-        """Step the schedule once an epoch; ``global_step`` counts clicks."""
+        """Log the rate of the epoch, and step the schedule."""
         scheduler: Any = self.lr_schedulers()
-        scheduler.step()
         self.log("lr", scheduler.get_last_lr()[0])
+        scheduler.step()
 
     def configure_optimizers(self) -> Any:
-        """Adam over two groups, the backbone and what is new, with a rate that changes by epochs."""
-        if self.hparams["gradient_clip"] is not None and self.trainer.precision == "16-mixed":
-            raise ValueError("gradient_clip does not go with precision 16-mixed, whose gradients are scaled; use bf16-mixed or 32-true")
+        """Adam over two groups, what is new and the pretrained backbone, with a rate that changes by epochs.
+
+        Raises:
+            ValueError: When the schedule is ``cosine`` and the number of epochs is open.
+        """
+        if self.hparams["schedule"] == "cosine" and (self.trainer.max_epochs or 0) < 1:
+            raise ValueError(
+                "schedule cosine ends with the last epoch, but the Trainer has no max_epochs; set it, or take step or constant"
+            )
         groups = self.net.parameter_groups(self.hparams["lr"], backbone_lr_factor=self.hparams["backbone_lr_factor"])
         kind = torch.optim.AdamW if self.hparams["optimizer"] == "adamw" else torch.optim.Adam
-        optimizer = kind(groups, betas=(0.9, 0.999), weight_decay=self.hparams["weight_decay"], fused=True)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate_at)
-        return [optimizer], [scheduler]
+        # A fused optimizer unscales inside its step, which is too late to clip.
+        fused = self.trainer.precision != "16-mixed" or self.hparams["gradient_clip"] is None
+        optimizer = kind(groups, betas=(0.9, 0.999), weight_decay=self.hparams["weight_decay"], fused=fused)
+        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate_at)]
 
     def _rate_at(self, epoch: int) -> float:
         schedule, warmup = self.hparams["schedule"], self.hparams["warmup_epochs"]
@@ -169,51 +241,81 @@ class InteractiveSegmentationTask(LightningModule):
         if schedule == "step":
             return float(0.1 ** (epoch // self.hparams["step_epochs"]))
         if schedule == "cosine":
-            total = max((self.trainer.max_epochs or 1) - warmup, 1)
-            return float(0.5 * (1 + math.cos(math.pi * min((epoch - warmup) / total, 1.0))) + 1e-3)
+            done = min((epoch - warmup) / max(int(self.trainer.max_epochs or 1) - warmup, 1), 1.0)
+            return _COSINE_END + (1 - _COSINE_END) * 0.5 * (1 + math.cos(math.pi * done))
         return 1.0
 
     def on_validation_epoch_start(self) -> None:
         """A fresh table of IoUs for each prompt."""
-        size = self.trainer.datamodule.num_val_samples  # type: ignore[attr-defined]
-        self.val_metrics = {p: NumberOfClicks(size, max_clicks=self.val_clicks).to(self.device) for p in self.val_prompts}
+        size = len(self.trainer.val_dataloaders.dataset)  # type: ignore[union-attr]
+        miou_at = [k for k in (1, 3, 5) if k <= self.val_clicks]
+        self.val_metrics = {
+            prompt: NumberOfClicks(size, max_clicks=self.val_clicks, miou_at=miou_at).to(self.device) for prompt in self.val_prompts
+        }
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """All clicks of a batch under the protocol ``max_distance``, once for each prompt."""
+        image, mask, ignore = batch["image"], batch["mask"], batch["ignore"]
+        model = _Encoded(self.net, image)
         for prompt, metric in self.val_metrics.items():
-            user = SimulatedUser(batch["mask"], batch["ignore"], rule="max_distance", prompt=prompt, threshold=self.val_threshold)  # type: ignore[arg-type]
-            ious = torch.ones(len(batch["image"]), self.val_clicks, device=self.device)
-            for step in interact(self.net, batch["image"], user, self.val_clicks):
-                now = iou(predicted(step.logits, self.val_threshold), batch["mask"], batch["ignore"])
-                ious[:, step.index :] = now[:, None].to(ious)  # held, should this be the last click
+            user = SimulatedUser(mask, ignore, rule="max_distance", prompt=prompt, threshold=self.val_threshold)  # type: ignore[arg-type]
+            ious = torch.ones(len(image), self.val_clicks, device=self.device)
+            finished = torch.zeros(len(image), dtype=torch.bool, device=self.device)
+            for step in interact(model, image, user, self.val_clicks):
+                finished = finished | step.asked.done  # for good: its last IoU is held, whatever the mask does while others go on
+                now = iou(predicted(step.logits, self.val_threshold), mask, ignore).to(ious)
+                ious[:, step.index :] = torch.where(finished, ious[:, step.index], now)[:, None]
             metric.update(ious, batch["sample_id"])
 
     def on_validation_epoch_end(self) -> None:
-        """Log each prompt's row."""
+        """Log each prompt's row; the metric has gathered all ranks' samples, so that each rank logs the same."""
         for prompt, metric in self.val_metrics.items():
-            row = {f"val/{prompt}/{name}": value.float() for name, value in metric.compute().items()}
-            self.log_dict(row, sync_dist=False, rank_zero_only=False)
+            self.log_dict({f"val/{prompt}/{name}": value for name, value in metric.compute().items()}, sync_dist=True)
 
 
-class _Learner:
-    """DCT-Net in training: computes the Auto-Drag-Head's inputs once a batch, and keeps what its loss needs."""
+class _Encoded:
+    """DCT-Net over one batch of images; what the Auto-Drag-Head reads of them is computed once, when first needed."""
 
     def __init__(self, net: DCTNet, image: Tensor) -> None:
-        self.net = net
-        self.log_radii: Tensor | None = None
+        self.net, self.image = net, image
+
+    @cached_property
+    def features(self) -> list[Tensor]:
         with torch.no_grad():
-            self.features = net.encode_image(image) if net.auto_drag is not None else []
+            return self.net.encode_image(self.image)
 
     def __call__(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> Tensor:
         logits: Tensor = self.net(image, clicks, previous)
         return logits
 
     def fill_radii(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> ClickBatch:
-        """Predict the last click's radius for all images, and use it where none is given."""
+        if self.net.auto_drag is None or not clicks.lacks_radius.any():
+            return clicks
+        return self.net.fill_radii(image, clicks, previous, self.features)
+
+
+class _Learner(_Encoded):
+    """The same in training, where the head predicts each radius, told or not, so that it learns from all.
+
+    It reads the features of the batch's first weights: no gradient flows into them, and encoding again after each click would
+    cost a quarter of the step.
+    """
+
+    def __init__(self, net: DCTNet, image: Tensor, profile: Callable[[str], AbstractContextManager[Any]]) -> None:
+        super().__init__(net, image)
+        self.profile = profile
+        self.log_radii: Tensor | None = None
+
+    def __call__(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> Tensor:
+        with self.profile("forward"):
+            return super().__call__(image, clicks, previous)
+
+    def fill_radii(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> ClickBatch:
         if self.net.auto_drag is None:
             return clicks
         last = ClickBatch(clicks.coords[:, -1:], clicks.labels[:, -1:], clicks.radii[:, -1:])
-        self.log_radii = self.net.log_radii(self.features, last, previous, (image.shape[2], image.shape[3]))
+        with self.profile("radii"):
+            self.log_radii = self.net.log_radii(self.features, last, previous, (image.shape[2], image.shape[3]))
         guessed = torch.where(last.lacks_radius, self.log_radii.detach().exp(), last.radii)
         return clicks.with_radii(torch.cat([clicks.radii[:, :-1], guessed.to(clicks.radii)], 1))
 
@@ -225,3 +327,8 @@ class _Learner:
         each = F.smooth_l1_loss(self.log_radii[:, 0], target, reduction="none", beta=0.5)
         weight = (~step.asked.done).to(each)
         return (each * weight).sum() / weight.sum().clamp(min=1)
+
+
+def _check_choice(noun: str, name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise unknown_name(noun, name, list(known))
