@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from dct_seg.clicks import ClickBatch
-from dct_seg.registry import Registry
+from dct_seg.registry import Registry, unknown_name
+
+ClickUnion = Literal["max", "min"]
+"""How Gaussians of one sign become one map."""
 
 CLICK_ENCODERS: Registry[type[ClickEncoder]] = Registry("click encoder", group="dct_seg.click_encoders")
 
@@ -57,12 +62,8 @@ def _nearest_squared(clicks: ClickBatch, size: tuple[int, int], limit: float) ->
     return torch.stack(nearest, 1).clamp(max=limit**2)
 
 
-def _union_of_gaussians(clicks: ClickBatch, size: tuple[int, int], sigma: Tensor) -> Tensor:
-    """(B, 2, H, W): the largest of the clicks' Gaussians (1 at the click) at each pixel.
-
-    Source: eq. 2. The paper takes the minimum over clicks, which for a map that is 1 at its click makes two distant clicks
-    vanish; the union is the maximum.
-    """
+def _joined_gaussians(clicks: ClickBatch, size: tuple[int, int], sigma: Tensor, union: ClickUnion) -> Tensor:
+    """(B, 2, H, W): the clicks' Gaussians, each 1 at its click and ``sigma`` (B, N) pixels wide, joined by ``union``."""
     by_row, by_col = _squared_offsets(clicks, size)
     if by_row.shape[1] == 0:
         return by_row.new_zeros(len(clicks), 2, *size)
@@ -70,8 +71,13 @@ def _union_of_gaussians(clicks: ClickBatch, size: tuple[int, int], sigma: Tensor
     row_part, col_part = (by_row * scale).exp(), (by_col * scale).exp()  # a Gaussian is a product of its axes
     maps = []
     for label in (1, 0):
-        here = row_part * (clicks.labels == label)[..., None]
-        maps.append((here[..., :, None] * col_part[..., None, :]).amax(1))
+        here = (clicks.labels == label)[..., None]  # (B, N, 1)
+        if union == "max":
+            each = (row_part * here)[..., :, None] * col_part[..., None, :]  # (B, N, H, W)
+            maps.append(each.amax(1))
+        else:
+            each = torch.where(here[..., None], row_part[..., :, None] * col_part[..., None, :], 1.0)
+            maps.append(each.amin(1) * here.any(1)[..., None])  # the minimum over no click is no trace
     return torch.stack(maps, 1)
 
 
@@ -79,7 +85,13 @@ def _union_of_gaussians(clicks: ClickBatch, size: tuple[int, int], sigma: Tensor
 class Euclidean(ClickEncoder):
     """Distance to the nearest click, truncated at ``limit`` pixels and divided by it: 0 at a click, 1 far away.
 
-    Source: eq. 1 with d the Euclidean distance, the paper's baseline.
+    Source: eq. 1 with d the Euclidean distance, the paper's baseline. The paper does not say how the distance is bounded.
+
+    Args:
+        limit: Pixels from which on all is equally far.
+
+    Raises:
+        ValueError: When ``limit`` is not above 0.
 
     Example:
         >>> from dct_seg.clicks import Click
@@ -100,6 +112,12 @@ class Euclidean(ClickEncoder):
 class Disk(ClickEncoder):
     """1 within ``radius`` pixels of a click, 0 elsewhere; what RITM and its successors draw.
 
+    Args:
+        radius: Pixels, the same for each click.
+
+    Raises:
+        ValueError: When ``radius`` is not above 0.
+
     Example:
         >>> from dct_seg.clicks import Click
         >>> Disk(radius=1.0)(ClickBatch.from_clicks([[Click(0, 1)]]), (1, 4))[0, 0, 0].tolist()
@@ -118,7 +136,15 @@ class Disk(ClickEncoder):
 class Gaussian(ClickEncoder):
     """A Gaussian of fixed ``sigma`` pixels at each click, 1 at its centre.
 
-    Source: eq. 1 with d a Gaussian map; the union over clicks is the maximum (see ``SpatialDCT``).
+    Source: eq. 1 with d a Gaussian map. The paper takes the minimum over clicks, we the maximum: where clicks lie apart, the
+    minimum of maps that are 1 at their own click is 0 at all of them. ``union="min"`` restores the formula.
+
+    Args:
+        sigma: Width in pixels.
+        union: ``max``, or the paper's ``min``.
+
+    Raises:
+        ValueError: When an argument is out of its range.
 
     Example:
         >>> from dct_seg.clicks import Click
@@ -127,12 +153,13 @@ class Gaussian(ClickEncoder):
         [1.0, 0.882, 0.607]
     """
 
-    def __init__(self, sigma: float = 10.0) -> None:
+    def __init__(self, sigma: float = 10.0, *, union: ClickUnion = "max") -> None:
         super().__init__()
         self.sigma = _positive("sigma", sigma)
+        self.union = _known_union(union)
 
     def forward(self, clicks: ClickBatch, size: tuple[int, int]) -> Tensor:
-        return _union_of_gaussians(clicks, size, torch.full_like(clicks.radii, self.sigma))
+        return _joined_gaussians(clicks, size, torch.full_like(clicks.radii, self.sigma), self.union)
 
 
 @CLICK_ENCODERS.register()
@@ -141,15 +168,16 @@ class SpatialDCT(ClickEncoder):
 
     Differentiable in the radius.
 
-    Source: eq. 2, f a Gaussian. The paper gives no relation of r to the width, so the scale is an option; it takes the
-    minimum over clicks, we take the maximum, because the minimum of two distant Gaussians is 0 at both clicks.
+    Source: eq. 2, f a Gaussian. The paper gives no relation of r to the width: the scale is an option. It takes the minimum
+    over clicks, we the maximum, as :class:`Gaussian` explains; ``union="min"`` restores the formula.
 
     Args:
         sigma_scale: Width of the Gaussian over the radius.
         min_sigma: Smallest width in pixels, so that a drag of no length still leaves a dot.
+        union: ``max``, or the paper's ``min``.
 
     Raises:
-        ValueError: In ``forward``, when a click has no radius.
+        ValueError: When an argument is out of its range; in ``forward``, when a click has no radius.
 
     Example:
         >>> from dct_seg.clicks import Click
@@ -160,19 +188,26 @@ class SpatialDCT(ClickEncoder):
 
     needs_radius = True
 
-    def __init__(self, sigma_scale: float = 0.5, min_sigma: float = 1.0) -> None:
+    def __init__(self, sigma_scale: float = 0.5, *, min_sigma: float = 1.0, union: ClickUnion = "max") -> None:
         super().__init__()
         self.sigma_scale = _positive("sigma_scale", sigma_scale)
         self.min_sigma = _positive("min_sigma", min_sigma)
+        self.union = _known_union(union)
 
     def forward(self, clicks: ClickBatch, size: tuple[int, int]) -> Tensor:
         if clicks.lacks_radius.any():
             raise ValueError("SpatialDCT needs a radius for each click, got a click without; drag, or switch auto_drag on")
         sigma = (clicks.radii.nan_to_num() * self.sigma_scale).clamp(min=self.min_sigma)
-        return _union_of_gaussians(clicks, size, sigma)
+        return _joined_gaussians(clicks, size, sigma, self.union)
 
 
 def _positive(name: str, value: float) -> float:
-    if not value > 0:
-        raise ValueError(f"{name} is in pixels, or a factor, above 0, got {value}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"a click encoder's {name} is a number above 0, got {value}")
     return value
+
+
+def _known_union(union: ClickUnion) -> ClickUnion:
+    if union not in get_args(ClickUnion):
+        raise unknown_name("union of Gaussians", union, list(get_args(ClickUnion)))
+    return union

@@ -50,6 +50,7 @@ class ClickBatch:
 
     Raises:
         ValueError: When the three do not agree in shape.
+        TypeError: When coords or radii are whole numbers, which would lose what scaling makes of them.
 
     Example:
         >>> clicks = ClickBatch.from_clicks([[Click(4, 5, radius=3.0)], []])
@@ -69,6 +70,8 @@ class ClickBatch:
                 "ClickBatch wants coords (B, N, 2), labels (B, N) and radii (B, N), got "
                 f"{tuple(self.coords.shape)}, {tuple(self.labels.shape)} and {tuple(self.radii.shape)}"
             )
+        if not (self.coords.is_floating_point() and self.radii.is_floating_point()):
+            raise TypeError(f"ClickBatch wants float coords and radii, got {self.coords.dtype} and {self.radii.dtype}; call .float()")
 
     @classmethod
     def empty(cls, batch_size: int, device: torch.device | str | None = None) -> ClickBatch:
@@ -83,17 +86,15 @@ class ClickBatch:
     def from_clicks(cls, clicks: Sequence[Sequence[Click]]) -> ClickBatch:
         """The batch of one list of clicks an image, padded at the end to the longest list."""
         num = max((len(one) for one in clicks), default=0)
-        batch = cls(
-            torch.zeros(len(clicks), num, 2),
-            torch.full((len(clicks), num), PADDING, dtype=torch.long),
-            torch.full((len(clicks), num), math.nan),
-        )
+        coords = torch.zeros(len(clicks), num, 2)
+        labels = torch.full((len(clicks), num), PADDING)
+        radii = torch.full((len(clicks), num), math.nan)
         for b, one in enumerate(clicks):
             for n, click in enumerate(one):
-                batch.coords[b, n] = torch.tensor([click.row, click.col])
-                batch.labels[b, n] = int(click.positive)
-                batch.radii[b, n] = math.nan if click.radius is None else click.radius
-        return batch
+                coords[b, n, 0], coords[b, n, 1] = click.row, click.col
+                labels[b, n] = int(click.positive)
+                radii[b, n] = math.nan if click.radius is None else click.radius
+        return cls(coords, labels, radii)
 
     def to_clicks(self) -> list[list[Click]]:
         """One list of clicks an image, without the padding."""
@@ -153,9 +154,10 @@ class ClickBatch:
         if self.labels.shape[1] == 0:
             return self
         order = torch.arange(self.labels.shape[1], device=self.device).expand_as(self.labels)
-        last = torch.where(self.valid, order, -1).amax(1, keepdim=True)
+        last = torch.where(self.valid, order, -1).amax(1, keepdim=True)  # (B, 1), -1 for an image without a click
         labels = torch.where(order == last, PADDING, self.labels)
-        keep = int((labels != PADDING).any(0).nonzero().amax()) + 1 if (labels != PADDING).any() else 0
+        used = (labels != PADDING).any(0).nonzero()  # columns that still hold a click
+        keep = int(used.amax()) + 1 if len(used) else 0
         return ClickBatch(self.coords[:, :keep], labels[:, :keep], self.radii[:, :keep])
 
     def with_radii(self, radii: Tensor) -> ClickBatch:

@@ -1,4 +1,4 @@
-"""Losses over logits with an ignore mask and a weight an image."""
+"""Losses of logits against masks, each image on its own, without its ignored pixels."""
 
 from __future__ import annotations
 
@@ -60,14 +60,22 @@ def dice(logits: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
 
 
 def weighted_sum(losses: dict[str, float], logits: Tensor, mask: Tensor, ignore: Tensor, finished: Tensor) -> Tensor:
-    """The losses of a batch as one number; finished images weigh nothing, but keep their part of the graph.
+    """The losses of a batch as one number, the mean over unfinished images.
+
+    Finished ones weigh nothing but keep their part of the graph: under DDP every parameter must be in every loss.
 
     Args:
         losses: Name of a registered loss to its weight.
         logits: (B, 1, H, W).
         mask: (B, H, W) bool.
-        ignore: (B, H, W) bool.
+        ignore: (B, H, W) bool, True where nobody looks.
         finished: (B,) bool.
+
+    Returns:
+        A scalar, float32; 0 when all are finished.
+
+    Raises:
+        ValueError: When a loss is unknown.
     """
     each = torch.stack([weight * LOSSES.get(name)(logits[:, 0].float(), mask, ~ignore) for name, weight in losses.items()]).sum(0)
     weight = (~finished).float()

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dct_seg.clicks import Click
-from dct_seg.methods.base import METHODS, Method
+from dct_seg.methods.base import Method
 from dct_seg.methods.dctnet import DCTNetMethod, checked_image
 from dct_seg.models.dct_net import DCTNet
 from dct_seg.models.pretrained import DEFAULT
@@ -39,10 +39,11 @@ class Predictor:
     clicks it reuses, the rest it plays again, one click after the other, as a person would have made them.
 
     Args:
-        method: A network, or any interactive segmentation method.
+        method: A network, which is put in evaluation mode, or any interactive segmentation method.
         threshold: A pixel is object above this probability.
 
     Example:
+        >>> from dct_seg.methods import METHODS
         >>> predictor = Predictor(METHODS.get("disc")())
         >>> predictor.set_image(np.zeros((9, 9, 3), np.uint8))
         >>> int(predictor.click(4, 4, radius=1.0).mask.sum())
@@ -70,6 +71,7 @@ class Predictor:
             options: Of :class:`dct_seg.methods.dctnet.DCTNetMethod`, such as ``zoom_in=False`` or ``device="cuda"``.
 
         Raises:
+            FileNotFoundError: No file at a path.
             ValueError: Unknown name, or a file that is not one of ours.
         """
         return cls(DCTNetMethod(name_or_path, **options), threshold=threshold)
@@ -83,13 +85,10 @@ class Predictor:
         Raises:
             ValueError: When it is nothing of the kind.
         """
-        if isinstance(image, np.ndarray) and image.dtype == np.uint8:
-            if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1):
-                image = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
-            elif image.ndim == 3 and image.shape[2] == 4:
-                image = image[..., :3]
-        self._image = checked_image(np.ascontiguousarray(image) if isinstance(image, np.ndarray) else image)
-        self.method.reset(self._image)
+        rgb = checked_image(_rgb(image) if isinstance(image, np.ndarray) else image).copy()  # the caller may paint into its own
+        self._image = None
+        self.method.reset(rgb)
+        self._image = rgb
         self._keep(0)
         self._clicks = ()
 
@@ -108,7 +107,7 @@ class Predictor:
         for click in clicks:
             if not (-0.5 <= click.row < height - 0.5 and -0.5 <= click.col < width - 0.5):
                 raise ValueError(f"click ({click.row}, {click.col}) lies outside the image of {height} rows and {width} columns")
-        self._keep(next((i for i, (a, b) in enumerate(zip(self._given, clicks, strict=False)) if a != b), min(len(self._given), len(clicks))))
+        self._keep(_num_common(self._given, clicks))
         for click in clicks[len(self._given) :]:
             previous = self._probs[-1] if self._probs else None
             before = self._used[-1] if self._used else ()
@@ -143,4 +142,13 @@ class Predictor:
         return self._image
 
 
-__all__ = ["METHODS", "Prediction", "Predictor"]
+def _rgb(image: NDArray[Any]) -> NDArray[Any]:
+    """A grey image three times over, one with alpha without it; anything else as it is."""
+    if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1):
+        return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
+    return image[..., :3] if image.ndim == 3 and image.shape[2] == 4 else image
+
+
+def _num_common(a: Sequence[Click], b: Sequence[Click]) -> int:
+    """How many clicks both lists begin with."""
+    return next((i for i, (one, other) in enumerate(zip(a, b, strict=False)) if one != other), min(len(a), len(b)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
@@ -11,10 +12,20 @@ T = TypeVar("T")
 
 
 def unknown_name(noun: str, name: str, known: list[str]) -> ValueError:
-    """The error for a name that nothing answers to: what was given, the nearest known name, all known names."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"; did you mean '{near[0]}'?" if near else ";"
-    return ValueError(f"unknown {noun} '{name}'{hint} known: {', '.join(known)}")
+    """The error for a name that nothing answers to: what was given, the nearest known name, all known names.
+
+    Example:
+        >>> print(unknown_name("loss", "BCE", ["bce", "dice"]))
+        unknown loss 'BCE'; did you mean 'bce'? known: bce, dice
+    """
+    return ValueError(f"unknown {noun} '{name}';{did_you_mean(name, known)} known: {', '.join(known) or 'none'}")
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """`` did you mean 'X'?`` with the nearest known name, whatever its case, or nothing."""
+    plain = {one.casefold(): one for one in known}
+    near = difflib.get_close_matches(name.casefold(), plain, n=1, cutoff=0.5)
+    return f" did you mean '{plain[near[0]]}'?" if near else ""
 
 
 class Registry(Generic[T]):
@@ -61,12 +72,19 @@ class Registry(Generic[T]):
         self._entries[key] = entry
 
     def load_plugins(self) -> None:
-        """Import what other packages declare under the entry-point group; done once, on the first lookup."""
+        """Import what other packages declare under the entry-point group; done once, on the first lookup.
+
+        One that cannot be imported, or whose name is taken, is left out with a warning: it must not stop the others.
+        """
         if self._plugins_loaded or self.group is None:
             return
         self._plugins_loaded = True
         for point in entry_points(group=self.group):
-            self._add(point.name, point.load())
+            try:
+                self._add(point.name, point.load())
+            except Exception as error:  # noqa: PERF203  # what a stranger's module raises on import can be anything
+                home = f" of {point.dist.name}" if point.dist else ""
+                warnings.warn(f"{self.noun} '{point.name}'{home} is left out: {type(error).__name__}: {error}", stacklevel=2)
 
     def get(self, name: str) -> T:
         """The entry under ``name``.

@@ -36,9 +36,7 @@ class Method(ABC):
         """Prepare for an image, (H, W, 3) RGB: what does not depend on clicks is computed here."""
 
     @abstractmethod
-    def predict(
-        self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None
-    ) -> NDArray[np.float32]:
+    def predict(self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """The probability of the object at each pixel, (H, W) in 0..1, given all clicks so far.
 
         Args:

@@ -19,6 +19,8 @@ from dct_seg.methods.base import METHODS, Method
 from dct_seg.models.dct_net import DCTNet
 from dct_seg.models.pretrained import DEFAULT
 
+SMALLEST_OBJECT = 16.0  # pixels; the margin around something smaller is the margin of this
+
 
 @dataclass(frozen=True)
 class View:
@@ -82,10 +84,12 @@ def object_view(previous: NDArray[np.float32], clicks: Sequence[Click], longest:
         reach = (click.radius or 0.0) if click.positive else 0.0
         top, bottom = min(top, click.row - reach), max(bottom, click.row + reach + 1)
         left, right = min(left, click.col - reach), max(right, click.col + reach + 1)
-    grow_h, grow_w = ((margin - 1) / 2 * max(side, 16.0) for side in (bottom - top, right - left))
-    top, left = max(0, math.floor(top - grow_h)), max(0, math.floor(left - grow_w))
-    bottom, right = min(height, math.ceil(bottom + grow_h)), min(width, math.ceil(right + grow_w))
-    return _view(int(top), int(left), int(bottom - top), int(right - left), longest, enlarge=True)
+    grow_h, grow_w = ((margin - 1) / 2 * max(side, SMALLEST_OBJECT) for side in (bottom - top, right - left))
+    first_row, first_col = max(0, math.floor(top - grow_h)), max(0, math.floor(left - grow_w))
+    num_rows, num_cols = min(height, math.ceil(bottom + grow_h)) - first_row, min(width, math.ceil(right + grow_w)) - first_col
+    if (num_rows, num_cols) == (height, width):
+        return None
+    return _view(first_row, first_col, num_rows, num_cols, longest, enlarge=True)
 
 
 def _view(top: int, left: int, height: int, width: int, longest: int, *, enlarge: bool) -> View:
@@ -102,7 +106,7 @@ class DCTNetMethod(Method):
 
     Args:
         checkpoint: A shipped name, a file of weights or a checkpoint of training.
-        net: A network that is already in memory, instead of ``checkpoint``.
+        net: A network that is already in memory, instead of ``checkpoint``; it is put in evaluation mode.
         first_size: The whole image is shrunk to this many pixels at its longer side.
         zoom_in: From the second click on, predict the object's region alone, at ``zoom_size`` pixels.
         zoom_size: Longer side of what the network sees of the region.
@@ -156,9 +160,7 @@ class DCTNetMethod(Method):
         self._image = checked_image(image)
         self._features: list[torch.Tensor] | None = None
 
-    def predict(
-        self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None
-    ) -> NDArray[np.float32]:
+    def predict(self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """The probabilities of the object, (H, W); outside the region of a zoom there is none."""
         if not clicks:
             return np.zeros(image.shape[:2], np.float32)
@@ -197,7 +199,7 @@ class DCTNetMethod(Method):
         return self._tensor(view.crop(image)).contiguous(memory_format=torch.channels_last).div_(255)
 
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device).permute(2, 0, 1)[None].float()
+        return torch.from_numpy(array.astype(np.float32)).to(self.device).permute(2, 0, 1)[None]  # astype copies: a caller's array stays
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -225,4 +227,5 @@ def _mirrored(clicks: ClickBatch, width: int) -> ClickBatch:
 def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # no public question exists; without an answer, float32
+    return device.type == "cpu" and supported is not None and bool(supported())

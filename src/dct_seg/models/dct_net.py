@@ -28,7 +28,7 @@ class DCTNetConfig:
     The defaults are the paper's full model (Table 1, third row).
 
     Args:
-        backbone: Any timm model that supports ``features_only``.
+        backbone: Any timm model that supports ``features_only``; ``dct-seg list backbones`` shows them.
         backbone_weights: ``imagenet``, ``none``, or a path to a state dict of the timm model.
         click_encoder: Short name of a registered click encoder.
         click_encoder_options: Arguments of the click encoder, such as ``sigma_scale``.
@@ -46,7 +46,7 @@ class DCTNetConfig:
     backbone: str = "resnet50"
     backbone_weights: str = "imagenet"
     click_encoder: str = "SpatialDCT"
-    click_encoder_options: dict[str, float] = field(default_factory=dict)
+    click_encoder_options: dict[str, float | str | bool] = field(default_factory=dict)
     feature_dct: bool = True
     rejection: Rejection = "true"
     normalize_features: bool = False
@@ -103,6 +103,7 @@ class DCTNet(nn.Module):
             else None
         )
         self.auto_drag = AutoDragHead(channels[:-1]) if config.auto_drag and self.click_encoder.needs_radius else None
+        self.train()  # a fresh module is in training mode without a call of train(), which is what freezes batch norm
 
     def forward(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> Tensor:
         """The logits of the object.
@@ -114,7 +115,11 @@ class DCTNet(nn.Module):
 
         Returns:
             (B, 1, H, W) float32; above 0 is object.
+
+        Raises:
+            ValueError: When the three do not agree in shape, or a radius is missing that nothing can predict.
         """
+        _check_shapes(image, clicks, previous)
         if self.auto_drag is not None and clicks.lacks_radius.any():
             clicks = self.fill_radii(image, clicks, previous)
         size = (image.shape[2], image.shape[3])
@@ -199,6 +204,9 @@ class DCTNet(nn.Module):
 
         Returns:
             The file written.
+
+        Raises:
+            ValueError: A suffix of another format; with ``half``, a weight that float16 cannot hold.
         """
         return pretrained.save(self, path, half=half, card=card)
 
@@ -211,6 +219,7 @@ class DCTNet(nn.Module):
                 wrote, or a checkpoint (``.ckpt``) of training.
 
         Raises:
+            FileNotFoundError: No file at a path.
             ValueError: Unknown name; a file that is broken, or of another architecture.
         """
         stored = pretrained.load(name_or_path)
@@ -221,10 +230,20 @@ class DCTNet(nn.Module):
 
 def _click_encoder(config: DCTNetConfig) -> ClickEncoder:
     encoder = CLICK_ENCODERS.get(config.click_encoder)
+    options: dict[str, Any] = dict(config.click_encoder_options)
     try:
-        return encoder(**config.click_encoder_options)
+        return encoder(**options)
     except TypeError as error:
-        raise ValueError(f"click encoder '{config.click_encoder}' does not take {config.click_encoder_options}: {error}") from error
+        raise ValueError(f"click encoder '{config.click_encoder}' does not take {options}: {error}") from error
+
+
+def _check_shapes(image: Tensor, clicks: ClickBatch, previous: Tensor | None) -> None:
+    if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
+        raise ValueError(f"an image batch is (B, 3, H, W), got {tuple(image.shape)}")
+    if len(clicks) != len(image):
+        raise ValueError(f"{len(image)} images need as many lists of clicks, got {len(clicks)}; ClickBatch.empty fills in for none")
+    if previous is not None and previous.shape != (len(image), 1, *image.shape[2:]):
+        raise ValueError(f"the previous mask of images {tuple(image.shape)} is (B, 1, H, W), got {tuple(previous.shape)}")
 
 
 def _first_level(strides: list[int], decoder_stride: int) -> int:

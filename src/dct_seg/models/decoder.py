@@ -94,7 +94,7 @@ class UpBlock(nn.Module):
         self.refine = ConvNorm(out_channels, out_channels, predicted=predicted)
 
     def forward(self, x: Tensor, skip: Tensor, statistics: Statistics | None) -> Tensor:
-        """x (B, in_channels, h, w), skip (B, skip_channels, H, W) -> (B, out_channels, H, W)."""
+        """Coarse (B, in_channels, h, w) and skip (B, skip_channels, H, W) -> (B, out_channels, H, W)."""
         if x.shape[-2:] != skip.shape[-2:]:
             x = F.interpolate(x, skip.shape[-2:], mode="bilinear", align_corners=False)
         refined: Tensor = self.refine(self.join(torch.cat([x, skip], 1)), statistics)

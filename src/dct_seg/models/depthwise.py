@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 _backward = torch.ops.aten.convolution_backward
@@ -40,9 +41,9 @@ def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Ten
     size = weight.shape[-1]
     rows, cols = (grad.shape[2] - 1) * stride + 1, (grad.shape[3] - 1) * stride + 1
     # a border of size - 1 zeros, the gradient spread by the stride, and what of x no window reached
-    spread = torch.zeros(
-        (batch, channels, height + size - 1, width + size - 1), dtype=grad.dtype, device=grad.device
-    ).contiguous(memory_format=torch.channels_last)
+    spread = torch.zeros((batch, channels, height + size - 1, width + size - 1), dtype=grad.dtype, device=grad.device).contiguous(
+        memory_format=torch.channels_last
+    )
     spread[:, :, size - 1 : size - 1 + rows : stride, size - 1 : size - 1 + cols : stride] = grad
     return F.conv2d(spread, weight.flip(2, 3), None, 1, 0, 1, channels)
 
@@ -79,7 +80,7 @@ class DepthwiseConv2d(nn.Module):
         super().__init__()
         self.weight = conv.weight
         self.stride = int(conv.stride[0])
-        self.same = "Same" in type(conv).__name__
+        self.same = isinstance(conv, Conv2dSame)
         self.kernel = int(conv.kernel_size[0])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,9 +114,10 @@ def use_fast_depthwise(net: nn.Module) -> None:
 
 
 def _fits(conv: nn.Conv2d) -> bool:
-    kernel, stride, same = conv.kernel_size, conv.stride, "Same" in type(conv).__name__
+    kernel, stride, same = conv.kernel_size, conv.stride, type(conv) is Conv2dSame
     return (
-        conv.groups == conv.in_channels == conv.out_channels
+        (same or type(conv) is nn.Conv2d)  # a subclass may do something else to its weights, such as standardise them
+        and conv.groups == conv.in_channels == conv.out_channels
         and conv.groups > 1
         and conv.bias is None
         and kernel in ((3, 3), (5, 5))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dct_seg.clicks import ClickBatch
+from dct_seg.registry import unknown_name
 
 Rejection = Literal["true", "printed"]
 
@@ -24,6 +25,11 @@ def sample_at(features: Tensor, coords: Tensor, size: tuple[int, int]) -> Tensor
 
     Returns:
         (B, ..., C) float32.
+
+    Example:
+        >>> columns = torch.tensor([[[[0.0, 1.0]]]])  # (1, 1, 1, 2), of an image of 4 x 8: each value covers 4 columns
+        >>> sample_at(columns, torch.tensor([[[0.0, 1.5], [0.0, 3.5]]]), (4, 8)).flatten().tolist()
+        [0.0, 0.5]
     """
     scale = coords.new_tensor([2 / size[0], 2 / size[1]])
     grid = ((coords + 0.5) * scale - 1).flip(-1).reshape(coords.shape[0], 1, -1, 2)  # grid_sample speaks (x, y) in -1..1
@@ -37,13 +43,13 @@ def fold_clicks(q: Tensor, labels: Tensor, *, rejection: Rejection = "true") -> 
     Args:
         q: (B, N, D) features at the clicks, in order.
         labels: (B, N) 1, 0 or -1 for padding, which is skipped.
-        rejection: ``true`` divides by |Q|^2, so that nothing is left along Q after a negative click; ``printed`` divides by
-            |Q|, as the paper's formula stands.
+        rejection: ``true`` divides by |Q|^2, ``printed`` by |Q|, as the paper's formula stands.
 
     Returns:
         (B, D); zeros before the first positive click.
 
-    Source: eq. 3. f_0 is not defined there: f starts as the Q of the first positive click.
+    Source: eq. 3. f_0 is not defined there: f starts as the Q of the first positive click. Its negative branch leaves
+    (1 - |Q|) f.Q of f along Q, where a vector rejection, which the text says it is, leaves nothing; ``printed`` restores it.
 
     Example:
         >>> q = torch.tensor([[[2.0, 0.0], [1.0, 1.0], [0.0, 3.0]]])
@@ -54,9 +60,9 @@ def fold_clicks(q: Tensor, labels: Tensor, *, rejection: Rejection = "true") -> 
     started = torch.zeros_like(labels[:, :1], dtype=torch.bool)
     for q_i, label in zip(q.unbind(1), labels[..., None].unbind(1), strict=True):
         positive = torch.where(started, (f + q_i) / 2, q_i)
-        squared = (q_i * q_i).sum(1, keepdim=True)
-        divisor = squared if rejection == "true" else squared.sqrt()
-        negative = f - (f * q_i).sum(1, keepdim=True) * q_i / divisor.clamp(min=1e-12)
+        squared = (q_i * q_i).sum(1, keepdim=True)  # (B, 1); |Q| = 0 removes nothing, and its gradient stays finite
+        divisor = squared.clamp(min=1e-12) if rejection == "true" else squared.clamp(min=1e-24).sqrt()
+        negative = f - (f * q_i).sum(1, keepdim=True) * q_i / divisor
         f = torch.where(label == 1, positive, torch.where(label == 0, negative, f))
         started = started | (label == 1)
     return f
@@ -73,6 +79,9 @@ class FeatureDCT(nn.Module):
         normalize: Normalise each layer's feature to zero mean and unit variance over its channels before the fold, so that no
             layer outweighs the others. The paper does not say; off is its text.
 
+    Raises:
+        ValueError: When ``rejection`` is unknown.
+
     Source: section 2.2, Fig. 3.
     """
 
@@ -86,6 +95,8 @@ class FeatureDCT(nn.Module):
         normalize: bool = False,
     ) -> None:
         super().__init__()
+        if rejection not in get_args(Rejection):
+            raise unknown_name("rejection", rejection, list(get_args(Rejection)))
         self.out_channels = list(out_channels)
         self.rejection: Rejection = rejection
         self.normalize = normalize

@@ -38,29 +38,45 @@ class Stored:
 def names() -> list[str]:
     """The models that ship with the package."""
     folder = files("dct_seg") / "weights"
-    return sorted(f.name.removesuffix(".safetensors") for f in folder.iterdir() if f.name.endswith(".safetensors")) if folder.is_dir() else []
+    shipped = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+    return sorted(name.removesuffix(".safetensors") for name in shipped if name.endswith(".safetensors"))
 
 
 def save(net: DCTNet, path: str | Path, *, half: bool, card: Mapping[str, str]) -> Path:
-    """Write ``net`` to a temporary name, then rename, so that a file is whole or not there."""
+    """Write ``net`` to a temporary name, then rename, so that a file is whole or not there.
+
+    Raises:
+        ValueError: A suffix of another format; a weight that float16 cannot hold.
+    """
     path = Path(path)
+    if path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
+        raise ValueError(f"weights are written as safetensors, got '{path}'; give a .safetensors file or a folder")
     if path.suffix != ".safetensors":
         path = path / "model.safetensors"
+    state = {key: _stored(key, value, half) for key, value in net.state_dict().items()}
+    metadata = {**card, "format_version": str(FORMAT_VERSION), "config": json.dumps(asdict(net.config))}
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = {
-        k: (v.half() if half and v.is_floating_point() else v).detach().cpu().contiguous().clone() for k, v in net.state_dict().items()
-    }
-    metadata = {"format_version": str(FORMAT_VERSION), "config": json.dumps(asdict(net.config)), **card}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(state, temporary, metadata=metadata)
-    os.replace(temporary, path)
+    try:
+        save_file(state, temporary, metadata=metadata)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
+
+
+def _stored(key: str, value: Tensor, half: bool) -> Tensor:
+    stored = value.half() if half and value.is_floating_point() else value
+    if half and not stored.isfinite().all():
+        raise ValueError(f"'{key}' holds values up to {float(value.abs().max()):.3g}, more than float16 can; save without half")
+    return stored.detach().cpu().contiguous().clone()
 
 
 def load(name_or_path: str | Path) -> Stored:
     """Read the weights behind a shipped name, a file or a folder.
 
     Raises:
+        FileNotFoundError: No file at a path.
         ValueError: Unknown name; a file that is broken or not one of ours.
     """
     path = Path(name_or_path)
@@ -69,12 +85,13 @@ def load(name_or_path: str | Path) -> Stored:
     if path.is_file():
         return _load_checkpoint(path) if path.suffix == ".ckpt" else _load_safetensors(path, str(name_or_path))
     name = str(name_or_path)
-    if "/" in name or path.suffix in (".safetensors", ".ckpt", ".pth"):
-        raise ValueError(f"no weights at '{name}'; give a file that dct-seg wrote, or one of the shipped names: {', '.join(names()) or 'none yet'}")
+    if path.name != name or path.suffix in (".safetensors", ".ckpt", ".pth"):
+        shipped = ", ".join(names()) or "none yet"
+        raise FileNotFoundError(f"no weights at '{name}'; give a file that dct-seg wrote, or one of the shipped names: {shipped}")
     if name not in names():
         raise unknown_name("pretrained model", name, names())
-    with as_file(files("dct_seg") / "weights" / f"{name}.safetensors") as shipped:
-        return _load_safetensors(shipped, name)
+    with as_file(files("dct_seg") / "weights" / f"{name}.safetensors") as file:
+        return _load_safetensors(file, name)
 
 
 def _load_safetensors(path: Path, source: str) -> Stored:
@@ -96,13 +113,14 @@ def _load_checkpoint(path: Path) -> Stored:
     """The network inside a training checkpoint (the averaged weights where training averaged them)."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        config = checkpoint["hyper_parameters"]["network"]
-        state = checkpoint["state_dict"]
-    except (RuntimeError, EOFError, KeyError, TypeError, OSError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"'{path}' is not a whole training checkpoint of dct-seg ({reason}); was it cut short?") from error
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise ValueError(f"'{path}' is not a whole training checkpoint ({type(error).__name__}); was it cut short?") from error
+    try:
+        config, state = dict(checkpoint["hyper_parameters"]["network"]), checkpoint["state_dict"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"'{path}' is a checkpoint, but not one of `dct-seg fit`: it holds no network configuration") from error
     prefix = "net."
-    return Stored(dict(config), {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, str(path))
+    return Stored(config, {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, str(path))
 
 
 def load_strictly(net: nn.Module, stored: Stored) -> None:
@@ -111,13 +129,12 @@ def load_strictly(net: nn.Module, stored: Stored) -> None:
     Raises:
         ValueError: When they are of another architecture; the message names the first that differs.
     """
-    own = net.state_dict()
-    missing, extra = sorted(own.keys() - stored.state.keys()), sorted(stored.state.keys() - own.keys())
-    shapes = [k for k in own.keys() & stored.state.keys() if own[k].shape != stored.state[k].shape]
-    if missing or extra or shapes:
-        first = (missing or extra or shapes)[0]
+    own, given = net.state_dict(), stored.state
+    missing, unknown = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
+    misfits = sorted(k for k in own.keys() & given.keys() if own[k].shape != given[k].shape)
+    if missing or unknown or misfits:
         raise ValueError(
-            f"'{stored.source}' is of another architecture: {len(missing)} tensors missing, {len(extra)} unknown, {len(shapes)} of another "
-            f"shape, first '{first}'; load it with the configuration it was trained with"
+            f"'{stored.source}' is of another architecture: {len(missing)} tensors missing, {len(unknown)} unknown, {len(misfits)} of "
+            f"another shape, first '{(missing or unknown or misfits)[0]}'; load it with the configuration it was trained with"
         )
-    net.load_state_dict({k: v.to(own[k].dtype) for k, v in stored.state.items()}, strict=True)
+    net.load_state_dict({k: v.to(own[k].dtype) for k, v in given.items()}, strict=True)
