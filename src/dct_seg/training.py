@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
-from lightning import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger
 
 from dct_seg.click_encoders import CLICK_ENCODERS
 from dct_seg.data.datamodule import ClickSimulatorDataModule
 from dct_seg.data.datasets import DATASETS
 from dct_seg.interaction import interact
 from dct_seg.metrics import iou
+from dct_seg.models import pretrained
+from dct_seg.models.dct_net import DCTNetConfig
 from dct_seg.pictures import Turn, draw_strips, save_png
 from dct_seg.registry import unknown_name
 from dct_seg.simulation import SimulatedUser, predicted
@@ -45,14 +46,14 @@ class OneLineParser(LightningArgumentParser):
         for own in lines:  # the reason given deepest down is ours, the lines around it are the parser's
             if re.search(r"unknown .* '.*'[;,]", own):
                 line = own
-        key = re.search(r"[Kk]ey \"?'?([\w.]+)'?\"? (?:is not expected|to check)|Unrecognized arguments: --([\w.]+)|'([\w.]+)' is not expected", message)
+        key = re.search(r"does not accept (?:nested key|option) '([\w.]+)'|[Uu]nrecognized arguments: --([\w.]+)|[Kk]ey [\"']?([\w.]+)[\"']? is not", message)
         if key:
-            given = next(g for g in key.groups() if g)
-            return str(unknown_key(given, self._known_keys()))
+            return str(unknown_key(next(g for g in key.groups() if g), self._known_keys()))
         return line if len(lines) == 1 or len(line) > 60 else " ".join(lines[:3])
 
     def _known_keys(self) -> list[str]:
-        return sorted({str(a.dest) for a in self._actions if "." in str(a.dest)})
+        parsers: list[Any] = [self, *(p for a in self._actions if isinstance(a.choices, dict) for p in a.choices.values())]
+        return sorted({str(a.dest) for p in parsers for a in p._actions if "." in str(a.dest) and "help" not in str(a.dest)})
 
 
 def unknown_key(given: str, known: list[str]) -> ValueError:
@@ -86,6 +87,23 @@ class TrainingCLI(LightningCLI):
             },
             parser_class=OneLineParser,
         )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse ``args`` alone; what started this process is not looked at."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Read a checkpoint's hyper-parameters; training on refuses one of another network, measuring takes its network."""
+        command = str(self.config["subcommand"])
+        path = self.config[command].get("ckpt_path")
+        if path in (None, "last", "best", "hpc", "registry"):
+            return
+        stored = pretrained.load(path).config
+        wanted = {f.name: self.config[command]["model"]["network"][f.name] for f in fields(DCTNetConfig)}
+        differing = [f"{k} {v!r} (the configuration says {wanted[k]!r})" for k, v in stored.items() if k in wanted and wanted[k] != v]
+        if command == "fit" and differing:
+            raise UsageError(f"checkpoint '{path}' is of another architecture: {', '.join(differing)}; give its own configuration")
+        super()._parse_ckpt_path()
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -182,6 +200,3 @@ def picture_of(task: InteractiveSegmentationTask, data: ClickSimulatorDataModule
             if len(strips) == NUM_PICTURES:
                 return draw_strips(strips, num_turns=NUM_PICTURE_CLICKS)
     return draw_strips(strips, num_turns=NUM_PICTURE_CLICKS)
-
-
-__all__ = ["CSVLogger", "TQDMProgressBar", "Trainer", "TrainingCLI", "UsageError", "picture_of", "table"]
