@@ -1,0 +1,168 @@
+"""``dct-seg benchmark``: from the command line to results, tables and pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+from dct_seg.benchmark.compare import compare_runs
+from dct_seg.benchmark.curves import draw_curves
+from dct_seg.benchmark.parallel import is_first_rank
+from dct_seg.benchmark.results import Results, write_whole
+from dct_seg.benchmark.runner import MethodSource, make_method, run_benchmark
+from dct_seg.benchmark.tables import as_csv, as_latex, comparison_table, detail_table, markdown, robustness_table
+from dct_seg.simulation import Prompt, Rule
+
+DONE, SAMPLES_FAILED, STOPPED = 0, 1, 130
+"""Exit codes."""
+
+
+def main(argv: Sequence[str], prog: str = "dct-seg benchmark") -> int:
+    """The whole command, ``compare`` included.
+
+    Returns:
+        0, 1 when samples failed, 130 when it was stopped.
+
+    Raises:
+        ValueError: When what was given is wrong.
+        FileNotFoundError: When a folder or file is missing.
+    """
+    if argv[:1] == ["compare"]:
+        parser = argparse.ArgumentParser(prog=f"{prog} compare", description="B against A, sample by sample.")
+        add_compare_arguments(parser)
+        args = parser.parse_args(argv[1:])
+        sys.stdout.write(compare_runs(args.a, args.b, out=args.out, first=args.first))
+        return DONE
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Run interactive segmentation methods over data sets under the field's protocol.",
+        epilog=f"`{prog} compare A B` compares two runs sample by sample.",
+    )
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+    try:
+        return _benchmark(args)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; the same command goes on from here\n" if args.out else "stopped; with --out it could be gone on with\n")
+        return STOPPED
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``dct-seg benchmark``."""
+    parser.add_argument(
+        "--method", default="dctnet", metavar="NAME[,NAME]", help="registered methods; LABEL=NAME to run one under another label"
+    )
+    parser.add_argument("--checkpoint", metavar="FILE", help="weights for dctnet; short for --option dctnet.checkpoint=FILE")
+    parser.add_argument("--option", action="append", default=[], metavar="METHOD.KEY=VALUE", help="an option of a method; may be repeated")
+    parser.add_argument("--data", nargs="+", required=True, metavar="NAME=PATH", help="data sets and their folders")
+    parser.add_argument("--prompt", required=True, choices=get_args(Prompt), help="drag tells the method each click's radius")
+    parser.add_argument("--out", metavar="DIR", help="where results, tables and pictures go; a second run goes on from there")
+    parser.add_argument("--max-clicks", type=int, default=20, metavar="N", help="most clicks a sample (20)")
+    parser.add_argument("--target", type=float, default=0.9, metavar="IOU", help="a sample is done at this IoU (0.9)")
+    parser.add_argument("--full", action="store_true", help="do not stop at the target: mIoU@k, AuC and curves")
+    parser.add_argument("--threshold", type=float, default=0.5, metavar="P", help="object above this probability (0.5)")
+    parser.add_argument("--rule", default="max_distance", choices=get_args(Rule), help="how the simulated user clicks (max_distance)")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes on this machine (1); torchrun makes ranks")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads in each process (the cores, shared among the workers)")
+    parser.add_argument("--click-jitter", type=float, default=0.0, metavar="PX", help="robustness: clicks up to PX pixels off")
+    parser.add_argument("--radius-noise", type=float, default=0.0, metavar="F", help="robustness: drags too long or short by up to F")
+    parser.add_argument("--seed", type=int, action="append", metavar="N", help="of a robustness run; may be repeated (0)")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N samples of each data set")
+    parser.add_argument("--strips", type=int, default=50, metavar="N", help="pictures for the first N samples (50)")
+
+
+def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``dct-seg benchmark compare``."""
+    parser.add_argument("a", metavar="A", help="folder or results.json to compare with; FOLDER:METHOD if it has several methods")
+    parser.add_argument("b", metavar="B", help="folder or results.json in question; likewise")
+    parser.add_argument("--out", metavar="DIR", help="write compare.md, and pictures of the samples that changed most")
+    parser.add_argument("--first", type=int, default=10, metavar="N", help="samples to list and draw, better and worse (10)")
+
+
+def write_tables(results: Results, folder: Path) -> None:
+    """Write ``table.md``, ``table.csv`` and ``details.csv``, ``table.tex``, ``robustness.csv``, and the curves of a full run."""
+    write_whole(folder / "table.md", markdown(results))
+    write_whole(folder / "table.csv", as_csv(comparison_table(results)))
+    write_whole(folder / "details.csv", as_csv(detail_table(results)))
+    write_whole(folder / "table.tex", as_latex(comparison_table(results)) + "\n")
+    robustness = robustness_table(results)
+    if len(robustness) > 1:
+        write_whole(folder / "robustness.csv", as_csv(robustness))
+    draw_curves(results, folder)
+
+
+def _benchmark(args: argparse.Namespace) -> int:
+    results = run_benchmark(
+        parse_methods(args.method, args.option, args.checkpoint),
+        parse_data(args.data),
+        prompt=args.prompt,
+        out=args.out,
+        max_clicks=args.max_clicks,
+        target=args.target,
+        full=args.full,
+        threshold=args.threshold,
+        rule=args.rule,
+        workers=args.workers,
+        threads=args.threads,
+        seeds=tuple(args.seed or (0,)),
+        click_jitter=args.click_jitter,
+        radius_noise=args.radius_noise,
+        limit=args.limit,
+        num_strips=args.strips,
+    )
+    if is_first_rank():
+        if args.out is not None:
+            write_tables(results, Path(args.out))
+        sys.stdout.write(markdown(results))
+    return SAMPLES_FAILED if results.failed else DONE
+
+
+def parse_methods(names: str, options: Sequence[str], checkpoint: str | None = None) -> dict[str, MethodSource]:
+    """The methods that ``--method``, ``--option`` and ``--checkpoint`` name.
+
+    Raises:
+        ValueError: When an option is of a method that is not asked for, or is no METHOD.KEY=VALUE.
+
+    Example:
+        >>> parse_methods("disc", ["disc.seed_radius=3"])
+        {'disc': {'seed_radius': 3}}
+    """
+    wanted = {label: name or label for label, _, name in (entry.strip().partition("=") for entry in names.split(",")) if label}
+    given: dict[str, dict[str, Any]] = {label: {} for label in wanted}
+    if checkpoint is not None:
+        labels = [label for label, name in wanted.items() if name == "dctnet"]
+        if len(labels) != 1:
+            raise ValueError(f"--checkpoint is for one dctnet, and --method is {names}; give --option LABEL.checkpoint=FILE")
+        given[labels[0]]["checkpoint"] = checkpoint
+    for option in options:
+        key, equals, value = option.partition("=")
+        label, dot, name = key.partition(".")
+        if not (equals and dot and name):
+            raise ValueError(f"--option wants METHOD.KEY=VALUE, got '{option}'")
+        if label not in given:
+            raise ValueError(f"--option {option} is for '{label}', but --method is {names}")
+        given[label][name] = _value(value)
+    return {label: given[label] if name == label else partial(make_method, name, given[label]) for label, name in wanted.items()}
+
+
+def parse_data(entries: Sequence[str]) -> Mapping[str, str | None]:
+    """The data sets of ``--data NAME=PATH``; a set without files is a name alone.
+
+    Example:
+        >>> parse_data(["GrabCut=data/GrabCut", "Shapes"])
+        {'GrabCut': 'data/GrabCut', 'Shapes': None}
+    """
+    return {name: path or None for name, _, path in (entry.partition("=") for entry in entries)}
+
+
+def _value(text: str) -> Any:
+    """A number, true, false or null as JSON writes it; anything else is text."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

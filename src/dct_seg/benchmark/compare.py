@@ -1,0 +1,184 @@
+"""Two runs, sample by sample: which got better, which got worse, and whether the difference is more than chance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from dct_seg.benchmark.results import Results, SampleRecord, iou_table, load_results, write_whole
+from dct_seg.benchmark.runner import strip_path
+from dct_seg.benchmark.tables import as_markdown, percent, thresholds_of
+from dct_seg.metrics import bootstrap_interval, hold_last, num_clicks_to
+from dct_seg.pictures import save_png
+
+
+class Pair(NamedTuple):
+    """One sample in both runs: what it took, in clicks, and the IoU at the end."""
+
+    a: SampleRecord
+    b: SampleRecord
+    clicks_a: int
+    clicks_b: int
+
+    @property
+    def difference(self) -> int:
+        """Clicks of B less those of A: below 0 where B is better."""
+        return self.clicks_b - self.clicks_a
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """B against A on one data set.
+
+    Args:
+        data: Its label.
+        threshold: The IoU to reach.
+        pairs: All samples with a result in both, B's gains first.
+        mean: Of the differences in clicks; below 0 B is better.
+        interval: Its bootstrap 95 % interval.
+        auc: Mean difference of AuC and its interval, where both runs were full.
+        num_unpaired: Samples that only one run has.
+    """
+
+    data: str
+    threshold: float
+    pairs: list[Pair]
+    mean: float
+    interval: tuple[float, float]
+    auc: tuple[float, float, float] | None
+    num_unpaired: int
+
+    @property
+    def better(self) -> list[Pair]:
+        """Where B took fewer clicks, the most saved first."""
+        return [pair for pair in self.pairs if pair.difference < 0]
+
+    @property
+    def worse(self) -> list[Pair]:
+        """Where B took more clicks, the most lost first."""
+        return [pair for pair in reversed(self.pairs) if pair.difference > 0]
+
+    def describe(self, first: int = 10) -> str:
+        """Markdown: the difference, and the ``first`` samples that changed most either way."""
+        low, high = self.interval
+        verdict = "B is better" if high < 0 else "B is worse" if low > 0 else "no difference that is more than chance"
+        lines = [
+            f"## {self.data}: {len(self.pairs)} samples",
+            f"NoC@{percent(self.threshold)}: B - A = {self.mean:+.2f} clicks [{low:+.2f}, {high:+.2f}]: {verdict}. "
+            f"Better on {len(self.better)}, worse on {len(self.worse)}, equal on {len(self.pairs) - len(self.better) - len(self.worse)}.",
+        ]
+        if self.auc is not None:
+            lines.append("AuC: B - A = {:+.4f} [{:+.4f}, {:+.4f}].".format(*self.auc))
+        if self.num_unpaired:
+            lines.append(f"{self.num_unpaired} samples have a result in one run only and are left out.")
+        for title, pairs in (("Better", self.better), ("Worse", self.worse)):
+            rows = [[p.a.name, str(p.clicks_a), str(p.clicks_b), f"{p.difference:+d}"] for p in pairs[:first]]
+            if rows:
+                lines.append(f"{title}:\n\n" + as_markdown([["sample", "clicks A", "clicks B", "B - A"], *rows]))
+        return "\n\n".join(lines)
+
+
+def compare(a: Results, b: Results, method_a: str, method_b: str) -> list[Comparison]:
+    """B against A on every data set that both have.
+
+    Args:
+        a: The run to compare with.
+        b: The run in question.
+        method_a: A label in ``a``.
+        method_b: A label in ``b``.
+
+    Raises:
+        ValueError: When the runs were made under different protocols, or share no sample.
+    """
+    if (a.settings.rule, a.settings.protocol_version, a.settings.max_clicks) != (
+        b.settings.rule,
+        b.settings.protocol_version,
+        b.settings.max_clicks,
+    ):
+        raise ValueError(f"A is under {a.settings.describe()}; B under {b.settings.describe()}; their clicks cannot be compared")
+    threshold = max(set(thresholds_of(a)) & set(thresholds_of(b)), default=None)
+    if threshold is None:
+        raise ValueError(
+            f"A stops at IoU {a.settings.target}, B at {b.settings.target}: they share no threshold; run one again with --target"
+        )
+    found = [_compare_on(data, a, b, method_a, method_b, threshold) for data in a.data if data in b.data]
+    comparisons = [comparison for comparison in found if comparison is not None]
+    if not comparisons:
+        raise ValueError(f"A has {', '.join(a.data)} and B has {', '.join(b.data)}, but no sample with a result in both")
+    return comparisons
+
+
+def compare_runs(a: str, b: str, *, out: str | Path | None = None, first: int = 10) -> str:
+    """The Markdown of B against A, and with ``out`` the file ``compare.md`` and pictures of the samples that changed most.
+
+    Args:
+        a: A results file or the folder of a run; ``FOLDER:METHOD`` where it has several methods.
+        b: Likewise.
+        out: Folder to write to.
+        first: Samples to list and draw, either way.
+
+    Raises:
+        FileNotFoundError: When a run is missing.
+        ValueError: When the runs cannot be compared.
+    """
+    (path_a, results_a, method_a), (path_b, results_b, method_b) = _open_run(a), _open_run(b)
+    comparisons = compare(results_a, results_b, method_a, method_b)
+    heading = [f"A: {a} ({method_a}; {results_a.settings.describe()})", f"B: {b} ({method_b}; {results_b.settings.describe()})"]
+    text = "\n\n".join(["\n".join(f"- {line}" for line in heading), *(c.describe(first) for c in comparisons)]) + "\n"
+    if out is not None:
+        write_whole(Path(out) / "compare.md", text)
+        for comparison in comparisons:
+            for title, pairs in (("better", comparison.better), ("worse", comparison.worse)):
+                for pair in pairs[:first]:
+                    draw_pair(pair, path_a / "strips", path_b / "strips", Path(out) / comparison.data / title)
+    return text
+
+
+def draw_pair(pair: Pair, strips_a: Path, strips_b: Path, folder: Path) -> Path | None:
+    """A's strip above B's, or None where a run has not drawn the sample."""
+    sources = strip_path(strips_a, pair.a), strip_path(strips_b, pair.b)
+    if not all(source.is_file() for source in sources):
+        return None
+    rows = [np.asarray(Image.open(source).convert("RGB")) for source in sources]
+    width = max(row.shape[1] for row in rows)
+    padded = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    return save_png(np.concatenate(padded), folder / f"{pair.difference:+03d}_{sources[0].name}")
+
+
+def _compare_on(data: str, a: Results, b: Results, method_a: str, method_b: str, threshold: float) -> Comparison | None:
+    records_a, records_b = ({r.name: r for r in run.select(data, m)} for run, m in ((a, method_a), (b, method_b)))
+    shared = [name for name in records_a if name in records_b]
+    if not shared:
+        return None
+    most = a.settings.max_clicks
+    chosen = [records_a[name] for name in shared], [records_b[name] for name in shared]
+    tables = [iou_table(records, most) for records in chosen]
+    clicks = [
+        num_clicks_to(table, threshold, most, target=run.settings.target or 1.0).tolist() for table, run in zip(tables, (a, b), strict=True)
+    ]
+    pairs = sorted((Pair(*row) for row in zip(*chosen, *clicks, strict=True)), key=lambda pair: (pair.difference, pair.a.name))
+    differences = [pair.difference for pair in pairs]
+    auc = None
+    if a.settings.target is None and b.settings.target is None:
+        areas = [hold_last(table, most).mean(1).numpy() for table in tables]
+        auc = (float((areas[1] - areas[0]).mean()), *bootstrap_interval(areas[1] - areas[0]))
+    unpaired = len(records_a) + len(records_b) - 2 * len(shared)
+    return Comparison(data, threshold, pairs, float(np.mean(differences)), bootstrap_interval(differences), auc, unpaired)
+
+
+def _open_run(name: str) -> tuple[Path, Results, str]:
+    """The folder, the results and the method that ``FOLDER`` or ``FOLDER:METHOD`` names."""
+    path, _, method = name.rpartition(":") if ":" in name and not Path(name).exists() else (name, "", "")
+    results = load_results(path)
+    if not method:
+        if len(results.methods) > 1:
+            raise ValueError(f"{path} has the methods {', '.join(results.methods)}; say which as {path}:METHOD")
+        method = next(iter(results.methods))
+    elif method not in results.methods:
+        raise ValueError(f"{path} has no method {method}; it has {', '.join(results.methods)}")
+    folder = Path(path)
+    return (folder if folder.is_dir() else folder.parent), results, method

@@ -1,0 +1,55 @@
+"""On what a benchmark ran: versions, machine, threads."""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGES = ("dct-seg", "torch", "numpy", "opencv-python-headless", "scipy", "timm", "ortools", "scikit-image", "onnxruntime")
+
+
+def describe_environment(*, threads: int | None, workers: int, ranks: int) -> dict[str, Any]:
+    """Plain values for the results: versions of what computes, the machine, and how it was used.
+
+    Args:
+        threads: Of torch and OpenCV in each process; None for torch's present number.
+        workers: Processes on each machine.
+        ranks: Of the process group.
+    """
+    return {
+        "started": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        "python": platform.python_version(),
+        "versions": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "threads": threads or torch.get_num_threads(),
+        "workers": workers,
+        "ranks": ranks,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    """The processor's name; Python's own answer is empty on Linux."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

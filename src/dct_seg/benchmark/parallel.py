@@ -1,0 +1,143 @@
+"""Several processes on one machine, and several ranks on one or many."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing import connection
+from typing import Any, TypeVar
+
+import cv2
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that share a run: which one this is, of how many.
+
+    Args:
+        rank: From 0.
+        size: How many.
+        group: For the exchange of records; None when there is one rank.
+        started_here: Whether this run joined the ranks, and so has to leave.
+    """
+
+    rank: int = 0
+    size: int = 1
+    group: Any = None
+    started_here: bool = False
+
+    @classmethod
+    def find(cls) -> Ranks:
+        """The ranks of the process group that is there (Lightning's), or that ``torchrun`` asks for; else one."""
+        if not dist.is_available():
+            return cls()
+        start = not dist.is_initialized()
+        if start:
+            if not _is_under_torchrun():
+                return cls()
+            if torch.cuda.is_available():
+                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            dist.init_process_group("gloo")
+        if dist.get_world_size() == 1:
+            return cls()
+        # records are objects on the CPU, and the slowest rank may take its time
+        return cls(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo", timeout=timedelta(days=7)), start)
+
+    def gather(self, mine: list[T]) -> list[list[T]]:
+        """What every rank gave, on every rank, in the order of ranks."""
+        if self.size == 1:
+            return [mine]
+        gathered: list[Any] = [None] * self.size
+        dist.all_gather_object(gathered, mine, group=self.group)
+        return gathered
+
+    def leave(self) -> None:
+        """Wait for every rank, and leave the process group if this run started it."""
+        if self.size > 1:
+            dist.barrier(group=self.group)
+        if self.started_here:
+            dist.destroy_process_group()
+
+
+def is_first_rank() -> bool:
+    """True on the one process that prints and writes for all."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank() == 0
+    return not _is_under_torchrun() or os.environ.get("RANK", "0") == "0"
+
+
+def _is_under_torchrun() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "MASTER_ADDR" in os.environ
+
+
+def run_tasks(worker: Callable[[T], R], tasks: Sequence[T], *, workers: int, threads: int | None = None, show: bool = True) -> Iterator[R]:
+    """The result of each task as soon as it is there, in any order.
+
+    Args:
+        worker: Called with a task; picklable when there are several workers.
+        tasks: What to do.
+        workers: Processes; 1 works in this one.
+        threads: Of torch and OpenCV in each process; None leaves them as they are.
+        show: Whether to show a bar.
+
+    Raises:
+        RuntimeError: When a process dies.
+    """
+    with tqdm(total=len(tasks), unit="sample", disable=None if show else True) as bar:
+        if workers == 1 or len(tasks) < 2:
+            _set_threads(threads)
+            for task in tasks:
+                yield worker(task)
+                bar.update()
+            return
+        pool = ProcessPoolExecutor(
+            min(workers, len(tasks)), mp_context=multiprocessing.get_context("spawn"), initializer=_start, initargs=(worker, threads)
+        )
+        try:
+            for future in as_completed([pool.submit(_work, task) for task in tasks]):
+                yield future.result()
+                bar.update()
+        except BrokenProcessPool as error:
+            raise RuntimeError("a worker process died, perhaps for want of memory; run again with fewer --workers to go on") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_worker: Callable[[Any], Any]
+
+
+def _start(worker: Callable[[Any], Any], threads: int | None) -> None:
+    global _worker
+    _worker = worker
+    _set_threads(threads)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _work(task: Any) -> Any:
+    return _worker(task)
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
+        cv2.setNumThreads(threads)
+
+
+def _leave_with_parent() -> None:
+    """A killed parent cannot tell its workers, and they would wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)

@@ -1,0 +1,316 @@
+"""What a benchmark run leaves behind: one record a sample, the settings it was made under, and files that survive a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dct_seg.simulation import PROTOCOL_VERSION, Prompt, Rule
+
+FORMAT_VERSION = 1
+RESULTS, JOURNAL = "results.json", "journal.{rank}.jsonl"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every number of a run depends on, beside methods and data; results are resumed and shown together only when it is equal.
+
+    Args:
+        prompt: ``drag`` tells the method the radius, ``click`` does not.
+        rule: How the simulated user chooses a click.
+        protocol_version: Of the rules.
+        threshold: A pixel is predicted where its probability is above this.
+        max_clicks: Most clicks a sample.
+        target: The IoU at which a sample is done; None goes on while anything is wrong.
+    """
+
+    prompt: Prompt
+    rule: Rule = "max_distance"
+    protocol_version: int = PROTOCOL_VERSION
+    threshold: float = 0.5
+    max_clicks: int = 20
+    target: float | None = 0.9
+
+    def describe(self) -> str:
+        """One line that every table carries.
+
+        Example:
+            >>> Settings("drag").describe()
+            'rule max_distance v1, prompt drag, threshold 0.5, at most 20 clicks, stopped at IoU 0.9'
+        """
+        end = "stopped when nothing is wrong" if self.target is None else f"stopped at IoU {self.target:g}"
+        return (
+            f"rule {self.rule} v{self.protocol_version}, prompt {self.prompt}, threshold {self.threshold:g}, "
+            f"at most {self.max_clicks} clicks, {end}"
+        )
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How far the simulated user is off.
+
+    Args:
+        click_jitter: Pixels that a click may lie from the rule's own, inside the same wrong region.
+        radius_noise: F multiplies a told radius by a number in 1 - F .. 1 + F.
+        seed: Of the randomness; without any it stays 0.
+    """
+
+    click_jitter: float = 0.0
+    radius_noise: float = 0.0
+    seed: int = 0
+
+    @property
+    def is_exact(self) -> bool:
+        """True when nothing is random."""
+        return not self.click_jitter and not self.radius_noise
+
+    @property
+    def label(self) -> str:
+        """In words, without the seed; empty when exact."""
+        parts = [f"jitter {self.click_jitter:g} px"] * bool(self.click_jitter) + [f"radius noise {self.radius_noise:g}"] * bool(
+            self.radius_noise
+        )
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class ClickRecord:
+    """One click as it was made: pixels, sign, the radius the method used (None for none) and the true one."""
+
+    row: float
+    col: float
+    positive: bool
+    radius: float | None
+    true_radius: float
+
+
+@dataclass(frozen=True)
+class SampleRecord:
+    """One sample through one method.
+
+    Args:
+        data: The data set's label.
+        method: The method's label.
+        condition: How far the user was off.
+        index: Of the sample in its data set.
+        name: Of the sample, unique in its data set.
+        size: (H, W) of the image.
+        clicks: In order.
+        ious: After each click.
+        encode_seconds: Time of ``reset``.
+        seconds: Time of the method after each click.
+        wall_seconds: All time the sample took: reading, clicks, IoU and writing too.
+        error: Why there is no result, in one line; None when there is one.
+    """
+
+    data: str
+    method: str
+    condition: Condition
+    index: int
+    name: str
+    size: tuple[int, int] = (0, 0)
+    clicks: tuple[ClickRecord, ...] = ()
+    ious: tuple[float, ...] = ()
+    encode_seconds: float = 0.0
+    seconds: tuple[float, ...] = ()
+    wall_seconds: float = 0.0
+    error: str | None = None
+
+    @property
+    def key(self) -> tuple[str, str, Condition, int]:
+        """What no two records of one run share."""
+        return self.data, self.method, self.condition, self.index
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SampleRecord:
+        """The record of what ``asdict`` gave, after a journey through JSON."""
+        plain = {**values, "condition": Condition(**values["condition"]), "clicks": tuple(ClickRecord(**c) for c in values["clicks"])}
+        for name in ("size", "ious", "seconds"):
+            plain[name] = tuple(values[name])
+        return cls(**plain)
+
+
+@dataclass
+class Results:
+    """All records of a run, and under what they were made.
+
+    Args:
+        settings: Of all records.
+        methods: For each label: the registered name, the paper and the options.
+        data: For each label: the kind, the root and the number of samples.
+        runs: For each time the command ran: versions, machine, threads, when.
+        samples: In the order of data set, method, condition, index.
+    """
+
+    settings: Settings
+    methods: dict[str, dict[str, Any]]
+    data: dict[str, dict[str, Any]]
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[SampleRecord] = field(default_factory=list)
+
+    @property
+    def failed(self) -> list[SampleRecord]:
+        """The samples without a result."""
+        return [record for record in self.samples if record.error is not None]
+
+    def select(self, data: str, method: str, conditions: Iterable[Condition] | None = None) -> list[SampleRecord]:
+        """The records with a result of one method on one data set, exact clicks unless told otherwise."""
+        wanted = {Condition()} if conditions is None else set(conditions)
+        return [r for r in self.samples if r.error is None and (r.data, r.method) == (data, method) and r.condition in wanted]
+
+    def absorb(self, records: Iterable[SampleRecord]) -> None:
+        """Add records; where two have one key, the one with a result stays, else the later one."""
+        table = {record.key: record for record in self.samples}
+        for record in records:
+            if record.error is None or record.key not in table:
+                table[record.key] = record
+        order = {label: i for i, label in enumerate([*self.data, *self.methods])}
+        last = len(order)
+
+        def place(record: SampleRecord) -> tuple[Any, ...]:
+            c = record.condition
+            return order.get(record.data, last), order.get(record.method, last), c.click_jitter, c.radius_noise, c.seed, record.index
+
+        self.samples = sorted(table.values(), key=place)
+
+    def header(self) -> dict[str, Any]:
+        """All but the samples, plain values."""
+        return {"settings": asdict(self.settings), "methods": self.methods, "data": self.data, "runs": self.runs}
+
+    def merge_header(self, other: dict[str, Any], where: str) -> None:
+        """Take in methods, data sets and runs of an earlier header.
+
+        Raises:
+            ValueError: When the earlier run was made under other settings, or its methods have other options.
+        """
+        theirs, ours = other["settings"], asdict(self.settings)
+        for name, value in ours.items():
+            if theirs.get(name) != value:
+                raise ValueError(f"{where} holds a run with {name} {theirs.get(name)}, this one has {value}; give another --out")
+        for noun, old, new in (("method", other["methods"], self.methods), ("data set", other["data"], self.data)):
+            for label, description in old.items():
+                if label in new and _plain(new[label]) != _plain(description):
+                    changed = _difference(description, new[label])
+                    raise ValueError(f"{where} holds a run of {noun} {label} with {changed}; give another --out or another label")
+                new.setdefault(label, description)
+        self.runs = [*other["runs"], *(run for run in self.runs if run not in other["runs"])]
+
+    def save(self, path: Path) -> None:
+        """Write all to one file, whole or not at all."""
+        samples = ",\n".join(json.dumps(asdict(record)) for record in self.samples)
+        header = json.dumps({"format": FORMAT_VERSION, **self.header()}, indent=1).removesuffix("\n}")
+        write_whole(path, f'{header},\n "samples": [\n{samples}\n]}}\n')
+
+
+def load_results(path: str | Path) -> Results:
+    """The results in a file, or in a folder that a benchmark wrote to.
+
+    Raises:
+        FileNotFoundError: When there is none.
+        ValueError: When the file is something else.
+    """
+    path = Path(path)
+    file = path / RESULTS if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(f"no {file}; `dct-seg benchmark --out {path}` writes one when it is done")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT_VERSION:
+            raise ValueError(f"{file} has format {content['format']}, this dct-seg reads {FORMAT_VERSION}; run the benchmark again")
+        samples = [SampleRecord.from_dict(values) for values in content["samples"]]
+        known = {f.name for f in fields(Settings)}
+        settings = Settings(**{name: value for name, value in content["settings"].items() if name in known})
+        return Results(settings, content["methods"], content["data"], content["runs"], samples)
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is no results file of dct-seg benchmark: {type(error).__name__} {error}") from error
+
+
+class Journal:
+    """A file of one JSON object a line, first the header, then a record as soon as its sample is done.
+
+    A kill at any moment leaves whole lines and at most one torn one, which the next opening cuts off.
+    """
+
+    def __init__(self, folder: Path, rank: int, header: dict[str, Any]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / JOURNAL.format(rank=rank)
+        if path.exists():
+            content = path.read_bytes()
+            with path.open("r+b") as torn:
+                torn.truncate(content.rfind(b"\n") + 1)
+        self._file = path.open("a", encoding="utf-8")
+        self._write({"header": header})
+
+    def add(self, record: SampleRecord) -> None:
+        """Write one record, down to the disk."""
+        self._write({"sample": asdict(record)})
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def read_earlier(folder: Path, results: Results) -> list[SampleRecord]:
+    """The records that earlier runs left in a folder; their headers are merged into ``results``.
+
+    Raises:
+        ValueError: When they were made under other settings.
+    """
+    records: list[SampleRecord] = []
+    if (folder / RESULTS).is_file():
+        earlier = load_results(folder)
+        results.merge_header(earlier.header(), str(folder))
+        records += earlier.samples
+    for path in journals(folder):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+            if not line.endswith("\n"):
+                break  # torn by a kill
+            entry = json.loads(line)
+            if "header" in entry:
+                results.merge_header(entry["header"], str(folder))
+            else:
+                records.append(SampleRecord.from_dict(entry["sample"]))
+    return records
+
+
+def journals(folder: Path) -> list[Path]:
+    """The journals in a folder, of all ranks."""
+    return sorted(folder.glob(JOURNAL.format(rank="*")))
+
+
+def write_whole(path: Path, content: str) -> None:
+    """Write a text file under a temporary name, then rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(content, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def iou_table(records: Sequence[SampleRecord], max_clicks: int) -> Tensor:
+    """(n, ``max_clicks``) float64, one run a row, NaN after its end; what the functions of ``dct_seg.metrics`` take."""
+    table = torch.full((len(records), max_clicks), torch.nan, dtype=torch.float64)
+    for row, record in zip(table, records, strict=True):
+        row[: len(record.ious)] = torch.tensor(record.ious, dtype=torch.float64)
+    return table
+
+
+def _plain(value: Any) -> Any:
+    """The value as it comes back from JSON."""
+    return json.loads(json.dumps(value))
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    old, new = ({**d, **d.get("options", {})} for d in (_plain(old), _plain(new)))
+    return ", ".join(f"{k} {old.get(k)} (now {new.get(k)})" for k in sorted({*old, *new} - {"options"}) if old.get(k) != new.get(k))

@@ -1,0 +1,348 @@
+"""Runs methods over data sets: one sample at a time, on any number of processes and machines, going on where a kill left it."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dct_seg.benchmark.environment import describe_environment
+from dct_seg.benchmark.parallel import Ranks, run_tasks
+from dct_seg.benchmark.results import (
+    RESULTS,
+    ClickRecord,
+    Condition,
+    Journal,
+    Results,
+    SampleRecord,
+    Settings,
+    journals,
+    read_earlier,
+)
+from dct_seg.clicks import Click, ClickBatch
+from dct_seg.data.base import Sample
+from dct_seg.data.datasets import DATASETS, open_dataset
+from dct_seg.methods.base import METHODS, Method
+from dct_seg.metrics import iou
+from dct_seg.pictures import Turn, draw_strip, save_png
+from dct_seg.simulation import Prompt, Rule, SimulatedUser
+
+MethodSource = Mapping[str, Any] | Callable[[], Method]
+"""The options of the registered method of that name, or a function that makes one."""
+
+NUM_TURNS = 5
+
+
+class SampleSource(Protocol):
+    """What the benchmark asks of a data set."""
+
+    def __len__(self) -> int: ...
+    def read(self, index: int) -> Sample: ...
+    def name(self, index: int) -> str: ...
+
+
+Task = tuple[str, str, Condition, int]
+"""One sample to run: the data set's label, the method's, the condition and the index; the key of its record."""
+
+
+@dataclass
+class Bench:
+    """The methods and data sets of a run, made at their first use in each process.
+
+    Args:
+        methods: For each label, its source.
+        data: For each label, a folder or a data set.
+        settings: Of the run.
+        strips: Folder for the strips; None for no pictures.
+        num_strips: Samples of each data set and method that get one.
+    """
+
+    methods: Mapping[str, MethodSource]
+    data: Mapping[str, str | Path | SampleSource | None]
+    settings: Settings
+    strips: Path | None = None
+    num_strips: int = 0
+
+    def __post_init__(self) -> None:
+        self._methods: dict[str, Method] = {}
+        self._data: dict[str, SampleSource] = {}
+        self._warm: set[str] = set()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process gets the sources and makes its own methods: a session of onnxruntime cannot travel."""
+        return Bench, (self.methods, self.data, self.settings, self.strips, self.num_strips)
+
+    def method(self, label: str) -> Method:
+        """The method under ``label``.
+
+        Raises:
+            ValueError: When the name or an option is unknown.
+        """
+        if label not in self._methods:
+            source = self.methods[label]
+            self._methods[label] = source() if callable(source) else make_method(label, source)
+        return self._methods[label]
+
+    def dataset(self, label: str) -> SampleSource:
+        """The data set under ``label``, its ``val`` split where it has splits."""
+        if label not in self._data:
+            source = self.data[label]
+            self._data[label] = _open(label, source) if source is None or isinstance(source, str | Path) else source
+        return self._data[label]
+
+    def __call__(self, task: Task) -> SampleRecord:
+        """The record of a task; a failure is a record too."""
+        data, label, condition, index = task
+        record = SampleRecord(data, label, condition, index, f"#{index}")
+        started = time.perf_counter()
+        try:
+            dataset, method = self.dataset(data), self.method(label)
+            record = replace(record, name=dataset.name(index))
+            sample = dataset.read(index)
+            if label not in self._warm:
+                self._warm.add(label)
+                warm_up(method, sample)
+                started = time.perf_counter()
+            record, turns = run_sample(method, sample, record, self.settings)
+            if self.strips is not None and index < self.num_strips and condition.is_exact:
+                save_png(draw_strip(sample.image, turns, num_turns=NUM_TURNS), strip_path(self.strips, record))
+        except Exception as error:
+            # one bad sample must not lose the night's run; the reason is kept and the exit code tells
+            return replace(record, error=" ".join(f"{type(error).__name__}: {error}".split()))
+        return replace(record, wall_seconds=time.perf_counter() - started)
+
+
+def make_method(name: str, options: Mapping[str, Any]) -> Method:
+    """The registered method ``name`` with its options.
+
+    Raises:
+        ValueError: When the name or an option is unknown.
+    """
+    build = METHODS.get(name)
+    known = list(inspect.signature(build).parameters)
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise ValueError(f"method '{name}' has no option {', '.join(unknown)}; it has {', '.join(known)}")
+    return build(**options)
+
+
+def warm_up(method: Method, sample: Sample) -> None:
+    """Two clicks in the middle of the image, so that what happens only once is not timed."""
+    middle = Click(sample.image.shape[0] // 2, sample.image.shape[1] // 2, radius=8.0)
+    method.reset(sample.image)
+    previous = method.predict(sample.image, [middle], None)
+    method.predict(sample.image, [middle, replace(middle, positive=False)], previous)
+
+
+def run_sample(method: Method, sample: Sample, record: SampleRecord, settings: Settings) -> tuple[SampleRecord, list[Turn]]:
+    """One sample through one method, click by click, until the target, the last click or a perfect mask.
+
+    Args:
+        method: Any.
+        sample: What is segmented.
+        record: Says which sample under which condition.
+        settings: Of the run.
+
+    Returns:
+        The record with clicks, IoUs and times, and the first turns to draw.
+
+    Raises:
+        ValueError: When the method returns something else than probabilities of the image's size.
+    """
+    mask, ignore = torch.from_numpy(sample.mask)[None], torch.from_numpy(sample.ignore)[None]
+    user = SimulatedUser(
+        mask,
+        ignore,
+        rule=settings.rule,
+        prompt=settings.prompt,
+        click_jitter=record.condition.click_jitter,
+        radius_noise=record.condition.radius_noise,
+        generator=torch.Generator().manual_seed(_seed_of(record)),
+    )
+    started = time.perf_counter()
+    method.reset(sample.image)
+    encode_seconds = time.perf_counter() - started
+
+    clicks: list[Click] = []
+    true_radii: list[float] = []
+    ious: list[float] = []
+    seconds: list[float] = []
+    turns: list[Turn] = []
+    probs: NDArray[np.float32] | None = None
+    pred = torch.zeros_like(mask)
+    while len(clicks) < settings.max_clicks:
+        asked = user(None if probs is None else _logits_of(pred), ClickBatch.from_clicks([clicks]))
+        if asked.done.item():
+            break
+        (row, col), radius = asked.coords[0].tolist(), asked.radii.item()
+        click = Click(row, col, bool(asked.labels.item() == 1), None if math.isnan(radius) else radius)
+        started = time.perf_counter()
+        clicks = method.fill_radii([*clicks, click], probs)
+        probs = method.predict(sample.image, clicks, probs)
+        seconds.append(time.perf_counter() - started)
+        pred = torch.from_numpy(_checked(probs, sample.mask.shape) > settings.threshold)[None]
+        true_radii.append(asked.true_radii.item())
+        ious.append(iou(pred, mask, ignore).item())
+        if len(turns) < NUM_TURNS:
+            turns.append(Turn(tuple(clicks), pred[0].numpy(), ious[-1]))
+        if settings.target is not None and np.float32(ious[-1]) >= np.float32(settings.target):
+            break
+    if not ious:
+        warnings.warn(f"{record.name}: nothing to segment; the empty prediction counts as IoU 1", stacklevel=2)
+        ious = [1.0]
+    made = tuple(ClickRecord(c.row, c.col, c.positive, c.radius, true) for c, true in zip(clicks, true_radii, strict=True))
+    size = (sample.mask.shape[0], sample.mask.shape[1])
+    return replace(record, size=size, clicks=made, ious=tuple(ious), encode_seconds=encode_seconds, seconds=tuple(seconds)), turns
+
+
+def run_benchmark(
+    methods: Mapping[str, MethodSource],
+    data: Mapping[str, str | Path | SampleSource | None],
+    *,
+    prompt: Prompt,
+    out: str | Path | None = None,
+    max_clicks: int = 20,
+    target: float | None = 0.9,
+    full: bool = False,
+    threshold: float = 0.5,
+    rule: Rule = "max_distance",
+    workers: int = 1,
+    threads: int | None = None,
+    seeds: Sequence[int] = (0,),
+    click_jitter: float = 0.0,
+    radius_noise: float = 0.0,
+    limit: int | None = None,
+    num_strips: int = 50,
+) -> Results:
+    """Each method over each data set, under the protocol.
+
+    With a process group, or under ``torchrun``, the samples are shared among the ranks and every rank returns all results.
+    With ``out`` each sample is on the disk as soon as it is done, and a second run goes on from there.
+
+    Args:
+        methods: For each label a mapping of options, the label being the registered name, or a function that makes the
+            method (a picklable one when there are several workers).
+        data: For each label a folder, the label being the data set's kind, or a data set.
+        prompt: ``drag`` tells the method each click's radius, ``click`` does not.
+        out: Folder for the results and pictures.
+        max_clicks: Most clicks a sample.
+        target: The IoU at which a sample is done.
+        full: Go on to the last click or a perfect mask, for mIoU@k, AuC and curves; ``target`` is not used.
+        threshold: A pixel is predicted where its probability is above this.
+        rule: How the simulated user chooses a click.
+        workers: Processes on this machine.
+        threads: Of torch and OpenCV in each process; by default all cores are shared among the workers.
+        seeds: Of the randomness of each robustness run.
+        click_jitter: Pixels that a click may be off; each sample is then run exactly once and again for each seed.
+        radius_noise: Share by which a drag may be off; likewise.
+        limit: Only the first samples of each data set.
+        num_strips: Samples of each data set and method that get a picture; only with ``out``.
+
+    Returns:
+        All records, those of earlier runs in ``out`` too; samples that failed have their reason.
+
+    Raises:
+        ValueError: When an option is wrong, or ``out`` holds a run under other settings.
+        FileNotFoundError: When a folder is missing.
+    """
+    if not methods or not data:
+        raise ValueError("a benchmark needs a method and a data set or more, got none")
+    if radius_noise and prompt == "click":
+        raise ValueError("radius_noise changes the length of drags, and prompt 'click' has none; use prompt 'drag'")
+    if workers < 1 or max_clicks < 1:
+        raise ValueError(f"workers and max_clicks are 1 or more, got {workers} and {max_clicks}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is a number of samples, 1 or more, got {limit}")
+    settings = Settings(prompt, rule, threshold=threshold, max_clicks=max_clicks, target=None if full else target)
+    folder = None if out is None else Path(out)
+    threads = threads or (max(1, torch.get_num_threads() // workers) if workers > 1 else None)
+    bench = Bench(methods, data, settings, None if folder is None else folder / "strips", num_strips)
+    ranks = Ranks.find()
+
+    results = Results(
+        settings,
+        {label: _describe_method(bench.method(label)) for label in methods},
+        {label: _describe_data(bench.dataset(label), data[label]) for label in data},
+        [describe_environment(threads=threads, workers=workers, ranks=ranks.size)],
+    )
+    earlier = [] if folder is None else read_earlier(folder, results)
+    for records in ranks.gather(earlier):
+        results.absorb(records)
+
+    exact = Condition()
+    conditions = [exact] if not (click_jitter or radius_noise) else [exact, *(Condition(click_jitter, radius_noise, s) for s in seeds)]
+    tasks: list[Task] = [
+        (d, m, condition, index)
+        for d in data
+        for m in methods
+        for condition in conditions
+        for index in range(min(len(bench.dataset(d)), limit or len(bench.dataset(d))))
+    ]
+    done = {record.key for record in results.samples if record.error is None}
+    left = [task for task in tasks if task not in done]
+    new: list[SampleRecord] = []
+    journal = None if folder is None else Journal(folder, ranks.rank, results.header())
+    try:
+        for record in run_tasks(bench, left[ranks.rank :: ranks.size], workers=workers, threads=threads, show=ranks.rank == 0):
+            new.append(record)
+            if journal is not None:
+                journal.add(record)
+    finally:
+        if journal is not None:
+            journal.close()
+    for records in ranks.gather(new):
+        results.absorb(records)
+    if folder is not None:
+        if ranks.rank == 0:
+            results.save(folder / RESULTS)
+        for path in journals(folder) if ranks.rank == 0 else []:
+            path.unlink()
+    ranks.leave()
+    return results
+
+
+def strip_path(folder: Path, record: SampleRecord) -> Path:
+    """Where a sample's strip lies below the folder of strips."""
+    name = "".join(c if c.isalnum() or c in "-_.#" else "_" for c in record.name)
+    return folder / record.data / record.method / f"{record.index:05d}_{name}.png"
+
+
+def _open(label: str, root: str | Path | None) -> SampleSource:
+    splits = label in DATASETS and "split" in inspect.signature(DATASETS.get(label)).parameters
+    return open_dataset(label, root, **({"split": "val"} if splits else {}))
+
+
+def _describe_method(method: Method) -> dict[str, Any]:
+    return {"method": method.name, "paper": method.paper, "options": method.options}
+
+
+def _describe_data(dataset: SampleSource, source: str | Path | SampleSource | None) -> dict[str, Any]:
+    root = str(source) if isinstance(source, str | Path) else None
+    return {"kind": type(dataset).__name__, "root": root, "num_samples": len(dataset)}
+
+
+def _seed_of(record: SampleRecord) -> int:
+    """The sample's own seed: the same on whatever process and in whatever order it is run."""
+    words = f"{record.condition.seed}/{record.data}/{record.index}"
+    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:7], "little")
+
+
+def _logits_of(pred: torch.Tensor) -> torch.Tensor:
+    """Logits that are certain of a mask that was thresholded here, so that a threshold is never met twice."""
+    return torch.where(pred, 20.0, -20.0)
+
+
+def _checked(probs: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
+    if probs.shape != size or not np.isfinite(probs).all():
+        raise ValueError(f"the method returned {probs.shape}, or numbers that are not finite; wanted probabilities of {size}")
+    return probs

@@ -1,0 +1,253 @@
+"""The numbers of a run as Markdown, CSV and LaTeX, with what others published beside them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dct_seg.benchmark.published import DISC_FLOOR, FIELD_ORDER, PUBLISHED, Published
+from dct_seg.benchmark.results import Condition, Results, SampleRecord, iou_table
+from dct_seg.metrics import at_least_max, auc, bootstrap_interval, failures, miou_at, num_clicks_to
+
+THRESHOLDS = (0.85, 0.90)
+MIOU_AT = (1, 3, 5)
+NONE = "-"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The numbers of one method on one data set.
+
+    Args:
+        data, method: Their labels.
+        num_samples: With a result.
+        num_failed: Without.
+        noc: For each threshold the mean, and the ends of its bootstrap 95 % interval.
+        nof: For each threshold, the samples that never reach it.
+        at_least_max: For each threshold the field's count, which has those that reach it at the very last click too.
+        miou: For each k; empty when the runs stop at a target.
+        auc: None when the runs stop at a target.
+        seconds_per_click: Of the method alone.
+        encode_seconds: An image, of the method alone.
+        own_share: Of all time, what the benchmark itself took.
+    """
+
+    data: str
+    method: str
+    num_samples: int
+    num_failed: int
+    noc: dict[float, tuple[float, float, float]]
+    nof: dict[float, int]
+    at_least_max: dict[float, int]
+    miou: dict[int, float]
+    auc: float | None
+    seconds_per_click: float
+    encode_seconds: float
+    own_share: float
+
+
+def summarise(results: Results, data: str, method: str) -> Summary | None:
+    """The numbers of one method on one data set, or None when it has no result there."""
+    records = results.select(data, method)
+    if not records:
+        return None
+    settings = results.settings
+    table, target = iou_table(records, settings.max_clicks), settings.target or 1.0
+    shown = thresholds_of(results)
+    clicks = {t: num_clicks_to(table, t, settings.max_clicks, target=target).double().numpy() for t in shown}
+    seconds = np.concatenate([r.seconds for r in records])
+    wall, encode = sum(r.wall_seconds for r in records), [r.encode_seconds for r in records]
+    full = settings.target is None
+    return Summary(
+        data,
+        method,
+        len(records),
+        sum((r.data, r.method) == (data, method) for r in results.failed),
+        {t: (float(values.mean()), *bootstrap_interval(values)) for t, values in clicks.items()},
+        {t: int(failures(table, t, settings.max_clicks, target=target)) for t in shown},
+        {t: int(at_least_max(table, t, settings.max_clicks, target=target)) for t in shown},
+        {k: float(miou_at(table, k, settings.max_clicks, target=target)) for k in MIOU_AT if full and k <= settings.max_clicks},
+        float(auc(table, settings.max_clicks, target=target)) if full else None,
+        float(seconds.mean()) if seconds.size else 0.0,
+        float(np.mean(encode)),
+        float(1 - (seconds.sum() + sum(encode)) / wall) if wall else 0.0,
+    )
+
+
+def thresholds_of(results: Results) -> tuple[float, ...]:
+    """The thresholds at which the runs say something."""
+    target = results.settings.target
+    return tuple(t for t in THRESHOLDS if target is None or np.float32(t) <= np.float32(target)) or (float(target or 1.0),)
+
+
+def ordered_data(results: Results) -> list[str]:
+    """The data sets in the field's order."""
+    rank = {name: i for i, name in enumerate(FIELD_ORDER)}
+    return sorted(results.data, key=lambda label: rank.get(label, len(rank)))
+
+
+def detail_table(results: Results) -> list[list[str]]:
+    """A heading and one row for each data set and method, with intervals, failures and times."""
+    most = results.settings.max_clicks
+    shown = thresholds_of(results)
+    full = results.settings.target is None
+    head = ["data", "method", "n", *(f"NoC@{percent(t)} [95 %]" for t in shown)]
+    head += [name for t in shown for name in (f"NoF@{percent(t)}", f">={most}@{percent(t)}")]
+    head += ([f"mIoU@{k}" for k in MIOU_AT if k <= most] + ["AuC"]) if full else []
+    rows = [[*head, "s/click", "s/image", "failed"]]
+    for data in ordered_data(results):
+        for method in results.methods:
+            row = summarise(results, data, method)
+            if row is None:
+                continue
+            cells = [data, method, str(row.num_samples), *("{:.2f} [{:.2f}, {:.2f}]".format(*row.noc[t]) for t in shown)]
+            cells += [str(count) for t in shown for count in (row.nof[t], row.at_least_max[t])]
+            cells += [f"{value:.3f}" for value in row.miou.values()] + ([f"{row.auc:.3f}"] if row.auc is not None else [])
+            rows.append([*cells, f"{row.seconds_per_click:.3f}", f"{row.encode_seconds:.3f}", str(row.num_failed)])
+    return rows
+
+
+def comparison_table(results: Results) -> list[list[str]]:
+    """A heading and one row for each method, published ones first, with the data sets in the field's order.
+
+    A drag row never stands without the floor: what the drags are worth painted as discs.
+    """
+    prompt, sets = results.settings.prompt, ordered_data(results)
+    shown = thresholds_of(results)
+    rows = [["method", "training", "prompt", *(f"{data} NoC@{percent(t)}" for data in sets for t in shown), "source"]]
+    others: list[Published] = [row for row in PUBLISHED if any(data in row.noc90 for data in sets)]
+    if prompt == "drag" and not any(m["method"] == "disc" for m in results.methods.values()):
+        others.append(DISC_FLOOR)
+    for row in others:
+        numbers = [f"{row.noc90[d]:.2f}" if t == 0.90 and d in row.noc90 else NONE for d in sets for t in shown]
+        rows.append([row.method, row.training or NONE, row.prompt, *numbers, row.source])
+    for label in results.methods:
+        summaries = {data: summarise(results, data, label) for data in sets}
+        if not any(summaries.values()):
+            continue
+        found = [f"{s.noc[t][0]:.2f}" if (s := summaries[d]) else NONE for d in sets for t in shown]
+        rows.append([label, NONE, prompt, *found, "this run"])
+    return rows
+
+
+def robustness_table(results: Results) -> list[list[str]]:
+    """A heading and one row for each data set, method and way of being off; only the heading when no clicks were off."""
+    threshold = thresholds_of(results)[-1]
+    rows = [["data", "method", "clicks", "seeds", f"NoC@{percent(threshold)} exact", "off: mean", "std over seeds", "worse by"]]
+    labels = list(dict.fromkeys(r.condition.label for r in results.samples if not r.condition.is_exact))
+    for data in ordered_data(results):
+        for method in results.methods:
+            for label in labels:
+                by_seed = _noc_by_seed(results, data, method, label, threshold)
+                exact = _noc(results, results.select(data, method), threshold)
+                if not by_seed or exact is None:
+                    continue
+                mean, spread = float(np.mean(by_seed)), float(np.std(by_seed))
+                numbers = [f"{value:.2f}" for value in (exact, mean, spread)]
+                rows.append([data, method, label, str(len(by_seed)), *numbers, f"{mean - exact:+.2f}"])
+    return rows
+
+
+def markdown(results: Results) -> str:
+    """All tables, with the settings above them and what was run on below."""
+    parts = [f"Protocol: {results.settings.describe()}.", as_markdown(comparison_table(results)), as_markdown(detail_table(results))]
+    robustness = robustness_table(results)
+    if len(robustness) > 1:
+        parts.append("Clicks that are off, inside the same wrong region:\n\n" + as_markdown(robustness))
+    parts.append("\n".join(f"- {label}: {_options(m['options'])}" for label, m in results.methods.items()))
+    parts += [_machine(run) for run in results.runs[-1:]]
+    parts += [f"{len(results.failed)} samples failed; first: {r.data} {r.name} ({r.method}): {r.error}" for r in results.failed[:1]]
+    return "\n\n".join(parts) + "\n"
+
+
+def as_markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first row is its heading.
+
+    Example:
+        >>> print(as_markdown([["a", "b"], ["1", "22"]]))
+        | a | b  |
+        |---|----|
+        | 1 | 22 |
+    """
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def as_csv(rows: Sequence[Sequence[str]]) -> str:
+    """Comma-separated values; the first row is the heading."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()
+
+
+def as_latex(rows: Sequence[Sequence[str]]) -> str:
+    r"""A tabular for the ``booktabs`` package; a line parts what others published from ours.
+
+    Example:
+        >>> print(as_latex([["method", "GrabCut NoC@90", "source"], ["A_b", "1.0", "its README"], ["C", "2.0", "this run"]]))
+        \begin{tabular}{lrl}
+        \toprule
+        method & GrabCut NoC@90 & source \\
+        \midrule
+        A\_b & 1.0 & its README \\
+        \midrule
+        C & 2.0 & this run \\
+        \bottomrule
+        \end{tabular}
+    """
+    lines = [[_latex_text(cell) for cell in row] for row in rows]
+    columns = "".join("r" if "NoC" in cell else "l" for cell in rows[0])
+    body: list[str] = []
+    for i, row in enumerate(rows):
+        if i == 1 or (i > 1 and row[-1] == "this run" != rows[i - 1][-1]):
+            body.append(r"\midrule")
+        body.append(" & ".join(lines[i]) + r" \\")
+    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *body, r"\bottomrule", r"\end{tabular}"])
+
+
+def percent(threshold: float) -> str:
+    """0.9 as 90."""
+    return f"{100 * threshold:.4g}"
+
+
+def _latex_text(text: str) -> str:
+    return "".join("\\" + c if c in "&%$#_{}" else {">": "$>$", "<": "$<$", "~": "\\textasciitilde{}"}.get(c, c) for c in text)
+
+
+def _noc(results: Results, records: Sequence[SampleRecord], threshold: float) -> float | None:
+    if not records:
+        return None
+    most, target = results.settings.max_clicks, results.settings.target or 1.0
+    return float(num_clicks_to(iou_table(records, most), threshold, most, target=target).double().mean())
+
+
+def _noc_by_seed(results: Results, data: str, method: str, label: str, threshold: float) -> list[float]:
+    conditions = {r.condition for r in results.samples if r.condition.label == label and not r.condition.is_exact}
+    found = [_noc(results, results.select(data, method, [c]), threshold) for c in sorted(conditions, key=_seed)]
+    return [value for value in found if value is not None]
+
+
+def _seed(condition: Condition) -> int:
+    return condition.seed
+
+
+def _options(options: dict[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in options.items()) or "no options"
+
+
+def _machine(run: dict[str, object]) -> str:
+    machine, versions = run["machine"], run["versions"]
+    assert isinstance(machine, dict)
+    assert isinstance(versions, dict)
+    gpu = f", {machine['gpu']}" if machine["gpu"] else ""
+    packages = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return (
+        f"Seconds are the method's alone, after a warm-up; s/image is the encoding. {machine['processor']}, {machine['cores']} cores{gpu}; "
+        f"{run['threads']} threads, {run['workers']} workers, {run['ranks']} ranks; Python {run['python']}, {packages}."
+    )

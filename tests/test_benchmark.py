@@ -1,0 +1,483 @@
+"""The benchmark: one sample by hand, files that survive a kill, the same numbers on any number of processes, tables and pictures."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ddp import run_on_ranks
+from numpy.typing import NDArray
+from PIL import Image
+
+from dct_seg.benchmark import command
+from dct_seg.benchmark.results import ClickRecord, Condition, Results, SampleRecord, Settings, journals, load_results
+from dct_seg.benchmark.runner import Bench, run_benchmark
+from dct_seg.benchmark.tables import as_csv, comparison_table, detail_table, markdown, robustness_table, summarise
+from dct_seg.clicks import Click, ClickBatch
+from dct_seg.data.base import Sample
+from dct_seg.methods import METHODS, Method
+from dct_seg.simulation import next_click
+
+
+class Boxes:
+    """Samples that are bright boxes of growing size on a gray ground; ``broken`` ones cannot be read."""
+
+    def __init__(self, num: int = 6, broken: Sequence[int] = ()) -> None:
+        self.num, self.broken = num, tuple(broken)
+
+    def __len__(self) -> int:
+        return self.num
+
+    def name(self, index: int) -> str:
+        return f"box{index}"
+
+    def read(self, index: int) -> Sample:
+        if index in self.broken:
+            raise ValueError(f"box{index} is\ntorn")
+        image = np.random.default_rng(index).integers(90, 110, (30, 40, 3), dtype=np.uint8)
+        mask = np.zeros((30, 40), bool)
+        mask[4 : 12 + 2 * index, 6 : 22 + index] = True
+        image[mask] += 90
+        return Sample(image, mask, np.zeros_like(mask), self.name(index))
+
+
+class Shy(Method):
+    """Answers with the seeds grown by a pixel at each click; counts its work in a file, and may sleep."""
+
+    name, paper = "shy", ""
+
+    def __init__(self, *, log: str | None = None, sleep: float = 0.0) -> None:
+        self.log, self.sleep = log, sleep
+        self.disc = METHODS.get("disc")(seed_radius=2.0)
+
+    def reset(self, image: NDArray[np.uint8]) -> None:
+        time.sleep(self.sleep)
+        if self.log is not None:
+            with open(self.log, "a") as file:
+                file.write("reset\n")
+        self.disc.reset(image)
+
+    def predict(self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        grown = [replace(c, radius=(c.radius or 2.0) + len(clicks) if c.positive else c.radius) for c in clicks]
+        return 0.9 * self.disc.predict(image, grown, previous)
+
+    def fill_radii(self, clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> list[Click]:
+        return self.disc.fill_radii(clicks, previous)
+
+
+def without_times(results: Results) -> list[SampleRecord]:
+    return [replace(r, encode_seconds=0.0, seconds=(0.0,) * len(r.seconds), wall_seconds=0.0) for r in results.samples]
+
+
+def quick(**options: object) -> Results:
+    return run_benchmark({"disc": {}}, {"boxes": Boxes()}, **{"prompt": "drag", "max_clicks": 5, **options})
+
+
+# one sample
+
+
+def test_a_square_of_25_pixels_takes_the_disc_one_drag() -> None:
+    mask = np.zeros((9, 9), bool)
+    mask[2:7, 2:7] = True
+
+    class Square(Boxes):
+        def read(self, index: int) -> Sample:
+            return Sample(np.zeros((9, 9, 3), np.uint8), mask, np.zeros_like(mask), "square")
+
+    results = run_benchmark({"disc": {}}, {"square": Square(1)}, prompt="drag", full=True)
+    (record,) = results.samples
+    assert record.clicks == (ClickRecord(4.0, 4.0, True, 3.0, 3.0),)
+    assert record.ious == (1.0,)
+    assert record.size == (9, 9)
+    assert record.error is None
+
+
+def test_clicks_and_ious_are_those_of_a_plain_loop() -> None:
+    results = quick(target=0.95)
+    for record, sample in zip(results.samples, map(Boxes().read, range(6)), strict=True):
+        method = METHODS.get("disc")()
+        method.reset(sample.image)
+        clicks: list[Click] = []
+        pred = np.zeros_like(sample.mask)
+        ious = []
+        for _ in range(5):
+            found = next_click(
+                torch.from_numpy(pred)[None],
+                torch.from_numpy(sample.mask)[None],
+                torch.from_numpy(sample.ignore)[None],
+                ClickBatch.from_clicks([clicks]),
+            )
+            clicks.append(Click(*found.coords[0].tolist(), bool(found.labels[0] == 1), found.radii.item()))
+            pred = method.predict(sample.image, clicks, None) > 0.5
+            ious.append((pred & sample.mask).sum() / (pred | sample.mask).sum())
+            if ious[-1] >= 0.95:
+                break
+        assert [(c.row, c.col, c.positive, c.radius) for c in record.clicks] == [(c.row, c.col, c.positive, c.radius) for c in clicks]
+        assert record.ious == pytest.approx(ious, abs=0)
+
+
+def test_a_click_tells_no_radius_and_the_one_that_was_used_is_recorded() -> None:
+    results = run_benchmark({"disc": {"seed_radius": 2.0}}, {"boxes": Boxes()}, prompt="click", max_clicks=3)
+    first = results.samples[0].clicks[0]
+    assert first.radius == 2.0
+    assert first.true_radius == 4.0
+
+
+def test_a_full_run_goes_on_after_the_target() -> None:
+    short, full = quick(target=0.5), quick(full=True)
+    assert all(record.ious[-1] >= 0.5 and max(record.ious[:-1], default=0) < 0.5 for record in short.samples)
+    assert all(len(f.ious) == 5 and f.ious[: len(s.ious)] == s.ious for s, f in zip(short.samples, full.samples, strict=True))
+
+
+def test_an_empty_object_counts_as_iou_1_and_warns_with_its_name() -> None:
+    class Nothing(Boxes):
+        def read(self, index: int) -> Sample:
+            return replace(super().read(index), mask=np.zeros((30, 40), bool))
+
+    with pytest.warns(UserWarning, match="box0: nothing to segment"):
+        results = run_benchmark({"disc": {}}, {"nothing": Nothing(1)}, prompt="drag")
+    assert results.samples[0].ious == (1.0,)
+    assert results.samples[0].clicks == ()
+
+
+def test_a_method_of_the_wrong_shape_is_a_failure_with_its_reason() -> None:
+    class Wrong(Shy):
+        def predict(self, image, clicks, previous):  # type: ignore[no-untyped-def]
+            return np.zeros((2, 2), np.float32)
+
+    results = run_benchmark({"wrong": Wrong}, {"boxes": Boxes(1)}, prompt="drag")
+    assert results.samples[0].error == (
+        "ValueError: the method returned (2, 2), or numbers that are not finite; wanted probabilities of (30, 40)"
+    )
+
+
+# failures
+
+
+def test_a_sample_that_fails_is_recorded_and_the_run_goes_on(tmp_path: Path) -> None:
+    data = {"boxes": Boxes(5, broken=[1, 3])}
+    results = run_benchmark({"disc": {}}, data, prompt="drag", out=tmp_path)
+    assert [(r.index, r.error) for r in results.failed] == [(1, "ValueError: box1 is torn"), (3, "ValueError: box3 is torn")]
+    assert len(results.select("boxes", "disc")) == 3
+    assert "2 samples failed; first: boxes box1 (disc): ValueError: box1 is torn" in markdown(results)
+    mended = run_benchmark({"disc": {}}, {"boxes": Boxes(5)}, prompt="drag", out=tmp_path)
+    assert not mended.failed
+    assert len(mended.samples) == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"radius_noise": 0.5, "prompt": "click"}, "prompt 'click' has none"),
+        ({"workers": 0}, "workers and max_clicks are 1 or more"),
+        ({"limit": 0}, "limit is a number of samples"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        quick(**options)
+
+
+def test_an_unknown_method_or_option_is_refused_before_anything_runs() -> None:
+    with pytest.raises(ValueError, match="unknown method 'dics'; did you mean 'disc'"):
+        run_benchmark({"dics": {}}, {"boxes": Boxes()}, prompt="drag")
+    with pytest.raises(ValueError, match="method 'disc' has no option radius; it has seed_radius"):
+        run_benchmark({"disc": {"radius": 3}}, {"boxes": Boxes()}, prompt="drag")
+
+
+# files
+
+
+def test_results_come_back_from_their_file(tmp_path: Path) -> None:
+    results = quick(out=tmp_path)
+    again = load_results(tmp_path)
+    assert again == results
+    assert journals(tmp_path) == []
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["settings"] == {
+        "prompt": "drag",
+        "rule": "max_distance",
+        "protocol_version": 1,
+        "threshold": 0.5,
+        "max_clicks": 5,
+        "target": 0.9,
+    }
+    assert content["methods"]["disc"] == {"method": "disc", "paper": "", "options": {"seed_radius": 5.0}}
+    assert {"started", "python", "versions", "machine", "threads", "workers", "ranks"} <= set(content["runs"][0])
+    assert content["data"] == {"boxes": {"kind": "Boxes", "root": None, "num_samples": 6}}
+
+
+def test_a_second_run_does_only_what_is_left(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    methods = {"shy": partial(Shy, log=str(log))}
+    run_benchmark(methods, {"boxes": Boxes()}, prompt="drag", out=tmp_path / "out", limit=2)
+    assert log.read_text().count("reset") == 3  # one of them to warm up
+    results = run_benchmark(methods, {"boxes": Boxes()}, prompt="drag", out=tmp_path / "out")
+    assert log.read_text().count("reset") == 3 + 5
+    assert [r.index for r in results.samples] == list(range(6))
+    run_benchmark(methods, {"boxes": Boxes()}, prompt="drag", out=tmp_path / "out")
+    assert log.read_text().count("reset") == 3 + 5
+
+
+def test_methods_gather_in_one_folder(tmp_path: Path) -> None:
+    quick(out=tmp_path)
+    results = run_benchmark({"shy": Shy}, {"boxes": Boxes()}, prompt="drag", max_clicks=5, out=tmp_path)
+    assert list(results.methods) == ["shy", "disc"]
+    assert len(results.runs) == 2
+    assert len(results.samples) == 12
+
+
+def test_a_folder_under_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
+    quick(out=tmp_path)
+    with pytest.raises(ValueError, match=r"holds a run with target 0\.9, this one has 0\.95; give another --out"):
+        quick(out=tmp_path, target=0.95)
+    with pytest.raises(ValueError, match=r"holds a run of method disc with seed_radius 5\.0 \(now 3\.0\)"):
+        run_benchmark({"disc": {"seed_radius": 3.0}}, {"boxes": Boxes()}, prompt="drag", max_clicks=5, out=tmp_path)
+
+
+def test_a_file_that_is_no_results_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"results\.json; `dct-seg benchmark --out"):
+        load_results(tmp_path)
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(ValueError, match="is no results file"):
+        load_results(tmp_path)
+    (tmp_path / "results.json").write_text('{"format": 99}')
+    with pytest.raises(ValueError, match="has format 99"):
+        load_results(tmp_path)
+
+
+KILLED = """
+import sys
+sys.path.insert(0, {tests!r})
+from functools import partial
+from test_benchmark import Boxes, Shy, run_benchmark
+if __name__ == "__main__":
+    run_benchmark({{"shy": partial(Shy, sleep=0.3)}}, {{"boxes": Boxes()}}, prompt="drag", out={out!r}, max_clicks=5, workers={workers})
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_run_loses_only_the_samples_in_work(tmp_path: Path, workers: int) -> None:
+    out = tmp_path / "out"
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED.format(tests=str(Path(__file__).parent), out=str(out), workers=workers))
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not any(path.read_text().count("\n") >= 3 for path in journals(out)):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    (journal,) = journals(out)
+    kept = journal.read_text().count('{"sample"')
+    assert 2 <= kept < 6
+    with journal.open("a") as file:
+        file.write('{"sample": {"data": "bo')  # torn in the middle of a write
+
+    log = tmp_path / "log"
+    resumed = run_benchmark({"shy": partial(Shy, log=str(log))}, {"boxes": Boxes()}, prompt="drag", out=out, max_clicks=5)
+    assert log.read_text().count("reset") == 1 + 6 - kept
+    whole = run_benchmark({"shy": Shy}, {"boxes": Boxes()}, prompt="drag", max_clicks=5)
+    assert without_times(resumed) == without_times(whole)
+    assert load_results(out) == resumed
+
+
+# many processes
+
+
+def test_two_workers_give_the_same_numbers_to_the_last_digit(tmp_path: Path) -> None:
+    data = {"boxes": Boxes(5, broken=[2])}
+    options = {"prompt": "drag", "max_clicks": 4, "click_jitter": 3.0, "seeds": (0, 1)}
+    one = run_benchmark({"shy": Shy, "disc": {}}, data, **options)
+    two = run_benchmark({"shy": Shy, "disc": {}}, data, workers=2, out=tmp_path, **options)
+    assert without_times(one) == without_times(two)
+    assert load_results(tmp_path) == two
+
+
+def _on_a_rank(rank: int, world_size: int, out: str) -> list[SampleRecord]:
+    results = run_benchmark({"shy": Shy}, {"boxes": Boxes(5)}, prompt="drag", max_clicks=4, click_jitter=2.0, out=out)
+    return without_times(results)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("init_group", [True, False])
+def test_two_ranks_give_the_same_numbers_to_the_last_digit(tmp_path: Path, init_group: bool) -> None:
+    whole = run_benchmark({"shy": Shy}, {"boxes": Boxes(5)}, prompt="drag", max_clicks=4, click_jitter=2.0)
+    for found in run_on_ranks(_on_a_rank, str(tmp_path), init_group=init_group):
+        assert found == without_times(whole)
+    assert without_times(load_results(tmp_path)) == without_times(whole)
+    assert journals(tmp_path) == []
+
+
+def test_a_bench_travels_without_the_methods_it_made() -> None:
+    import pickle
+
+    bench = Bench({"disc": {}}, {"boxes": Boxes()}, Settings("drag"))
+    bench.method("disc")
+    assert pickle.loads(pickle.dumps(bench))._methods == {}
+
+
+# robustness
+
+
+def test_jittered_clicks_stay_in_the_wrong_region_and_near() -> None:
+    exact = quick()
+    off = quick(click_jitter=4.0, seeds=(0, 1))
+    moved = 0
+    for index in range(6):
+        mask = Boxes().read(index).mask
+        (reference,) = [r for r in exact.samples if r.index == index]
+        for seed in (0, 1):
+            (record,) = [r for r in off.select("boxes", "disc", [Condition(4.0, 0.0, seed)]) if r.index == index]
+            first, true = record.clicks[0], reference.clicks[0]
+            assert mask[int(first.row), int(first.col)]
+            assert np.hypot(first.row - true.row, first.col - true.col) <= 4
+            moved += (first.row, first.col) != (true.row, true.col)
+    assert moved > 6
+    assert without_times(exact) == [r for r in without_times(off) if r.condition.is_exact]
+
+
+def test_drags_are_off_by_at_most_the_noise() -> None:
+    off = quick(radius_noise=0.3, seeds=(5,))
+    ratios = [c.radius / c.true_radius for r in off.samples for c in r.clicks if not r.condition.is_exact]
+    assert all(0.7 <= ratio <= 1.3 for ratio in ratios)
+    assert len(set(ratios)) > 6
+
+
+def test_the_robustness_table_holds_exact_and_disturbed_clicks_side_by_side() -> None:
+    assert len(robustness_table(quick())) == 1
+    head, row = robustness_table(quick(click_jitter=2.0, radius_noise=0.2, seeds=(0, 1, 2)))
+    assert row[:4] == ["boxes", "disc", "jitter 2 px, radius noise 0.2", "3"]
+    assert float(row[5]) - float(row[4]) == pytest.approx(float(row[7]), abs=0.011)
+    assert head[4] == "NoC@90 exact"
+
+
+# tables
+
+
+def by_hand(target: float | None = 0.9, prompt: str = "drag", **ious: Sequence[float]) -> Results:
+    settings = Settings(prompt, max_clicks=4, target=target)  # type: ignore[arg-type]
+    samples = [
+        SampleRecord("GrabCut", "mine", Condition(), i, name, (4, 4), (), tuple(values), 0.5, (0.1,) * len(values), 1.0)
+        for i, (name, values) in enumerate(ious.items())
+    ]
+    run = {"python": "3", "versions": {}, "machine": {"processor": "p", "cores": 2, "gpu": None}, "threads": 1, "workers": 1, "ranks": 1}
+    methods = {"mine": {"method": "mine", "paper": "", "options": {}}}
+    return Results(settings, methods, {"GrabCut": {"kind": "GrabCut", "root": None, "num_samples": len(samples)}}, [run], samples)
+
+
+def test_the_summary_is_what_one_counts_by_hand() -> None:
+    results = by_hand(a=[0.5, 0.86, 0.92], b=[0.95], c=[0.1, 0.2, 0.3, 0.9], d=[0.1, 0.2, 0.3, 0.89])
+    row = summarise(results, "GrabCut", "mine")
+    assert row is not None
+    assert row.noc[0.85][0] == (2 + 1 + 4 + 4) / 4
+    assert row.noc[0.9][0] == (3 + 1 + 4 + 4) / 4
+    assert row.noc[0.9][1] <= row.noc[0.9][0] <= row.noc[0.9][2]
+    assert row.nof == {0.85: 0, 0.9: 1}
+    assert row.at_least_max == {0.85: 2, 0.9: 2}
+    assert row.auc is None
+    assert row.miou == {}
+    assert row.seconds_per_click == pytest.approx(0.1)
+    assert row.encode_seconds == 0.5
+    assert row.own_share == pytest.approx(1 - (1.2 + 2.0) / 4)
+
+
+def test_a_full_run_has_miou_and_auc_with_the_last_value_held() -> None:
+    row = summarise(by_hand(None, a=[0.5, 1.0], b=[0.1, 0.2, 0.3, 0.4]), "GrabCut", "mine")
+    assert row is not None
+    assert row.miou == {1: pytest.approx(0.3), 3: pytest.approx(0.65)}
+    assert row.auc == pytest.approx((0.3 + 0.6 + 0.65 + 0.7) / 4)
+
+
+def test_nothing_is_printed_beyond_the_target() -> None:
+    table = detail_table(by_hand(0.85, a=[0.86]))
+    assert any(cell.startswith("NoC@85") for cell in table[0])
+    assert not any("90" in cell for cell in table[0])
+
+
+def test_published_rows_stand_before_ours_and_a_drag_never_without_the_floor() -> None:
+    drag = comparison_table(by_hand(a=[0.95]))
+    assert drag[0] == ["method", "training", "prompt", "GrabCut NoC@85", "GrabCut NoC@90", "source"]
+    assert ["DCT-Net*", "SBD", "drag", "-", "1.70", "Lin et al. 2022, Table 2"] in drag
+    assert drag[-2][:5] == ["disc (no model)", "-", "drag", "-", "18.68"]
+    assert drag[-1] == ["mine", "-", "drag", "1.00", "1.00", "this run"]
+    click = comparison_table(by_hand(prompt="click", a=[0.95]))
+    assert not any(row[0].startswith("disc") for row in click)
+
+
+def test_every_table_carries_its_protocol() -> None:
+    text = markdown(by_hand(a=[0.95]))
+    assert text.startswith("Protocol: rule max_distance v1, prompt drag, threshold 0.5, at most 4 clicks, stopped at IoU 0.9.")
+    rows = list(csv.reader(as_csv(detail_table(by_hand(a=[0.95]))).splitlines()))
+    assert rows[1][:3] == ["GrabCut", "mine", "1"]
+
+
+# pictures and the command
+
+
+def test_the_command_writes_results_tables_curves_and_strips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--method", "disc,big=disc", "--option", "big.seed_radius=7", "--data", "Shapes", "--prompt", "drag"]
+    code = command.main([*argv, "--out", str(tmp_path), "--limit", "3", "--full", "--max-clicks", "4", "--strips", "2"])
+    assert code == 0
+    assert "| big " in capsys.readouterr().out
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "results.json", "table.md", "table.csv", "table.tex", "details.csv", "miou_vs_clicks.png", "miou_vs_clicks.svg", "strips",
+    }  # fmt: skip
+    assert load_results(tmp_path).methods["big"]["options"] == {"seed_radius": 7}
+    strips = sorted((tmp_path / "strips" / "Shapes" / "disc").iterdir())
+    assert len(strips) == 2
+    assert Image.open(strips[0]).width > 500
+
+
+def test_a_run_that_stops_at_a_target_has_no_curves(tmp_path: Path) -> None:
+    assert command.main(["--method", "disc", "--data", "Shapes", "--prompt", "drag", "--limit", "2", "--out", str(tmp_path)]) == 0
+    assert not (tmp_path / "miou_vs_clicks.png").exists()
+
+
+def test_the_exit_code_tells_of_failed_samples_and_of_a_stop(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = ["--method", "disc", "--data", "Shapes", "--prompt", "drag", "--limit", "2"]
+    with pytest.raises(ValueError, match="method 'disc' has no option size; it has seed_radius"):
+        command.main([*argv, "--option", "disc.size=3"])
+    monkeypatch.setattr("dct_seg.benchmark.runner.run_sample", lambda *_: 1 / 0)
+    assert command.main(argv) == 1
+    assert "ZeroDivisionError" in capsys.readouterr().out
+    monkeypatch.setattr("dct_seg.benchmark.command.run_benchmark", _interrupted)
+    assert command.main(argv) == 130
+    assert "with --out it could be gone on with" in capsys.readouterr().err
+
+
+def _interrupted(*_: object, **__: object) -> Results:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "checkpoint", "message"),
+    [
+        ("disc", ["seed_radius=3"], None, "wants METHOD.KEY=VALUE, got 'seed_radius=3'"),
+        ("disc", ["esc.smoothness=3"], None, "is for 'esc', but --method is disc"),
+        ("disc", [], "a.ckpt", "--checkpoint is for one dctnet"),
+        ("a=dctnet,b=dctnet", [], "a.ckpt", "LABEL.checkpoint=FILE"),
+    ],
+)
+def test_options_that_go_nowhere_are_refused(names: str, options: list[str], checkpoint: str | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        command.parse_methods(names, options, checkpoint)
+
+
+def test_options_are_read_as_json_and_else_as_text() -> None:
+    options = ["dctnet.flip=true", "dctnet.zoom_size=256", "dctnet.precision=float32", "dctnet.device=null"]
+    assert command.parse_methods("dctnet", options, "a.ckpt") == {
+        "dctnet": {"flip": True, "zoom_size": 256, "precision": "float32", "device": None, "checkpoint": "a.ckpt"}
+    }
