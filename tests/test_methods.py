@@ -236,6 +236,14 @@ def test_a_circle_ends_before_the_drag_s_end() -> None:
     assert mark_seeds((1, 9), [Click(0, 4, radius=3.0)], seed_radius=0.0).tolist() == [[-1, -1, 1, 1, 1, 1, 1, -1, -1]]
 
 
+def test_a_circle_ends_before_the_drag_s_end_whatever_float32_made_of_its_length() -> None:
+    for squared in (2, 5, 8, 10, 13, 17, 20, 25, 90001):
+        length = float(np.float32(np.sqrt(squared)))
+        for radius in (length, float(np.nextafter(np.float32(length), np.float32(1e9)))):
+            rows, cols = np.nonzero(mark_seeds((700, 700), [Click(350, 350, radius=radius)], seed_radius=0.0) == 1)
+            assert ((rows - 350) ** 2 + (cols - 350) ** 2).max() < squared
+
+
 def test_a_missing_radius_is_cut_at_the_edge_of_the_last_mask(make: Callable[..., Method]) -> None:
     disc = make("disc", seed_radius=5.0)
     previous = np.zeros((40, 40), np.float32)
