@@ -136,7 +136,7 @@ def test_truncated_and_foreign_weights_are_refused_by_the_benchmark(capsys: pyte
     short.write_bytes(whole.read_bytes()[:10000])
     foreign = tmp_path / "foreign.pth"
     torch.save({"weight": torch.zeros(1)}, foreign)
-    shapes = ["--data", "Shapes=none"]
+    shapes = ["--data", "Shapes", "--prompt", "drag"]
     assert "cut short" in complaint(["benchmark", "--checkpoint", str(short), *shapes], capsys)
     assert "foreign.pth" in complaint(["benchmark", "--checkpoint", str(foreign), *shapes], capsys)
 

@@ -28,7 +28,7 @@ def test_the_mask_is_tinted_dark_red_with_a_white_outline() -> None:
     panel = draw_turn(np.full((100, 100, 3), 200, np.uint8), Turn([], mask, 1.0), height=100)
     assert panel[50, 50, 0] > panel[50, 50, 1] + 50
     assert np.abs(panel[50, 50] - (0.45 * 200 + 0.55 * np.array(MASK_COLOR))).max() < 2
-    assert tuple(panel[20, 50]) == (255, 255, 255)
+    assert panel[20, 50].min() > 210  # smoothed
     assert tuple(panel[5, 5]) == (200, 200, 200)
 
 

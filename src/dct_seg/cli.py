@@ -72,7 +72,7 @@ def _run(command: str, args: list[str]) -> int:
 
 
 def _benchmark(args: list[str]) -> int:
-    from dct_seg.benchmark.command import run
+    from dct_seg.benchmark.command import main as run
 
     return run(args)
 

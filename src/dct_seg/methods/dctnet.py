@@ -117,7 +117,7 @@ class DCTNetMethod(Method):
     """
 
     name = "dctnet"
-    paper = "Lin et al. 2022"
+    paper = "Lin et al. 2021"
 
     def __init__(
         self,
