@@ -1,0 +1,54 @@
+"""A task, a data module and a Trainer so small that a run takes a second."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+
+from dct_seg import ClickSimulatorDataModule, DCTNetConfig, InteractiveSegmentationTask
+
+TINY: dict[str, Any] = {"backbone": "resnet18", "backbone_weights": "none", "decoder_stride": 8, "decoder_width": 16}
+
+
+def tiny_task(network: dict[str, Any] | None = None, *, weights_seed: int = 0, **options: Any) -> InteractiveSegmentationTask:
+    with torch.random.fork_rng():
+        torch.manual_seed(weights_seed)
+        return InteractiveSegmentationTask(
+            DCTNetConfig(**{**TINY, **(network or {})}), **{"lr": 1e-3, "train_clicks": (2, 2), "val_clicks": 3, **options}
+        )
+
+
+def tiny_data(**options: Any) -> ClickSimulatorDataModule:
+    """Eight pictures to train on, in four batches, and five to validate on."""
+    pictures = {"size": (32, 40), "min_object_size": 20}
+    defaults: dict[str, Any] = {
+        "options": {"num_images": 8, **pictures},
+        "val_options": {"num_images": 3, "split": "val", **pictures},
+        "batch_size": 2,
+        "val_batch_size": 3,
+        "crop_size": 32,
+        "min_object_size": 20,
+        "num_workers": 0,
+    }
+    return ClickSimulatorDataModule("Shapes", **{**defaults, **options})
+
+
+def tiny_trainer(folder: Path | str, **options: Any) -> Trainer:
+    torch.set_num_threads(1)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    return Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        **{"devices": 1, "max_epochs": 1, "num_sanity_val_steps": 0, "use_distributed_sampler": False, **quiet, **options},
+    )
+
+
+def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {key: value.detach().clone() for key, value in module.state_dict().items()}
+
+
+def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    different = [key for key in one if not torch.equal(one[key], other[key])]
+    assert not different, f"{len(different)} of {len(one)} differ, first {different[0]}"
