@@ -111,7 +111,22 @@ def test_a_corrupt_image_among_good_ones_is_skipped_and_counted(tiny: Path, capf
     whole = (root / "images" / "3.png").read_bytes()
     (root / "images" / "3.png").write_bytes(whole[: len(whole) // 2])
     with pytest.warns(UserWarning, match=r"3\.png"):
-        assert main([*folder_args(tiny, root), "--data.samples_per_epoch", "32", "--data.holdout", "0", "--report", "none", "--trainer.limit_val_batches", "0"]) == 0
+        assert (
+            main(
+                [
+                    *folder_args(tiny, root),
+                    "--data.samples_per_epoch",
+                    "32",
+                    "--data.holdout",
+                    "0",
+                    "--report",
+                    "none",
+                    "--trainer.limit_val_batches",
+                    "0",
+                ]
+            )
+            == 0
+        )
 
 
 def test_checkpoint_of_another_architecture_is_refused(tiny: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -186,9 +201,13 @@ def test_ablation_overlays_hold_differences_only(name: str) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_configuration_parses(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_configuration_parses(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
-    overlays = [arg for o in sorted((CONFIGS / "ablation").glob("*.yaml")) for arg in ("--config", str(o))] if path.stem == "dct_net" else []
+    overlays = (
+        [arg for o in sorted((CONFIGS / "ablation").glob("*.yaml")) for arg in ("--config", str(o))] if path.stem == "dct_net" else []
+    )
     with pytest.raises(SystemExit) as left:
         main(["fit", "--config", str(path), *overlays, "--data.root", "anywhere", "--print_config"])
     assert left.value.code == 0

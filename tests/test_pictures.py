@@ -42,7 +42,9 @@ def test_a_strip_has_room_for_clicks_that_were_not_needed() -> None:
 
 def test_strips_of_different_width_stand_above_each_other() -> None:
     turn = Turn([], np.zeros((40, 60), bool), 0.1)
-    picture = draw_strips([(np.zeros((40, 60, 3), np.uint8), [turn]), (np.zeros((40, 20, 3), np.uint8), [Turn([], np.zeros((40, 20), bool), 0.1)])])
+    picture = draw_strips(
+        [(np.zeros((40, 60, 3), np.uint8), [turn]), (np.zeros((40, 20, 3), np.uint8), [Turn([], np.zeros((40, 20), bool), 0.1)])]
+    )
     assert picture.shape[0] > 2 * 160
     assert (picture[-50:, -20:] == 255).all()
 

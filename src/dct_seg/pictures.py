@@ -58,7 +58,7 @@ def draw_turn(image: NDArray[np.uint8], turn: Turn, *, height: int = PANEL_HEIGH
             cv2.circle(panel, centre, max(1, round(click.radius * factor)), color, 2, cv2.LINE_AA)
         cv2.circle(panel, centre, 5, (255, 255, 255), -1, cv2.LINE_AA)
         cv2.circle(panel, centre, 4, color, -1, cv2.LINE_AA)
-    return panel
+    return np.asarray(panel, np.uint8)
 
 
 def draw_strip(image: NDArray[np.uint8], turns: Sequence[Turn], *, num_turns: int = 5, height: int = PANEL_HEIGHT) -> NDArray[np.uint8]:

@@ -46,7 +46,10 @@ class OneLineParser(LightningArgumentParser):
         for own in lines:  # the reason given deepest down is ours, the lines around it are the parser's
             if re.search(r"unknown .* '.*'[;,]", own):
                 line = own
-        key = re.search(r"does not accept (?:nested key|option) '([\w.]+)'|[Uu]nrecognized arguments: --([\w.]+)|[Kk]ey [\"']?([\w.]+)[\"']? is not", message)
+        key = re.search(
+            r"does not accept (?:nested key|option) '([\w.]+)'|[Uu]nrecognized arguments: --([\w.]+)|[Kk]ey [\"']?([\w.]+)[\"']? is not",
+            message,
+        )
         if key:
             return str(unknown_key(next(g for g in key.groups() if g), self._known_keys()))
         return line if len(lines) == 1 or len(line) > 60 else " ".join(lines[:3])
@@ -134,7 +137,9 @@ class TrainingCLI(LightningCLI):
             return
         picture = save_png(picture_of(self.model, self.datamodule), Path(self._folder()) / "interactions.png")
         print(f"\n{table(self.rows)}\n")
-        best = next((c.last_model_path or c.best_model_path for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)), "")
+        best = next(
+            (c.last_model_path or c.best_model_path for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)), ""
+        )
         print(f"checkpoint  {best or 'none was written'}\npicture     {picture}")
 
     def _validate(self, when: str) -> None:
