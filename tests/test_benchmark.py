@@ -22,7 +22,7 @@ from PIL import Image
 from dct_seg.benchmark import command
 from dct_seg.benchmark.results import ClickRecord, Condition, Results, SampleRecord, Settings, journals, load_results
 from dct_seg.benchmark.runner import Bench, run_benchmark
-from dct_seg.benchmark.tables import as_csv, comparison_table, detail_table, markdown, robustness_table, summarise
+from dct_seg.benchmark.tables import as_csv, comparison_table, detail_table, markdown, own_share, robustness_table, summarise
 from dct_seg.clicks import Click, ClickBatch
 from dct_seg.data.base import Sample
 from dct_seg.methods import METHODS, Method
@@ -391,7 +391,12 @@ def test_the_summary_is_what_one_counts_by_hand() -> None:
     assert row.miou == {}
     assert row.seconds_per_click == pytest.approx(0.1)
     assert row.encode_seconds == 0.5
-    assert row.own_share == pytest.approx(1 - (1.2 + 2.0) / 4)
+
+
+def test_the_benchmark_s_own_share_is_all_but_the_methods() -> None:
+    results = by_hand(a=[0.5, 0.86, 0.92], b=[0.95])  # 0.5 s to encode, 0.1 s a click, 1 s in all
+    assert own_share(results) == pytest.approx(1 - (1.0 + 0.4) / 2)
+    assert "Reading, clicks, IoU and writing took 30.0 % of the time." in markdown(results)
 
 
 def test_a_full_run_has_miou_and_auc_with_the_last_value_held() -> None:

@@ -73,7 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--radius-noise", type=float, default=0.0, metavar="F", help="robustness: drags too long or short by up to F")
     parser.add_argument("--seed", type=int, action="append", metavar="N", help="of a robustness run; may be repeated (0)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N samples of each data set")
-    parser.add_argument("--strips", type=int, default=50, metavar="N", help="pictures for the first N samples (50)")
+    parser.add_argument(
+        "--strips", type=int, default=20, metavar="N", help="pictures of the first N samples of each data set and method (20)"
+    )
 
 
 def add_compare_arguments(parser: argparse.ArgumentParser) -> None:

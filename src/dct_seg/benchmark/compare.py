@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from dct_seg.benchmark.results import Results, SampleRecord, iou_table, load_results, write_whole
-from dct_seg.benchmark.runner import strip_path
+from dct_seg.benchmark.strips import stack_strips, strip_path
 from dct_seg.benchmark.tables import as_markdown, percent, thresholds_of
 from dct_seg.metrics import bootstrap_interval, hold_last, num_clicks_to
-from dct_seg.pictures import save_png
 
 
 class Pair(NamedTuple):
@@ -134,19 +132,9 @@ def compare_runs(a: str, b: str, *, out: str | Path | None = None, first: int = 
         for comparison in comparisons:
             for title, pairs in (("better", comparison.better), ("worse", comparison.worse)):
                 for pair in pairs[:first]:
-                    draw_pair(pair, path_a / "strips", path_b / "strips", Path(out) / comparison.data / title)
+                    strips = strip_path(path_a / "strips", pair.a), strip_path(path_b / "strips", pair.b)
+                    stack_strips(*strips, Path(out) / comparison.data / title / f"{pair.difference:+03d}_{strips[0].name}")
     return text
-
-
-def draw_pair(pair: Pair, strips_a: Path, strips_b: Path, folder: Path) -> Path | None:
-    """A's strip above B's, or None where a run has not drawn the sample."""
-    sources = strip_path(strips_a, pair.a), strip_path(strips_b, pair.b)
-    if not all(source.is_file() for source in sources):
-        return None
-    rows = [np.asarray(Image.open(source).convert("RGB")) for source in sources]
-    width = max(row.shape[1] for row in rows)
-    padded = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
-    return save_png(np.concatenate(padded), folder / f"{pair.difference:+03d}_{sources[0].name}")
 
 
 def _compare_on(data: str, a: Results, b: Results, method_a: str, method_b: str, threshold: float) -> Comparison | None:

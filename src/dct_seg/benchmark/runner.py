@@ -29,18 +29,17 @@ from dct_seg.benchmark.results import (
     journals,
     read_earlier,
 )
+from dct_seg.benchmark.strips import NUM_TURNS, save_strip, strip_path
 from dct_seg.clicks import Click, ClickBatch
 from dct_seg.data.base import Sample
 from dct_seg.data.datasets import DATASETS, open_dataset
 from dct_seg.methods.base import METHODS, Method
 from dct_seg.metrics import iou
-from dct_seg.pictures import Turn, draw_strip, save_png
+from dct_seg.pictures import Turn, draw_strip
 from dct_seg.simulation import Prompt, Rule, SimulatedUser
 
 MethodSource = Mapping[str, Any] | Callable[[], Method]
 """The options of the registered method of that name, or a function that makes one."""
-
-NUM_TURNS = 5
 
 
 class SampleSource(Protocol):
@@ -115,7 +114,7 @@ class Bench:
                 started = time.perf_counter()
             record, turns = run_sample(method, sample, record, self.settings)
             if self.strips is not None and index < self.num_strips and condition.is_exact:
-                save_png(draw_strip(sample.image, turns, num_turns=NUM_TURNS), strip_path(self.strips, record))
+                save_strip(draw_strip(sample.image, turns, num_turns=NUM_TURNS), strip_path(self.strips, record))
         except Exception as error:
             # one bad sample must not lose the night's run; the reason is kept and the exit code tells
             return replace(record, error=" ".join(f"{type(error).__name__}: {error}".split()))
@@ -222,7 +221,7 @@ def run_benchmark(
     click_jitter: float = 0.0,
     radius_noise: float = 0.0,
     limit: int | None = None,
-    num_strips: int = 50,
+    num_strips: int = 20,
 ) -> Results:
     """Each method over each data set, under the protocol.
 
@@ -309,12 +308,6 @@ def run_benchmark(
             path.unlink()
     ranks.leave()
     return results
-
-
-def strip_path(folder: Path, record: SampleRecord) -> Path:
-    """Where a sample's strip lies below the folder of strips."""
-    name = "".join(c if c.isalnum() or c in "-_.#" else "_" for c in record.name)
-    return folder / record.data / record.method / f"{record.index:05d}_{name}.png"
 
 
 def _open(label: str, root: str | Path | None) -> SampleSource:
