@@ -21,7 +21,7 @@ from PIL import Image
 
 from dct_seg.benchmark import command
 from dct_seg.benchmark.results import ClickRecord, Condition, Results, SampleRecord, Settings, journals, load_results
-from dct_seg.benchmark.runner import Bench, run_benchmark
+from dct_seg.benchmark.runner import Bench, MethodSpec, run_benchmark
 from dct_seg.benchmark.tables import as_csv, comparison_table, detail_table, markdown, own_share, robustness_table, summarise
 from dct_seg.clicks import Click, ClickBatch
 from dct_seg.data.base import Sample
@@ -212,7 +212,7 @@ def test_results_come_back_from_their_file(tmp_path: Path) -> None:
         "max_clicks": 5,
         "target": 0.9,
     }
-    assert content["methods"]["disc"] == {"method": "disc", "paper": "", "options": {"seed_radius": 5.0}}
+    assert content["methods"]["disc"] == {"method": "disc", "paper": "", "options": {"seed_radius": 5.0}, "files": {}}
     assert {"started", "python", "versions", "machine", "threads", "workers", "ranks"} <= set(content["runs"][0])
     assert content["data"] == {"boxes": {"kind": "Boxes", "root": None, "num_samples": 6}}
 
@@ -243,6 +243,20 @@ def test_a_folder_under_other_settings_is_not_gone_on_with(tmp_path: Path) -> No
         quick(out=tmp_path, target=0.95)
     with pytest.raises(ValueError, match=r"holds a run of method disc with seed_radius 5\.0 \(now 3\.0\)"):
         run_benchmark({"disc": {"seed_radius": 3.0}}, {"boxes": Boxes()}, prompt="drag", max_clicks=5, out=tmp_path)
+
+
+def test_new_weights_under_an_old_name_are_another_method(tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+
+    class Trained(Shy):
+        options = {"checkpoint": str(weights)}  # noqa: RUF012
+
+    weights.write_text("first")
+    run_benchmark({"net": Trained}, {"boxes": Boxes(1)}, prompt="drag", out=tmp_path / "out")
+    run_benchmark({"net": Trained}, {"boxes": Boxes(1)}, prompt="drag", out=tmp_path / "out")
+    weights.write_text("second")
+    with pytest.raises(ValueError, match=r"holds a run of method net with contents of checkpoint \w{12} \(now \w{12}\)"):
+        run_benchmark({"net": Trained}, {"boxes": Boxes(1)}, prompt="drag", out=tmp_path / "out")
 
 
 def test_a_file_that_is_no_results_is_refused(tmp_path: Path) -> None:
@@ -483,6 +497,5 @@ def test_options_that_go_nowhere_are_refused(names: str, options: list[str], che
 
 def test_options_are_read_as_json_and_else_as_text() -> None:
     options = ["dctnet.flip=true", "dctnet.zoom_size=256", "dctnet.precision=float32", "dctnet.device=null"]
-    assert command.parse_methods("dctnet", options, "a.ckpt") == {
-        "dctnet": {"flip": True, "zoom_size": 256, "precision": "float32", "device": None, "checkpoint": "a.ckpt"}
-    }
+    given = {"flip": True, "zoom_size": 256, "precision": "float32", "device": None, "checkpoint": "a.ckpt"}
+    assert command.parse_methods("dctnet", options, "a.ckpt") == {"dctnet": MethodSpec("dctnet", given)}

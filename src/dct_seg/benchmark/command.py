@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,7 +13,7 @@ from dct_seg.benchmark.compare import compare_runs
 from dct_seg.benchmark.curves import draw_curves
 from dct_seg.benchmark.parallel import is_first_rank
 from dct_seg.benchmark.results import Results, write_whole
-from dct_seg.benchmark.runner import MethodSource, make_method, run_benchmark
+from dct_seg.benchmark.runner import MethodSpec, run_benchmark
 from dct_seg.benchmark.tables import as_csv, as_latex, comparison_table, detail_table, markdown, robustness_table
 from dct_seg.simulation import Prompt, Rule
 
@@ -68,7 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threshold", type=float, default=0.5, metavar="P", help="object above this probability (0.5)")
     parser.add_argument("--rule", default="max_distance", choices=get_args(Rule), help="how the simulated user clicks (max_distance)")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes on this machine (1); torchrun makes ranks")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads in each process (the cores, shared among the workers)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads in each process (the cores, shared among the workers); float32 networks give the same last digit at the same N only",
+    )
     parser.add_argument("--click-jitter", type=float, default=0.0, metavar="PX", help="robustness: clicks up to PX pixels off")
     parser.add_argument("--radius-noise", type=float, default=0.0, metavar="F", help="robustness: drags too long or short by up to F")
     parser.add_argument("--seed", type=int, action="append", metavar="N", help="of a robustness run; may be repeated (0)")
@@ -124,7 +128,7 @@ def _benchmark(args: argparse.Namespace) -> int:
     return SAMPLES_FAILED if results.failed else DONE
 
 
-def parse_methods(names: str, options: Sequence[str], checkpoint: str | None = None) -> dict[str, MethodSource]:
+def parse_methods(names: str, options: Sequence[str], checkpoint: str | None = None) -> dict[str, MethodSpec]:
     """The methods that ``--method``, ``--option`` and ``--checkpoint`` name.
 
     Raises:
@@ -132,7 +136,7 @@ def parse_methods(names: str, options: Sequence[str], checkpoint: str | None = N
 
     Example:
         >>> parse_methods("disc", ["disc.seed_radius=3"])
-        {'disc': {'seed_radius': 3}}
+        {'disc': MethodSpec(name='disc', options={'seed_radius': 3})}
     """
     wanted = {label: name or label for label, _, name in (entry.strip().partition("=") for entry in names.split(",")) if label}
     given: dict[str, dict[str, Any]] = {label: {} for label in wanted}
@@ -149,7 +153,7 @@ def parse_methods(names: str, options: Sequence[str], checkpoint: str | None = N
         if label not in given:
             raise ValueError(f"--option {option} is for '{label}', but --method is {names}")
         given[label][name] = _value(value)
-    return {label: given[label] if name == label else partial(make_method, name, given[label]) for label, name in wanted.items()}
+    return {label: MethodSpec(name, given[label]) for label, name in wanted.items()}
 
 
 def parse_data(entries: Sequence[str]) -> Mapping[str, str | None]:

@@ -196,8 +196,8 @@ class Results:
                 raise ValueError(f"{where} holds a run with {name} {theirs.get(name)}, this one has {value}; give another --out")
         for noun, old, new in (("method", other["methods"], self.methods), ("data set", other["data"], self.data)):
             for label, description in old.items():
-                if label in new and _plain(new[label]) != _plain(description):
-                    changed = _difference(description, new[label])
+                changed = _difference(description, new.get(label, description))
+                if changed:
                     raise ValueError(f"{where} holds a run of {noun} {label} with {changed}; give another --out or another label")
                 new.setdefault(label, description)
         self.runs = [*other["runs"], *(run for run in self.runs if run not in other["runs"])]
@@ -311,5 +311,10 @@ def _plain(value: Any) -> Any:
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    old, new = ({**d, **d.get("options", {})} for d in (_plain(old), _plain(new)))
-    return ", ".join(f"{k} {old.get(k)} (now {new.get(k)})" for k in sorted({*old, *new} - {"options"}) if old.get(k) != new.get(k))
+    """What differs between two descriptions of a method or a data set, in words; a folder may have moved."""
+    old, new = (
+        {**d, **d.get("options", {}), **{f"contents of {name}": digest for name, digest in d.get("files", {}).items()}}
+        for d in (_plain(old), _plain(new))
+    )
+    names = sorted({*old, *new} - {"options", "files", "root"})
+    return ", ".join(f"{name} {old.get(name)} (now {new.get(name)})" for name in names if old.get(name) != new.get(name))

@@ -8,7 +8,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,8 +38,35 @@ from dct_seg.metrics import iou
 from dct_seg.pictures import Turn, draw_strip
 from dct_seg.simulation import Prompt, Rule, SimulatedUser
 
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A registered method and its options; makes one when called.
+
+    Args:
+        name: In ``METHODS``.
+        options: Of its class.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self) -> Method:
+        """A new one.
+
+        Raises:
+            ValueError: When the name or an option is unknown.
+        """
+        build = METHODS.get(self.name)
+        known = list(inspect.signature(build).parameters)
+        unknown = [option for option in self.options if option not in known]
+        if unknown:
+            raise ValueError(f"method '{self.name}' has no option {', '.join(unknown)}; it has {', '.join(known)}")
+        return build(**self.options)
+
+
 MethodSource = Mapping[str, Any] | Callable[[], Method]
-"""The options of the registered method of that name, or a function that makes one."""
+"""The options of the registered method of that name, or what makes one."""
 
 
 class SampleSource(Protocol):
@@ -88,8 +115,7 @@ class Bench:
             ValueError: When the name or an option is unknown.
         """
         if label not in self._methods:
-            source = self.methods[label]
-            self._methods[label] = source() if callable(source) else make_method(label, source)
+            self._methods[label] = _spec(label, self.methods[label])()
         return self._methods[label]
 
     def dataset(self, label: str) -> SampleSource:
@@ -119,20 +145,6 @@ class Bench:
             # one bad sample must not lose the night's run; the reason is kept and the exit code tells
             return replace(record, error=" ".join(f"{type(error).__name__}: {error}".split()))
         return replace(record, wall_seconds=time.perf_counter() - started)
-
-
-def make_method(name: str, options: Mapping[str, Any]) -> Method:
-    """The registered method ``name`` with its options.
-
-    Raises:
-        ValueError: When the name or an option is unknown.
-    """
-    build = METHODS.get(name)
-    known = list(inspect.signature(build).parameters)
-    unknown = [option for option in options if option not in known]
-    if unknown:
-        raise ValueError(f"method '{name}' has no option {', '.join(unknown)}; it has {', '.join(known)}")
-    return build(**options)
 
 
 def warm_up(method: Method, sample: Sample) -> None:
@@ -270,7 +282,7 @@ def run_benchmark(
 
     results = Results(
         settings,
-        {label: _describe_method(bench.method(label)) for label in methods},
+        {label: _describe_method(bench.method(label), _spec(label, methods[label])) for label in methods},
         {label: _describe_data(bench.dataset(label), data[label]) for label in data},
         [describe_environment(threads=threads, workers=workers, ranks=ranks.size)],
     )
@@ -315,8 +327,16 @@ def _open(label: str, root: str | Path | None) -> SampleSource:
     return open_dataset(label, root, **({"split": "val"} if splits else {}))
 
 
-def _describe_method(method: Method) -> dict[str, Any]:
-    return {"method": method.name, "paper": method.paper, "options": method.options}
+def _spec(label: str, source: MethodSource) -> Callable[[], Method]:
+    return source if callable(source) else MethodSpec(label, source)
+
+
+def _describe_method(method: Method, spec: Callable[[], Method]) -> dict[str, Any]:
+    """Name, paper, options, and a digest of each file among the options: new weights under an old name are another method."""
+    given = {**(spec.options if isinstance(spec, MethodSpec) else {}), **method.options}
+    files = {name: Path(value) for name, value in given.items() if isinstance(value, str | Path) and Path(value).is_file()}
+    digests = {name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for name, path in files.items()}
+    return {"method": method.name, "paper": method.paper, "options": method.options, "files": digests}
 
 
 def _describe_data(dataset: SampleSource, source: str | Path | SampleSource | None) -> dict[str, Any]:
