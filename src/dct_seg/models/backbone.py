@@ -14,8 +14,17 @@ from dct_seg.models.backbone_weights import load_backbone_weights, plain_key
 from dct_seg.models.depthwise import use_fast_depthwise
 from dct_seg.registry import did_you_mean
 
-RESIZABLE_FAMILIES: frozenset[str] = frozenset()
-UNSUITABLE_FAMILIES: frozenset[str] = frozenset()
+RESIZABLE = frozenset(
+    "deit efficientvit_msra eva mvitv2 swiftformer swin_transformer swin_transformer_v2 swin_transformer_v2_cr twins vision_transformer "
+    "vision_transformer_hybrid vision_transformer_sam vitamin xcit".split()
+)
+"""Modules of timm whose models take any input size, though timm records the size they were trained at as fixed."""
+
+UNSUITABLE = frozenset(
+    "bat_resnext26ts byoanet csatv2 efficientvim gemma4_vit inception_resnet_v2 inception_v3 inception_v4 naflexvit nasnet pnasnet tresnet "
+    "xception".split()
+)
+"""Modules, and one model, that do not suit: no first convolution over RGB, attention over fixed blocks, unpadded or unused layers."""
 
 
 class PromptedStem(nn.Module):
@@ -75,6 +84,7 @@ class Backbone(nn.Module):
         self.channels: list[int] = self.net.feature_info.channels()
         self.strides: list[int] = self.net.feature_info.reduction()
         self.multiple = max(self.strides)
+        self.channels_come_last = getattr(self.net, "output_fmt", "NCHW") == "NHWC"  # as Swin's do
         self.mean = nn.Buffer(torch.tensor(self.net.pretrained_cfg["mean"])[:, None, None], persistent=False)
         self.std = nn.Buffer(torch.tensor(self.net.pretrained_cfg["std"])[:, None, None], persistent=False)
         if num_maps:
@@ -93,7 +103,7 @@ class Backbone(nn.Module):
         """
         x = (image - self.mean) / self.std
         features: list[Tensor] = self.net(x if maps is None else torch.cat([x, maps.to(x)], 1))
-        return features
+        return [f.permute(0, 3, 1, 2) for f in features] if self.channels_come_last else features
 
     def stem_map_parameters(self) -> list[nn.Parameter]:
         """The weights through which maps enter; they are new, so they learn at the rate of the decoder."""
@@ -103,8 +113,8 @@ class Backbone(nn.Module):
 def suitable_backbones(pattern: str = "*") -> list[str]:
     """Names of timm's models that can be a backbone, matching the shell-like ``pattern``.
 
-    Told from what timm records of a model, without building it: its first layer is a convolution over RGB, and it takes any
-    input size. A model that is not listed may still work by its name.
+    Told from the module of timm a model lives in and what timm records of it, without building it: its first layer is a
+    convolution over RGB, and it takes any input size. A model that is not listed may still work by its name.
 
     Example:
         >>> suitable_backbones("tf_efficientnet_lite*")[:2]
@@ -117,8 +127,7 @@ def suitable_backbones(pattern: str = "*") -> list[str]:
 
 def _suits(name: str) -> bool:
     family = timm.model_entrypoint(name).__module__.rpartition(".")[2]
-    fixed = timm.get_pretrained_cfg(name).fixed_input_size and family not in RESIZABLE_FAMILIES
-    return not fixed and family not in UNSUITABLE_FAMILIES
+    return not {name, family} & UNSUITABLE and (family in RESIZABLE or not timm.get_pretrained_cfg(name).fixed_input_size)
 
 
 def _create(name: str) -> Any:

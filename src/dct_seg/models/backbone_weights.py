@@ -53,13 +53,13 @@ def load_backbone_weights(net: nn.Module, name: str, weights: str) -> None:
 def plain_key(key: str) -> str:
     """A parameter's or module's name without what timm's feature extractors change in it.
 
-    They put ``model.`` in front, or flatten ``stages.0`` into ``stages_0``.
+    They put ``model.`` or ``body.`` in front, or flatten ``stages.0`` into ``stages_0``.
 
     Example:
         >>> plain_key("stages_0.blocks.1.conv_dw.weight") == plain_key("model.stages.0.blocks.1.conv_dw.weight")
         True
     """
-    return key.removeprefix("model.").replace("_", ".")
+    return key.removeprefix("model.").removeprefix("body.").replace("_", ".")
 
 
 def _load_strictly(net: nn.Module, state: dict[str, Tensor], source: str) -> None:

@@ -1,0 +1,42 @@
+"""Networks small enough that a test of one takes a fraction of a second."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dct_seg import Click, ClickBatch, DCTNet, DCTNetConfig
+
+TINY: dict[str, Any] = {"backbone": "resnet18", "backbone_weights": "none", "decoder_stride": 8, "decoder_width": 16}
+
+
+def tiny_net(*, seed: int = 0, **options: Any) -> DCTNet:
+    """A small network with weights that depend on the seed alone; the ones that start at zero are drawn too, so that all act."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = DCTNet(DCTNetConfig(**{**TINY, **options}))
+        with torch.no_grad():
+            for parameter in net.parameters():
+                if not parameter.any():
+                    parameter.normal_(std=0.05)
+    return net.eval()
+
+
+def some_clicks(*, radius: float | None = 6.0) -> ClickBatch:
+    """Two images of at least 32 x 32: three clicks, and one."""
+    return ClickBatch.from_clicks(
+        [
+            [Click(10, 12, radius=radius), Click(20, 25, positive=False, radius=radius), Click(5, 28, radius=radius)],
+            [Click(16, 9, radius=radius)],
+        ]
+    )
+
+
+def write_plugin(folder: Path, *, group: str, name: str, code: str) -> None:
+    """An installed package of one module, as pip would leave it: the module, and a dist-info folder with one entry point."""
+    module = f"{name.lower()}_plugin"
+    (folder / f"{module}.py").write_text(code)
+    info = folder / f"{module}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n{name} = {module}:{name}\n")

@@ -1,0 +1,131 @@
+"""Clicks: one, and the padded batch."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dct_seg import Click, ClickBatch
+
+RAGGED = [
+    [Click(1, 2, radius=3.0), Click(4.5, 6, positive=False)],
+    [],
+    [Click(7, 8)],
+]
+
+
+@pytest.fixture
+def batch() -> ClickBatch:
+    return ClickBatch.from_clicks(RAGGED)
+
+
+def test_lists_of_clicks_come_back_as_they_went_in(batch: ClickBatch) -> None:
+    assert batch.to_clicks() == RAGGED
+
+
+def test_shorter_lists_are_padded_at_the_end(batch: ClickBatch) -> None:
+    assert batch.labels.tolist() == [[1, 0], [-1, -1], [1, -1]]
+    assert batch.num_clicks.tolist() == [2, 0, 1]
+    assert batch.valid.tolist() == [[True, True], [False, False], [True, False]]
+    assert (batch.coords.dtype, batch.labels.dtype, batch.radii.dtype) == (torch.float32, torch.int64, torch.float32)
+
+
+def test_click_without_a_drag_lacks_a_radius_and_padding_does_not(batch: ClickBatch) -> None:
+    assert batch.lacks_radius.tolist() == [[False, True], [False, False], [True, False]]
+    assert not batch.with_radii(torch.ones(3, 2)).lacks_radius.any()
+
+
+def test_empty_batch_has_no_column() -> None:
+    empty = ClickBatch.empty(3)
+    assert len(empty) == 3
+    assert empty.labels.shape == (3, 0)
+    assert empty.to_clicks() == [[], [], []]
+    assert ClickBatch.from_clicks([]).labels.shape == (0, 0)
+
+
+def test_appending_adds_one_click_to_each_image_that_gets_one(batch: ClickBatch) -> None:
+    longer = batch.append(torch.tensor([[9, 9], [5, 5], [0, 0]]), torch.tensor([0, 1, -1]), torch.tensor([2.0, math.nan, 0.0]))
+    assert longer.to_clicks() == [[*RAGGED[0], Click(9, 9, positive=False, radius=2.0)], [Click(5, 5)], RAGGED[2]]
+    assert batch.to_clicks() == RAGGED
+
+
+def test_undo_takes_the_last_click_of_each_image_wherever_it_stands(batch: ClickBatch) -> None:
+    longer = batch.append(torch.tensor([[9, 9], [5, 5], [0, 0]]), torch.tensor([0, 1, -1]), torch.full((3,), math.nan))
+    assert longer.undo().to_clicks() == [RAGGED[0], [], []]
+    assert batch.undo().to_clicks() == [RAGGED[0][:1], [], []]
+    assert batch.undo().labels.shape == (3, 1)
+    assert batch.undo().undo().labels.shape == (3, 0)
+    assert batch.undo().undo().undo().to_clicks() == [[], [], []]
+    assert batch.to_clicks() == RAGGED
+
+
+def test_undo_brings_back_what_was_before_the_append(batch: ClickBatch) -> None:
+    longer = batch.append(torch.ones(3, 2), torch.ones(3), torch.ones(3))
+    assert longer.undo().to_clicks() == RAGGED
+
+
+def test_scaling_keeps_a_click_on_the_same_spot_of_the_image() -> None:
+    rows, cols = torch.meshgrid(torch.arange(8.0), torch.arange(12.0), indexing="ij")
+    picture = torch.stack([rows, cols])[None]  # (1, 2, 8, 12): each pixel knows where it is
+    halved = F.interpolate(picture, (4, 4), mode="area")[0]
+    for row, col in [(0, 0), (1, 2), (3, 3)]:
+        place = halved[:, row, col].tolist()  # where the small image's pixel lies in the large one
+        small = ClickBatch.from_clicks([[Click(*place)]]).scaled((8, 12), (4, 4))
+        assert small.coords[0, 0].tolist() == pytest.approx([row, col])
+
+
+def test_scaled_radius_follows_the_geometric_mean_of_both_factors() -> None:
+    scaled = ClickBatch.from_clicks([[Click(0, 0, radius=6.0), Click(0, 0)]]).scaled((10, 10), (40, 90))
+    assert scaled.radii[0, 0] == pytest.approx(6 * math.sqrt(4 * 9))
+    assert scaled.radii[0, 1].isnan()
+
+
+def test_scaling_there_and_back_changes_nothing(batch: ClickBatch) -> None:
+    back = batch.scaled((31, 57), (12, 90)).scaled((12, 90), (31, 57))
+    assert torch.allclose(back.coords, batch.coords, atol=1e-5)
+    assert torch.allclose(back.radii, batch.radii, equal_nan=True)
+
+
+def test_shifting_by_minus_the_corner_is_what_a_crop_does(batch: ClickBatch) -> None:
+    moved = batch.shifted(-1, -2)
+    assert moved.coords[0].tolist() == [[0.0, 0.0], [3.5, 4.0]]
+    assert torch.equal(moved.radii.nan_to_num(), batch.radii.nan_to_num())
+
+
+def test_slice_holds_the_clicks_of_those_images(batch: ClickBatch) -> None:
+    assert batch[1:].to_clicks() == RAGGED[1:]
+
+
+def test_moving_to_a_device_keeps_the_clicks(batch: ClickBatch) -> None:
+    assert batch.to("cpu").to_clicks() == RAGGED
+    assert batch.to(torch.device("meta")).device.type == "meta"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory needs a GPU")
+def test_pinned_clicks_are_the_same_clicks(batch: ClickBatch) -> None:
+    pinned = batch.pin_memory()
+    assert pinned.coords.is_pinned()
+    assert pinned.to("cuda", non_blocking=True).to("cpu").to_clicks() == RAGGED
+
+
+@pytest.mark.parametrize(("row", "col"), [(math.nan, 0), (0, math.inf)])
+def test_click_nowhere_is_refused(row: float, col: float) -> None:
+    with pytest.raises(ValueError, match="a click needs a finite row and column"):
+        Click(row, col)
+
+
+@pytest.mark.parametrize("radius", [-1.0, math.nan, math.inf])
+def test_radius_that_is_no_length_is_refused(radius: float) -> None:
+    with pytest.raises(ValueError, match=rf"a radius is a length in pixels \(0 or more\) or None, got {radius}"):
+        Click(0, 0, radius=radius)
+
+
+def test_tensors_that_do_not_agree_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"wants coords \(B, N, 2\).*got \(2, 3\), \(2, 3\) and \(2, 3\)"):
+        ClickBatch(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3))
+
+
+def test_whole_number_coords_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"wants float coords and radii, got torch.int64 and torch.float32; call \.float\(\)"):
+        ClickBatch(torch.zeros(1, 1, 2, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 1))

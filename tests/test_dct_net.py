@@ -1,0 +1,258 @@
+"""DCT-Net: one pure function of image, clicks and previous mask, at any size; what learns, what is frozen."""
+
+from typing import Any
+
+import pytest
+import torch
+from networks import TINY, some_clicks, tiny_net
+from torch import Tensor, nn
+
+from dct_seg import Click, ClickBatch, DCTNet, DCTNetConfig
+
+CONFIGURATIONS: dict[str, dict[str, Any]] = {  # the rows of Table 1, and everything on
+    "baseline": {"click_encoder": "Euclidean", "feature_dct": False, "auto_drag": False},
+    "spatial_dct": {"feature_dct": False, "auto_drag": False},
+    "full": {},
+    "everything": {"previous_mask": True, "normalize_features": True, "rejection": "printed"},
+}
+BACKBONES = ["resnet18", "tf_efficientnet_lite0", "convnext_atto", "vit_tiny_patch16_224"]
+
+
+def image(batch: int = 2, height: int = 32, width: int = 32) -> Tensor:
+    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("options", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_each_part_switches_off_by_one_key(options: dict[str, Any]) -> None:
+    net = tiny_net(**options)
+    assert (net.feature_dct is not None) == options.get("feature_dct", True)
+    assert (net.auto_drag is not None) == options.get("auto_drag", True)
+    logits = net(image(), some_clicks())
+    assert logits.shape == (2, 1, 32, 32)
+    assert logits.dtype == torch.float32
+
+
+def test_auto_drag_serves_only_encoders_that_read_the_radius() -> None:
+    assert tiny_net(click_encoder="Gaussian").auto_drag is None
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("size", [(1, 1), (33, 47), (64, 32)])
+def test_any_input_size_works(name: str, size: tuple[int, int]) -> None:
+    net = tiny_net(backbone=name, previous_mask=True)
+    with torch.inference_mode():
+        logits = net(image(1, *size), ClickBatch.from_clicks([[Click(0, 0), Click(size[0] - 1, size[1] - 1, positive=False)]]))
+    assert logits.shape == (1, 1, *size)
+    assert logits.isfinite().all()
+
+
+def test_padding_below_and_right_is_nobody_s_business() -> None:
+    net = tiny_net(previous_mask=True)
+    small, clicks, previous = image(2, 33, 47), some_clicks(), torch.rand(2, 1, 33, 47)
+    padded, padded_previous = (nn.functional.pad(t, (0, 17, 0, 31), mode="replicate") for t in (small, previous))
+    maps = net.click_encoder(clicks, (33, 47))
+    inside = net(small, clicks, previous)
+    assert inside.shape == (2, 1, 33, 47)
+    net.click_encoder = _Maps(nn.functional.pad(maps, (0, 17, 0, 31), mode="replicate"))  # type: ignore[assignment]
+    torch.testing.assert_close(inside, net(padded, clicks, padded_previous)[..., :33, :47])
+
+
+class _Maps(nn.Module):
+    needs_radius = True
+
+    def __init__(self, maps: Tensor) -> None:
+        super().__init__()
+        self.maps = maps
+
+    def forward(self, clicks: ClickBatch, size: tuple[int, int]) -> Tensor:
+        return self.maps
+
+
+@pytest.mark.parametrize("options", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_each_image_of_a_batch_has_the_logits_it_would_have_alone(options: dict[str, Any]) -> None:
+    net, previous = tiny_net(**options), torch.rand(2, 1, 32, 32)
+    together = net(image(), some_clicks(), previous)
+    for index, clicks in enumerate(some_clicks().to_clicks()):
+        alone = net(image()[index : index + 1], ClickBatch.from_clicks([clicks]), previous[index : index + 1])
+        torch.testing.assert_close(together[index : index + 1], alone, atol=1e-4, rtol=1e-4)
+
+
+def test_nothing_is_remembered_between_clicks() -> None:
+    net = tiny_net()
+    first = net(image(), some_clicks())
+    net(image() * 0.5, some_clicks().undo())
+    assert torch.equal(net(image(), some_clicks()), first)
+
+
+@pytest.mark.parametrize("options", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_no_clicks_at_all_are_no_error(options: dict[str, Any]) -> None:
+    net = tiny_net(**options)
+    assert net(image(), ClickBatch.empty(2)).isfinite().all()
+
+
+def test_image_that_is_done_and_has_only_padding_gives_finite_logits_and_gradients() -> None:
+    net = tiny_net().train()
+    clicks = ClickBatch.from_clicks([[], [Click(3, 4, radius=2.0)]])
+    net(image(), clicks).square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
+
+
+def test_clicks_matter_through_the_maps_and_through_feature_dct() -> None:
+    for options in ({"feature_dct": False}, {}):
+        net = tiny_net(**options)
+        assert not torch.equal(net(image(), some_clicks()), net(image(), some_clicks().undo()))
+    net = tiny_net()
+    nn.init.zeros_(next(iter(net.backbone.stem_map_parameters())))  # the maps are cut off
+    assert not torch.equal(net(image(), some_clicks()), net(image(), some_clicks().undo()))
+
+
+def test_previous_mask_matters_only_where_it_is_switched_on() -> None:
+    previous = torch.rand(2, 1, 32, 32)
+    with_mask, without = tiny_net(previous_mask=True), tiny_net()
+    assert not torch.equal(with_mask(image(), some_clicks(), previous), with_mask(image(), some_clicks()))
+    assert torch.equal(with_mask(image(), some_clicks(), torch.zeros_like(previous)), with_mask(image(), some_clicks()))
+    assert torch.equal(without(image(), some_clicks(), previous), without(image(), some_clicks()))
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_parameter_has_a_finite_gradient_at_each_click(name: str) -> None:
+    """Under DDP a parameter outside the loss hangs or raises."""
+    net = DCTNet(DCTNetConfig(**{**TINY, "backbone": name}))  # fresh: what starts at zero is at zero
+    clicks = some_clicks(radius=None)
+    features = net.encode_image(image())
+    log_radii = net.log_radii(features, clicks, None, (32, 32))
+    loss = net(image(), clicks.with_radii(log_radii.detach().exp())).square().mean() + log_radii.square().mean()
+    loss.backward()
+    assert [key for key, p in net.named_parameters() if p.grad is None] == []
+    assert [key for key, p in net.named_parameters() if not p.grad.isfinite().all()] == []  # type: ignore[union-attr]
+
+
+def test_batch_of_one_image_trains() -> None:
+    net = tiny_net(frozen_batch_norm=True).train()
+    before = net.decoder.predict.weight.detach().clone()
+    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+    net(image(1), some_clicks()[1:]).square().mean().backward()
+    optimizer.step()
+    assert not torch.equal(net.decoder.predict.weight, before)
+
+
+def statistics(net: DCTNet) -> list[Tensor]:
+    return [b.clone() for key, b in net.backbone.named_buffers() if "running" in key or "num_batches" in key]
+
+
+def test_batch_norm_of_a_fresh_network_is_frozen() -> None:
+    net = DCTNet(DCTNetConfig(**TINY))  # nobody called train()
+    before = statistics(net)
+    net(image(), some_clicks())
+    assert all(torch.equal(a, b) for a, b in zip(before, statistics(net), strict=True))
+
+
+def test_batch_norm_stays_frozen_after_train_and_after_that_of_what_holds_the_network() -> None:
+    net = tiny_net()
+    holder = nn.ModuleDict({"net": net})
+    for mode in (net.train, holder.train, lambda: holder.eval().train()):
+        mode()
+        assert net.training
+        assert net.decoder.training
+        assert not any(m.training for m in net.backbone.modules() if isinstance(m, nn.BatchNorm2d))
+    before = statistics(net)
+    net(image(), some_clicks())
+    assert all(torch.equal(a, b) for a, b in zip(before, statistics(net), strict=True))
+
+
+def test_frozen_batch_norm_still_learns_its_scale() -> None:
+    net = tiny_net().train()
+    net(image(), some_clicks()).square().sum().backward()
+    norms = [m for m in net.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert all(m.weight.grad is not None for m in norms)
+
+
+def test_batch_norm_moves_where_it_is_not_frozen() -> None:
+    net = tiny_net(frozen_batch_norm=False).train()
+    before = statistics(net)
+    net(image(), some_clicks())
+    assert not torch.equal(before[0], statistics(net)[0])
+
+
+@pytest.mark.parametrize("options", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_parameter_groups_hold_each_parameter_once(options: dict[str, Any]) -> None:
+    net = tiny_net(**options)
+    new, old = net.parameter_groups(1e-3, backbone_lr_factor=0.1)
+    grouped = [id(p) for p in [*new["params"], *old["params"]]]
+    assert sorted(grouped) == sorted(id(p) for p in net.parameters())
+    assert (new["lr"], old["lr"]) == (1e-3, pytest.approx(1e-4))
+    assert {id(p) for p in net.backbone.stem_map_parameters()} <= {id(p) for p in new["params"]}
+    assert id(next(net.backbone.parameters())) in {id(p) for p in old["params"]}
+
+
+def test_click_without_a_radius_gets_the_auto_drag_head_s() -> None:
+    net = tiny_net()
+    bare = some_clicks(radius=None)
+    filled = net.fill_radii(image(), bare)
+    assert not filled.lacks_radius.any()
+    torch.testing.assert_close(net(image(), bare), net(image(), filled))
+    wanted = net.log_radii(net.encode_image(image()), bare, None, (32, 32)).exp()
+    assert torch.equal(filled.radii[bare.valid], wanted[bare.valid])
+
+
+def test_radius_that_was_dragged_is_kept() -> None:
+    net = tiny_net()
+    mixed = ClickBatch.from_clicks([[Click(3, 4, radius=5.0), Click(9, 9)], [Click(8, 8)]])
+    filled = net.fill_radii(image(), mixed)
+    assert filled.radii[0, 0] == 5.0
+    assert filled.radii[1, 1].isnan()  # padding
+    assert net.fill_radii(image(), filled) is filled
+
+
+def test_click_without_a_radius_and_without_the_head_is_refused() -> None:
+    with pytest.raises(ValueError, match="SpatialDCT needs a radius for each click"):
+        tiny_net(auto_drag=False)(image(), some_clicks(radius=None))
+
+
+def test_image_s_features_can_be_computed_once() -> None:
+    net, bare = tiny_net(), some_clicks(radius=None)
+    features = net.encode_image(image())
+    assert torch.equal(net.fill_radii(image(), bare, None, features).radii.nan_to_num(), net.fill_radii(image(), bare).radii.nan_to_num())
+
+
+def test_bfloat16_and_channels_last_are_close_to_float32() -> None:
+    net = tiny_net()
+    wanted = net(image(), some_clicks())
+    fast = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = fast(image().contiguous(memory_format=torch.channels_last), some_clicks())
+    assert logits.dtype == torch.float32
+    assert (logits - wanted).abs().max() < 0.1 * wanted.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("shape", "clicks", "previous", "message"),
+    [
+        ((3, 32, 32), 1, None, r"an image batch is \(B, 3, H, W\), got \(3, 32, 32\)"),
+        ((1, 1, 32, 32), 1, None, r"an image batch is \(B, 3, H, W\), got \(1, 1, 32, 32\)"),
+        ((2, 3, 32, 32), 1, None, "2 images need as many lists of clicks, got 1; ClickBatch.empty fills in for none"),
+        ((1, 3, 32, 32), 1, (1, 1, 16, 32), r"the previous mask of images \(1, 3, 32, 32\) is \(B, 1, H, W\), got \(1, 1, 16, 32\)"),
+    ],
+)
+def test_shapes_that_do_not_agree_are_refused(shape: tuple[int, ...], clicks: int, previous: tuple[int, ...] | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_net()(torch.rand(shape), ClickBatch.empty(clicks), None if previous is None else torch.zeros(previous))
+
+
+def test_unknown_key_of_a_configuration_is_named() -> None:
+    with pytest.raises(ValueError, match=r"the model's configuration has unknown keys \['bakbone'\]; was it saved by a newer dct-seg\?"):
+        DCTNetConfig.from_dict({"bakbone": "resnet18"})
+
+
+def test_unknown_click_encoder_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown click encoder 'Gausian'; did you mean 'Gaussian'"):
+        tiny_net(click_encoder="Gausian")
+
+
+def test_defaults_are_the_paper_s() -> None:
+    config = DCTNetConfig()
+    assert (config.backbone, config.backbone_weights, config.click_encoder) == ("resnet50", "imagenet", "SpatialDCT")
+    assert config.feature_dct
+    assert config.auto_drag
+    assert not config.previous_mask
+    assert not config.normalize_features

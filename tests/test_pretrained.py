@@ -1,0 +1,179 @@
+"""Trained weights: there and back, and every way in which a file can be wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from networks import tiny_net
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dct_seg import Click, ClickBatch, DCTNet
+from dct_seg.models import pretrained
+
+CLICKS = ClickBatch.from_clicks([[Click(9, 9), Click(20, 4, positive=False, radius=3.0)]])
+
+
+def logits(net: DCTNet) -> Tensor:
+    with torch.inference_mode():
+        return net(torch.rand(1, 3, 40, 32, generator=torch.Generator().manual_seed(0)), CLICKS)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    return tiny_net(normalize_features=True).save_pretrained(tmp_path / "net.safetensors", training_data="drawn shapes")
+
+
+def rewritten(file: Path, *, drop: str = "", change: dict[str, Tensor] | None = None, **metadata: str) -> Path:
+    """The file with a tensor less, or others, or other lines of metadata (empty: left out)."""
+    with safe_open(file, framework="pt") as handle:
+        lines = {k: v for k, v in {**handle.metadata(), **metadata}.items() if v}
+    state = {key: value for key, value in load_file(file).items() if key != drop}
+    target = file.with_name("rewritten.safetensors")
+    save_file({**state, **(change or {})}, target, metadata=lines)
+    return target
+
+
+def test_network_comes_back_with_its_weights_and_configuration_in_evaluation_mode(saved: Path) -> None:
+    net = DCTNet.from_pretrained(saved)
+    assert not any(m.training for m in net.modules())
+    assert net.config.normalize_features
+    assert torch.equal(logits(net), logits(tiny_net(normalize_features=True)))
+
+
+def test_loading_fetches_no_pretrained_backbone(tmp_path: Path) -> None:
+    net = tiny_net()
+    object.__setattr__(net.config, "backbone_weights", "imagenet")  # as a network that was trained from them
+    file = net.save_pretrained(tmp_path)
+    assert torch.equal(logits(DCTNet.from_pretrained(file)), logits(net))
+
+
+def test_half_precision_is_half_the_size_and_close(saved: Path) -> None:
+    half = tiny_net(normalize_features=True).save_pretrained(saved.with_name("half.safetensors"), half=True)
+    assert half.stat().st_size < 0.55 * saved.stat().st_size
+    net = DCTNet.from_pretrained(half)
+    assert all(p.dtype == torch.float32 for p in net.parameters())
+    torch.testing.assert_close(logits(net), logits(DCTNet.from_pretrained(saved)), atol=0.05, rtol=0.05)
+
+
+def test_weight_that_float16_cannot_hold_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    net = tiny_net()
+    torch.nn.init.constant_(net.decoder.predict.bias, 1e5)
+    with pytest.raises(ValueError, match=r"'decoder\.predict\.bias' holds values up to 1e\+05, more than float16 can; save without half"):
+        net.save_pretrained(tmp_path / "new" / "net.safetensors", half=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_gets_one_file_and_is_read_as_one(tmp_path: Path) -> None:
+    file = tiny_net().save_pretrained(tmp_path / "deep" / "folder")
+    assert file == tmp_path / "deep" / "folder" / "model.safetensors"
+    assert [f.name for f in file.parent.iterdir()] == ["model.safetensors"]
+    assert torch.equal(logits(DCTNet.from_pretrained(file.parent)), logits(tiny_net()))
+    assert torch.equal(logits(DCTNet.from_pretrained(str(file))), logits(tiny_net()))
+
+
+def test_card_s_lines_travel_with_the_weights_and_cannot_replace_the_configuration(tmp_path: Path) -> None:
+    file = tiny_net().save_pretrained(tmp_path, licence="Apache-2.0", config="none")
+    stored = pretrained.load(file)
+    assert stored.card == {"licence": "Apache-2.0"}
+    assert stored.config["backbone"] == "resnet18"
+
+
+def test_write_that_fails_leaves_the_old_file_and_no_other(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(state: object, path: Path, metadata: object) -> None:
+        Path(path).write_bytes(b"half a file")
+        raise OSError("No space left on device")
+
+    before = saved.read_bytes()
+    monkeypatch.setattr(pretrained, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        tiny_net().save_pretrained(saved)
+    assert saved.read_bytes() == before
+    assert [f.name for f in saved.parent.iterdir()] == [saved.name]
+
+
+def test_suffix_of_another_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"weights are written as safetensors, got '.*net\.pth'; give a \.safetensors file or a folder"):
+        tiny_net().save_pretrained(tmp_path / "net.pth")
+
+
+def test_unknown_name_gets_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained, "names", lambda: ["dct-lite0", "dct-resnet50"])
+    with pytest.raises(ValueError, match=r"unknown pretrained model 'dct-lite'; did you mean 'dct-lite0'\? known: dct-lite0, dct-resnet50"):
+        DCTNet.from_pretrained("dct-lite")
+
+
+@pytest.mark.parametrize("path", ["runs/net.safetensors", "net.ckpt", "runs/folder"])
+def test_missing_file_is_named(path: str) -> None:
+    with pytest.raises(FileNotFoundError, match=rf"no weights at '{path}'; give a file that dct-seg wrote, or one of the shipped names: "):
+        DCTNet.from_pretrained(path)
+
+
+def test_truncated_file_is_refused(saved: Path) -> None:
+    saved.write_bytes(saved.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=r"is not a whole safetensors file \(.*\); was it cut short\? fetch or save it again"):
+        DCTNet.from_pretrained(saved)
+
+
+def test_safetensors_of_somebody_else_are_refused(tmp_path: Path) -> None:
+    save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"holds no dct-seg configuration; write weights with DCTNet\.save_pretrained"):
+        DCTNet.from_pretrained(tmp_path / "other.safetensors")
+
+
+def test_file_of_a_newer_format_is_refused(saved: Path) -> None:
+    with pytest.raises(ValueError, match=r"was written by a newer dct-seg \(format 99\); update dct-seg"):
+        DCTNet.from_pretrained(rewritten(saved, format_version="99"))
+
+
+def test_lacking_tensor_is_refused(saved: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"is of another architecture: 1 tensors missing, 0 unknown, 0 of another shape, first 'decoder\.predict"
+    ):
+        DCTNet.from_pretrained(rewritten(saved, drop="decoder.predict.weight"))
+
+
+def test_tensor_too_many_is_refused(saved: Path) -> None:
+    with pytest.raises(ValueError, match="0 tensors missing, 1 unknown, 0 of another shape, first 'extra'"):
+        DCTNet.from_pretrained(rewritten(saved, change={"extra": torch.zeros(1)}))
+
+
+def test_configuration_of_another_network_is_refused(saved: Path) -> None:
+    with safe_open(saved, framework="pt") as handle:
+        config = json.loads(handle.metadata()["config"])
+    wider = rewritten(saved, config=json.dumps({**config, "decoder_width": 32}))
+    with pytest.raises(ValueError, match=r"is of another architecture: 0 tensors missing, 0 unknown, \d+ of another shape, first"):
+        DCTNet.from_pretrained(wider)
+
+
+def checkpoint(folder: Path, **parts: object) -> Path:
+    net = tiny_net()
+    state = {f"net.{key}": value for key, value in net.state_dict().items()} | {"other.weight": torch.zeros(1)}
+    config = {**net.config.__dict__}
+    torch.save({"state_dict": state, "hyper_parameters": {"network": config, "lr": 1.0}, **parts}, folder / "last.ckpt")
+    return folder / "last.ckpt"
+
+
+def test_training_checkpoint_gives_its_network(tmp_path: Path) -> None:
+    net = DCTNet.from_pretrained(checkpoint(tmp_path))
+    assert not net.training
+    assert torch.equal(logits(net), logits(tiny_net()))
+
+
+def test_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
+    file = checkpoint(tmp_path)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(ValueError, match=r"last\.ckpt' is not a whole training checkpoint \(RuntimeError\); was it cut short\?"):
+        DCTNet.from_pretrained(file)
+
+
+def test_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is a checkpoint, but not one of `dct-seg fit`: it holds no network configuration"):
+        DCTNet.from_pretrained(checkpoint(tmp_path, hyper_parameters={}))
+
+
+def test_checkpoint_that_would_run_code_is_not_read(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is not a whole training checkpoint \(UnpicklingError\)"):
+        DCTNet.from_pretrained(checkpoint(tmp_path, callback=torch.nn.Linear(1, 1)))
