@@ -74,7 +74,13 @@ class SamOnnx(Method):
     @property
     def options(self) -> dict[str, Any]:
         """What the method was made with; the files by name, since results move between machines."""
-        return {"encoder": Path(self.encoder).name, "decoder": Path(self.decoder).name, "side": self._side, "precision": "float32"}
+        return {
+            "encoder": Path(self.encoder).name,
+            "decoder": Path(self.decoder).name,
+            "side": self._side,
+            "precision": "float32",
+            "drag": "not used",
+        }
 
     def reset(self, image: NDArray[np.uint8]) -> None:
         """Encode an image, (H, W, 3) RGB uint8.
