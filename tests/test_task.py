@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
-from tiny import assert_same_weights, tiny_data, tiny_task, tiny_trainer, weights
+from tiny import assert_same_weights, loader_of, tiny_data, tiny_task, tiny_trainer, weights
 from torch import nn
-from torch.utils.data import DataLoader
 
 from dct_seg import ClickBatch, DCTNet, InteractiveSegmentationTask, NumberOfClicks, SimulatedUser
 
@@ -54,11 +53,6 @@ class Watch(Callback):
             self.gradients.append({names[id(p)]: None if p.grad is None else p.grad.clone() for p in params})
 
         trainer.optimizers[0].register_step_post_hook(keep)
-
-
-def loader_of(batch):
-    """A loader that gives just this batch."""
-    return DataLoader(range(len(batch["image"])), batch_size=len(batch["image"]), collate_fn=lambda numbers: batch)
 
 
 def train_on(task, batch, folder, **options):
@@ -347,6 +341,14 @@ def test_a_batch_of_finished_samples_ends_early_and_holds_the_last_iou(tmp_path)
     assert row["val/drag/NoC@90"] == 2
     assert row["val/drag/AuC"] == 0.75
     assert task.net.modes == [True, True]
+
+
+def test_testing_logs_the_same_under_its_own_name(tmp_path):
+    batch = squares()
+    task = tiny_task(val_clicks=3)
+    task.net = Rehearsed([torch.zeros_like(batch["mask"]), batch["mask"]])
+    (row,) = tiny_trainer(tmp_path).test(task, loader_of(batch), verbose=False)
+    assert row["test/drag/NoC@90"] == 2
 
 
 def test_validation_with_clicks_encodes_an_image_once(tmp_path, monkeypatch):

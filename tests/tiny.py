@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from lightning import Trainer
+from torch.utils.data import DataLoader
 
 from dct_seg import ClickSimulatorDataModule, DCTNetConfig, InteractiveSegmentationTask
 
@@ -32,6 +33,11 @@ def tiny_data(**options: Any) -> ClickSimulatorDataModule:
         "num_workers": 0,
     }
     return ClickSimulatorDataModule("Shapes", **{**defaults, **options})
+
+
+def loader_of(batch: dict[str, Any]) -> DataLoader[Any]:
+    """A loader that gives just this batch."""
+    return DataLoader(range(len(batch["image"])), batch_size=len(batch["image"]), collate_fn=lambda numbers: batch)
 
 
 def tiny_trainer(folder: Path | str, **options: Any) -> Trainer:

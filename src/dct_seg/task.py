@@ -247,11 +247,7 @@ class InteractiveSegmentationTask(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """A fresh table of IoUs for each prompt."""
-        size = len(self.trainer.val_dataloaders.dataset)  # type: ignore[union-attr]
-        miou_at = [k for k in (1, 3, 5) if k <= self.val_clicks]
-        self.val_metrics = {
-            prompt: NumberOfClicks(size, max_clicks=self.val_clicks, miou_at=miou_at).to(self.device) for prompt in self.val_prompts
-        }
+        self._start_tables(self.trainer.val_dataloaders)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """All clicks of a batch under the protocol ``max_distance``, once for each prompt."""
@@ -268,9 +264,31 @@ class InteractiveSegmentationTask(LightningModule):
             metric.update(ious, batch["sample_id"])
 
     def on_validation_epoch_end(self) -> None:
-        """Log each prompt's row; the metric has gathered all ranks' samples, so that each rank logs the same."""
+        """Log each prompt's row, as ``val/drag/NoC@90``."""
+        self._log_tables("val")
+
+    def on_test_epoch_start(self) -> None:
+        """As in validation."""
+        self._start_tables(self.trainer.test_dataloaders)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """As :meth:`validation_step`."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log each prompt's row, as ``test/drag/NoC@90``."""
+        self._log_tables("test")
+
+    def _start_tables(self, loader: Any) -> None:
+        size, miou_at = len(loader.dataset), [k for k in (1, 3, 5) if k <= self.val_clicks]
+        self.val_metrics = {
+            prompt: NumberOfClicks(size, max_clicks=self.val_clicks, miou_at=miou_at).to(self.device) for prompt in self.val_prompts
+        }
+
+    def _log_tables(self, stage: str) -> None:
         for prompt, metric in self.val_metrics.items():
-            self.log_dict({f"val/{prompt}/{name}": value for name, value in metric.compute().items()}, sync_dist=True)
+            row = {f"{stage}/{prompt}/{name}": value for name, value in metric.compute().items()}
+            self.log_dict(row, sync_dist=True)  # the metric has gathered all ranks' samples, so that each rank logs the same
 
 
 class _Encoded:
