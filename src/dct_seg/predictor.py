@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dct_seg.clicks import Click
-from dct_seg.methods.base import Method
-from dct_seg.methods.dctnet import DCTNetMethod, checked_image
+from dct_seg.methods.base import Method, checked_image
+from dct_seg.methods.dctnet import DCTNetMethod
 from dct_seg.models.dct_net import DCTNet
 from dct_seg.models.pretrained import DEFAULT
 

@@ -48,3 +48,18 @@ class Method(ABC):
     def fill_radii(self, clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> list[Click]:
         """The clicks with a radius for each one that came without a drag, where the method has an opinion."""
         return list(clicks)
+
+
+def checked_image(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """``image`` itself, when it is (H, W, 3) uint8 and not empty.
+
+    Raises:
+        ValueError: When it is not.
+    """
+    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        given = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ValueError(
+            f"an image is a (height, width, 3) uint8 array in RGB, got {given}; Predictor.set_image converts grey and RGBA ones, "
+            "values of another type must be scaled to 0..255 and made uint8 first"
+        )
+    return image

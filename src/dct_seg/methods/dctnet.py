@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from dct_seg.clicks import Click, ClickBatch
-from dct_seg.methods.base import METHODS, Method
+from dct_seg.methods.base import METHODS, Method, checked_image
 from dct_seg.models.dct_net import DCTNet
 from dct_seg.models.pretrained import DEFAULT
 
@@ -205,18 +205,6 @@ class DCTNetMethod(Method):
     def _computing(self) -> Iterator[None]:
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             yield
-
-
-def checked_image(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """``image`` itself, when it is (H, W, 3) uint8 and not empty.
-
-    Raises:
-        ValueError: When it is not.
-    """
-    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        given = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise ValueError(f"an image is a (height, width, 3) uint8 array in RGB, got {given}; dct_seg.Predictor converts grey and RGBA ones")
-    return image
 
 
 def _mirrored(clicks: ClickBatch, width: int) -> ClickBatch:

@@ -15,14 +15,41 @@ from dct_seg.models.depthwise import use_fast_depthwise
 from dct_seg.registry import did_you_mean
 
 RESIZABLE = frozenset(
-    "deit efficientvit_msra eva mvitv2 swiftformer swin_transformer swin_transformer_v2 swin_transformer_v2_cr twins vision_transformer "
-    "vision_transformer_hybrid vision_transformer_sam vitamin xcit".split()
+    [
+        "deit",
+        "efficientvit_msra",
+        "eva",
+        "mvitv2",
+        "swiftformer",
+        "swin_transformer",
+        "swin_transformer_v2",
+        "swin_transformer_v2_cr",
+        "twins",
+        "vision_transformer",
+        "vision_transformer_hybrid",
+        "vision_transformer_sam",
+        "vitamin",
+        "xcit",
+    ]
 )
 """Modules of timm whose models take any input size, though timm records the size they were trained at as fixed."""
 
 UNSUITABLE = frozenset(
-    "bat_resnext26ts byoanet csatv2 efficientvim gemma4_vit inception_resnet_v2 inception_v3 inception_v4 naflexvit nasnet pnasnet tresnet "
-    "xception".split()
+    [
+        "bat_resnext26ts",
+        "byoanet",
+        "csatv2",
+        "efficientvim",
+        "gemma4_vit",
+        "inception_resnet_v2",
+        "inception_v3",
+        "inception_v4",
+        "naflexvit",
+        "nasnet",
+        "pnasnet",
+        "tresnet",
+        "xception",
+    ]
 )
 """Modules, and one model, that do not suit: no first convolution over RGB, attention over fixed blocks, unpadded or unused layers."""
 

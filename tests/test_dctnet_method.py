@@ -1,0 +1,219 @@
+"""DCT-Net as a method: what the network sees of an image, and where its answer goes."""
+
+import math
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from networks import tiny_net
+from numpy.typing import NDArray
+
+from dct_seg import Click, ClickBatch
+from dct_seg.methods.dctnet import DCTNetMethod, View, object_view, whole_view
+
+NET = tiny_net(previous_mask=True)
+IMAGE = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+
+
+def blob(top: int, left: int, bottom: int, right: int, shape: tuple[int, int] = (100, 200)) -> NDArray[np.float32]:
+    probs = np.zeros(shape, np.float32)
+    probs[top:bottom, left:right] = 0.9
+    return probs
+
+
+def test_large_image_is_shrunk_to_the_longer_side_and_a_small_one_left() -> None:
+    assert whole_view((300, 600), 448) == View(0, 0, 300, 600, (224, 448))
+    assert whole_view((30, 60), 448).size == (30, 60)
+    assert whole_view((1, 4000), 448).size == (1, 448)
+
+
+def test_view_s_clicks_point_at_the_same_spot_as_its_pixels() -> None:
+    """Each pixel of a picture knows its place; what lies under a click must say so after cropping and resizing."""
+    rows, cols = np.mgrid[:100, :200].astype(np.float32)
+    for view in (View(10, 40, 60, 120, (30, 60)), View(10, 40, 40, 80, (80, 160)), whole_view((100, 200), 150)):
+        seen = view.crop(np.dstack([rows, cols]))
+        assert seen.shape[:2] == view.size
+        for click in (Click(31.5, 77.25), Click(44, 100)):
+            place = view.clicks([click]).coords
+            sampled = torch.nn.functional.grid_sample(
+                torch.from_numpy(seen).permute(2, 0, 1)[None],
+                ((place + 0.5) * 2 / torch.tensor(view.size) - 1).flip(-1)[None],
+                align_corners=False,
+            )
+            assert sampled.flatten().tolist() == pytest.approx([click.row, click.col], abs=0.1)
+
+
+def test_view_s_radius_is_scaled_with_its_pixels() -> None:
+    view = View(0, 0, 50, 80, (100, 160))
+    assert view.scale == pytest.approx(2)
+    assert view.clicks([Click(3, 4, radius=7.0)]).radii.item() == pytest.approx(14)
+
+
+def test_object_s_region_is_its_box_with_a_margin() -> None:
+    view = object_view(blob(40, 60, 60, 100), [Click(50, 80)], 384, margin=1.5, threshold=0.5)
+    assert view is not None
+    assert (view.top, view.left, view.height, view.width) == (35, 50, 30, 60)
+    assert view.size == (192, 384)
+
+
+def test_region_holds_every_click_and_the_circles_of_the_positive_ones() -> None:
+    clicks = [Click(50, 80, radius=5.0), Click(20, 30, radius=8.0), Click(90, 190, positive=False, radius=50.0)]
+    view = object_view(blob(40, 60, 60, 100), clicks, 384, margin=1.0, threshold=0.5)
+    assert view is not None
+    assert (view.top, view.left, view.top + view.height, view.left + view.width) == (12, 22, 91, 191)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_region_lies_in_the_image_and_clicks_lie_in_what_the_network_sees(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    (top, bottom), (left, right) = (sorted(rng.choice(100, 2, replace=False)) for _ in range(2))
+    clicks = [
+        Click(float(r), float(c), bool(p), float(d))
+        for r, c, p, d in zip(
+            rng.uniform(-0.5, 99.4, 4), rng.uniform(-0.5, 199.4, 4), rng.random(4) < 0.5, rng.uniform(0, 80, 4), strict=True
+        )
+    ]
+    view = object_view(blob(top, left, bottom, right), clicks, 64, margin=1.4, threshold=0.5)
+    if view is None:
+        return
+    assert 0 <= view.top < view.top + view.height <= 100
+    assert 0 <= view.left < view.left + view.width <= 200
+    assert max(view.size) == 64
+    seen = view.clicks(clicks).coords[0]
+    assert (seen >= -0.5 * view.scale - 0.5).all()
+    assert (seen[:, 0] < view.size[0]).all()
+    assert (seen[:, 1] < view.size[1]).all()
+
+
+def test_small_object_keeps_some_surroundings() -> None:
+    view = object_view(blob(50, 50, 51, 51), [Click(50, 50)], 64, margin=2.0, threshold=0.5)
+    assert view is not None
+    assert (view.height, view.width) == (17, 17)  # 1 pixel, and half of 16 on each side
+
+
+def test_no_object_or_one_that_fills_the_image_is_not_zoomed_in_on() -> None:
+    assert object_view(blob(0, 0, 0, 0), [Click(1, 1)], 64, margin=1.4, threshold=0.5) is None
+    assert object_view(blob(5, 5, 95, 195), [Click(50, 50)], 64, margin=1.4, threshold=0.5) is None
+
+
+def method(**options: object) -> DCTNetMethod:
+    built = DCTNetMethod(net=NET, **{"precision": "float32", **options})  # type: ignore[arg-type]
+    built.reset(IMAGE)
+    return built
+
+
+def test_small_image_is_given_to_the_network_as_it_is() -> None:
+    clicks = [Click(10, 20, radius=5.0)]
+    tensor = torch.from_numpy(IMAGE).permute(2, 0, 1)[None] / 255
+    with torch.inference_mode():
+        wanted = NET(tensor, ClickBatch.from_clicks([clicks])).sigmoid()[0, 0].numpy()
+    np.testing.assert_allclose(method().predict(IMAGE, clicks, None), wanted, atol=1e-5)
+
+
+def test_previous_mask_is_given_to_the_network() -> None:
+    clicks = [Click(10, 20, radius=5.0)]
+    one = method(zoom_in=False)
+    assert not np.array_equal(one.predict(IMAGE, clicks, None), one.predict(IMAGE, clicks, np.ones((60, 90), np.float32)))
+
+
+def test_from_the_second_click_on_the_object_s_region_alone_is_predicted() -> None:
+    previous = blob(20, 30, 35, 50, (60, 90))
+    clicks = [Click(25, 40, radius=3.0), Click(30, 45, positive=False, radius=2.0)]
+    probs = method(zoom_size=64).predict(IMAGE, clicks, previous)
+    view = object_view(previous, clicks, 64, margin=1.4, threshold=0.5)
+    assert view is not None
+    inside = np.zeros((60, 90), bool)
+    inside[view.top : view.top + view.height, view.left : view.left + view.width] = True
+    assert (probs[inside] > 0).all()
+    assert (probs[~inside] == 0).all()
+    tensor = torch.from_numpy(view.crop(IMAGE)).permute(2, 0, 1)[None] / 255
+    with torch.inference_mode():
+        seen = NET(tensor, view.clicks(clicks), torch.from_numpy(view.crop(previous))[None, None]).sigmoid()
+    np.testing.assert_allclose(probs[inside], cv2.resize(seen[0, 0].numpy(), (view.width, view.height)).ravel(), atol=1e-5)
+
+
+def test_first_click_and_zoom_switched_off_see_the_whole_image() -> None:
+    previous = blob(20, 30, 35, 50, (60, 90))
+    clicks = [Click(25, 40, radius=3.0), Click(30, 45, radius=2.0)]
+    assert (method(zoom_in=False).predict(IMAGE, clicks, previous) > 0).all()
+    assert (method().predict(IMAGE, clicks[:1], None) > 0).all()
+
+
+def test_without_clicks_nothing_is_object() -> None:
+    assert not method().predict(IMAGE, [], None).any()
+
+
+def test_radius_of_the_auto_drag_head_is_in_pixels_of_the_image() -> None:
+    shrunk = method(first_size=45)  # half of 90
+    view = whole_view((60, 90), 45)
+    with torch.inference_mode():
+        tensor = (torch.from_numpy(view.crop(IMAGE)).permute(2, 0, 1)[None] / 255).contiguous(memory_format=torch.channels_last)
+        seen = shrunk.net.fill_radii(tensor, view.clicks([Click(30, 40)])).radii.item()
+    (click,) = shrunk.fill_radii([Click(30, 40)], None)
+    assert click.radius == pytest.approx(2 * seen, rel=1e-4)
+    assert (click.row, click.col) == (30, 40)
+
+
+def test_dragged_radius_is_kept_and_the_others_are_filled_in() -> None:
+    filled = method().fill_radii([Click(30, 40, radius=4.0), Click(10, 10)], None)
+    assert filled[0] == Click(30, 40, radius=4.0)
+    assert filled[1].radius is not None
+
+
+def test_image_s_features_are_computed_once_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, calls = method(), []
+    encode = one.net.encode_image
+
+    def counted(image: torch.Tensor) -> list[torch.Tensor]:
+        calls.append(1)
+        return encode(image)
+
+    monkeypatch.setattr(one.net, "encode_image", counted)
+    for _ in range(3):
+        one.fill_radii([Click(30, 40)], None)
+    assert len(calls) == 1
+    one.reset(IMAGE[:40])
+    one.fill_radii([Click(30, 40)], None)
+    assert len(calls) == 2
+
+
+def test_mirroring_twice_gives_the_mirrored_answer_of_the_mirrored_image() -> None:
+    image = IMAGE[:32, :64]  # sizes that are not padded, which happens on the right only
+    straight = method(flip=True).predict(image, [Click(10, 20, radius=5.0)], None)
+    mirrored = method(flip=True).predict(image[:, ::-1], [Click(10, 63 - 20, radius=5.0)], None)
+    np.testing.assert_allclose(mirrored[:, ::-1], straight, atol=1e-5)
+
+
+def test_bfloat16_is_close_to_float32() -> None:
+    clicks = [Click(10, 20, radius=5.0)]
+    half, full = method(precision="bfloat16"), method()
+    assert half.options["precision"] == "bfloat16"
+    np.testing.assert_allclose(half.predict(IMAGE, clicks, None), full.predict(IMAGE, clicks, None), atol=0.05)
+    (one,), (other,) = (m.fill_radii([Click(10, 20)], None) for m in (half, full))
+    assert one.radius is not None
+    assert one.radius == pytest.approx(other.radius, rel=0.1)
+
+
+def test_automatic_precision_is_one_of_the_two() -> None:
+    assert method(precision="auto").options["precision"] in ("float32", "bfloat16")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 70), (3, 5)])
+def test_image_of_a_few_pixels_is_no_error(shape: tuple[int, int]) -> None:
+    tiny = np.full((*shape, 3), 200, np.uint8)
+    one = method()
+    one.reset(tiny)
+    clicks = one.fill_radii([Click(0, 0)], None)
+    first = one.predict(tiny, clicks, None)
+    second = one.predict(tiny, one.fill_radii([*clicks, Click(0, shape[1] - 1, positive=False)], first), first)
+    assert first.shape == second.shape == shape
+    assert np.isfinite(second).all()
+
+
+def test_options_are_plain_values_that_tell_two_settings_apart() -> None:
+    settings = [method(**o).options for o in ({}, {"zoom_in": False}, {"first_size": 64}, {"flip": True}, {"zoom_margin": 2.0})]  # type: ignore[arg-type]
+    assert all(one != other for one, other in pairwise(settings))
+    assert all(isinstance(v, (bool, int, float, str)) for s in settings for v in s.values())
+    assert math.isclose(settings[0]["zoom_margin"], 1.4)

@@ -1,0 +1,139 @@
+"""Losses: by hand, without ignored pixels, one number for a batch of which some images are finished."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from dct_seg.losses import LOSSES, binary_cross_entropy, dice, normalized_focal, weighted_sum
+
+
+def probs_to_logits(*probs: float) -> Tensor:
+    return torch.tensor([[probs]]).logit()  # (1, 1, len)
+
+
+MASK = torch.tensor([[[True, False, True]]])
+ALL = torch.ones_like(MASK)
+LOGITS = probs_to_logits(0.9, 0.2, 0.5)
+WRONG = (0.1, 0.2, 0.5)  # how far each is from the truth
+
+
+def test_cross_entropy_is_the_mean_over_valid_pixels() -> None:
+    wanted = -sum(math.log(1 - w) for w in WRONG) / 3
+    assert binary_cross_entropy(LOGITS, MASK, ALL).tolist() == pytest.approx([wanted])
+
+
+def test_focal_weights_are_scaled_to_sum_to_the_number_of_pixels() -> None:
+    weights = [w**2 for w in WRONG]
+    wanted = -sum(a * math.log(1 - w) for a, w in zip(weights, WRONG, strict=True)) / sum(weights)
+    assert normalized_focal(LOGITS, MASK, ALL).tolist() == pytest.approx([wanted])
+
+
+def test_focal_loss_with_gamma_0_is_cross_entropy() -> None:
+    torch.testing.assert_close(normalized_focal(LOGITS, MASK, ALL, gamma=0.0), binary_cross_entropy(LOGITS, MASK, ALL))
+
+
+def test_focal_loss_looks_at_the_hard_pixels() -> None:
+    logits = probs_to_logits(0.999, 0.001, 0.5)
+    assert normalized_focal(logits, MASK, ALL) > 2.5 * binary_cross_entropy(logits, MASK, ALL)
+
+
+def test_dice_is_one_minus_twice_the_overlap_over_the_sum() -> None:
+    wanted = 1 - (2 * (0.9 + 0.5) + 1) / ((0.9 + 0.2 + 0.5) + 2 + 1)
+    assert dice(LOGITS, MASK, ALL).tolist() == pytest.approx([wanted])
+
+
+@pytest.fixture(params=LOSSES.names())
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+class TestContract:
+    """What training relies on, for every registered loss."""
+
+    def test_ignored_pixels_do_not_count(self, name: str) -> None:
+        loss = LOSSES.get(name)
+        valid = torch.tensor([[[True, True, False]]])
+        kept = loss(LOGITS[..., :2], MASK[..., :2], ALL[..., :2])
+        torch.testing.assert_close(loss(LOGITS, MASK, valid), kept)
+        torch.testing.assert_close(loss(LOGITS, ~MASK | MASK.roll(1), valid), loss(LOGITS, (~MASK | MASK.roll(1)) & valid, valid))
+
+    def test_each_image_has_the_loss_it_would_have_alone(self, name: str) -> None:
+        loss, generator = LOSSES.get(name), torch.Generator().manual_seed(0)
+        logits = torch.randn(3, 4, 5, generator=generator)
+        mask, valid = (torch.rand(3, 4, 5, generator=generator) < share for share in (0.4, 0.8))
+        together = loss(logits, mask, valid)
+        assert together.shape == (3,)
+        for i in range(3):
+            torch.testing.assert_close(together[i : i + 1], loss(logits[i : i + 1], mask[i : i + 1], valid[i : i + 1]))
+
+    def test_right_answer_costs_next_to_nothing_and_a_wrong_one_much(self, name: str) -> None:
+        loss, sure = LOSSES.get(name), torch.where(MASK, 12.0, -12.0)
+        assert loss(sure, MASK, ALL) < 1e-3
+        assert loss(-sure, MASK, ALL) > 0.5
+
+    @pytest.mark.parametrize("logit", [0.0, 60.0, -60.0])
+    @pytest.mark.parametrize("share", [0.0, 1.0])
+    def test_value_and_gradient_are_finite_at_the_extremes(self, name: str, logit: float, share: float) -> None:
+        logits = torch.full((2, 3, 3), logit, requires_grad=True)
+        valid = torch.tensor([True, False])[:, None, None].expand(2, 3, 3)  # of the second image nothing counts
+        value = LOSSES.get(name)(logits, torch.full((2, 3, 3), share > 0), valid)
+        value.sum().backward()
+        assert value.isfinite().all()
+        assert value[1] == 0
+        assert logits.grad is not None
+        assert logits.grad.isfinite().all()
+        assert (logits.grad[1] == 0).all()
+
+    def test_gradient_points_towards_the_mask(self, name: str) -> None:
+        logits = LOGITS.clone().requires_grad_()
+        LOSSES.get(name)(logits, MASK, ALL).sum().backward()
+        assert logits.grad is not None
+        assert ((logits.grad < 0) == MASK).all()
+
+
+def batch(size: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    mask, ignore = (torch.rand(size, 4, 5, generator=generator) < share for share in (0.5, 0.1))
+    return torch.randn(size, 1, 4, 5, generator=generator), mask, ignore
+
+
+def test_losses_are_added_by_their_weights() -> None:
+    logits, mask, ignore = batch()
+    none = torch.zeros(3, dtype=torch.bool)
+    wanted = 2 * binary_cross_entropy(logits[:, 0], mask, ~ignore).mean() + 0.5 * dice(logits[:, 0], mask, ~ignore).mean()
+    torch.testing.assert_close(weighted_sum({"bce": 2.0, "dice": 0.5}, logits, mask, ignore, none), wanted)
+
+
+def test_finished_images_weigh_nothing_but_stay_in_the_graph() -> None:
+    logits, mask, ignore = batch()
+    logits.requires_grad_()
+    finished = torch.tensor([False, True, False])
+    loss = weighted_sum({"bce": 1.0}, logits, mask, ignore, finished)
+    torch.testing.assert_close(loss, binary_cross_entropy(logits[:, 0], mask, ~ignore)[~finished].mean())
+    loss.backward()
+    assert logits.grad is not None
+    assert (logits.grad[1] == 0).all()
+    assert (logits.grad[0] != 0).any()
+
+
+def test_batch_of_finished_images_costs_0_and_has_a_gradient_of_zeros() -> None:
+    logits, mask, ignore = batch()
+    logits.requires_grad_()
+    loss = weighted_sum({"bce": 1.0, "dice": 1.0}, logits, mask, ignore, torch.ones(3, dtype=torch.bool))
+    loss.backward()
+    assert loss == 0
+    assert logits.grad is not None
+    assert (logits.grad == 0).all()
+
+
+def test_bfloat16_logits_are_summed_in_float32() -> None:
+    logits, mask, ignore = batch()
+    assert weighted_sum({"bce": 1.0}, logits.bfloat16(), mask, ignore, torch.zeros(3, dtype=torch.bool)).dtype == torch.float32
+
+
+def test_unknown_loss_is_refused() -> None:
+    logits, mask, ignore = batch()
+    with pytest.raises(ValueError, match=r"unknown loss 'BCE'; did you mean 'bce'\? known: bce, dice, normalized_focal"):
+        weighted_sum({"BCE": 1.0}, logits, mask, ignore, ignore[:, 0, 0])

@@ -1,0 +1,254 @@
+"""The predictor: a pure function of the image and the ordered clicks, whatever was asked before."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from networks import tiny_net
+from numpy.typing import NDArray
+
+from dct_seg import Click, Predictor
+from dct_seg.methods import METHODS
+from dct_seg.methods.base import Method
+from dct_seg.methods.dctnet import DCTNetMethod
+from dct_seg.predictor import Prediction
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+
+
+class Counting(Method):
+    """Adds up what it is given, so that any click or previous mask that is not the right one shows."""
+
+    name, paper = "counting", ""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def reset(self, image: NDArray[np.uint8]) -> None:
+        self.image = image
+
+    def fill_radii(self, clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> list[Click]:
+        guess = 1.0 if previous is None else 1.0 + float(previous.mean())
+        return [c if c.radius is not None else Click(c.row, c.col, c.positive, guess) for c in clicks]
+
+    def predict(self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        self.calls += 1
+        assert image is self.image
+        probs = np.zeros(image.shape[:2], np.float32) if previous is None else previous / 2
+        for place, click in enumerate(clicks, start=1):
+            probs[round(click.row), round(click.col)] += (1 + click.positive) * (click.radius or 0.0) / (7 * place)
+        return np.clip(probs, 0, 1)
+
+
+NET = tiny_net(previous_mask=True)
+torch.nn.init.constant_(NET.decoder.predict.bias, 0.3)  # about half of the pixels are object, so that it zooms
+
+
+def network() -> DCTNetMethod:
+    return DCTNetMethod(net=NET, first_size=48, zoom_size=40, precision="float32")
+
+
+def assert_same(one: Prediction, other: Prediction) -> None:
+    assert np.array_equal(one.probs, other.probs)
+    assert np.array_equal(one.mask, other.mask)
+    assert one.clicks == other.clicks
+
+
+def some_click(rng: np.random.Generator) -> Click:
+    radius = float(rng.uniform(1, 12)) if rng.random() < 0.5 else None
+    return Click(float(rng.uniform(0, 39)), float(rng.uniform(0, 55)), bool(rng.random() < 0.6), radius)
+
+
+@pytest.mark.parametrize("make", [Counting, network])
+@pytest.mark.parametrize("seed", range(3))
+def test_replayed_incremental_and_fresh_predictions_are_the_same(make: Callable[[], Method], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    incremental, jumping = Predictor(make()), Predictor(make())
+    for predictor in (incremental, jumping):
+        predictor.set_image(IMAGE)
+    clicks: list[Click] = []
+    for _ in range(7):
+        if clicks and rng.random() < 0.35:
+            clicks.pop()
+            answer = incremental.undo()
+        else:
+            clicks.append(some_click(rng))
+            last = clicks[-1]
+            answer = incremental.click(last.row, last.col, positive=last.positive, radius=last.radius)
+        fresh = Predictor(make())
+        fresh.set_image(IMAGE)
+        assert_same(answer, fresh.predict(clicks))
+        jumping.predict([some_click(rng) for _ in range(rng.integers(0, 3))])  # something else in between
+        assert_same(answer, jumping.predict(clicks))
+
+
+def test_beginning_that_is_known_is_not_computed_again() -> None:
+    method = Counting()
+    predictor = Predictor(method)
+    predictor.set_image(IMAGE)
+    clicks = [Click(1, 1), Click(2, 2), Click(3, 3)]
+    predictor.predict(clicks)
+    predictor.predict(clicks)
+    predictor.undo()
+    assert method.calls == 3
+    predictor.predict([*clicks[:2], Click(4, 4)])
+    assert method.calls == 4
+    predictor.predict([Click(9, 9), *clicks])
+    assert method.calls == 8
+
+
+def test_radii_that_were_used_are_told() -> None:
+    predictor = Predictor(Counting())
+    predictor.set_image(IMAGE)
+    assert predictor.predict([Click(1, 1), Click(2, 2, radius=4.0)]).clicks == (Click(1, 1, radius=1.0), Click(2, 2, radius=4.0))
+
+
+def test_radius_of_an_earlier_click_is_not_guessed_anew() -> None:
+    predictor = Predictor(network())
+    predictor.set_image(IMAGE)
+    first = predictor.click(20, 20).clicks[0]
+    assert first.radius is not None
+    assert predictor.click(5, 5, positive=False).clicks[0] == first
+
+
+def test_result_has_the_promised_types() -> None:
+    predictor = Predictor(tiny_net())
+    predictor.set_image(IMAGE)
+    result = predictor.predict([Click(row=10, col=12, positive=True, radius=None)])
+    assert (result.mask.shape, result.mask.dtype) == ((40, 56), np.bool_)
+    assert (result.probs.shape, result.probs.dtype) == ((40, 56), np.float32)
+    assert 0 <= result.probs.min() <= result.probs.max() <= 1
+    assert np.array_equal(result.mask, result.probs > 0.5)
+
+
+def test_threshold_is_what_a_pixel_must_be_above() -> None:
+    predictor = Predictor(METHODS.get("disc")(), threshold=1.0)
+    predictor.set_image(IMAGE)
+    assert not predictor.click(5, 5, radius=3.0).mask.any()  # probabilities of 1 are not above 1
+
+
+def test_array_that_was_handed_out_can_be_painted_over() -> None:
+    predictor = Predictor(network())
+    predictor.set_image(IMAGE)
+    first = predictor.click(20, 20, radius=5.0)
+    kept = first.probs.copy()
+    first.probs[:] = 1
+    first.mask[:] = False
+    assert np.array_equal(predictor.predict([Click(20, 20, radius=5.0)]).probs, kept)
+    fresh = Predictor(network())
+    fresh.set_image(IMAGE)
+    assert_same(predictor.click(3, 3), fresh.predict([Click(20, 20, radius=5.0), Click(3, 3)]))
+
+
+def test_image_that_was_handed_in_can_be_painted_over() -> None:
+    mine = IMAGE.copy()
+    predictor, other = Predictor(network()), Predictor(network())
+    predictor.set_image(mine)
+    other.set_image(IMAGE)
+    mine[:] = 0
+    assert_same(predictor.click(20, 20), other.click(20, 20))
+
+
+def test_undo_to_the_start_gives_the_empty_mask_and_one_more_is_no_error() -> None:
+    predictor = Predictor(Counting())
+    predictor.set_image(IMAGE)
+    predictor.click(1, 1)
+    for _ in range(2):
+        result = predictor.undo()
+        assert not result.mask.any()
+        assert result.clicks == ()
+
+
+def test_reset_forgets_the_clicks_and_keeps_the_image() -> None:
+    predictor = Predictor(Counting())
+    predictor.set_image(IMAGE)
+    first = predictor.click(1, 1)
+    predictor.click(2, 2)
+    predictor.reset()
+    assert_same(predictor.click(1, 1), first)
+
+
+def test_new_image_forgets_the_clicks() -> None:
+    predictor = Predictor(network())
+    predictor.set_image(IMAGE)
+    predictor.click(1, 1)
+    predictor.set_image(IMAGE[:20, :30] // 2)
+    result = predictor.click(9, 9)
+    fresh = Predictor(network())
+    fresh.set_image(IMAGE[:20, :30] // 2)
+    assert_same(result, fresh.click(9, 9))
+    assert result.probs.shape == (20, 30)
+
+
+def test_grey_image_is_the_same_in_three_channels() -> None:
+    results = []
+    for image in (IMAGE[..., 0], IMAGE[..., :1], np.repeat(IMAGE[..., :1], 3, 2)):
+        predictor = Predictor(network())
+        predictor.set_image(image)
+        results.append(predictor.click(20, 20))
+    assert_same(results[0], results[1])
+    assert_same(results[0], results[2])
+
+
+def test_alpha_is_left_out() -> None:
+    results = []
+    for image in (IMAGE, np.dstack([IMAGE, np.full(IMAGE.shape[:2], 9, np.uint8)])):
+        predictor = Predictor(network())
+        predictor.set_image(image)
+        results.append(predictor.click(20, 20))
+    assert_same(*results)
+
+
+def test_read_only_image_is_taken_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+    image = IMAGE.copy()
+    image.setflags(write=False)
+    predictor = Predictor(network())
+    predictor.set_image(image)
+    predictor.click(20, 20)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("image", "given"),
+    [
+        (IMAGE / 255.0, r"float64 \(40, 56, 3\)"),
+        (IMAGE[..., :2], r"uint8 \(40, 56, 2\)"),
+        (IMAGE[:0], r"uint8 \(0, 56, 3\)"),
+        ("a.jpg", "str"),
+    ],
+)
+def test_image_of_another_kind_is_refused(image: Any, given: str) -> None:
+    with pytest.raises(ValueError, match=rf"an image is a \(height, width, 3\) uint8 array in RGB, got {given}"):
+        Predictor(Counting()).set_image(image)
+
+
+def test_prediction_without_an_image_says_what_to_call() -> None:
+    with pytest.raises(RuntimeError, match=r"no image is set; call set_image\(rgb\) first"):
+        Predictor(Counting()).predict([Click(1, 1)])
+
+
+@pytest.mark.parametrize(("row", "col"), [(40, 3), (-1, 3), (3, 56), (3, -0.6), (39.5, 3)])
+def test_click_outside_the_image_is_refused_and_changes_nothing(row: float, col: float) -> None:
+    predictor = Predictor(Counting())
+    predictor.set_image(IMAGE)
+    before = predictor.click(5, 5)
+    with pytest.raises(ValueError, match=rf"click \({row}, {col}\) lies outside the image of 40 rows and 56 columns"):
+        predictor.click(row, col)
+    assert_same(predictor.predict([Click(5, 5)]), before)
+    assert predictor.click(6, 6).clicks[0].row == 5
+
+
+def test_network_is_put_in_evaluation_mode() -> None:
+    net = tiny_net().train()
+    Predictor(net)
+    assert not net.training
+
+
+def test_predictor_of_a_file_predicts_as_the_network_that_wrote_it(tmp_path: Any) -> None:
+    file = tiny_net().save_pretrained(tmp_path)
+    predictor, other = Predictor.from_pretrained(file, zoom_in=False), Predictor(DCTNetMethod(net=tiny_net(), zoom_in=False))
+    for one in (predictor, other):
+        one.set_image(IMAGE)
+    assert_same(predictor.click(20, 20), other.click(20, 20))
