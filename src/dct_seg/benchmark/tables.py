@@ -124,7 +124,8 @@ def comparison_table(results: Results) -> list[list[str]]:
     shown = thresholds_of(results)
     rows = [["method", "training", "prompt", *(f"{data} NoC@{percent(t)}" for data in sets for t in shown), "source"]]
     others: list[Published] = [row for row in PUBLISHED if any(data in row.noc90 for data in sets)]
-    if prompt == "drag" and not any(m["method"] == "disc" for m in results.methods.values()):
+    has_own_floor = any(m["method"] == "disc" for m in results.methods.values())
+    if prompt == "drag" and not has_own_floor and any(data in DISC_FLOOR.noc90 for data in sets):
         others.append(DISC_FLOOR)
     for row in others:
         numbers = [f"{row.noc90[d]:.2f}" if t == 0.90 and d in row.noc90 else NONE for d in sets for t in shown]
