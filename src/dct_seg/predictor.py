@@ -46,7 +46,7 @@ class Predictor:
         >>> from dct_seg.methods import METHODS
         >>> predictor = Predictor(METHODS.get("disc")())
         >>> predictor.set_image(np.zeros((9, 9, 3), np.uint8))
-        >>> int(predictor.click(4, 4, radius=1.0).mask.sum())
+        >>> int(predictor.click(4, 4, radius=1.2).mask.sum())
         5
         >>> predictor.undo().mask.any()
         np.False_
