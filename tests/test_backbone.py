@@ -118,14 +118,10 @@ def test_backbone_without_a_convolution_over_rgb_is_refused() -> None:
         module._add_maps(net, 2)
 
 
-def test_unknown_backbone_gets_the_nearest_name() -> None:
-    wanted = (
-        "unknown backbone 'resnet1800'; did you mean 'resnet180'?" if timm.is_model("resnet180") else "unknown backbone 'resnet1800'; did"
-    )
-    with pytest.raises(ValueError, match=re.escape(wanted)) as error:
-        build("resnet1800")
-    assert "`dct-seg list backbones` shows those that suit" in str(error.value)
-    assert len(str(error.value)) < 200  # and not a thousand names
+def test_unknown_backbone_gets_the_nearest_name_and_not_a_thousand() -> None:
+    wanted = "unknown backbone 'resnett18'; did you mean 'resnet18'? `dct-seg list backbones` shows those that suit"
+    with pytest.raises(ValueError, match=f"^{re.escape(wanted)}$"):
+        build("resnett18")
 
 
 def test_suitable_backbones_are_told_without_building_one(monkeypatch: pytest.MonkeyPatch) -> None:
