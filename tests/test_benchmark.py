@@ -429,7 +429,7 @@ def test_nothing_is_printed_beyond_the_target() -> None:
 def test_published_rows_stand_before_ours_and_a_drag_never_without_the_floor() -> None:
     drag = comparison_table(by_hand(a=[0.95]))
     assert drag[0] == ["method", "training", "prompt", "GrabCut NoC@85", "GrabCut NoC@90", "source"]
-    assert ["DCT-Net*", "SBD", "drag", "-", "1.70", "Lin et al. 2022, Table 2"] in drag
+    assert ["DCT-Net*", "SBD", "drag", "-", "1.70", "Lin et al. 2021, Table 2"] in drag
     assert drag[-2][:5] == ["disc (no model)", "-", "drag", "-", "18.68"]
     assert drag[-1] == ["mine", "-", "drag", "1.00", "1.00", "this run"]
     click = comparison_table(by_hand(prompt="click", a=[0.95]))
@@ -461,11 +461,29 @@ def test_the_command_writes_results_tables_curves_and_strips(tmp_path: Path, cap
 
 
 def test_a_run_that_stops_at_a_target_has_no_curves(tmp_path: Path) -> None:
-    assert command.main(["--method", "disc", "--data", "Shapes", "--prompt", "drag", "--limit", "2", "--out", str(tmp_path)]) == 0
+    argv = ["--method", "disc", "--data", "Shapes", "--prompt", "drag", "--limit", "2", "--target", "0.9"]
+    assert command.main([*argv, "--out", str(tmp_path)]) == 0
     assert not (tmp_path / "miou_vs_clicks.png").exists()
 
 
-def test_the_exit_code_tells_of_failed_samples_and_of_a_stop(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_folder_each_run_gets_a_new_one_and_several_ranks_must_name_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    argv = ["--method", "disc", "--data", "Shapes", "--prompt", "drag", "--limit", "1"]
+    assert command.main(argv) == 0
+    (folder,) = (tmp_path / "runs" / "benchmark").iterdir()
+    assert f"written to runs/benchmark/{folder.name}" in capsys.readouterr().out
+    assert (folder / "results.json").is_file()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="name it with --out"):
+        command.main(argv)
+
+
+def test_the_exit_code_tells_of_failed_samples_and_of_a_stop(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     argv = ["--method", "disc", "--data", "Shapes", "--prompt", "drag", "--limit", "2"]
     with pytest.raises(ValueError, match="method 'disc' has no option size; it has seed_radius"):
         command.main([*argv, "--option", "disc.size=3"])
@@ -474,7 +492,7 @@ def test_the_exit_code_tells_of_failed_samples_and_of_a_stop(capsys: pytest.Capt
     assert "ZeroDivisionError" in capsys.readouterr().out
     monkeypatch.setattr("dct_seg.benchmark.command.run_benchmark", _interrupted)
     assert command.main(argv) == 130
-    assert "with --out it could be gone on with" in capsys.readouterr().err
+    assert "goes on from here" in capsys.readouterr().err
 
 
 def _interrupted(*_: object, **__: object) -> Results:

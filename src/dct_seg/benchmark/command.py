@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -44,10 +46,11 @@ def main(argv: Sequence[str], prog: str = "dct-seg benchmark") -> int:
     )
     add_arguments(parser)
     args = parser.parse_args(argv)
+    args.out = args.out or _new_folder()
     try:
         return _benchmark(args)
     except KeyboardInterrupt:
-        sys.stderr.write("stopped; the same command goes on from here\n" if args.out else "stopped; with --out it could be gone on with\n")
+        sys.stderr.write(f"stopped; the same command with --out {args.out} goes on from here\n")
         return STOPPED
 
 
@@ -60,10 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--option", action="append", default=[], metavar="METHOD.KEY=VALUE", help="an option of a method; may be repeated")
     parser.add_argument("--data", nargs="+", required=True, metavar="NAME=PATH", help="data sets and their folders")
     parser.add_argument("--prompt", required=True, choices=get_args(Prompt), help="drag tells the method each click's radius")
-    parser.add_argument("--out", metavar="DIR", help="where results, tables and pictures go; a second run goes on from there")
+    parser.add_argument(
+        "--out", metavar="DIR", help="where results, tables and pictures go; a second run goes on from there (a new runs/benchmark/TIME)"
+    )
     parser.add_argument("--max-clicks", type=int, default=20, metavar="N", help="most clicks a sample (20)")
-    parser.add_argument("--target", type=float, default=0.9, metavar="IOU", help="a sample is done at this IoU (0.9)")
-    parser.add_argument("--full", action="store_true", help="do not stop at the target: mIoU@k, AuC and curves")
+    parser.add_argument("--target", type=float, metavar="IOU", help="a sample is done at this IoU: faster, but no mIoU@k, AuC and curves")
+    parser.add_argument("--full", action="store_true", help="all clicks whatever the target: mIoU@k, AuC and curves; so without --target")
     parser.add_argument("--threshold", type=float, default=0.5, metavar="P", help="object above this probability (0.5)")
     parser.add_argument("--rule", default="max_distance", choices=get_args(Rule), help="how the simulated user clicks (max_distance)")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes on this machine (1); torchrun makes ranks")
@@ -122,10 +127,15 @@ def _benchmark(args: argparse.Namespace) -> int:
         num_strips=args.strips,
     )
     if is_first_rank():
-        if args.out is not None:
-            write_tables(results, Path(args.out))
-        sys.stdout.write(markdown(results))
+        write_tables(results, Path(args.out))
+        sys.stdout.write(f"{markdown(results)}\nwritten to {args.out}\n")
     return SAMPLES_FAILED if results.failed else DONE
+
+
+def _new_folder() -> str:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("several ranks write to one folder; name it with --out DIR")
+    return f"runs/benchmark/{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def parse_methods(names: str, options: Sequence[str], checkpoint: str | None = None) -> dict[str, MethodSpec]:

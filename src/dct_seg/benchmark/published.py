@@ -34,7 +34,7 @@ def _row(method: str, training: str, source: str, *noc90: float | None, prompt: 
     return Published(method, training, source, {name: value for name, value in pairs if value is not None}, prompt)
 
 
-PAPER = "Lin et al. 2022, Table 2"
+PAPER = "Lin et al. 2021, Table 2"
 
 PUBLISHED = (
     _row("Graph cut", "", PAPER, 11.10, 14.33, 17.41),
