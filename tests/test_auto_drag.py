@@ -3,7 +3,7 @@
 import math
 
 import torch
-from networks import some_clicks
+from networks import some_clicks, tiny_net
 from torch import Tensor
 
 from dct_seg import AutoDragHead, Click, ClickBatch
@@ -96,3 +96,13 @@ def test_head_learns_the_radius_of_a_disc_under_the_click() -> None:
         optimizer.step()
     image, clicks, wanted = discs()
     assert (module(image, clicks, nothing, (64, 64))[:, 0] - wanted).abs().mean() < 0.15  # about 15 % of the radius
+
+
+def test_the_border_that_the_head_sees_is_the_image_s_own_not_the_padding_s() -> None:
+    net = tiny_net(auto_drag=True)
+    clicks = ClickBatch.from_clicks([[Click(30, 20)]])
+    radii = []
+    for height in (33, 64):  # 33 rows are padded to 64: the features cover as much, the border is 3 or 34 rows below the click
+        features = [torch.zeros_like(feature) for feature in net.encode_image(torch.zeros(1, 3, height, 64))]
+        radii.append(net.log_radii(features, clicks, None, (height, 64)).item())
+    assert radii[0] != radii[1]

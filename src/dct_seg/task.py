@@ -37,8 +37,10 @@ _COSINE_END = 1e-3
 class InteractiveSegmentationTask(LightningModule):
     """DCT-Net with its training loop and its validation protocol. The defaults are the paper's.
 
-    Lightning counts an optimizer step, so a click, as one ``global_step``: ``max_steps`` and ``every_n_train_steps`` count
-    clicks. Loggers count batches. Epochs mean what they say, and the learning rate follows them.
+    Lightning counts an optimizer step, so a click, as one ``global_step``: ``max_steps`` counts clicks, and ``ModelCheckpoint``'s
+    ``every_n_train_steps`` saves after a batch only where the clicks so far are a multiple of it (its ``train_time_interval``
+    does nothing under manual optimisation). Epochs mean what they say: save, validate and step the rate by them. Loggers count
+    batches, and ``EMAWeightAveraging`` averages once a batch; leave its ``update_every_n_steps`` at 1.
 
     The parts of a training step are named for Lightning's profilers (``Trainer(profiler="simple")`` prints them): ``simulation``,
     ``radii``, ``forward``, ``loss``, ``backward`` and Lightning's own ``optimizer_step``.

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dct_seg.clicks import Click
-from dct_seg.methods.base import METHODS, Method
+from dct_seg.methods.base import METHODS, Method, checked_image
 from dct_seg.methods.extras import import_extra
-from dct_seg.methods.seeds import check_clicks, check_image
+from dct_seg.methods.seeds import check_clicks
 
 _DECODER_INPUTS = ("image_embeddings", "point_coords", "point_labels", "mask_input", "has_mask_input", "orig_im_size")
 _DECODER_OUTPUTS = ("masks", "low_res_masks")
@@ -88,7 +88,7 @@ class SamOnnx(Method):
         Raises:
             ValueError: When the image is something else.
         """
-        height, width = check_image(image).shape[:2]
+        height, width = checked_image(image).shape[:2]
         self._size = height, width
         self._answers = []
         scale = self._side / max(height, width)

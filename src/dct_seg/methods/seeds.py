@@ -13,25 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dct_seg.clicks import Click
-from dct_seg.methods.base import Method
+from dct_seg.methods.base import Method, checked_image
 
 UNMARKED = -1
-
-
-def check_image(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The same image, known to be (H, W, 3) uint8.
-
-    Raises:
-        ValueError: When it is something else.
-    """
-    if not isinstance(image, np.ndarray):
-        raise ValueError(f"a method wants an image as a numpy array (H, W, 3) of uint8, got {type(image).__name__}")
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-        raise ValueError(
-            f"a method wants an RGB image (H, W, 3) of uint8, got {image.shape} of {image.dtype}; "
-            "np.repeat(gray[..., None], 3, 2) makes one from a gray image, image[..., :3] from RGBA"
-        )
-    return image
 
 
 def check_clicks(clicks: Sequence[Click], size: tuple[int, int]) -> None:
@@ -114,7 +98,7 @@ class SeededMethod(Method):
         Raises:
             ValueError: When the image is something else.
         """
-        check_image(image)
+        checked_image(image)
         self._size = (image.shape[0], image.shape[1])
         self.prepare(image)
 

@@ -45,12 +45,13 @@ class AutoDragHead(nn.Module):
         Args:
             features: (B, C_i, h_i, w_i) features of the image alone, for each of ``in_channels``; no gradient flows into them.
             clicks: (B, N) clicks in pixels of an image of ``size``; padding gets a number without a meaning.
-            previous: (B, 1, H, W) probabilities before the click, zeros before the first.
-            size: (H, W) of the image.
+            previous: (B, 1, H, W) probabilities before the click, zeros before the first; its borders are the image's.
+            size: (H, W) that the features cover: the image's, or with what was padded at its bottom and right.
 
         Returns:
             (B, N) float32, the natural logarithm of pixels.
         """
+        bounds = (previous.shape[2], previous.shape[3])
         offsets: Tensor = self.get_buffer("offsets")
         points = clicks.coords[:, :, None, None] + offsets  # (B, N, R, A, 2)
         columns = []
@@ -60,11 +61,11 @@ class AutoDragHead(nn.Module):
             ring = nn.functional.normalize(sample_at(feature, points, size), dim=-1)  # (B, N, R, A, C)
             likeness = (ring * centre[:, :, None, None]).sum(-1)  # (B, N, R, A)
             columns += [likeness.mean(-1), likeness.amin(-1), centre * math.sqrt(centre.shape[-1])]
-        mask = sample_at(previous.detach().float(), points, size)[..., 0]
+        mask = sample_at(previous.detach().float(), points, bounds)[..., 0]
         columns += [mask.mean(-1), mask.amin(-1), mask.amax(-1)]
-        edge = torch.stack([clicks.coords[..., 0] + 1, size[0] - clicks.coords[..., 0]], -1).amin(-1)
-        side = torch.stack([clicks.coords[..., 1] + 1, size[1] - clicks.coords[..., 1]], -1).amin(-1)
-        own = sample_at(previous.detach().float(), clicks.coords, size)[..., 0]
+        edge = torch.stack([clicks.coords[..., 0] + 1, bounds[0] - clicks.coords[..., 0]], -1).amin(-1)
+        side = torch.stack([clicks.coords[..., 1] + 1, bounds[1] - clicks.coords[..., 1]], -1).amin(-1)
+        own = sample_at(previous.detach().float(), clicks.coords, bounds)[..., 0]
         border = torch.minimum(edge, side).clamp(min=1).log() - math.log(LARGEST_RING) / 2
         columns.append(torch.stack([(clicks.labels == 1).float(), own, border], -1))
         middle = math.log(SMALLEST_RING * LARGEST_RING) / 2  # predictions start around the geometric middle of the rings

@@ -152,7 +152,7 @@ class DCTNet(nn.Module):
             previous = torch.zeros(len(clicks), 1, *size, device=clicks.device)
         m = self.backbone.multiple
         padded = (-(-size[0] // m) * m, -(-size[1] // m) * m)
-        radii: Tensor = self.auto_drag(features, clicks, self._padded(previous), padded)
+        radii: Tensor = self.auto_drag(features, clicks, previous, padded)
         return radii
 
     def fill_radii(
