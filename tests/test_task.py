@@ -142,7 +142,9 @@ def test_a_finished_sample_weighs_nothing(tmp_path):
         assert torch.allclose(gradient, with_finished[name], atol=1e-6), name
 
 
-@pytest.mark.parametrize("network", [{}, {"previous_mask": True, "feature_dct": False}, {"click_encoder": "Disk"}], ids=str)
+@pytest.mark.parametrize(
+    "network", [{}, {"previous_mask": True, "feature_dct": False}, {"click_encoder": "Disk", "backbone": "tf_efficientnet_lite0"}], ids=str
+)
 def test_all_parameters_get_a_gradient_even_when_all_samples_are_finished(network, tmp_path):
     empty = batch_of(torch.zeros(2, SIDE, SIDE, dtype=torch.bool))
     task = tiny_task(network, drag_share=0.5, train_clicks=(1, 1))
