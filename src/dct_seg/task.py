@@ -131,8 +131,7 @@ class InteractiveSegmentationTask(LightningModule):
         self.automatic_optimization = False
         nothing = torch.zeros(0, 1, 1, dtype=torch.bool)
         self._simulated_user(nothing, nothing, torch.zeros(0, dtype=torch.bool), None)  # a wrong option is told now
-        # train() freezes the backbone's batch norm; Trainer.fit does not call it.
-        self.net = DCTNet(config).train()
+        self.net = DCTNet(config)
         if channels_last:
             self.net = self.net.to(memory_format=torch.channels_last)
         if self.net.click_encoder.needs_radius and self.net.auto_drag is None and (drag_share < 1 or "click" in val_prompts):
