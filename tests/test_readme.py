@@ -82,5 +82,5 @@ def test_the_table_of_extras_is_that_of_the_project_file() -> None:
 
 
 def test_every_path_in_the_readme_exists() -> None:
-    for path in re.findall(r"(?:configs|docs|notebooks)/[\w./]+\w", README):
+    for path in re.findall(r"(?:configs|docs|notebooks)/[\w./-]+\w", README):
         assert (ROOT / path).exists(), path
