@@ -15,7 +15,7 @@ rows = {m[1]: dict(zip(columns, m[2].split(), strict=True)) for m in re.finditer
 for prompt in ("drag", "click"):
     before, after = rows[f"{prompt}, before"], rows[f"{prompt}, after"]
     assert float(after["NoC@85"]) < float(before["NoC@85"]) - 5, f"{prompt}: NoC@85 fell from {before['NoC@85']} to {after['NoC@85']} only"
-    assert float(after["mIoU@5"]) > 0.75, f"{prompt}: mIoU@5 is {after['mIoU@5']}"
+    assert float(after["mIoU@5"]) > 0.6, f"{prompt}: mIoU@5 is {after['mIoU@5']}"
 for line in ("checkpoint", "picture"):
     path = folder / re.search(rf"^{line} +(.*)$", log, re.MULTILINE)[1]
     assert path.is_file(), f"there is no {path}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -27,6 +28,12 @@ from dct_seg.task import InteractiveSegmentationTask
 
 TABLE_COLUMNS = ("NoC@85", "NoC@90", "NoF@90", "mIoU@1", "mIoU@3", "mIoU@5", "AuC")
 NUM_PICTURES, NUM_PICTURE_CLICKS = 3, 5
+HARMLESS = (
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    r"Precision bf16-mixed is not supported by the model summary",
+    r"Found \d+ module\(s\) in eval mode",  # the frozen batch norm is meant to be
+)
+"""Warnings of Lightning about itself, or about what we mean to do."""
 
 
 class UsageError(ValueError):
@@ -74,6 +81,8 @@ class TrainingCLI(LightningCLI):
     """
 
     def __init__(self, args: list[str]) -> None:
+        for message in HARMLESS:
+            warnings.filterwarnings("ignore", message=message)
         CLICK_ENCODERS.load_plugins()  # another package's short names must be known before the configuration is read
         DATASETS.load_plugins()
         self.rows: dict[str, dict[str, float]] = {}
