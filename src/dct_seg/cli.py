@@ -78,11 +78,12 @@ def _benchmark(args: list[str]) -> int:
 
 
 def _profile(args: list[str]) -> int:
-    from dct_seg import profile
+    from dct_seg.profile import add_arguments
+    from dct_seg.profile import main as run
 
     parser = _Parser(prog="dct-seg profile", description="Where the time of a training step goes on this machine.")
-    profile.add_arguments(parser)
-    return profile.main(parser.parse_args(args))
+    add_arguments(parser)
+    return run(parser.parse_args(args))
 
 
 def _data(args: list[str]) -> int:
