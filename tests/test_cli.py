@@ -231,6 +231,11 @@ def test_data_check_tells_by_its_exit_code(tmp_path: Path, capsys: pytest.Captur
     assert '"empty"' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("args", [["benchmark", "--data", "Shapes"], ["data", "check"], ["list", "colours"], ["profile", "--colour"]])
+def test_arguments_that_do_not_fit_are_told_in_one_line(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"`dct-seg {args[0]}" in complaint(args, capsys)
+
+
 def test_list_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     out = capsys.readouterr().out

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
 from collections.abc import Callable
+
+from dct_seg.arguments import OneLineArgumentParser
 
 HELP = """\
 usage: dct-seg COMMAND ...
@@ -81,14 +82,14 @@ def _profile(args: list[str]) -> int:
     from dct_seg.profile import add_arguments
     from dct_seg.profile import main as run
 
-    parser = _Parser(prog="dct-seg profile", description="Where the time of a training step goes on this machine.")
+    parser = OneLineArgumentParser(prog="dct-seg profile", description="Where the time of a training step goes on this machine.")
     add_arguments(parser)
     return run(parser.parse_args(args))
 
 
 def _data(args: list[str]) -> int:
-    parser = _Parser(prog="dct-seg data", description="Look after data.")
-    actions = parser.add_subparsers(dest="action", required=True, parser_class=_Parser)
+    parser = OneLineArgumentParser(prog="dct-seg data", description="Look after data.")
+    actions = parser.add_subparsers(dest="action", required=True, parser_class=OneLineArgumentParser)
     check = actions.add_parser("check", help="find what in a folder of images and masks would spoil training")
     check.add_argument("folder", help="a folder with images/ and masks/")
     check.add_argument("--json", action="store_true", help="print everything found as JSON")
@@ -103,7 +104,7 @@ def _data(args: list[str]) -> int:
 
 def _list(args: list[str]) -> int:
     kinds = ("encoders", "datasets", "methods", "models", "backbones")
-    parser = _Parser(prog="dct-seg list", description="The names that can be used.")
+    parser = OneLineArgumentParser(prog="dct-seg list", description="The names that can be used.")
     parser.add_argument("kind", nargs="?", choices=kinds, help="one kind only")
     parser.add_argument("pattern", nargs="?", default="*", help="backbones only: which, e.g. 'resnet*'")
     given = parser.parse_args(args)
@@ -135,13 +136,6 @@ def _names(kind: str, pattern: str) -> list[str]:
     from dct_seg.models.backbone import suitable_backbones
 
     return suitable_backbones(pattern)
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose mistakes come out in the form of all others."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise ValueError(f"{message}; `{self.prog} --help` shows what it takes")
 
 
 def _one_line(error: Exception) -> str:

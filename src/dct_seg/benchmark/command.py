@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from dct_seg.arguments import OneLineArgumentParser
 from dct_seg.benchmark.compare import compare_runs
 from dct_seg.benchmark.curves import draw_curves
 from dct_seg.benchmark.parallel import is_first_rank
@@ -34,12 +35,12 @@ def main(argv: Sequence[str], prog: str = "dct-seg benchmark") -> int:
         FileNotFoundError: When a folder or file is missing.
     """
     if argv[:1] == ["compare"]:
-        parser = argparse.ArgumentParser(prog=f"{prog} compare", description="B against A, sample by sample.")
+        parser = OneLineArgumentParser(prog=f"{prog} compare", description="B against A, sample by sample.")
         add_compare_arguments(parser)
         args = parser.parse_args(argv[1:])
         sys.stdout.write(compare_runs(args.a, args.b, out=args.out, first=args.first))
         return DONE
-    parser = argparse.ArgumentParser(
+    parser = OneLineArgumentParser(
         prog=prog,
         description="Run interactive segmentation methods over data sets under the field's protocol.",
         epilog=f"`{prog} compare A B` compares two runs sample by sample.",
