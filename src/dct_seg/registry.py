@@ -28,6 +28,16 @@ def did_you_mean(name: str, known: list[str]) -> str:
     return f" did you mean '{plain[near[0]]}'?" if near else ""
 
 
+def check_choice(noun: str, name: object, known: tuple[str, ...]) -> None:
+    """Nothing, when ``name`` is one of a closed set.
+
+    Raises:
+        ValueError: When it is not; see :func:`unknown_name`.
+    """
+    if name not in known:
+        raise unknown_name(noun, str(name), list(known))
+
+
 class Registry(Generic[T]):
     """A named collection that other packages can add to through an entry point.
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dct_seg.clicks import PADDING, ClickBatch
-from dct_seg.registry import unknown_name
+from dct_seg.registry import check_choice
 from dct_seg.wrong_pixels import Peak, deepest_pixel, largest_region, spread, wrong_pixels
 
 Rule = Literal["max_distance", "largest_region"]
@@ -147,8 +147,8 @@ class SimulatedUser:
         generator: torch.Generator | None = None,
     ) -> None:
         _check_maps(mask=mask, ignore=ignore)
-        _check_choice("rule", rule, get_args(Rule))
-        _check_choice("place", place, get_args(Place))
+        check_choice("rule", rule, get_args(Rule))
+        check_choice("place", place, get_args(Place))
         if not 0 <= radius_noise < 1:
             raise ValueError(f"radius_noise is a fraction, 0 or more and below 1, got {radius_noise}")
         if not click_jitter >= 0:
@@ -160,7 +160,7 @@ class SimulatedUser:
                 raise ValueError(f"prompt as a tensor is bool of shape ({len(mask)},), got {prompt.dtype} {tuple(prompt.shape)}")
             self.tells_radius = prompt.cpu()
         else:
-            _check_choice("prompt", prompt, get_args(Prompt))
+            check_choice("prompt", prompt, get_args(Prompt))
             self.tells_radius = torch.full((len(mask),), prompt == "drag")
         # One copy to the CPU for all clicks to come.
         self.mask = mask.cpu()
@@ -222,7 +222,7 @@ class _Wander(NamedTuple):
 def _simulate(
     pred: Tensor | None, mask: Tensor, ignore: Tensor | None, clicks: ClickBatch | None, rule: Rule, wander: _Wander | None
 ) -> NextClicks:
-    _check_choice("rule", rule, get_args(Rule))
+    check_choice("rule", rule, get_args(Rule))
     _check_maps(mask=mask, ignore=ignore, pred=pred)
     batch = len(mask)
     if clicks is not None and len(clicks) != batch:
@@ -275,8 +275,3 @@ def _check_maps(*, mask: Tensor, ignore: Tensor | None, pred: Tensor | None = No
             raise TypeError(f"{name} is a bool tensor, got {one.dtype}; compare it with a threshold first")
         if one.ndim != 3 or one.shape != mask.shape:
             raise ValueError(f"{name} is (B, H, W) as mask is, got {tuple(one.shape)} with mask {tuple(mask.shape)}")
-
-
-def _check_choice(noun: str, name: object, known: tuple[str, ...]) -> None:
-    if name not in known:
-        raise unknown_name(noun, str(name), list(known))

@@ -21,7 +21,7 @@ from dct_seg.interaction import Interaction, interact
 from dct_seg.losses import LOSSES, weighted_sum
 from dct_seg.metrics import NumberOfClicks, iou
 from dct_seg.models.dct_net import DCTNet, DCTNetConfig
-from dct_seg.registry import unknown_name
+from dct_seg.registry import check_choice
 from dct_seg.simulation import NextClicks, Place, Prompt, Rule, SimulatedUser, predicted
 
 Update = Literal["every", "last", "sum"]
@@ -107,11 +107,11 @@ class InteractiveSegmentationTask(LightningModule):
         self.losses = losses or {"bce": 1.0}
         for name in self.losses:
             LOSSES.get(name)
-        _check_choice("optimizer", optimizer, get_args(OptimizerName))
-        _check_choice("schedule", schedule, get_args(Schedule))
-        _check_choice("update rule", update, get_args(Update))
+        check_choice("optimizer", optimizer, get_args(OptimizerName))
+        check_choice("schedule", schedule, get_args(Schedule))
+        check_choice("update rule", update, get_args(Update))
         for prompt in val_prompts:
-            _check_choice("prompt", prompt, get_args(Prompt))
+            check_choice("prompt", prompt, get_args(Prompt))
         if len(train_clicks) != 2 or not 1 <= train_clicks[0] <= train_clicks[1]:
             raise ValueError(f"train_clicks is the fewest and the most clicks of a batch, got {tuple(train_clicks)}")
         if not 0 <= drag_share <= 1:
@@ -346,8 +346,3 @@ class _Learner(_Encoded):
         each = F.smooth_l1_loss(self.log_radii[:, 0], target, reduction="none", beta=0.5)
         weight = (~step.asked.done).to(each)
         return (each * weight).sum() / weight.sum().clamp(min=1)
-
-
-def _check_choice(noun: str, name: str, known: tuple[str, ...]) -> None:
-    if name not in known:
-        raise unknown_name(noun, name, list(known))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dct_seg.clicks import Click
 from dct_seg.methods.base import METHODS, Method, checked_image
 from dct_seg.methods.extras import import_extra
-from dct_seg.methods.seeds import check_clicks
+from dct_seg.methods.seeds import check_turn
 
 _DECODER_INPUTS = ("image_embeddings", "point_coords", "point_labels", "mask_input", "has_mask_input", "orig_im_size")
 _DECODER_OUTPUTS = ("masks", "low_res_masks")
@@ -105,13 +105,11 @@ class SamOnnx(Method):
         Raises:
             ValueError: When the image is not the size of the one given to ``reset``, or a click lies outside of it.
         """
-        if self._size != image.shape[:2]:
-            raise ValueError(f"predict() got an image of {image.shape}, reset() was given {self._size}; call reset(image) first")
-        check_clicks(clicks, self._size)
+        size = check_turn(image, clicks, self._size)
         if not clicks:
-            return np.zeros(self._size, np.float32)
+            return np.zeros(size, np.float32)
         logits_before = None if previous is None else self._low_resolution(previous)
-        scale = _SIDE / max(self._size)
+        scale = _SIDE / max(size)
         # the last point, with label -1, stands for the box that is not there
         points = np.array([[[c.col * scale, c.row * scale] for c in clicks] + [[0.0, 0.0]]], np.float32)
         labels = np.array([[float(c.positive) for c in clicks] + [-1.0]], np.float32)
@@ -123,7 +121,7 @@ class SamOnnx(Method):
                 "point_labels": labels,
                 "mask_input": np.zeros((1, 1, 256, 256), np.float32) if logits_before is None else logits_before,
                 "has_mask_input": np.array([logits_before is not None], np.float32),
-                "orig_im_size": np.array(self._size, np.float32),
+                "orig_im_size": np.array(size, np.float32),
             },
         )
         probs = _sigmoid(masks[0, 0])

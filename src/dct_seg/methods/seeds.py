@@ -18,21 +18,25 @@ from dct_seg.methods.base import Method, checked_image
 UNMARKED = -1
 
 
-def check_clicks(clicks: Sequence[Click], size: tuple[int, int]) -> None:
-    """Nothing, when all clicks lie on the image.
+def check_turn(image: NDArray[np.uint8], clicks: Sequence[Click], size: tuple[int, int] | None) -> tuple[int, int]:
+    """The size, when ``predict`` can go on: the image is of the one that ``reset`` was given, and all clicks lie on it.
 
     Args:
+        image: (H, W, 3) as given to ``predict``.
         clicks: Any number of clicks.
-        size: (H, W) in pixels.
+        size: (H, W) in pixels of the image given to ``reset``; None before it.
 
     Raises:
-        ValueError: When a click lies outside.
+        ValueError: When the size differs, or a click lies outside.
     """
+    if size is None or size != image.shape[:2]:
+        raise ValueError(f"predict() got an image of {image.shape}, reset() was given {size}; call reset(image) first")
     for click in clicks:
         if not (-0.5 <= click.row < size[0] - 0.5 and -0.5 <= click.col < size[1] - 0.5):
             raise ValueError(
                 f"click at row {click.row:g}, column {click.col:g} lies outside the image of {size[0]} rows and {size[1]} columns"
             )
+    return size
 
 
 def mark_seeds(size: tuple[int, int], clicks: Sequence[Click], *, seed_radius: float) -> NDArray[np.int8]:
@@ -108,12 +112,10 @@ class SeededMethod(Method):
         Raises:
             ValueError: When the image is not the size of the one given to ``reset``, or a click lies outside of it.
         """
-        if self._size != image.shape[:2]:
-            raise ValueError(f"predict() got an image of {image.shape}, reset() was given {self._size}; call reset(image) first")
-        check_clicks(clicks, self._size)
+        size = check_turn(image, clicks, self._size)
         if not any(click.positive for click in clicks):
-            return np.zeros(self._size, np.float32)
-        seeds = mark_seeds(self._size, clicks, seed_radius=self.seed_radius)
+            return np.zeros(size, np.float32)
+        seeds = mark_seeds(size, clicks, seed_radius=self.seed_radius)
         probs = self.segment(image, seeds, previous)
         probs[seeds == 1], probs[seeds == 0] = 1, 0
         return probs
