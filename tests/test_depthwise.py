@@ -19,6 +19,18 @@ def depthwise(kind: type[nn.Conv2d], kernel: int, stride: int, *, channels: int 
     return kind(channels, channels, kernel, stride=stride, padding=padding, groups=channels, bias=False).to(dtype)
 
 
+class ByHand(nn.Module):
+    """The way that bfloat16 takes, in the precision of its input, so that it can be compared exactly."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = DepthwiseConv2d(conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        (top, bottom), (left, right) = self.conv.padding(x.shape[2]), self.conv.padding(x.shape[3])
+        return self.conv.with_fast_gradient(nn.functional.pad(x, (left, right, top, bottom)), self.conv.weight)
+
+
 def forward_and_gradients(module: nn.Module, weight: Tensor, x: Tensor) -> list[Tensor]:
     x = x.clone().requires_grad_()
     out = module(x)
@@ -33,16 +45,16 @@ def test_value_and_gradients_are_those_of_the_plain_convolution(
 ) -> None:
     conv = depthwise(kind, kernel, stride)
     x = torch.randn(2, 3, *size, dtype=torch.float64)
-    fast = DepthwiseConv2d(conv)
-    for ours, theirs in zip(forward_and_gradients(fast, fast.weight, x), forward_and_gradients(conv, conv.weight, x), strict=True):
-        torch.testing.assert_close(ours, theirs)
+    for ours in (ByHand(conv), DepthwiseConv2d(conv)):
+        got, wanted = forward_and_gradients(ours, conv.weight, x), forward_and_gradients(conv, conv.weight, x)
+        torch.testing.assert_close(got, wanted)
 
 
 @pytest.mark.parametrize(("kind", "kernel", "stride"), KINDS)
 def test_gradients_equal_finite_differences(kind: type[nn.Conv2d], kernel: int, stride: int) -> None:
-    fast = DepthwiseConv2d(depthwise(kind, kernel, stride, channels=2))
+    fast = ByHand(depthwise(kind, kernel, stride, channels=2))
     x = torch.randn(1, 2, 6, 5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda a, _: fast(a), (x, fast.weight))
+    assert torch.autograd.gradcheck(lambda a, _: fast(a), (x, fast.conv.weight))
 
 
 @pytest.mark.parametrize("kernel", [3, 5])

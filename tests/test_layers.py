@@ -16,7 +16,7 @@ PACKAGE = ROOT.name
 MAX_LINES = 400
 
 LAYERS = [  # a room may import those above it in this list
-    {"arguments", "registry", "clicks"},
+    {"arguments", "registry", "clicks", "processor"},
     {"click_encoders", "simulation", "wrong_pixels", "metrics", "losses"},
     {"models"},
     {"interaction", "data"},

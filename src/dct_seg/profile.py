@@ -20,6 +20,7 @@ from lightning.pytorch.profilers import Profiler
 
 from dct_seg.data.datamodule import ClickSimulatorDataModule
 from dct_seg.models.dct_net import DCTNetConfig
+from dct_seg.processor import trainer_precision
 from dct_seg.task import InteractiveSegmentationTask
 
 _PARTS = {
@@ -84,7 +85,7 @@ def training_step_breakdown(
     *,
     steps: int = 10,
     warmup: int = 3,
-    precision: str = "bf16-mixed",
+    precision: str = "32-true",
     accelerator: str = "auto",
 ) -> Breakdown:
     """The time of each part of real training steps, through the Trainer.
@@ -192,7 +193,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", type=int, default=value, metavar="N", help="default: %(default)s")
     parser.add_argument("--backbone", default="resnet50", help="any timm backbone, with random weights (default: %(default)s)")
     parser.add_argument("--root", metavar="DIR", help="a folder of images and masks to train on (default: drawn shapes)")
-    parser.add_argument("--precision", default="bf16-mixed", help="the Trainer's (default: %(default)s)")
+    parser.add_argument("--precision", default=trainer_precision(), help="the Trainer's (default: %(default)s)")
     parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=True, help="memory layout of the weights")
     parser.add_argument("--accelerator", default="auto", help="the Trainer's (default: %(default)s)")
     parser.add_argument("--json", metavar="FILE", help="also write each batch's numbers")

@@ -22,6 +22,7 @@ from dct_seg.metrics import iou
 from dct_seg.models import pretrained
 from dct_seg.models.dct_net import DCTNetConfig
 from dct_seg.pictures import Turn, draw_strips, save_png
+from dct_seg.processor import keep_freed_memory, trainer_precision
 from dct_seg.registry import unknown_name
 from dct_seg.simulation import SimulatedUser, predicted
 from dct_seg.task import InteractiveSegmentationTask
@@ -81,6 +82,7 @@ class TrainingCLI(LightningCLI):
     """
 
     def __init__(self, args: list[str]) -> None:
+        keep_freed_memory()
         for message in HARMLESS:
             warnings.filterwarnings("ignore", message=message)
         CLICK_ENCODERS.load_plugins()  # another package's short names must be known before the configuration is read
@@ -95,6 +97,7 @@ class TrainingCLI(LightningCLI):
             trainer_defaults={
                 "use_distributed_sampler": False,  # the samplers know their rank, and a metric must see each sample once
                 "num_sanity_val_steps": 0,
+                "precision": trainer_precision(),
                 "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "runs", "name": "log"}},
             },
             parser_class=OneLineParser,

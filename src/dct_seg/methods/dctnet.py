@@ -18,6 +18,7 @@ from dct_seg.clicks import Click, ClickBatch
 from dct_seg.methods.base import METHODS, Method, checked_image
 from dct_seg.models.dct_net import DCTNet
 from dct_seg.models.pretrained import DEFAULT
+from dct_seg.processor import has_fast_bfloat16
 
 SMALLEST_OBJECT = 16.0  # pixels; the margin around something smaller is the margin of this
 
@@ -136,7 +137,7 @@ class DCTNetMethod(Method):
         self.net = (DCTNet.from_pretrained(checkpoint) if net is None else net).eval().to(device).to(memory_format=torch.channels_last)
         self.first_size, self.zoom_in, self.zoom_size, self.zoom_margin, self.flip = first_size, zoom_in, zoom_size, zoom_margin, flip
         self.device = torch.device(device)
-        self.bfloat16 = _has_bfloat16(self.device) if precision == "auto" else precision == "bfloat16"
+        self.bfloat16 = has_fast_bfloat16(self.device) if precision == "auto" else precision == "bfloat16"
 
     @property
     def options(self) -> dict[str, Any]:
@@ -210,10 +211,3 @@ class DCTNetMethod(Method):
 def _mirrored(clicks: ClickBatch, width: int) -> ClickBatch:
     coords = clicks.coords * clicks.coords.new_tensor([1, -1]) + clicks.coords.new_tensor([0, width - 1])
     return ClickBatch(coords, clicks.labels, clicks.radii)
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # no public question exists; without an answer, float32
-    return device.type == "cpu" and supported is not None and bool(supported())

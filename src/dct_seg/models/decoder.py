@@ -15,6 +15,8 @@ Statistics = tuple[Tensor, Tensor]
 class PyramidPooling(nn.Module):
     """Averages over 1, 2, 3 and 6 cells a side, beside the features themselves.
 
+    Without a norm: instance norm takes each channel's mean away, and with it all that the average over the whole image says.
+
     Args:
         in_channels: Channels in.
         out_channels: Channels out.
@@ -25,7 +27,7 @@ class PyramidPooling(nn.Module):
         each = max(out_channels // len(cells), 8)
         self.cells = list(cells)
         self.reduce = nn.ModuleList(nn.Conv2d(in_channels, each, 1) for _ in cells)
-        self.merge = ConvNorm(in_channels + each * len(cells), out_channels, kernel=1)
+        self.merge = nn.Conv2d(in_channels + each * len(cells), out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, h, w) -> (B, out_channels, h, w)."""
@@ -33,8 +35,7 @@ class PyramidPooling(nn.Module):
             F.interpolate(conv(F.adaptive_avg_pool2d(x, cells)), x.shape[-2:], mode="bilinear", align_corners=False)
             for cells, conv in zip(self.cells, self.reduce, strict=True)
         ]
-        merged: Tensor = self.merge(torch.cat([x, *pooled], 1))
-        return merged
+        return F.relu(self.merge(torch.cat([x, *pooled], 1)), inplace=True)
 
 
 class ConvNorm(nn.Module):

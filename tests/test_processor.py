@@ -1,0 +1,47 @@
+"""What suits the processor: bfloat16 only where it is computed in, and freed memory that is kept."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from dct_seg import processor
+
+
+def test_bfloat16_is_taken_where_the_processor_says_it_computes_in_it(monkeypatch):
+    for answer in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda answer=answer: answer)
+        assert processor.has_fast_bfloat16("cpu") is answer
+
+
+def test_without_an_answer_float32_is_safe(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    assert processor.has_fast_bfloat16("cpu") is False
+
+
+def test_the_trainer_computes_in_what_is_fast(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for answer, precision in ((True, "bf16-mixed"), (False, "32-true")):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda answer=answer: answer)
+        assert processor.trainer_precision() == precision
+
+
+@pytest.mark.skipif(platform.system() != "Linux" or platform.libc_ver()[0] != "glibc", reason="only glibc's malloc can be told")
+def test_kept_memory_is_not_cleared_anew_by_the_system():
+    script = """
+import resource, sys
+import numpy as np
+from dct_seg.processor import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(2**23)  # 64 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+    kept, plain = (int(subprocess.check_output([sys.executable, "-c", script, how], text=True)) for how in ("keep", "plain"))
+    assert kept < plain / 4
