@@ -18,6 +18,8 @@ training
   fit         train on drawn shapes, a folder of images and masks, SBD, COCO ...
   validate    measure a checkpoint on the validation part of its data
   test        the same on the test part
+using
+  annotate    press on an object, drag to its edge: masks of a folder of pictures, in the browser
 measuring
   benchmark   the field's protocol: any method, any data set, clicks or drags
   profile     where the time goes on this machine
@@ -64,12 +66,24 @@ def _run(command: str, args: list[str]) -> int:
 
         TrainingCLI([command, *args])
         return 0
-    commands: dict[str, Callable[[list[str]], int]] = {"benchmark": _benchmark, "data": _data, "list": _list, "profile": _profile}
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "annotate": _annotate,
+        "benchmark": _benchmark,
+        "data": _data,
+        "list": _list,
+        "profile": _profile,
+    }
     if command not in commands:
         from dct_seg.registry import unknown_name
 
         raise unknown_name("command", command, sorted([*commands, "fit", "validate", "test"]))
     return commands[command](args)
+
+
+def _annotate(args: list[str]) -> int:
+    from dct_seg.app.command import main as run
+
+    return run(args)
 
 
 def _benchmark(args: list[str]) -> int:

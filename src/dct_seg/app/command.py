@@ -1,0 +1,91 @@
+"""``dct-seg annotate``: the annotator over a folder, in the browser."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import sys
+import threading
+import webbrowser
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dct_seg.arguments import OneLineArgumentParser
+from dct_seg.models.pretrained import DEFAULT
+
+if TYPE_CHECKING:
+    from dct_seg.app.schemas import ModelCard
+    from dct_seg.methods.base import Method
+
+
+def main(argv: Sequence[str], prog: str = "dct-seg annotate") -> int:
+    """Serve until stopped.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError, OSError: When what was given cannot be used.
+    """
+    parser = OneLineArgumentParser(
+        prog=prog, description="Annotate a folder of pictures in the browser: press on an object, drag to its edge."
+    )
+    parser.add_argument("folder", metavar="DIR", help="the pictures, in subfolders too; all work is kept in DIR/.dct-seg")
+    parser.add_argument("--weights", default=DEFAULT, metavar="NAME_OR_PATH", help=f"a shipped model, weights or a checkpoint ({DEFAULT})")
+    parser.add_argument("--classes", default="", metavar="A,B,C", help="names of classes; those that the folder has stay")
+    parser.add_argument("--port", type=int, default=8765, metavar="N", help="0 takes a free one (8765)")
+    parser.add_argument("--host", default="127.0.0.1", metavar="H", help="0.0.0.0 opens it to the network, with a token in the address")
+    parser.add_argument("--no-browser", action="store_true", help="only print the address")
+    given = parser.parse_args(argv)
+    try:
+        import uvicorn
+
+        from dct_seg.app import server
+        from dct_seg.app.guard import LOOPBACK
+        from dct_seg.app.project import Project
+    except ImportError as error:
+        raise ImportError(f"the annotator needs {error.name}; pip install 'dct-seg[app]'") from error
+
+    names = [name.strip() for name in given.classes.split(",") if name.strip()]
+    listener = _listen(given.host, given.port)
+    local = given.host in LOOPBACK
+    token = None if local else secrets.token_urlsafe(24)
+    project = Project(given.folder, names)
+    make_method, card = _method(given.weights)
+    app = server.create_app(project, make_method, model=card, token=token, hosts=LOOPBACK if local else None)
+    url = _url(given.host, listener.getsockname()[1], token)
+    sys.stdout.write(f"{len(project.folder.entries())} pictures in {Path(given.folder)}; press Ctrl+C to stop\n{url}\n")
+    sys.stdout.flush()
+    if not given.no_browser:
+        threading.Timer(0.5, webbrowser.open, [url]).start()
+    config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=3, h11_max_incomplete_event_size=65536)
+    uvicorn.Server(config).run(sockets=[listener])
+    return 0
+
+
+def _method(weights: str) -> tuple[Callable[[], Method], ModelCard]:
+    """A maker of methods that share one network, and what the page tells of it."""
+    from dct_seg.app.schemas import ModelCard
+    from dct_seg.methods.dctnet import DCTNetMethod
+    from dct_seg.models.dct_net import DCTNet
+
+    net = DCTNet.from_pretrained(weights)
+    return lambda: DCTNetMethod(net=net), ModelCard(name=Path(weights).stem, prompts="drag")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"{host}:{port} cannot be listened on ({error}); give another --port, or 0 for a free one") from error
+    return listener
+
+
+def _url(host: str, port: int, token: str | None) -> str:
+    name = socket.gethostname() if host in ("0.0.0.0", "::", "") else host
+    name = f"[{name}]" if ":" in name else name
+    return f"http://{name}:{port}/" + (f"?token={token}" if token else "")

@@ -1,0 +1,243 @@
+"""One folder being annotated: its pictures, its classes, the log of each picture, and the lock that keeps a second server out."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from dct_seg.app.folder import OWN_FOLDER, Entry, Folder
+from dct_seg.app.history import History, HistoryError, SegmentedObject, State
+from dct_seg.app.outlines import decode
+from dct_seg.app.turns import Turns
+from dct_seg.app.working import WorkingPicture, WorkingPictures
+from dct_seg.files import write_whole
+
+COLORS = [
+    "#e6194b",
+    "#3cb44b",
+    "#4363d8",
+    "#f58231",
+    "#911eb4",
+    "#42d4f4",
+    "#f032e6",
+    "#bfef45",
+    "#fabed4",
+    "#469990",
+    "#dcbeff",
+    "#9a6324",
+]
+
+
+class ProjectError(ValueError):
+    """A project's own file that cannot be used, or a folder that another server has."""
+
+
+@dataclass(frozen=True)
+class ClassLabel:
+    """A kind of object.
+
+    Args:
+        id: 1 or more.
+        name: Shown to people and exported.
+        color: ``#rrggbb``.
+    """
+
+    id: int
+    name: str
+    color: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the list of pictures tells of one."""
+
+    num_objects: int = 0
+    has_draft: bool = False
+    class_ids: frozenset[int] = frozenset()
+    error: str | None = None
+
+    @classmethod
+    def of(cls, state: State) -> Summary:
+        """The summary of a state."""
+        objects = [*state.objects, *([state.draft.edits] if state.draft and state.draft.edits else [])]
+        classes = {one.class_id for one in objects} | ({state.draft.class_id} if state.draft else set())
+        return cls(len(state.objects), state.draft is not None, frozenset(classes))
+
+
+@dataclass
+class OpenPicture:
+    """A picture that somebody works on; use it while its turn lasts."""
+
+    id: str
+    name: str
+    history: History
+    turns: Turns = field(default_factory=Turns)
+    users: int = 0
+    _locked: tuple[tuple[SegmentedObject, ...], NDArray[np.bool_] | None] = ((), None)
+    _start: tuple[Mapping[str, Any] | None, NDArray[np.bool_] | None] = (None, None)
+
+    def locked(self) -> NDArray[np.bool_] | None:
+        """The pixels of locked objects, (H, W) of the full size; None when there are none. Computed once a list of objects."""
+        objects = self.history.state.objects
+        if self._locked[0] is not objects:
+            mask = None
+            for one in objects:
+                if one.locked:
+                    mask = decode(one.rle) if mask is None else mask | decode(one.rle)
+            self._locked = (objects, mask)
+        return self._locked[1]
+
+    def start(self, working: WorkingPicture) -> NDArray[np.bool_] | None:
+        """The mask that the draft corrects, (h, w) of the working picture; the same array each time."""
+        draft = self.history.state.draft
+        rle = None if draft is None else draft.start
+        if self._start[0] is not rle:
+            self._start = (rle, None if rle is None else working.reduced(decode(rle)).copy())
+        return self._start[1]
+
+
+class Project:
+    """A folder being annotated. All that is written lies in ``.dct-seg`` inside it.
+
+    Args:
+        root: The folder.
+        class_names: Classes to begin with; those that the folder does not know yet are added.
+        keep: How many pictures' histories stay in memory.
+
+    Raises:
+        FileNotFoundError: When there is no such folder.
+        ProjectError: (a ValueError) when another server has it, or its files cannot be read.
+    """
+
+    def __init__(self, root: str | Path, class_names: Sequence[str] = (), *, keep: int = 32) -> None:
+        self.folder = Folder(root)
+        self._own = self.folder.root / OWN_FOLDER
+        if self._own.is_symlink():
+            raise ProjectError(f"{self._own} is a link; make it a folder, so that the work stays with the pictures")
+        self._own.mkdir(exist_ok=True)
+        self._file_lock = FileLock(self._own / "lock")
+        try:
+            self._file_lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ProjectError(f"another annotator is open on {self.folder.root}; use that one, or stop it first") from error
+        self.pictures = WorkingPictures(self.folder.read)
+        self._keep = keep
+        self._open: OrderedDict[str, OpenPicture] = OrderedDict()
+        self._summaries: dict[str, Summary] = {}
+        self._lock = threading.Lock()
+        self.classes = self._read_classes()
+        self._add_classes(class_names)
+
+    def close(self) -> None:
+        """Let another server have the folder."""
+        self._file_lock.release()
+
+    @contextmanager
+    def open(self, picture_id: str) -> Iterator[tuple[OpenPicture, WorkingPicture]]:
+        """A picture and its history; when the block ends it may be forgotten by memory, never by the disk.
+
+        Raises:
+            NoSuchPictureError: When the folder has no such picture.
+            UnreadableFileError, HistoryError: (ValueErrors) when it or its log cannot be read.
+        """
+        entry = self.folder.entry(picture_id)
+        working = self.pictures.get(picture_id)
+        with self._lock:
+            opened = self._open.get(picture_id)
+            if opened is None:
+                opened = OpenPicture(picture_id, entry.name, History(self._log(picture_id), picture=entry.name, size=working.size))
+                self._open[picture_id] = opened
+            opened.users += 1
+            self._open.move_to_end(picture_id)
+        try:
+            yield opened, working
+        finally:
+            with self._lock:
+                opened.users -= 1
+                self._summaries[picture_id] = Summary.of(opened.history.state)
+                for idle in [key for key, one in self._open.items() if one.users == 0][: max(0, len(self._open) - self._keep)]:
+                    del self._open[idle]
+
+    def summary(self, picture_id: str) -> Summary:
+        """What the list tells of a picture, from its log alone."""
+        with self._lock:
+            if picture_id not in self._summaries:
+                log = self._log(picture_id)
+                try:
+                    state = History(log, picture=self.folder.entry(picture_id).name).state if log.exists() else State()
+                    self._summaries[picture_id] = Summary.of(state)
+                except (HistoryError, OSError) as error:
+                    self._summaries[picture_id] = Summary(error=str(error))
+            return self._summaries[picture_id]
+
+    def state(self, entry: Entry) -> tuple[State, tuple[int, int] | None]:
+        """The state of a picture and its (height, width), from its log alone; the size is None without a log."""
+        log = self._log(entry.id)
+        if not log.exists():
+            return State(), None
+        history = History(log, picture=entry.name)
+        return history.state, history.size
+
+    def set_classes(self, classes: Sequence[ClassLabel]) -> None:
+        """Replace the list of classes; on disk when this returns.
+
+        Raises:
+            ValueError: When ids or names repeat, or a class that objects have is missing.
+        """
+        for what, values in (("id", [one.id for one in classes]), ("name", [one.name for one in classes])):
+            if len(set(values)) < len(values):
+                twice = next(value for place, value in enumerate(values) if value in values[:place])
+                raise ValueError(f"two classes have the {what} '{twice}'; each needs its own")
+        missing = {one.id: one.name for one in self.classes if one.id not in {other.id for other in classes}}
+        for entry in self.folder.entries():
+            used = self.summary(entry.id).class_ids & missing.keys()
+            if used:
+                number = min(used)
+                raise ValueError(f"class {number} '{missing[number]}' has objects in {entry.name}; give them another class first")
+        labels = [{"id": one.id, "name": one.name, "color": one.color} for one in classes]
+        write_whole(self._own / "classes.json", json.dumps({"version": 1, "classes": labels}, indent=1) + "\n", durable=True)
+        self.classes = list(classes)
+
+    def check_class(self, class_id: int) -> None:
+        """Make sure that there is such a class.
+
+        Raises:
+            ValueError: When there is not.
+        """
+        if class_id not in {one.id for one in self.classes}:
+            known = ", ".join(f"{one.id} {one.name}" for one in self.classes)
+            raise ValueError(f"no class {class_id}; there are: {known}")
+
+    def _add_classes(self, names: Sequence[str]) -> None:
+        classes = list(self.classes)
+        for name in names:
+            if name not in {one.name for one in classes}:
+                number = max((one.id for one in classes), default=0) + 1
+                classes.append(ClassLabel(number, name, COLORS[(number - 1) % len(COLORS)]))
+        if not classes:
+            classes.append(ClassLabel(1, "object", COLORS[0]))
+        if classes != self.classes:
+            self.set_classes(classes)
+
+    def _read_classes(self) -> list[ClassLabel]:
+        file = self._own / "classes.json"
+        if not file.exists():
+            return []
+        try:
+            found: Sequence[Mapping[str, Any]] = json.loads(file.read_text())["classes"]
+            return [ClassLabel(int(one["id"]), str(one["name"]), str(one["color"])) for one in found]
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            raise ProjectError(f"{file} cannot be read ({error}); mend it or take it away") from error
+
+    def _log(self, picture_id: str) -> Path:
+        return self._own / "pictures" / f"{picture_id}.jsonl"

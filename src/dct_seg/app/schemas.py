@@ -1,0 +1,218 @@
+"""What the HTTP interface takes and gives; the OpenAPI schema is made of these.
+
+Places and lengths are in pixels of the full-size upright picture, (row, col); an integer is a pixel's centre.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StringConstraints
+
+MAX_CLASSES, MAX_CLASS_ID, MAX_REVISION = 1000, 1_000_000, 2**53
+FARTHEST = 1e6  # pixels; what lies beyond is a mistake, not a click
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("has characters that cannot be printed")
+    return text
+
+
+class Model(BaseModel):
+    """Strict about names: a misspelt field is an error, not a default."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+Pixels = Annotated[float, Field(ge=-FARTHEST, le=FARTHEST)]
+Length = Annotated[float, Field(ge=0, le=FARTHEST)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+ClassId = Annotated[int, Field(ge=1, le=MAX_CLASS_ID, strict=True)]
+Whole = Annotated[int, Field(ge=0, le=MAX_REVISION, strict=True)]
+Color = Annotated[str, StringConstraints(pattern=r"^#[0-9a-f]{6}$")]
+Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100), AfterValidator(_printable)]
+
+
+class Problem(Model):
+    """Any answer of 400 and above: one line that says what was given, what was wanted, how to mend it."""
+
+    error: str
+    holder: str | None = Field(default=None, description="409 of another tab: the tab that may change things")
+
+
+class GivenClick(Model):
+    """A click as a person makes it; without a radius, the Auto-Drag-Head chooses one."""
+
+    row: Pixels
+    col: Pixels
+    positive: StrictBool = True
+    radius: Length | None = None
+
+
+class Change(Model):
+    """What every change carries: the revision of the picture that it was made on."""
+
+    revision: Whole
+
+
+class NewClick(Change):
+    """One more click."""
+
+    click: GivenClick
+    threshold: Probability = 0.5
+
+
+class NewPreview(Change):
+    """A click that is not made yet; ``seq`` comes back with the answer."""
+
+    click: GivenClick
+    seq: Whole = 0
+
+
+class Finish(Change):
+    """The draft is to become an object."""
+
+    class_id: ClassId
+    threshold: Probability = 0.5
+
+
+class ObjectChange(Change):
+    """What can be changed of a finished object."""
+
+    class_id: ClassId | None = None
+    locked: StrictBool | None = None
+
+
+class Class(Model):
+    """A kind of object."""
+
+    id: ClassId
+    name: Line
+    color: Color
+
+
+class Classes(Model):
+    """The whole list of classes."""
+
+    classes: Annotated[list[Class], Field(min_length=1, max_length=MAX_CLASSES)]
+
+
+class ModelCard(Model):
+    """The network at work."""
+
+    name: str
+    prompts: Literal["click", "drag"] = Field(description="drag: it makes use of a radius")
+
+
+class PictureLine(Model):
+    """A picture in the list."""
+
+    id: str
+    name: str
+    num_objects: int
+    has_draft: bool
+    error: str | None = Field(description="why it cannot be opened")
+
+
+class Project(Model):
+    """The folder."""
+
+    name: str
+    model: ModelCard
+    threshold: float
+    classes: list[Class]
+    pictures: list[PictureLine]
+
+
+class UsedClick(Model):
+    """A click that was made, with the radius that was used; ``given``: by a person, not by the Auto-Drag-Head."""
+
+    row: float
+    col: float
+    positive: bool
+    radius: float | None
+    given: bool
+
+
+class Draft(Model):
+    """The object being made."""
+
+    clicks: list[UsedClick]
+    class_id: int
+    edits: int | None = Field(description="the finished object that was reopened")
+
+
+class Object(Model):
+    """A finished object."""
+
+    id: int
+    class_id: int
+    num_clicks: int
+    area: int
+    bbox: Annotated[list[int], Field(min_length=4, max_length=4, description="row, col, height, width")]
+    polygons: list[list[list[float]]] = Field(description="outlines to draw, each a list of [col, row]")
+    locked: bool
+
+
+class Mask(Model):
+    """Probabilities of a region of the picture; outside of it there are none. The PNG may have fewer pixels than the region."""
+
+    row: int
+    col: int
+    height: int
+    width: int
+    png: str = Field(description="base64 of an 8-bit gray PNG, probability * 255")
+
+
+class Picture(Model):
+    """A picture, its objects and its draft."""
+
+    id: str
+    name: str
+    width: int
+    height: int
+    revision: int
+    can_undo: bool
+    can_redo: bool
+    draft: Draft | None
+    objects: list[Object]
+    mask: Mask | None = Field(description="of the draft")
+
+
+class Milliseconds(Model):
+    """Where the time went."""
+
+    model: float
+    total: float
+
+
+class Preview(Model):
+    """The mask as it would be after one more click."""
+
+    seq: int
+    mask: Mask
+    radius: float | None
+    milliseconds: Milliseconds
+
+
+class Tab(Model):
+    """A page says that it is there; with ``take`` it becomes the one that may change things."""
+
+    tab: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    take: StrictBool = False
+
+
+class TabState(Model):
+    """Whether this tab may change things."""
+
+    alone: bool
+    holder: str | None
+
+
+class Imported(Model):
+    """What came of a COCO JSON."""
+
+    pictures: int
+    objects: int
+    skipped: list[str]

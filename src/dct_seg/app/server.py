@@ -1,0 +1,227 @@
+"""The annotator's HTTP interface and its page, as one ASGI application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
+from fastapi import Path as PathParameter
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
+
+from dct_seg import __version__
+from dct_seg.app import schemas, shown
+from dct_seg.app.editing import Editor, StaleError
+from dct_seg.app.folder import NoSuchPictureError
+from dct_seg.app.guard import Guard
+from dct_seg.app.history import HistoryError
+from dct_seg.app.project import ClassLabel, Project
+from dct_seg.app.tabs import OtherTabError, Tabs
+from dct_seg.methods.base import Method
+
+API = "/api/v1"
+STATUS: dict[type[Exception], int] = {
+    NoSuchPictureError: 404,
+    KeyError: 404,
+    StaleError: 409,
+    OtherTabError: 409,
+    HistoryError: 409,
+    ValueError: 400,
+    OSError: 507,
+}
+"""The first that an error is an instance of, in this order."""
+
+PictureId = Annotated[str, PathParameter(description="opaque; GET /project lists them", max_length=64)]
+ObjectId = Annotated[int, PathParameter(ge=1, le=schemas.MAX_REVISION)]
+TabHeader = Annotated[str | None, Header(alias="X-DCT-Seg-Tab", description="the tab that asks", max_length=64)]
+
+
+def create_app(
+    project: Project,
+    make_method: Callable[[], Method],
+    *,
+    model: schemas.ModelCard,
+    token: str | None = None,
+    hosts: Collection[str] | None = None,
+) -> FastAPI:
+    """The application over a folder.
+
+    Args:
+        project: The folder; it is closed when the application shuts down.
+        make_method: A new method for a picture; networks inside may be shared.
+        model: What the page tells of the method.
+        token: Every request must carry it; None for none.
+        hosts: Names that the Host header may have; None for any.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        project.close()
+
+    app = FastAPI(
+        title="dct-seg annotator",
+        version=__version__,
+        openapi_url=f"{API}/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        responses={status: {"model": schemas.Problem, "description": text} for status, text in PROBLEMS.items()},
+    )
+    app.add_middleware(Guard, token=token, hosts=hosts)
+    for kind in STATUS:
+        app.add_exception_handler(kind, _refused)
+    app.add_exception_handler(RequestValidationError, _malformed)
+    app.add_exception_handler(HTTPException, _http_error)
+    tabs = Tabs()
+    app.include_router(_routes(project, Editor(project, make_method), tabs, model), prefix=API)
+    _add_page(app)
+    return app
+
+
+PROBLEMS = {
+    400: "What was given is wrong.",
+    403: "The token, the Host or the Origin is wrong.",
+    404: "No such picture or object.",
+    409: "The picture has changed since, or another tab is at work.",
+    413: "More bytes than are taken.",
+    415: "A body of another kind.",
+    422: "Not what the schema asks for.",
+    507: "The disk does not take it; nothing has changed.",
+}
+
+
+def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCard) -> APIRouter:
+    def may_change(tab: TabHeader = None) -> None:
+        tabs.check(tab)
+
+    looks = APIRouter()
+    changes = APIRouter(dependencies=[Depends(may_change)])
+
+    def shown_project(*, scan: bool) -> schemas.Project:
+        if scan:
+            project.folder.scan()
+        pictures = []
+        for entry in project.folder.entries():
+            summary = project.summary(entry.id)
+            line = schemas.PictureLine(
+                id=entry.id,
+                name=entry.name,
+                num_objects=summary.num_objects,
+                has_draft=summary.has_draft,
+                error=entry.error or summary.error,
+            )
+            pictures.append(line)
+        classes = [schemas.Class(id=one.id, name=one.name, color=one.color) for one in project.classes]
+        return schemas.Project(name=project.folder.root.name, model=model, threshold=0.5, classes=classes, pictures=pictures)
+
+    @looks.get("/project")
+    def get_project() -> schemas.Project:
+        return shown_project(scan=True)
+
+    @changes.put("/classes")
+    def put_classes(request: schemas.Classes) -> schemas.Project:
+        project.set_classes([ClassLabel(one.id, one.name, one.color) for one in request.classes])
+        return shown_project(scan=False)
+
+    @looks.get("/pictures/{picture_id}")
+    def get_picture(picture_id: PictureId) -> schemas.Picture:
+        return editor.picture(picture_id)
+
+    @looks.get("/pictures/{picture_id}/image", response_class=Response, responses={200: {"content": {"image/jpeg": {}}}, 304: {}})
+    def get_image(
+        request: Request, picture_id: PictureId, max_side: Annotated[int, Query(ge=16, le=65_535, description="pixels")] = 2048
+    ) -> Response:
+        status = project.folder.file(picture_id).stat()
+        tag = f'"{status.st_mtime_ns:x}-{status.st_size:x}-{max_side}"'
+        headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
+        if tag in [one.strip() for one in request.headers.get("if-none-match", "").split(",")]:
+            return Response(status_code=304, headers=headers)
+        data = shown.jpeg(project.folder, project.pictures, picture_id, max_side)
+        return Response(data, media_type="image/jpeg", headers=headers)
+
+    @looks.post("/pictures/{picture_id}/preview", responses={204: {"description": "Something newer was asked meanwhile."}})
+    def post_preview(picture_id: PictureId, request: schemas.NewPreview) -> schemas.Preview:
+        preview = editor.preview(picture_id, request)
+        return preview if preview is not None else Response(status_code=204)  # type: ignore[return-value]
+
+    @changes.post("/pictures/{picture_id}/clicks")
+    def post_click(picture_id: PictureId, request: schemas.NewClick) -> schemas.Picture:
+        return editor.add_click(picture_id, request)
+
+    @changes.post("/pictures/{picture_id}/undo")
+    def post_undo(picture_id: PictureId, request: schemas.Change) -> schemas.Picture:
+        return editor.undo(picture_id, request)
+
+    @changes.post("/pictures/{picture_id}/redo")
+    def post_redo(picture_id: PictureId, request: schemas.Change) -> schemas.Picture:
+        return editor.redo(picture_id, request)
+
+    @changes.post("/pictures/{picture_id}/finish")
+    def post_finish(picture_id: PictureId, request: schemas.Finish) -> schemas.Picture:
+        return editor.finish(picture_id, request)
+
+    @changes.post("/pictures/{picture_id}/discard")
+    def post_discard(picture_id: PictureId, request: schemas.Change) -> schemas.Picture:
+        return editor.discard(picture_id, request)
+
+    @changes.post("/pictures/{picture_id}/objects/{number}/edit")
+    def post_edit(picture_id: PictureId, number: ObjectId, request: schemas.Change) -> schemas.Picture:
+        return editor.edit(picture_id, number, request)
+
+    @changes.patch("/pictures/{picture_id}/objects/{number}")
+    def patch_object(picture_id: PictureId, number: ObjectId, request: schemas.ObjectChange) -> schemas.Picture:
+        return editor.change_object(picture_id, number, request)
+
+    @changes.delete("/pictures/{picture_id}/objects/{number}")
+    def delete_object(picture_id: PictureId, number: ObjectId, request: schemas.Change) -> schemas.Picture:
+        return editor.delete(picture_id, number, request)
+
+    @looks.post("/tabs")
+    def post_tab(request: schemas.Tab) -> schemas.TabState:
+        alone, holder = tabs.beat(request.tab, take=request.take)
+        return schemas.TabState(alone=alone, holder=holder)
+
+    both = APIRouter()
+    both.include_router(looks)
+    both.include_router(changes)
+    return both
+
+
+def _add_page(app: FastAPI) -> None:
+    page = Path(str(files("dct_seg.app") / "static"))
+
+    @app.get("/", include_in_schema=False)
+    def get_page() -> Response:
+        if not (page / "index.html").is_file():
+            return Response("the page is not built; run `npm ci && npm run build` in src/dct_seg/app/page", status_code=404)
+        return FileResponse(page / "index.html", headers={"Cache-Control": "no-cache"})
+
+    app.mount("/assets", StaticFiles(directory=page / "assets", check_dir=False), name="assets")
+
+
+def _problem(status: int, error: str, **more: Any) -> JSONResponse:
+    return JSONResponse({"error": " ".join(error.split()), **more}, status_code=status)
+
+
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    status = next(status for kind, status in STATUS.items() if isinstance(error, kind))
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return _problem(status, text, **({"holder": error.holder} if isinstance(error, OtherTabError) else {}))
+
+
+async def _malformed(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    found = [f"{'.'.join(str(part) for part in one['loc'][1:]) or one['loc'][0]}: {one['msg']}" for one in error.errors()[:3]]
+    return _problem(422, f"{'; '.join(found)}; {API}/openapi.json shows what is taken"[:1000])
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return _problem(error.status_code, str(error.detail))

@@ -1,0 +1,61 @@
+"""Who may work on a picture: one at a time, and of the previews that wait only the newest stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Condition
+
+
+class Turns:
+    """The queue before one picture.
+
+    A change waits for its turn. A preview waits too, but gives way as soon as a newer preview or a change comes: nobody looks
+    at its answer any more.
+    """
+
+    def __init__(self) -> None:
+        self._condition = Condition()
+        self._busy = False
+        self._newest = 0
+
+    @contextmanager
+    def look(self) -> Iterator[None]:
+        """Wait for the turn of one who only reads."""
+        with self._condition:
+            self._condition.wait_for(lambda: not self._busy)
+            self._busy = True
+        try:
+            yield
+        finally:
+            self._release()
+
+    @contextmanager
+    def change(self) -> Iterator[None]:
+        """Wait for the turn of a change; previews that wait give way."""
+        with self._condition:
+            self._newest += 1
+            self._condition.notify_all()
+        with self.look():
+            yield
+
+    @contextmanager
+    def preview(self) -> Iterator[bool]:
+        """Wait for the turn of a preview; False when something newer came first."""
+        with self._condition:
+            self._newest += 1
+            mine = self._newest
+            self._condition.notify_all()
+            self._condition.wait_for(lambda: not self._busy or self._newest != mine)
+            ours = self._newest == mine
+            self._busy = self._busy or ours
+        try:
+            yield ours
+        finally:
+            if ours:
+                self._release()
+
+    def _release(self) -> None:
+        with self._condition:
+            self._busy = False
+            self._condition.notify_all()
