@@ -1,0 +1,87 @@
+"""Execute the notebooks and write each ``.ipynb`` anew from its ``.py`` twin: ``python notebooks/run.py [NAME ...]``.
+
+The ``.py`` file (jupytext's percent format) is the one to edit. ``--png DIR`` also writes every picture, to be looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import os
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+FOLDER = Path(__file__).parent
+NAMES = sorted(path.stem for path in FOLDER.glob("[0-9]*.py"))
+CELL_SECONDS = 900
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+
+
+def read_script(name: str) -> NotebookNode:
+    """The notebook that a ``.py`` twin describes, without outputs."""
+    return jupytext.read(FOLDER / f"{name}.py", fmt="py:percent")
+
+
+def executed(notebook: NotebookNode) -> NotebookNode:
+    """The notebook with its outputs, run from its first cell to its last in an empty folder.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: When a cell raises.
+    """
+    with tempfile.TemporaryDirectory() as empty:
+        client = NotebookClient(notebook, timeout=CELL_SECONDS, resources={"metadata": {"path": empty}}, record_timing=False)
+        client.execute(env={**os.environ, "PYTHONWARNINGS": "ignore:IProgress not found"})  # no widgets are wanted
+        return tidy(notebook, empty)
+
+
+def tidy(notebook: NotebookNode, folder: str) -> NotebookNode:
+    """The notebook without what differs from one machine to the next: ids, versions, the temporary folder's name."""
+    notebook.metadata = NotebookNode(kernelspec=NotebookNode(KERNEL))
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number:02d}"
+        cell.metadata = NotebookNode()
+        for output in cell.get("outputs", []):
+            if "text" in output:
+                output["text"] = re.sub(rf"(?:/private)?{re.escape(folder)}/?", "", output["text"])
+    return notebook
+
+
+def pictures(notebook: NotebookNode) -> list[bytes]:
+    """The PNG pictures among the outputs, in order."""
+    data = [output["data"] for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output]
+    return [base64.b64decode(one["image/png"]) for one in data if "image/png" in one]
+
+
+def main() -> None:
+    """Run the notebooks that the command line names, or all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", nargs="*", help=f"{', '.join(NAMES)} (all)")
+    parser.add_argument("--png", metavar="DIR", type=Path, help="write every picture of the outputs into this folder too")
+    given = parser.parse_args()
+    unknown = set(given.name) - set(NAMES)
+    if unknown:
+        parser.error(f"no notebook {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    for name in given.name or NAMES:
+        start = time.perf_counter()
+        notebook = executed(read_script(name))
+        temporary = FOLDER / f".{name}.ipynb.new"
+        nbformat.write(notebook, temporary)
+        os.replace(temporary, FOLDER / f"{name}.ipynb")
+        size = (FOLDER / f"{name}.ipynb").stat().st_size
+        print(f"{name}: {time.perf_counter() - start:.0f} s, {len(pictures(notebook))} pictures, {size / 1e3:.0f} kB")
+        if given.png:
+            given.png.mkdir(parents=True, exist_ok=True)
+            for number, picture in enumerate(pictures(notebook), 1):
+                (given.png / f"{name}_{number}.png").write_bytes(picture)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
