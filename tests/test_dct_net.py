@@ -1,6 +1,6 @@
 """DCT-Net: one pure function of image, clicks and previous mask, at any size; what learns, what is frozen."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -8,12 +8,15 @@ from networks import TINY, some_clicks, tiny_net
 from torch import Tensor, nn
 
 from dct_seg import Click, ClickBatch, DCTNet, DCTNetConfig
+from dct_seg.models.dct_net import PromptFusion
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {  # the rows of Table 1, and everything on
     "baseline": {"click_encoder": "Euclidean", "feature_dct": False, "auto_drag": False},
     "spatial_dct": {"feature_dct": False, "auto_drag": False},
     "full": {},
     "everything": {"previous_mask": True, "normalize_features": True, "rejection": "printed"},
+    "late": {"prompt_fusion": "late", "previous_mask": True},
+    "late_baseline": {"prompt_fusion": "late", "click_encoder": "Euclidean", "feature_dct": False, "auto_drag": False},
 }
 BACKBONES = ["resnet18", "tf_efficientnet_lite0", "convnext_atto", "vit_tiny_patch16_224"]
 
@@ -36,18 +39,20 @@ def test_auto_drag_serves_only_encoders_that_read_the_radius() -> None:
     assert tiny_net(click_encoder="Gaussian").auto_drag is None
 
 
+@pytest.mark.parametrize("fusion", get_args(PromptFusion))
 @pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize("size", [(1, 1), (33, 47), (64, 32)])
-def test_any_input_size_works(name: str, size: tuple[int, int]) -> None:
-    net = tiny_net(backbone=name, previous_mask=True)
+def test_any_input_size_works(fusion: str, name: str, size: tuple[int, int]) -> None:
+    net = tiny_net(backbone=name, prompt_fusion=fusion, previous_mask=True)
     with torch.inference_mode():
         logits = net(image(1, *size), ClickBatch.from_clicks([[Click(0, 0), Click(size[0] - 1, size[1] - 1, positive=False)]]))
     assert logits.shape == (1, 1, *size)
     assert logits.isfinite().all()
 
 
-def test_padding_below_and_right_is_nobody_s_business() -> None:
-    net = tiny_net(previous_mask=True)
+@pytest.mark.parametrize("fusion", get_args(PromptFusion))
+def test_padding_below_and_right_is_nobody_s_business(fusion: str) -> None:
+    net = tiny_net(prompt_fusion=fusion, previous_mask=True)
     small, clicks, previous = image(2, 33, 47), some_clicks(), torch.rand(2, 1, 33, 47)
     padded, padded_previous = (nn.functional.pad(t, (0, 17, 0, 31), mode="replicate") for t in (small, previous))
     maps = net.click_encoder(clicks, (33, 47))
@@ -114,10 +119,11 @@ def test_previous_mask_matters_only_where_it_is_switched_on() -> None:
     assert torch.equal(without(image(), some_clicks(), previous), without(image(), some_clicks()))
 
 
+@pytest.mark.parametrize("fusion", get_args(PromptFusion))
 @pytest.mark.parametrize("name", BACKBONES)
-def test_every_parameter_has_a_finite_gradient_at_each_click(name: str) -> None:
+def test_every_parameter_has_a_finite_gradient_at_each_click(fusion: str, name: str) -> None:
     """Under DDP a parameter outside the loss hangs or raises."""
-    net = DCTNet(DCTNetConfig(**{**TINY, "backbone": name}))  # fresh: what starts at zero is at zero
+    net = DCTNet(DCTNetConfig(**{**TINY, "backbone": name, "prompt_fusion": fusion}))  # fresh: what starts at zero is at zero
     clicks = some_clicks(radius=None)
     features = net.encode_image(image())
     log_radii = net.log_radii(features, clicks, None, (32, 32))
@@ -213,6 +219,50 @@ def test_image_s_features_can_be_computed_once() -> None:
     net, bare = tiny_net(), some_clicks(radius=None)
     features = net.encode_image(image())
     assert torch.equal(net.fill_radii(image(), bare, None, features).radii.nan_to_num(), net.fill_radii(image(), bare).radii.nan_to_num())
+
+
+def test_early_fusion_is_the_default_and_has_no_parameter_of_late_fusion() -> None:
+    net = tiny_net()
+    assert not net.is_late
+    assert {name for name, _ in net.named_children()} == {"click_encoder", "backbone", "decoder", "feature_dct", "auto_drag"}
+
+
+def test_late_fusion_shows_the_backbone_the_image_alone_and_asks_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, previous = tiny_net(prompt_fusion="late", previous_mask=True), torch.rand(2, 1, 32, 32)
+    wanted = [net(image(), some_clicks()), net(image(), some_clicks(radius=None), previous)]
+    features = net.encode_image(image())
+    monkeypatch.setattr(net.backbone, "forward", None)  # whoever calls it now fails
+    given = [net(image(), some_clicks(), None, features), net(image(), some_clicks(radius=None), previous, features)]
+    for one, other in zip(given, wanted, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_late_fusion_hears_clicks_and_mask_through_its_branch_and_clicks_through_feature_dct() -> None:
+    without_dct = tiny_net(prompt_fusion="late", previous_mask=True, feature_dct=False)
+    assert not torch.equal(without_dct(image(), some_clicks()), without_dct(image(), some_clicks().undo()))
+    assert not torch.equal(without_dct(image(), some_clicks(), torch.rand(2, 1, 32, 32)), without_dct(image(), some_clicks()))
+    deaf = tiny_net(prompt_fusion="late")
+    nn.init.zeros_(deaf.prompt_branch.stem.weight)
+    assert not torch.equal(deaf(image(), some_clicks()), deaf(image(), some_clicks().undo()))
+    nn.init.zeros_(deaf.feature_dct.net[-1].weight)  # type: ignore[union-attr, index, arg-type]
+    assert torch.equal(deaf(image(), some_clicks()), deaf(image(), some_clicks().undo()))
+
+
+def test_gradient_of_late_fusion_reaches_the_backbone_through_a_shared_encoding() -> None:
+    net = tiny_net(prompt_fusion="late").train()
+    features = net.encode_image(image())
+    (net(image(), some_clicks(), None, features).mean() + net(image(), some_clicks().undo(), None, features).mean()).backward()
+    shared = {name: p.grad.clone() for name, p in net.backbone.named_parameters() if p.grad is not None}
+    net.zero_grad()
+    (net(image(), some_clicks()).mean() + net(image(), some_clicks().undo()).mean()).backward()
+    assert any(gradient.any() for gradient in shared.values())
+    for name, p in net.backbone.named_parameters():
+        torch.testing.assert_close(shared[name], p.grad, atol=1e-5, rtol=1e-3)
+
+
+def test_unknown_fusion_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown prompt fusion 'later'; did you mean 'late'"):
+        tiny_net(prompt_fusion="later")
 
 
 def test_bfloat16_and_channels_last_are_close_to_float32() -> None:

@@ -76,16 +76,17 @@ def clicks_by_hand(net, batch, num_clicks):
         yield F.binary_cross_entropy_with_logits(logits[:, 0], batch["mask"].float())
 
 
-def task_that_sees_clicks(**options):
-    """The weights through which clicks enter start at zero, and each click would have the same gradient."""
-    task = tiny_task(NO_HEAD, **options)
+def task_that_sees_clicks(fusion, **options):
+    """The weights through which clicks enter early start at zero, and each click would have the same gradient."""
+    task = tiny_task({**NO_HEAD, "prompt_fusion": fusion}, **options)
     for parameter in task.net.backbone.stem_map_parameters():
         nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(0))
     return task
 
 
-def test_the_weights_change_after_every_click(tmp_path):
-    task = task_that_sees_clicks(update="every", train_clicks=(3, 3))
+@pytest.mark.parametrize("fusion", ["early", "late"])
+def test_the_weights_change_after_every_click(fusion, tmp_path):
+    task = task_that_sees_clicks(fusion, update="every", train_clicks=(3, 3))
     net = copy.deepcopy(task.net)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     for loss in clicks_by_hand(net, squares(), 3):
@@ -100,9 +101,10 @@ def test_the_weights_change_after_every_click(tmp_path):
     assert its.item() == pytest.approx(mine.item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("fusion", ["early", "late"])
 @pytest.mark.parametrize("update", ["last", "sum"])
-def test_the_weights_change_once_a_batch_by_the_last_clicks_gradient_or_the_sum_of_all(update, tmp_path):
-    task = task_that_sees_clicks(update=update, train_clicks=(3, 3))
+def test_the_weights_change_once_a_batch_by_the_last_clicks_gradient_or_the_sum_of_all(update, fusion, tmp_path):
+    task = task_that_sees_clicks(fusion, update=update, train_clicks=(3, 3))
     net = copy.deepcopy(task.net)
     *first, last = clicks_by_hand(net, squares(), 3)
     for loss in [*first, last] if update == "sum" else [last]:
@@ -143,7 +145,14 @@ def test_a_finished_sample_weighs_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "network", [{}, {"previous_mask": True, "feature_dct": False}, {"click_encoder": "Disk", "backbone": "tf_efficientnet_lite0"}], ids=str
+    "network",
+    [
+        {},
+        {"prompt_fusion": "late"},
+        {"previous_mask": True, "feature_dct": False},
+        {"click_encoder": "Disk", "backbone": "tf_efficientnet_lite0"},
+    ],
+    ids=str,
 )
 def test_all_parameters_get_a_gradient_even_when_all_samples_are_finished(network, tmp_path):
     empty = batch_of(torch.zeros(2, SIDE, SIDE, dtype=torch.bool))
@@ -312,13 +321,13 @@ def test_the_same_seed_gives_the_same_weights(tmp_path):
 class Rehearsed(nn.Module):
     """A network that answers from a list of masks, one a call."""
 
-    auto_drag = None
+    auto_drag, is_late = None, False
 
     def __init__(self, answers):
         super().__init__()
         self.answers, self.modes = list(answers), []
 
-    def forward(self, image, clicks, previous=None):
+    def forward(self, image, clicks, previous=None, features=None):
         self.modes.append(torch.is_inference_mode_enabled())
         return (self.answers.pop(0).float() * 20 - 10)[:, None]
 
@@ -354,8 +363,21 @@ def test_testing_logs_the_same_under_its_own_name(tmp_path):
     assert row["test/drag/NoC@90"] == 2
 
 
-def test_validation_with_clicks_encodes_an_image_once(tmp_path, monkeypatch):
-    task = tiny_task(val_prompts=["drag", "click"], val_clicks=3)
+@pytest.mark.parametrize(
+    ("fusion", "update", "times"), [("early", "every", 1), ("late", "every", 3), ("late", "sum", 1), ("late", "last", 1)]
+)
+def test_training_encodes_an_image_again_only_where_the_weights_of_late_fusion_have_changed(fusion, update, times, tmp_path, monkeypatch):
+    task = tiny_task({"prompt_fusion": fusion}, update=update, train_clicks=(3, 3))
+    calls = []
+    encode = task.net.encode_image
+    monkeypatch.setattr(task.net, "encode_image", lambda image: calls.append(1) or encode(image))
+    tiny_trainer(tmp_path).fit(task, loader_of(squares()))
+    assert len(calls) == times
+
+
+@pytest.mark.parametrize("fusion", ["early", "late"])
+def test_validation_with_clicks_encodes_an_image_once(fusion, tmp_path, monkeypatch):
+    task = tiny_task({"prompt_fusion": fusion}, val_prompts=["drag", "click"], val_clicks=3)
     calls = []
     encode = task.net.encode_image
     monkeypatch.setattr(task.net, "encode_image", lambda image: calls.append(1) or encode(image))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -46,7 +46,8 @@ class InteractiveSegmentationTask(LightningModule):
     ``radii``, ``forward``, ``loss``, ``backward`` and Lightning's own ``optimizer_step``.
 
     Args:
-        network: Which network.
+        network: Which network; by default the paper's, or that of ``start_from``.
+        start_from: Trained weights that the run starts from, as :meth:`DCTNet.from_pretrained` takes them, with their network.
         lr: Learning rate of what is new; the paper's 1e-4.
         backbone_lr_factor: The backbone learns at ``lr`` times this.
         optimizer: ``adam`` is the paper's, ``adamw`` decays weights apart from the gradient.
@@ -79,6 +80,7 @@ class InteractiveSegmentationTask(LightningModule):
         self,
         network: DCTNetConfig | dict[str, Any] | None = None,
         *,
+        start_from: str | None = None,
         lr: float = 1e-4,
         backbone_lr_factor: float = 1.0,
         optimizer: OptimizerName = "adam",
@@ -103,7 +105,8 @@ class InteractiveSegmentationTask(LightningModule):
         channels_last: bool = True,
     ) -> None:
         super().__init__()
-        config = DCTNetConfig.from_dict(network) if isinstance(network, dict) else network or DCTNetConfig()
+        start = DCTNet.from_pretrained(start_from) if start_from is not None else None
+        config = _network(DCTNetConfig.from_dict(network) if isinstance(network, dict) else network, start)
         self.losses = losses or {"bce": 1.0}
         for name in self.losses:
             LOSSES.get(name)
@@ -126,12 +129,12 @@ class InteractiveSegmentationTask(LightningModule):
                 raise ValueError(f"{name} must be at least {least}, got {count}")
         if gradient_clip is not None and not gradient_clip > 0:
             raise ValueError(f"gradient_clip is a norm above 0, or None, got {gradient_clip}")
-        self.save_hyperparameters(ignore=["network", *EVALUATION_ARGUMENTS])
+        self.save_hyperparameters(ignore=["network", "start_from", *EVALUATION_ARGUMENTS])
         self.save_hyperparameters({"network": asdict(config)})
         self.automatic_optimization = False
         nothing = torch.zeros(0, 1, 1, dtype=torch.bool)
         self._simulated_user(nothing, nothing, torch.zeros(0, dtype=torch.bool), None)  # a wrong option is told now
-        self.net = DCTNet(config)
+        self.net = DCTNet(config) if start is None else start.train()
         if channels_last:
             self.net = self.net.to(memory_format=torch.channels_last)
         if self.net.click_encoder.needs_radius and self.net.auto_drag is None and (drag_share < 1 or "click" in val_prompts):
@@ -175,6 +178,8 @@ class InteractiveSegmentationTask(LightningModule):
         optimizer: Any = self.optimizers()
         update = self.hparams["update"]
         rows = []
+        shares_encoding = self.net.is_late and update == "sum"  # one graph under all clicks, which only one backward can use
+        total = image.new_zeros(())
         steps = interact(learner, image, source, num_clicks, stop_when_done=False)
         for index in range(num_clicks):
             is_last = index == num_clicks - 1
@@ -187,11 +192,15 @@ class InteractiveSegmentationTask(LightningModule):
                     ious = iou(predicted(step.logits), mask, ignore)
             rows.append(torch.stack([mask_loss.detach(), drag_loss.detach(), ious.mean().float()]))
             if learns:
+                total = total + mask_loss + self.hparams["drag_loss"] * drag_loss
+            if is_last or (learns and not shares_encoding):
                 with profile("backward"):
-                    self.manual_backward(mask_loss + self.hparams["drag_loss"] * drag_loss)
+                    self.manual_backward(total)
+                total = image.new_zeros(())
             if is_last or update == "every":
                 optimizer.step()
                 optimizer.zero_grad()
+                learner.weights_changed()
         table = torch.stack(rows)  # (K, 3)
         means = {"train/loss": table[:, 0].mean(), "train/first_mIoU": table[0, 2], "train/last_mIoU": table[-1, 2]}
         if self.net.auto_drag is not None:
@@ -292,19 +301,39 @@ class InteractiveSegmentationTask(LightningModule):
             self.log_dict(row, sync_dist=True)  # the metric has gathered all ranks' samples, so that each rank logs the same
 
 
+def _network(given: DCTNetConfig | None, start: DCTNet | None) -> DCTNetConfig:
+    """The network to train; given beside weights to start from, it must be theirs."""
+    if start is None:
+        return given or DCTNetConfig()
+    theirs = start.config
+    ours = theirs if given is None else replace(given, backbone_weights=theirs.backbone_weights)
+    differing = [f.name for f in fields(theirs) if getattr(ours, f.name) != getattr(theirs, f.name)]
+    if differing:
+        raise ValueError(f"the weights of start_from are of a network with another {', '.join(differing)}; leave out model.network")
+    return theirs
+
+
 class _Encoded:
-    """DCT-Net over one batch of images; what the Auto-Drag-Head reads of them is computed once, when first needed."""
+    """DCT-Net over one batch of images, which are encoded once, when first needed.
+
+    With early fusion the Auto-Drag-Head alone reads the encoding, with late fusion all that comes after the backbone does.
+    """
 
     def __init__(self, net: DCTNet, image: Tensor) -> None:
         self.net, self.image = net, image
 
     @cached_property
     def features(self) -> list[Tensor]:
-        with torch.no_grad():
+        with torch.set_grad_enabled(self.learns):
             return self.net.encode_image(self.image)
 
+    @property
+    def learns(self) -> bool:
+        """Whether a gradient flows into the encoding."""
+        return False
+
     def __call__(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> Tensor:
-        logits: Tensor = self.net(image, clicks, previous)
+        logits: Tensor = self.net(image, clicks, previous, self.features if self.net.is_late else None)
         return logits
 
     def fill_radii(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> ClickBatch:
@@ -316,8 +345,8 @@ class _Encoded:
 class _Learner(_Encoded):
     """The same in training, where the head predicts each radius, told or not, so that it learns from all.
 
-    It reads the features of the batch's first weights: no gradient flows into them, and encoding again after each click would
-    cost a quarter of the step.
+    With early fusion it reads the features of the batch's first weights: no gradient flows into them, and encoding again after
+    each click would cost a quarter of the step. With late fusion the images are encoded whenever the weights have changed.
     """
 
     def __init__(self, net: DCTNet, image: Tensor, profile: Callable[[str], AbstractContextManager[Any]]) -> None:
@@ -325,9 +354,17 @@ class _Learner(_Encoded):
         self.profile = profile
         self.log_radii: Tensor | None = None
 
+    @property
+    def learns(self) -> bool:
+        return self.net.is_late
+
     def __call__(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> Tensor:
         with self.profile("forward"):
             return super().__call__(image, clicks, previous)
+
+    def weights_changed(self) -> None:
+        if self.net.is_late:
+            self.__dict__.pop("features", None)
 
     def fill_radii(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> ClickBatch:
         if self.net.auto_drag is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,11 @@ from dct_seg.models.auto_drag import AutoDragHead
 from dct_seg.models.backbone import Backbone
 from dct_seg.models.decoder import UNetDecoder
 from dct_seg.models.feature_dct import FeatureDCT, Rejection
+from dct_seg.models.feature_pyramid import FeaturePyramid
+from dct_seg.models.prompt_branch import PromptBranch
+from dct_seg.registry import check_choice
+
+PromptFusion = Literal["early", "late"]
 
 NUM_DCT_LAYERS = 3  # section 2.2: features of three layers in, statistics for three layers out
 
@@ -37,6 +42,9 @@ class DCTNetConfig:
         normalize_features: Normalise the clicked features of each layer before eq. 3; the paper does not say.
         auto_drag: Predict the radius of a click that came without a drag.
         previous_mask: Feed the mask before the click to the network; the paper does not.
+        prompt_fusion: Where clicks and the previous mask enter. ``early``, the paper's: at the backbone's stem, so that the whole
+            network runs at each click. ``late``: after a backbone that has seen the image alone, once, so that a click costs a
+            light branch and the decoder.
         decoder_stride: Pixels of the image a pixel of the finest decoder layer.
         decoder_width: Channels of the finest decoder layer.
         frozen_batch_norm: Keep the statistics of the backbone's batch norm as pretrained; small batches of near-identical
@@ -52,6 +60,7 @@ class DCTNetConfig:
     normalize_features: bool = False
     auto_drag: bool = True
     previous_mask: bool = False
+    prompt_fusion: PromptFusion = "early"
     decoder_stride: Literal[2, 4, 8] = 4
     decoder_width: int = 64
     frozen_batch_norm: bool = True
@@ -87,9 +96,16 @@ class DCTNet(nn.Module):
         super().__init__()
         self.config = config = config or DCTNetConfig()
         self.click_encoder = _click_encoder(config)
-        self.backbone = Backbone(config.backbone, weights=config.backbone_weights, num_maps=2 + config.previous_mask)
+        check_choice("prompt fusion", config.prompt_fusion, get_args(PromptFusion))
+        num_maps = 2 + config.previous_mask
+        self.backbone = Backbone(config.backbone, weights=config.backbone_weights, num_maps=0 if self.is_late else num_maps)
         self.first_level = _first_level(self.backbone.strides, config.decoder_stride)
-        channels = self.backbone.channels[self.first_level :]
+        channels, strides = (values[self.first_level :] for values in (self.backbone.channels, self.backbone.strides))
+        if self.is_late:
+            narrow = [config.decoder_width * min(2 + i, 4) // 2 for i in range(len(channels))]
+            self.pyramid = FeaturePyramid(channels, narrow, hidden=4 * config.decoder_width)
+            self.prompt_branch = PromptBranch(num_maps, narrow, strides)
+            channels = narrow
         num_dct = min(NUM_DCT_LAYERS, len(channels) - 1) if config.feature_dct else 0
         self.decoder = UNetDecoder(channels, width=config.decoder_width, predicted=num_dct)
         self.feature_dct = (
@@ -105,38 +121,54 @@ class DCTNet(nn.Module):
         self.auto_drag = AutoDragHead(channels[:-1]) if config.auto_drag and self.click_encoder.needs_radius else None
         self.train()  # a fresh module is in training mode without a call of train(), which is what freezes batch norm
 
-    def forward(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> Tensor:
+    @property
+    def is_late(self) -> bool:
+        """Whether the image is encoded apart from the clicks, so that its features serve them all."""
+        return self.config.prompt_fusion == "late"
+
+    def forward(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None, features: list[Tensor] | None = None) -> Tensor:
         """The logits of the object.
 
         Args:
             image: (B, 3, H, W) RGB in 0..1, any size.
             clicks: (B, N) clicks in pixels; the Auto-Drag-Head fills in radii that are not given.
             previous: (B, 1, H, W) probabilities before the last click; None stands for zeros.
+            features: What ``encode_image`` returned for this image, to save computing it again. With ``early`` the
+                Auto-Drag-Head alone reads it.
 
         Returns:
             (B, 1, H, W) float32; above 0 is object.
 
         Raises:
-            ValueError: When the three do not agree in shape, or a radius is missing that nothing can predict.
+            ValueError: When image, clicks and previous mask do not agree in shape, or a radius is missing that nothing can predict.
         """
         _check_shapes(image, clicks, previous)
-        if self.auto_drag is not None and clicks.lacks_radius.any():
-            clicks = self.fill_radii(image, clicks, previous)
+        if self.is_late and features is None:
+            features = self.encode_image(image)
+        clicks = self.fill_radii(image, clicks, previous, features)
         size = (image.shape[2], image.shape[3])
         maps = self.click_encoder(clicks, size)  # (B, 2, H, W)
         if self.config.previous_mask:
             maps = torch.cat([maps, torch.zeros_like(maps[:, :1]) if previous is None else previous.to(maps)], 1)
-        image, maps = (self._padded(t) for t in (image, maps))
-        features = self.backbone(image, maps)[self.first_level :]
-        padded_size = (image.shape[2], image.shape[3])
+        maps = self._padded(maps)
+        padded_size = (maps.shape[2], maps.shape[3])
+        if self.is_late:
+            assert features is not None
+            fused = self.prompt_branch(maps, features)
+        else:
+            fused = features = self.backbone(self._padded(image), maps)[self.first_level :]
         statistics = self.feature_dct(features[-NUM_DCT_LAYERS:], clicks, padded_size) if self.feature_dct else []
-        logits: Tensor = self.decoder(features, statistics).float()
+        logits: Tensor = self.decoder(fused, statistics).float()
         return F.interpolate(logits, padded_size, mode="bilinear", align_corners=False)[..., : size[0], : size[1]]
 
     def encode_image(self, image: Tensor) -> list[Tensor]:
-        """The features of the image alone, which the Auto-Drag-Head reads: fine to coarse, without the coarsest level."""
-        features: list[Tensor] = self.backbone(self._padded(image))
-        return features[self.first_level : -1]
+        """The features of the image alone, fine to coarse: with ``late`` all that ``forward`` needs of it.
+
+        Args:
+            image: (B, 3, H, W) RGB in 0..1, any size.
+        """
+        features: list[Tensor] = self.backbone(self._padded(image))[self.first_level :]
+        return self.pyramid(features) if self.is_late else features
 
     def log_radii(self, features: list[Tensor], clicks: ClickBatch, previous: Tensor | None, size: tuple[int, int]) -> Tensor:
         """(B, N) logarithms of the radii that the Auto-Drag-Head predicts, in pixels.
@@ -152,7 +184,7 @@ class DCTNet(nn.Module):
             previous = torch.zeros(len(clicks), 1, *size, device=clicks.device)
         m = self.backbone.multiple
         padded = (-(-size[0] // m) * m, -(-size[1] // m) * m)
-        radii: Tensor = self.auto_drag(features, clicks, previous, padded)
+        radii: Tensor = self.auto_drag(features[:-1], clicks, previous, padded)  # the coarsest says nothing about an edge
         return radii
 
     def fill_radii(
