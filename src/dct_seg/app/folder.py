@@ -18,11 +18,12 @@ from dct_seg.data.images import UnreadableFileError, read_image
 OWN_FOLDER = ".dct-seg"
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 65_535
+_TOO_LARGE = f"at most {MAX_PIXELS // 10**6} megapixels and {MAX_SIDE} a side are taken: cut it in parts"
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 """What Pillow decodes by itself; it would hand EPS and WMF to other programs."""
 
 
-class NoSuchPictureError(KeyError):
+class NoSuchPictureError(LookupError):
     """An id that none of the folder's pictures has."""
 
 
@@ -153,11 +154,13 @@ class Folder:
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 with Image.open(target, formats=self._formats) as picture:
                     width, height = picture.size
+        except Image.DecompressionBombError:
+            return f"{name} is far too large; {_TOO_LARGE}"
         except Exception as error:  # a broken header makes Pillow raise almost anything
             reason = str(error).replace(str(path), name).replace(str(self.root), "")
             return f"{name} cannot be decoded ({reason or type(error).__name__}); replace it or take it out of the folder"
         if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-            return f"{name} is {width}x{height}; at most {MAX_PIXELS // 10**6} megapixels and {MAX_SIDE} a side are taken: cut it in parts"
+            return f"{name} is {width}x{height}; {_TOO_LARGE}"
         return None
 
 

@@ -84,6 +84,8 @@ class Guard:
 
         async def guarded(message: Message) -> None:
             nonlocal began
+            if read > limit and not began:
+                raise _TooLargeError  # what the application makes of its broken reading is not the answer
             if message["type"] == "http.response.start":
                 began = True
                 MutableHeaders(raw=message["headers"]).update(HEADERS)
@@ -94,6 +96,10 @@ class Guard:
         except _TooLargeError:
             if not began:
                 await _answer(413, _too_large(limit), send)
+        except Exception:
+            if not began:
+                await _answer(500, "the annotator failed at this; its terminal tells where, and what was answered before is safe", send)
+            raise
 
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
         host = headers.get("host", "")

@@ -25,6 +25,10 @@ class HistoryError(ValueError):
     """A log that cannot be read, or an event that does not fit the state."""
 
 
+class NoSuchObjectError(LookupError):
+    """A number that no finished object of the picture has."""
+
+
 @dataclass(frozen=True)
 class MadeClick:
     """A click with the radius that was used.
@@ -98,13 +102,13 @@ class State:
         """The finished object of an id.
 
         Raises:
-            KeyError: When there is none.
+            NoSuchObjectError: When there is none.
         """
         for one in self.objects:
             if one.id == number:
                 return one
         known = ", ".join(str(one.id) for one in self.objects) or "none"
-        raise KeyError(f"no finished object {number} in this picture; there are: {known}")
+        raise NoSuchObjectError(f"no finished object {number} in this picture; there are: {known}")
 
 
 def apply(state: State, event: Mapping[str, Any]) -> State:
@@ -115,7 +119,7 @@ def apply(state: State, event: Mapping[str, Any]) -> State:
         event: ``{"event": NAME, ...}`` as it stands in the log.
 
     Raises:
-        KeyError, TypeError, ValueError: When the event is of no known kind, or does not fit.
+        LookupError, TypeError, ValueError: When the event is of no known kind, or does not fit.
     """
     kind, draft = event["event"], state.draft
     if kind == "click":
@@ -244,7 +248,7 @@ class History:
                 self.revision += 1
         except HistoryError:
             raise
-        except (KeyError, TypeError, ValueError, RecursionError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, RecursionError, AttributeError) as error:
             raise HistoryError(f"line {number} of {self._name} cannot be read ({error}); mend that file or move it away") from error
 
     def _check_header(self, header: Mapping[str, Any]) -> None:

@@ -22,20 +22,10 @@ from dct_seg.app.turns import Turns
 from dct_seg.app.working import WorkingPicture, WorkingPictures
 from dct_seg.files import write_whole
 
-COLORS = [
-    "#e6194b",
-    "#3cb44b",
-    "#4363d8",
-    "#f58231",
-    "#911eb4",
-    "#42d4f4",
-    "#f032e6",
-    "#bfef45",
-    "#fabed4",
-    "#469990",
-    "#dcbeff",
-    "#9a6324",
-]
+COLORS = (
+    *("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#42d4f4"),
+    *("#f032e6", "#bfef45", "#fabed4", "#469990", "#dcbeff", "#9a6324"),
+)
 
 
 class ProjectError(ValueError):

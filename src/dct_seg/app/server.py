@@ -20,7 +20,7 @@ from dct_seg.app import schemas, shown
 from dct_seg.app.editing import Editor, StaleError
 from dct_seg.app.folder import NoSuchPictureError
 from dct_seg.app.guard import Guard
-from dct_seg.app.history import HistoryError
+from dct_seg.app.history import NoSuchObjectError
 from dct_seg.app.project import ClassLabel, Project
 from dct_seg.app.tabs import OtherTabError, Tabs
 from dct_seg.methods.base import Method
@@ -28,10 +28,9 @@ from dct_seg.methods.base import Method
 API = "/api/v1"
 STATUS: dict[type[Exception], int] = {
     NoSuchPictureError: 404,
-    KeyError: 404,
+    NoSuchObjectError: 404,
     StaleError: 409,
     OtherTabError: 409,
-    HistoryError: 409,
     ValueError: 400,
     OSError: 507,
 }
@@ -203,7 +202,8 @@ def _add_page(app: FastAPI) -> None:
             return Response("the page is not built; run `npm ci && npm run build` in src/dct_seg/app/page", status_code=404)
         return FileResponse(page / "index.html", headers={"Cache-Control": "no-cache"})
 
-    app.mount("/assets", StaticFiles(directory=page / "assets", check_dir=False), name="assets")
+    if (page / "assets").is_dir():
+        app.mount("/assets", StaticFiles(directory=page / "assets"), name="assets")
 
 
 def _problem(status: int, error: str, **more: Any) -> JSONResponse:
@@ -212,8 +212,7 @@ def _problem(status: int, error: str, **more: Any) -> JSONResponse:
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     status = next(status for kind, status in STATUS.items() if isinstance(error, kind))
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return _problem(status, text, **({"holder": error.holder} if isinstance(error, OtherTabError) else {}))
+    return _problem(status, str(error), **({"holder": error.holder} if isinstance(error, OtherTabError) else {}))
 
 
 async def _malformed(request: Request, error: Exception) -> JSONResponse:

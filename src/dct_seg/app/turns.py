@@ -18,6 +18,8 @@ class Turns:
         self._condition = Condition()
         self._busy = False
         self._newest = 0
+        self.waiting = 0
+        """Previews that have not had their turn."""
 
     @contextmanager
     def look(self) -> Iterator[None]:
@@ -46,7 +48,9 @@ class Turns:
             self._newest += 1
             mine = self._newest
             self._condition.notify_all()
+            self.waiting += 1
             self._condition.wait_for(lambda: not self._busy or self._newest != mine)
+            self.waiting -= 1
             ours = self._newest == mine
             self._busy = self._busy or ours
         try:

@@ -32,10 +32,10 @@ class WorkingPicture:
     size: tuple[int, int]
 
     @classmethod
-    def of(cls, image: NDArray[np.uint8], max_pixels: int = MAX_WORKING_PIXELS) -> WorkingPicture:
-        """The working picture of one of full size, (H, W, 3)."""
+    def of(cls, image: NDArray[np.uint8], max_pixels: int | None = None) -> WorkingPicture:
+        """The working picture of one of full size, (H, W, 3); of at most 16 megapixels unless said."""
         height, width = image.shape[:2]
-        factor = max(1, math.ceil(math.sqrt(height * width / max_pixels)))
+        factor = max(1, math.ceil(math.sqrt(height * width / (max_pixels or MAX_WORKING_PIXELS))))
         if factor == 1:
             return cls(image, 1, (height, width))
         rows, cols = math.ceil(height / factor), math.ceil(width / factor)

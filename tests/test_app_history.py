@@ -1,0 +1,164 @@
+"""The event log: what was answered outlives the process, and the state is what replaying gives."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from annotator import Page, make_folder
+
+from dct_seg.app.history import History, HistoryError
+
+
+def click_event(row: float, radius: float | None = 3.0) -> dict[str, Any]:
+    return {
+        "event": "click",
+        "class_id": 1,
+        "threshold": 0.5,
+        "click": {"row": row, "col": 2.5, "positive": True, "radius": radius, "given": True},
+    }
+
+
+def opened(path: Path) -> History:
+    return History(path, picture="a.png", size=(4, 5))
+
+
+def rows(history: History) -> list[float]:
+    return [made.click.row for made in history.state.draft.clicks] if history.state.draft else []
+
+
+def test_log_read_again_gives_the_same_state_and_the_same_way_back(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "a.jsonl"
+    first = opened(log)
+    for event in (click_event(0.1 + 0.2), click_event(1.0), {"event": "undo"}):
+        first.append(event)
+    again = opened(log)
+    assert again.state == first.state
+    assert rows(again) == [0.1 + 0.2]
+    assert (again.revision, again.can_undo, again.can_redo) == (3, True, True)
+    again.append({"event": "redo"})
+    assert rows(again) == [0.1 + 0.2, 1.0]
+
+
+def test_change_after_undo_forgets_what_was_taken_back(tmp_path: Path) -> None:
+    history = opened(tmp_path / "a.jsonl")
+    for event in (click_event(1.0), {"event": "undo"}, click_event(2.0)):
+        history.append(event)
+    assert not history.can_redo
+    with pytest.raises(HistoryError, match="there is nothing to redo"):
+        history.append({"event": "redo"})
+    assert rows(opened(tmp_path / "a.jsonl")) == [2.0]
+
+
+def test_line_that_was_torn_is_dropped_and_written_over(tmp_path: Path) -> None:
+    log = tmp_path / "a.jsonl"
+    opened(log).append(click_event(1.0))
+    whole = log.read_bytes()
+    log.write_bytes(whole + b'{"event":"cli')
+    history = opened(log)
+    assert rows(history) == [1.0]
+    history.append(click_event(2.0))
+    assert rows(opened(log)) == [1.0, 2.0]
+    assert log.read_bytes().startswith(whole)
+
+
+def test_log_torn_in_its_first_line_is_as_none(tmp_path: Path) -> None:
+    log = tmp_path / "a.jsonl"
+    log.write_bytes(b'{"format":"dct-')
+    history = opened(log)
+    assert history.revision == 0
+    history.append(click_event(1.0))
+    assert rows(opened(log)) == [1.0]
+
+
+def test_event_that_does_not_fit_is_not_written(tmp_path: Path) -> None:
+    log = tmp_path / "a.jsonl"
+    history = opened(log)
+    history.append(click_event(1.0))
+    before = log.read_bytes()
+    with pytest.raises(LookupError, match="no finished object 7 in this picture; there are: none"):
+        history.append({"event": "delete", "id": 7})
+    with pytest.raises(ValueError, match="finite"):
+        history.append(click_event(float("nan")))
+    assert log.read_bytes() == before
+    assert history.revision == 1
+
+
+def test_disk_that_is_full_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "a.jsonl"
+    history = opened(log)
+    history.append(click_event(1.0))
+    before = log.read_bytes()
+    write = os.write
+
+    def half(handle: int, content: bytes) -> int:
+        if len(content) < 20:
+            raise OSError(28, "No space left on device")
+        return write(handle, content[: len(content) // 2])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", half)
+        with pytest.raises(OSError, match="No space left"):
+            history.append(click_event(2.0))
+    assert log.read_bytes() == before
+    assert (rows(history), history.revision) == ([1.0], 1)
+    history.append(click_event(3.0))
+    assert rows(opened(log)) == [1.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (['{"format":"cake","version":1}'], "line 1 of .*a.jsonl cannot be read"),
+        (["[1]"], "line 1 of .* cannot be read"),
+        (['{"format":"dct-seg picture log","version":2}'], "written by a newer dct-seg"),
+        (['{"format":"dct-seg picture log","version":1,"height":40,"width":5}'], "a.png is 5x4, but it was 5x40 when it was annotated"),
+        (['{"format":"dct-seg picture log","version":1,"height":4,"width":5}', "{"], "line 2 of .* cannot be read"),
+        (['{"format":"dct-seg picture log","version":1,"height":4,"width":5}', '{"event":"dance"}'], "no event is called 'dance'"),
+        (['{"format":"dct-seg picture log","version":1,"height":4,"width":5}', '{"event":"undo"}'], "there is nothing to undo"),
+        (['{"format":"dct-seg picture log","version":1,"height":4,"width":5}', "[" * 100_000], "line 2 of .* cannot be read"),
+    ],
+)
+def test_log_that_is_broken_is_named_and_left_alone(tmp_path: Path, lines: list[str], message: str) -> None:
+    log = tmp_path / "a.jsonl"
+    log.write_text("\n".join(lines) + "\n")
+    before = log.read_bytes()
+    with pytest.raises(HistoryError, match=message):
+        opened(log)
+    assert log.read_bytes() == before
+
+
+def test_log_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"")
+    (tmp_path / "a.jsonl").symlink_to(outside)
+    with pytest.raises(OSError, match="symbolic link"):
+        opened(tmp_path / "a.jsonl").append(click_event(1.0))
+    assert outside.read_bytes() == b""
+
+
+@pytest.mark.slow
+def test_process_that_is_killed_loses_nothing_that_was_answered(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pictures")
+    code = f"""
+import json, os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from annotator import Page
+page = Page(Path({str(root)!r}))
+page.click(20, 30)
+page.finish(class_id=2)
+page.click(10, 10, radius=None)
+page.click(12, 10)
+print(json.dumps(page.do("/undo")), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == -9, done.stderr
+    answered = json.loads(done.stdout)
+    page = Page(root)
+    assert page.get() == answered
+    assert len(page.do("/redo")["draft"]["clicks"]) == 2

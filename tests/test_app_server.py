@@ -1,0 +1,322 @@
+"""The annotator's interface, used as its page uses it."""
+
+import base64
+import io
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from annotator import API, HEIGHT, WIDTH, Page, make_folder
+from networks import tiny_net
+from numpy.typing import NDArray
+from PIL import Image
+
+from dct_seg.app.project import Project, ProjectError
+from dct_seg.app.tabs import OtherTabError, Tabs
+from dct_seg.app.turns import Turns
+from dct_seg.app.working import WorkingPicture
+from dct_seg.clicks import Click
+from dct_seg.methods.dctnet import DCTNetMethod
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Page:
+    return Page(make_folder(tmp_path / "pictures"))
+
+
+def disc(row: float, col: float, radius: float) -> NDArray[np.bool_]:
+    rows, cols = np.ogrid[:HEIGHT, :WIDTH]
+    return np.asarray((rows - row) ** 2 + (cols - col) ** 2 <= radius**2)
+
+
+def sent_mask(mask: dict[str, Any], threshold: float = 0.5) -> NDArray[np.bool_]:
+    """What the page draws of a mask, at the picture's size."""
+    values = np.asarray(Image.open(io.BytesIO(base64.b64decode(mask["png"]))))
+    assert values.shape == (mask["height"], mask["width"]), "small pictures are sent pixel by pixel"
+    whole = np.zeros((HEIGHT, WIDTH))
+    whole[mask["row"] : mask["row"] + mask["height"], mask["col"] : mask["col"] + mask["width"]] = values / 255
+    return whole > threshold
+
+
+def test_project_lists_pictures_classes_and_model(page: Page) -> None:
+    project = page.ok(page.client.get(f"{API}/project"))
+    assert [one["name"] for one in project["pictures"]] == ["a.png", "sub/b.png"]
+    assert [(one["id"], one["name"]) for one in project["classes"]] == [(1, "cat"), (2, "dog")]
+    assert project["model"] == {"name": "discs", "prompts": "drag"}
+
+
+def test_click_gives_its_mask_and_stays_after_a_restart(page: Page) -> None:
+    answer = page.click(20, 30, radius=6.0)
+    assert answer["revision"] == 1
+    assert answer["draft"]["clicks"] == [{"row": 20.0, "col": 30.0, "positive": True, "radius": 6.0, "given": True}]
+    assert np.array_equal(sent_mask(answer["mask"]), disc(20, 30, 6))
+    assert page.restarted().get() == answer
+
+
+def test_click_without_a_drag_keeps_the_radius_that_was_chosen(page: Page) -> None:
+    page.click(20, 30)
+    made = page.click(10, 10, radius=None)["draft"]["clicks"][-1]
+    assert not made["given"]
+    assert made["radius"] > 5
+
+
+def test_preview_is_the_click_to_come_and_changes_nothing(page: Page) -> None:
+    page.click(20, 30)
+    before = page.get()
+    body = {"revision": 1, "seq": 7, "click": {"row": 12.0, "col": 9.0, "positive": True, "radius": None}}
+    preview = page.ok(page.client.post(page.url("/preview"), json=body))
+    assert preview["seq"] == 7
+    assert page.get() == before
+    answer = page.click(12, 9, radius=None)
+    assert answer["mask"] == preview["mask"]
+    assert answer["draft"]["clicks"][-1]["radius"] == preview["radius"]
+
+
+def test_finished_object_tells_its_area_box_and_outline(page: Page) -> None:
+    page.click(20, 30, radius=6)
+    answer = page.finish(class_id=2)
+    assert answer["draft"] is None
+    (found,) = answer["objects"]
+    assert (found["id"], found["class_id"], found["num_clicks"], found["locked"]) == (1, 2, 1, True)
+    assert found["area"] == disc(20, 30, 6).sum()
+    assert found["bbox"] == [14, 24, 13, 13]
+    (outline,) = found["polygons"]
+    assert max(abs(np.hypot(row - 20, col - 30) - 6) for col, row in outline) < 1
+
+
+def test_pixels_of_a_locked_object_are_background_for_the_next(page: Page) -> None:
+    page.click(20, 20, radius=6)
+    page.finish()
+    answer = page.click(20, 28, radius=6)
+    assert np.array_equal(sent_mask(answer["mask"]), disc(20, 28, 6) & ~disc(20, 20, 6))
+    assert page.finish()["objects"][1]["area"] == (disc(20, 28, 6) & ~disc(20, 20, 6)).sum()
+
+
+def test_pixels_of_an_object_that_is_not_locked_are_free(page: Page) -> None:
+    page.click(20, 20, radius=6)
+    page.finish()
+    page.do("/objects/1", method="PATCH", locked=False)
+    answer = page.click(20, 28, radius=6)
+    assert np.array_equal(sent_mask(answer["mask"]), disc(20, 28, 6))
+
+
+def test_object_without_a_free_pixel_is_not_finished(page: Page) -> None:
+    page.click(20, 20, radius=6)
+    page.finish()
+    page.click(20, 20, radius=3)
+    answer = page.client.post(page.url("/finish"), json={"revision": 3, "class_id": 1})
+    assert answer.status_code == 400
+    assert "no pixel is above 0.5 and free" in answer.json()["error"]
+
+
+def test_everything_is_undone_and_redone_across_a_restart(page: Page) -> None:
+    page.click(20, 20)
+    page.finish()
+    page.do("/objects/1", method="PATCH", class_id=2)
+    page.click(5, 5)
+    page.do("/discard")
+    page.do("/objects/1", method="DELETE")
+    states = [page.get()]
+    while states[-1]["can_undo"]:
+        states.append(page.do("/undo"))
+    assert len(states) == 7
+    page = page.restarted()
+    for wanted in states[-2::-1]:
+        found = page.do("/redo")
+        assert (found["draft"], found["objects"], found["mask"]) == (wanted["draft"], wanted["objects"], wanted["mask"])
+    assert not found["can_redo"]
+
+
+def test_object_that_is_edited_comes_back_whole_when_discarded(page: Page) -> None:
+    page.click(20, 20, radius=6)
+    before = page.finish(class_id=2)["objects"]
+    reopened = page.do("/objects/1/edit")
+    assert reopened["objects"] == []
+    assert reopened["draft"]["edits"] == 1
+    assert np.array_equal(sent_mask(reopened["mask"]), disc(20, 20, 6))
+    page.click(20, 26, radius=4)
+    assert page.do("/discard")["objects"] == before
+
+
+def test_object_that_is_edited_keeps_its_number(page: Page) -> None:
+    for col in (10, 30):
+        page.click(20, col, radius=6)
+        page.finish()
+    page.do("/objects/1/edit")
+    page.click(20, 10, radius=3, positive=False)
+    assert [(one["id"], one["num_clicks"]) for one in page.finish()["objects"]] == [(1, 2), (2, 1)]
+
+
+def test_second_draft_is_not_begun_over_the_first(page: Page) -> None:
+    page.click(20, 20)
+    page.finish()
+    page.click(5, 50)
+    answer = page.client.post(page.url("/objects/1/edit"), json={"revision": 3})
+    assert answer.status_code == 400
+    assert "finish or discard it first" in answer.json()["error"]
+
+
+def test_picture_is_sent_as_a_jpeg_that_is_kept_by_its_tag(page: Page) -> None:
+    answer = page.client.get(page.url("/image?max_side=30"))
+    assert answer.headers["content-type"] == "image/jpeg"
+    assert Image.open(io.BytesIO(answer.content)).size == (30, 20)
+    again = page.client.get(page.url("/image?max_side=30"), headers={"If-None-Match": answer.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+def save_turned(path: Path, pixels: NDArray[np.uint8]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(path, exif=exif)
+
+
+@pytest.mark.parametrize(
+    ("name", "save", "size", "corner"),
+    [
+        ("turned.jpg", lambda path: save_turned(path, np.full((10, 20, 3), 90, np.uint8)), (20, 10), 90),
+        ("gray.png", lambda path: Image.fromarray(np.full((10, 20), 90, np.uint8)).save(path), (10, 20), 90),
+        ("deep.png", lambda path: Image.fromarray(np.full((10, 20), 90 * 257, np.uint16)).save(path), (10, 20), 90),
+        ("clear.png", lambda path: Image.fromarray(np.zeros((10, 20, 4), np.uint8)).save(path), (10, 20), 255),
+        ("palette.gif", lambda path: Image.fromarray(np.full((10, 20), 90, np.uint8)).save(path), (10, 20), 90),
+        ("large.tif", lambda path: Image.fromarray(np.full((10, 20, 3), 90, np.uint8)).save(path), (10, 20), 90),
+    ],
+)
+def test_pictures_of_all_kinds_are_shown_upright(tmp_path: Path, name: str, save: Any, size: tuple[int, int], corner: int) -> None:
+    save(tmp_path / name)
+    page = Page(tmp_path)
+    found = page.get(name)
+    assert (found["height"], found["width"]) == size
+    shown = np.asarray(Image.open(io.BytesIO(page.client.get(page.url("/image", name)).content)))
+    assert shown.shape[:2] == size
+    assert abs(int(shown[0, 0, 0]) - corner) <= 2
+    assert page.click(5, 5, radius=2, name=name)["mask"] is not None
+
+
+def test_two_changes_of_one_revision_are_one_change_and_one_refusal(page: Page) -> None:
+    body = {"revision": 0, "click": {"row": 20, "col": 30, "positive": True, "radius": 6}}
+    answers: list[int] = []
+
+    def change() -> None:
+        answers.append(page.client.post(page.url("/clicks"), json=body).status_code)
+
+    threads = [threading.Thread(target=change) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answers) == [200] + [409] * 5
+    assert page.revision() == 1
+
+
+def test_preview_that_waits_gives_way_to_a_newer_one() -> None:
+    turns, begun, go_on = Turns(), threading.Event(), threading.Event()
+    got: dict[str, bool] = {}
+
+    def first() -> None:
+        with turns.preview() as ours:
+            got["first"] = ours
+            begun.set()
+            go_on.wait(10)
+
+    def waits(name: str) -> None:
+        with turns.preview() as ours:
+            got[name] = ours
+
+    threads = [threading.Thread(target=first)]
+    threads[0].start()
+    assert begun.wait(10)
+    second = threading.Thread(target=waits, args=("second",))
+    second.start()
+    third = threading.Thread(target=waits, args=("third",))
+    while turns.waiting < 1:
+        pass
+    third.start()
+    second.join(10)
+    assert got == {"first": True, "second": False}
+    go_on.set()
+    for thread in (threads[0], third):
+        thread.join(10)
+    assert got == {"first": True, "second": False, "third": True}
+
+
+def test_second_server_is_told_that_the_folder_is_taken(page: Page) -> None:
+    with pytest.raises(ProjectError, match="another annotator is open on"):
+        Project(page.project.folder.root)
+
+
+def test_second_tab_may_look_and_take_over_but_not_race() -> None:
+    now = [0.0]
+    tabs = Tabs(lambda: now[0])
+    assert tabs.beat("one") == (True, "one")
+    assert tabs.beat("two") == (False, "one")
+    with pytest.raises(OtherTabError, match="another tab is working"):
+        tabs.check("two")
+    with pytest.raises(OtherTabError, match="another tab is working"):
+        tabs.check(None)
+    assert tabs.beat("two", take=True) == (True, "two")
+    assert tabs.beat("one") == (False, "two")
+    now[0] = 20.0  # two fell silent
+    assert tabs.beat("one") == (True, "one")
+
+
+def test_change_from_another_tab_is_refused_with_the_holders_name(page: Page) -> None:
+    assert page.ok(page.client.post(f"{API}/tabs", json={"tab": "one"})) == {"alone": True, "holder": "one"}
+    body = {"revision": 0, "click": {"row": 20, "col": 30, "positive": True, "radius": 6}}
+    refused = page.client.post(page.url("/clicks"), json=body, headers={"X-DCT-Seg-Tab": "two"})
+    assert refused.status_code == 409
+    assert refused.json()["holder"] == "one"
+    page.ok(page.client.post(page.url("/clicks"), json=body, headers={"X-DCT-Seg-Tab": "one"}))
+
+
+def test_classes_are_changed_for_good_and_one_in_use_stays(page: Page) -> None:
+    page.click(20, 20)
+    page.finish(class_id=2)
+    cat, dog = page.ok(page.client.get(f"{API}/project"))["classes"]
+    refused = page.client.put(f"{API}/classes", json={"classes": [cat]})
+    assert refused.status_code == 400
+    assert "class 2 'dog' has objects in a.png" in refused.json()["error"]
+    page.ok(page.client.put(f"{API}/classes", json={"classes": [{**dog, "name": "wolf"}]}))
+    assert page.restarted().project.classes[0].name == "wolf"
+
+
+@pytest.mark.parametrize("shape", [(50, 70), (51, 70), (50, 71), (53, 75)])
+def test_large_picture_is_worked_on_small_and_masks_fit_its_full_size(shape: tuple[int, int]) -> None:
+    working = WorkingPicture.of(np.zeros((*shape, 3), np.uint8), max_pixels=500)
+    assert working.factor == 3
+    assert working.image.shape[0] * working.image.shape[1] <= 1.2 * 500
+    rows, cols = np.mgrid[: working.image.shape[0], : working.image.shape[1]]
+    small = working.click(Click(20, 40, radius=12))
+    assert small == Click((20.5 / 3) - 0.5, (40.5 / 3) - 0.5, radius=4)
+    assert small.radius is not None
+    probs = np.clip(small.radius + 0.5 - np.hypot(rows - small.row, cols - small.col), 0, 1).astype(np.float32)
+    mask = working.mask(probs, 0.5)
+    full_rows, full_cols = np.mgrid[: shape[0], : shape[1]]
+    wanted = np.hypot(full_rows - 20, full_cols - 40) <= 12
+    assert mask.shape == shape
+    assert (mask & wanted).sum() / (mask | wanted).sum() > 0.9
+
+
+def test_large_picture_is_annotated_in_its_own_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dct_seg.app.working.MAX_WORKING_PIXELS", 600)
+    page = Page(make_folder(tmp_path / "pictures"))
+    assert page.project.pictures.get(page.ids["a.png"]).factor == 2
+    page.click(20, 30, radius=8)
+    (found,) = page.finish()["objects"]
+    assert abs(found["area"] - disc(20, 30, 8).sum()) < 0.15 * found["area"]
+    assert page.get()["width"] == WIDTH
+
+
+def test_draft_after_a_restart_is_the_same_to_the_bit_with_a_network(tmp_path: Path) -> None:
+    net = tiny_net(previous_mask=True)
+    root = make_folder(tmp_path / "pictures")
+
+    def method() -> DCTNetMethod:
+        return DCTNetMethod(net=net, first_size=48, zoom_size=40, precision="float32")
+
+    page = Page(root, method)
+    page.click(20, 30, radius=None)
+    answer = page.click(8, 50, radius=None, positive=False)
+    page.project.close()
+    assert Page(root, method).get() == answer
