@@ -1,0 +1,161 @@
+// The server's HTTP interface, /api/v1: its shapes, and one function that speaks it. Coordinates are pixels of the full-size picture.
+
+export interface Class {
+  id: number;
+  name: string;
+  color: string;
+}
+
+export interface PictureLine {
+  id: string;
+  name: string;
+  num_objects: number;
+  has_draft: boolean;
+  error: string | null;
+}
+
+export interface Project {
+  name: string;
+  model: { name: string; prompts: "click" | "drag" };
+  threshold: number;
+  classes: Class[];
+  pictures: PictureLine[];
+}
+
+/** A click as it is sent; `radius` null lets the model choose. */
+export interface Click {
+  row: number;
+  col: number;
+  positive: boolean;
+  radius: number | null;
+}
+
+/** A click as it was used; `given` false: the model chose the radius. */
+export interface UsedClick {
+  row: number;
+  col: number;
+  positive: boolean;
+  radius: number | null;
+  given: boolean;
+}
+
+export interface Mask {
+  row: number;
+  col: number;
+  height: number;
+  width: number;
+  png: string;
+}
+
+export interface SegmentedObject {
+  id: number;
+  class_id: number;
+  num_clicks: number;
+  area: number;
+  bbox: [number, number, number, number];
+  polygons: [number, number][][];
+  locked: boolean;
+}
+
+export interface Draft {
+  clicks: UsedClick[];
+  class_id: number;
+  edits: number | null;
+}
+
+export interface Picture {
+  id: string;
+  name: string;
+  width: number;
+  height: number;
+  revision: number;
+  can_undo: boolean;
+  can_redo: boolean;
+  draft: Draft | null;
+  objects: SegmentedObject[];
+  mask: Mask | null;
+}
+
+export interface Preview {
+  seq: number;
+  mask: Mask;
+  radius: number | null;
+  milliseconds: { model: number; total: number };
+}
+
+export interface TabState {
+  alone: boolean;
+}
+
+export interface Imported {
+  pictures: number;
+  objects: number;
+  skipped: string[];
+}
+
+export const FORMATS = {
+  coco: "COCO JSON",
+  indexed_png: "Indexed PNG, one a picture",
+  object_png: "PNG, one an object",
+  labelme: "labelme JSON",
+  clicks: "Clicks, to replay",
+} as const;
+
+/** The server answered, and said no. */
+export class Refused extends Error {
+  constructor(
+    readonly status: number,
+    message: string,
+    readonly holder: boolean,
+  ) {
+    super(message);
+  }
+}
+
+/** The server did not answer. */
+export class Unreachable extends Error {}
+
+const TOKEN = new URL(location.href).searchParams.get("token");
+const BASE = new URL("api/v1/", document.baseURI);
+
+/** This tab's name: kept over a reload, never shared with a duplicate of the tab. */
+export const TAB = sessionStorage.getItem("tab") ?? crypto.getRandomValues(new Uint32Array(3)).join("-");
+sessionStorage.removeItem("tab");
+addEventListener("pagehide", () => sessionStorage.setItem("tab", TAB));
+
+/** The address of something below /api/v1, with the token for those who cannot send a header (pictures, downloads). */
+export function address(path: string): string {
+  const url = new URL(path, BASE);
+  if (TOKEN !== null) url.searchParams.set("token", TOKEN);
+  return url.href;
+}
+
+async function fetched(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<Response> {
+  const headers: Record<string, string> = { "X-DCT-Seg-Tab": TAB };
+  if (TOKEN !== null) headers["X-DCT-Seg-Token"] = TOKEN;
+  if (body !== undefined) headers["Content-Type"] = body instanceof Blob ? body.type : "application/json";
+  const sent = body === undefined ? null : body instanceof Blob ? body : JSON.stringify(body);
+  let response: Response;
+  try {
+    response = await fetch(new URL(path, BASE), { method, headers, body: sent, signal: signal ?? null });
+  } catch (error) {
+    if (error instanceof DOMException && error.name === "AbortError") throw error;
+    throw new Unreachable("the server does not answer");
+  }
+  if (response.ok) return response;
+  if (response.status === 502 || response.status === 504) throw new Unreachable("the server does not answer"); // a proxy in between
+  const told = (await response.json().catch(() => ({}))) as { error?: string; holder?: unknown };
+  throw new Refused(response.status, told.error ?? `${method} ${path}: ${response.status}`, response.status === 409 && "holder" in told);
+}
+
+/** The JSON answer to a request; undefined for 204. Throws Refused or Unreachable. */
+export async function call<T>(method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE", path: string, body?: unknown): Promise<T> {
+  const response = await fetched(method, path, body);
+  return (response.status === 204 ? undefined : await response.json()) as T;
+}
+
+/** The picture as the browser draws it, its longer side at most `maxSide` pixels. */
+export async function loadImage(id: string, maxSide: number, signal: AbortSignal): Promise<ImageBitmap> {
+  const response = await fetched("GET", `pictures/${id}/image?max_side=${maxSide}`, undefined, signal);
+  return createImageBitmap(await response.blob());
+}

@@ -1,0 +1,86 @@
+// Changes go to the server one after the other, and are sent again until it answers: a lost connection loses nothing.
+import { call, Refused, Unreachable } from "./api";
+
+export type Change = () => Promise<void>;
+
+const PAUSES = [300, 600, 1200, 2500, 4000]; // milliseconds before the next attempt
+
+export class Changes {
+  /** How many are waiting or under way. */
+  pending = 0;
+  private last: Promise<void> = Promise.resolve();
+  private wake: () => void = () => undefined;
+
+  constructor(
+    private readonly refused: (error: Refused) => Promise<void> | void,
+    private readonly reached: (reached: boolean) => void,
+    private readonly counted: () => void,
+  ) {}
+
+  /** Put a change at the end. Each attempt calls it anew; it looks up the present revision itself. */
+  add(change: Change): Promise<void> {
+    this.pending++;
+    this.counted();
+    const made = this.last.then(async () => {
+      try {
+        await this.attempt(change);
+      } finally {
+        this.pending--;
+        this.counted();
+      }
+    });
+    this.last = made.catch(() => undefined); // one that fails does not stop the next
+    return made;
+  }
+
+  /** Try again now. */
+  hurry(): void {
+    this.wake();
+  }
+
+  private async attempt(change: Change): Promise<void> {
+    for (let tried = 0; ; tried++) {
+      try {
+        await change();
+        this.reached(true);
+        return;
+      } catch (error) {
+        if (error instanceof Refused) {
+          this.reached(true);
+          await this.refused(error);
+          return;
+        }
+        if (!(error instanceof Unreachable)) throw error;
+        this.reached(false);
+        await new Promise<void>((done) => {
+          const timer = setTimeout(done, PAUSES[Math.min(tried, PAUSES.length - 1)]);
+          this.wake = () => {
+            clearTimeout(timer);
+            done();
+          };
+        });
+      }
+    }
+  }
+}
+
+/**
+ * A change of a picture that is safe to send again: when an attempt got no answer, the server may have made it all the same, so look
+ * at the revision first, and send only if it is the old one.
+ */
+export function once<T extends { revision: number }>(
+  path: string,
+  revision: () => number,
+  send: (revision: number) => Promise<T>,
+  show: (result: T) => Promise<void> | void,
+): Change {
+  let sent: number | null = null;
+  return async () => {
+    if (sent !== null) {
+      const now = await call<T>("GET", path);
+      if (now.revision !== sent) return show(now);
+    }
+    sent = sent ?? revision();
+    return show(await send(sent));
+  };
+}

@@ -1,0 +1,129 @@
+// The dialogs: keys and gestures, the classes; and the menu of formats.
+import { address, FORMATS, type Class } from "./api";
+import { byId, el, icon, iconButton } from "./dom";
+import { withNames, type Session } from "./session";
+
+const GESTURES: [string, string][] = [
+  ["Press and drag", "Mark the object: a circle from its centre to its edge"],
+  ["Right button, pen's side button", "Mark background that was taken for object"],
+  ["A click without a drag", "The model chooses the circle (dashed)"],
+  ["Wheel, two fingers", "Zoom at the pointer"],
+  ["Space and drag, middle button", "Move the picture"],
+];
+const KEYS: [string[], string][] = [
+  [["Enter"], "Finish the object"],
+  [["Ctrl", "Z"], "Undo"],
+  [["Ctrl", "Y"], "Redo"],
+  [["N"], "Next picture"],
+  [["P"], "Previous picture"],
+  [["1", "…", "9"], "Class"],
+  [["X"], "Object or background"],
+  [["H"], "Hide the masks"],
+  [["+", "−", "0"], "Zoom in, out, whole picture"],
+  [["Delete"], "Discard the object being made"],
+  [["Esc"], "Cancel the drag"],
+  [["← ↑ ↓ →"], "Move a crosshair (Shift: faster)"],
+  [["[", "]"], "Its circle smaller, larger"],
+  [["C"], "Click with the crosshair's circle"],
+  [["?"], "This list"],
+];
+
+function heading(id: string, text: string, dialog: HTMLDialogElement): HTMLElement {
+  return el("header", {}, el("h2", { id }, text), iconButton("close", "Close", () => dialog.close()));
+}
+
+export function makeHelp(): () => void {
+  const dialog = byId<HTMLDialogElement>("help");
+  const keys = (names: string[]): HTMLElement => el("dt", {}, ...names.map((name) => (name === "…" ? name : el("kbd", {}, name))));
+  dialog.append(
+    heading("help-title", "Keys and gestures", dialog),
+    el(
+      "div",
+      { class: "columns" },
+      el("dl", { class: "gestures" }, ...GESTURES.flatMap(([what, does]) => [el("dt", {}, what), el("dd", {}, does)])),
+      el("dl", { class: "keys" }, ...KEYS.flatMap(([names, does]) => [keys(names), el("dd", {}, does)])),
+    ),
+  );
+  closeOutside(dialog);
+  return () => dialog.showModal();
+}
+
+/** The editor of the classes. */
+export function makeClasses(session: Session): () => void {
+  const dialog = byId<HTMLDialogElement>("classes");
+  const list = el("ul");
+  const save = el("button", { class: "primary" }, "Save");
+  let edited: Class[] = [];
+
+  const draw = (focus = -1): void => {
+    const rows = edited.map((one, index) => {
+      const color = el("input", { type: "color", value: one.color, "aria-label": `Color of class ${index + 1}`, oninput: () => (one.color = color.value) });
+      const name = el("input", { type: "text", value: one.name, maxlength: "100", "aria-label": `Name of class ${index + 1}`, oninput: () => (one.name = name.value) });
+      name.addEventListener("keydown", (event) => {
+        if (event.key === "Enter") save.click();
+      });
+      const remove = (): void => {
+        edited.splice(index, 1);
+        draw();
+      };
+      return el("li", {}, color, name, iconButton("trash", `Remove class ${index + 1}`, remove, { disabled: edited.length === 1 }));
+    });
+    list.replaceChildren(...rows);
+    rows[focus]?.querySelector<HTMLInputElement>("input[type=text]")?.select();
+  };
+  const add = (): void => {
+    edited = withNames(edited, [`class ${edited.length + 1}`]);
+    draw(edited.length - 1);
+  };
+  save.addEventListener("click", () => {
+    void session.saveClasses(edited.map((one) => ({ ...one, name: one.name.trim() })));
+    dialog.close();
+  });
+  dialog.append(
+    heading("classes-title", "Classes", dialog),
+    list,
+    el("footer", {}, el("button", { class: "soft", onclick: add }, icon("plus"), "Add a class"), save),
+  );
+  closeOutside(dialog);
+  return () => {
+    edited = structuredClone(session.project?.classes ?? []);
+    draw();
+    dialog.showModal();
+  };
+}
+
+/** The menu of formats; `also` are further entries for narrow screens. */
+export function makeMenu(also: [string, string, () => void][]): void {
+  const menu = byId("menu");
+  const entry = (format: string, name: string): HTMLElement => {
+    const link = el("a", { role: "menuitem", href: address(`export?format=${format}`), download: true }, icon("download"), name);
+    link.addEventListener("click", () => menu.hidePopover());
+    return link;
+  };
+  const more = also.map(([name, symbol, press]) => {
+    const run = (): void => {
+      menu.hidePopover();
+      press();
+    };
+    return el("button", { role: "menuitem", class: "narrow", onclick: run }, icon(symbol), name);
+  });
+  menu.append(el("p", {}, "Export all objects"), ...Object.entries(FORMATS).map(([format, name]) => entry(format, name)), ...more);
+  menu.addEventListener("keydown", (event) => {
+    const items = [...menu.querySelectorAll<HTMLElement>("[role=menuitem]")].filter((one) => one.offsetParent !== null);
+    const by = event.key === "ArrowDown" ? 1 : event.key === "ArrowUp" ? -1 : 0;
+    if (by === 0) return;
+    event.preventDefault();
+    items[(items.indexOf(document.activeElement as HTMLElement) + by + items.length) % items.length]?.focus();
+  });
+  menu.addEventListener("toggle", (event) => {
+    const open = (event as ToggleEvent).newState === "open";
+    byId("export").setAttribute("aria-expanded", String(open));
+    if (open) menu.querySelector<HTMLElement>("[role=menuitem]")?.focus();
+  });
+}
+
+function closeOutside(dialog: HTMLDialogElement): void {
+  dialog.addEventListener("click", (event) => {
+    if (event.target === dialog) dialog.close();
+  });
+}

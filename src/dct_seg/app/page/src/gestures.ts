@@ -1,0 +1,125 @@
+// Pointers to gestures: a drag of a circle, a pan, a pinch, a wheel's zoom. Mouse, pen and touch alike.
+import type { Point } from "./view";
+
+export interface Gestures {
+  /** May a circle begin here? */
+  begin(at: Point, background: boolean): boolean;
+  /** The pointer has moved; `dragged` once it is far enough from where it began. */
+  move(at: Point, dragged: boolean): void;
+  end(dragged: boolean): void;
+  cancel(): void;
+  pan(dx: number, dy: number): void;
+  zoom(factor: number, at: Point): void;
+}
+
+const SLOP = { mouse: 4, pen: 5, touch: 9 } as Record<string, number>; // css pixels that a click may tremble
+
+/** Listen on `stage`; returns a function that cancels a drag. */
+export function listen(stage: HTMLElement, told: Gestures): { cancel(): void; dragging(): boolean } {
+  const down = new Map<number, Point>();
+  let mode: "idle" | "circle" | "pan" | "pinch" = "idle";
+  let from: Point = { x: 0, y: 0 };
+  let dragged = false;
+  let space = false;
+
+  const at = (event: MouseEvent): Point => {
+    const box = stage.getBoundingClientRect();
+    return { x: event.clientX - box.left, y: event.clientY - box.top };
+  };
+  const look = (): void => {
+    stage.classList.toggle("panning", mode === "pan" || mode === "pinch");
+    stage.classList.toggle("may-pan", space);
+  };
+  const cancel = (): void => {
+    if (mode === "circle") told.cancel();
+    mode = "idle";
+    look();
+  };
+  const pinch = (): { centre: Point; spread: number } => {
+    const [a, b] = [...down.values()] as [Point, Point];
+    return { centre: { x: (a.x + b.x) / 2, y: (a.y + b.y) / 2 }, spread: Math.max(Math.hypot(a.x - b.x, a.y - b.y), 1) };
+  };
+
+  stage.addEventListener("pointerdown", (event) => {
+    if (mode !== "idle" && event.pointerType !== "touch") return;
+    stage.focus({ preventScroll: true });
+    event.preventDefault();
+    stage.setPointerCapture(event.pointerId);
+    down.set(event.pointerId, at(event));
+    if (event.pointerType === "touch" && down.size === 2) {
+      cancel(); // the first finger was the beginning of a pinch
+      mode = "pinch";
+    } else if (event.button === 1 || space) {
+      mode = "pan";
+    } else if (down.size === 1 && mode === "idle") {
+      const background = event.button === 2 || event.button === 5 || (event.buttons & 34) !== 0; // right, barrel, eraser
+      from = at(event);
+      dragged = false;
+      if (told.begin(from, background)) mode = "circle";
+    }
+    look();
+  });
+
+  stage.addEventListener("pointermove", (event) => {
+    const last = down.get(event.pointerId);
+    if (last === undefined) return;
+    const here = at(event);
+    if (mode === "pinch" && down.size >= 2) {
+      const before = pinch();
+      down.set(event.pointerId, here);
+      const after = pinch();
+      told.pan(after.centre.x - before.centre.x, after.centre.y - before.centre.y);
+      told.zoom(after.spread / before.spread, after.centre);
+      return;
+    }
+    down.set(event.pointerId, here);
+    if (mode === "pan") {
+      told.pan(here.x - last.x, here.y - last.y);
+    } else if (mode === "circle") {
+      dragged ||= Math.hypot(here.x - from.x, here.y - from.y) > (SLOP[event.pointerType] ?? 4);
+      told.move(here, dragged);
+    }
+  });
+
+  const lift = (event: PointerEvent, kept: boolean): void => {
+    if (!down.delete(event.pointerId)) return;
+    if (mode === "circle") {
+      if (kept) told.end(dragged);
+      else told.cancel();
+    }
+    if (down.size === 0 || mode === "circle" || mode === "pan") mode = "idle";
+    look();
+  };
+  stage.addEventListener("pointerup", (event) => lift(event, true));
+  stage.addEventListener("pointercancel", (event) => lift(event, false));
+  stage.addEventListener("contextmenu", (event) => event.preventDefault());
+  stage.addEventListener(
+    "wheel",
+    (event) => {
+      event.preventDefault();
+      const lines = event.deltaMode === WheelEvent.DOM_DELTA_LINE ? 32 : 1;
+      const speed = event.ctrlKey ? 0.01 : 0.0018; // with Ctrl it is a pinch on a touchpad
+      told.zoom(Math.exp(-event.deltaY * lines * speed), at(event));
+    },
+    { passive: false },
+  );
+  addEventListener("keydown", (event) => {
+    if (event.key !== " " || isControl(event.target)) return;
+    event.preventDefault();
+    space = true;
+    look();
+  });
+  const noSpace = (event: Event): void => {
+    if (event instanceof KeyboardEvent && event.key !== " ") return;
+    space = false;
+    look();
+  };
+  addEventListener("keyup", noSpace);
+  addEventListener("blur", noSpace);
+  return { cancel, dragging: () => mode === "circle" };
+}
+
+/** Does an element use keys itself? */
+export function isControl(target: EventTarget | null): boolean {
+  return target instanceof Element && target.closest("button, a, input, select, textarea, dialog, [role=menu]") !== null;
+}

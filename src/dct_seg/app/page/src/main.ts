@@ -1,0 +1,314 @@
+// Wires the session to the stage, the panels, the tools and the keys.
+import type { Click } from "./api";
+import { makeClasses, makeHelp, makeMenu } from "./dialogs";
+import { byId } from "./dom";
+import { isControl, listen } from "./gestures";
+import { banner, toast } from "./notices";
+import { Panels } from "./panels";
+import { Session } from "./session";
+import { Stage, type Scene } from "./stage";
+import type { Point } from "./view";
+
+const HEARTBEAT = 5000; // milliseconds
+const ZOOM_STEP = 1.4;
+const TOUCH = matchMedia("(pointer: coarse)").matches;
+
+let cursor: Scene["cursor"] = null;
+const box = byId("stage");
+const session = new Session({
+  render,
+  repaint: () => stage.repaint(),
+  open: (picture) => {
+    cursor = null;
+    return stage.open(picture);
+  },
+  toast,
+  say: (text) => (box.ariaLabel = `${session.picture?.name ?? "Picture"}. ${text}`),
+  live: (answer) => requestAnimationFrame(() => box.dispatchEvent(new CustomEvent("livemask", { detail: answer.milliseconds }))),
+});
+const stage: Stage = new Stage(scene, (view) => {
+  byId("zoom").textContent = `${Math.round(view.scale * 100 * devicePixelRatio)} %`;
+});
+const panels = new Panels(session, closeSheets);
+const showHelp = makeHelp();
+const showClasses = makeClasses(session);
+
+function scene(): Scene {
+  const { picture, drag, live, mask, threshold, opacity, hidden, highlight, project } = session;
+  return {
+    objects: picture?.objects ?? [],
+    edits: picture?.draft?.edits ?? null,
+    highlight,
+    clicks: picture?.draft?.clicks ?? [],
+    mask: live?.mask ?? mask,
+    drag: drag && { ...drag, shown: drag.radius ?? live?.radius ?? null },
+    cursor,
+    threshold,
+    opacity,
+    hidden,
+    color: session.color(),
+    classes: project?.classes ?? [],
+  };
+}
+
+// The pointer
+
+let centre: { row: number; col: number } | null = null;
+const pointer = listen(box, {
+  begin(at, background) {
+    const place = stage.view.toPicture(at);
+    cursor = null;
+    if (!stage.view.holds(place) || !session.press({ ...place, positive: session.positive && !background, radius: null })) return false;
+    centre = place;
+    return true;
+  },
+  move(at, dragged) {
+    session.pull(dragged && centre !== null ? distance(centre, at) : null);
+  },
+  end: () => session.release(),
+  cancel: () => session.cancelDrag(),
+  pan(dx, dy) {
+    stage.view.pan(dx, dy);
+    stage.change();
+  },
+  zoom(factor, at) {
+    stage.view.zoom(factor, at);
+    stage.change();
+  },
+});
+
+function distance(from: { row: number; col: number }, to: Point): number {
+  const { row, col } = stage.view.toPicture(to);
+  return Math.hypot(row - from.row, col - from.col);
+}
+
+// The tools
+
+function zoom(factor: number): void {
+  stage.view.zoom(factor);
+  stage.change();
+}
+
+function fit(): void {
+  stage.view.fit();
+  stage.change();
+}
+
+function setPositive(positive: boolean): void {
+  session.positive = positive;
+  render();
+}
+
+function toggleHidden(): void {
+  session.hidden = !session.hidden;
+  render();
+  stage.repaint();
+}
+
+const pressed: Record<string, () => void> = {
+  previous: () => session.step(-1),
+  next: () => session.step(1),
+  positive: () => setPositive(true),
+  negative: () => setPositive(false),
+  undo: () => session.undo(),
+  redo: () => session.redo(),
+  discard: () => session.discard(),
+  finish: () => session.finish(),
+  hide: toggleHidden,
+  zoom: fit,
+  "zoom-in": () => zoom(ZOOM_STEP),
+  "zoom-out": () => zoom(1 / ZOOM_STEP),
+  import: () => byId("files").click(),
+  "help-button": showHelp,
+  "edit-classes": showClasses,
+  "show-pictures": () => toggleSheet("pictures"),
+  "show-objects": () => toggleSheet("objects"),
+};
+for (const [id, press] of Object.entries(pressed)) {
+  byId(id).addEventListener("click", (event) => {
+    press();
+    if (event.detail > 0 && byId(id).closest("#tools, nav") !== null) box.focus({ preventScroll: true }); // so that Enter finishes, not clicks again
+  });
+}
+makeMenu([
+  ["Import…", "upload", () => byId("files").click()],
+  ["Keys and gestures", "help", showHelp],
+]);
+
+for (const name of ["threshold", "opacity"] as const) {
+  byId<HTMLInputElement>(name).addEventListener("input", (event) => {
+    session[name] = Number((event.target as HTMLInputElement).value);
+    if (name === "opacity") localStorage.setItem(name, String(session.opacity));
+    render();
+    stage.repaint();
+  });
+}
+
+const files = byId<HTMLInputElement>("files");
+files.addEventListener("change", () => {
+  for (const file of files.files ?? []) void session.importFile(file);
+  files.value = "";
+});
+addEventListener("dragover", (event) => event.preventDefault());
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  for (const file of event.dataTransfer?.files ?? []) void session.importFile(file);
+});
+
+// Narrow screens: the lists are sheets
+
+function toggleSheet(name: "pictures" | "objects"): void {
+  const open = !byId(name).classList.contains("open");
+  closeSheets();
+  byId(name).classList.toggle("open", open);
+  byId("scrim").hidden = !open;
+  byId(`show-${name}`).setAttribute("aria-expanded", String(open));
+}
+
+function closeSheets(): void {
+  for (const name of ["pictures", "objects"]) {
+    byId(name).classList.remove("open");
+    byId(`show-${name}`).setAttribute("aria-expanded", "false");
+  }
+  byId("scrim").hidden = true;
+}
+byId("scrim").addEventListener("click", closeSheets);
+
+// The keys
+
+function moveCursor(rows: number, cols: number, grow: number): void {
+  const { picture } = session;
+  if (picture === null) return;
+  const start = { row: picture.height / 2, col: picture.width / 2, radius: Math.min(picture.width, picture.height) / 10 };
+  cursor = cursor ?? start;
+  const clamp = (value: number, size: number): number => Math.min(Math.max(value, 0), size - 1);
+  cursor = { row: clamp(cursor.row + rows, picture.height), col: clamp(cursor.col + cols, picture.width), radius: Math.max(cursor.radius * grow, 1) };
+  stage.repaint();
+}
+
+function clickAtCursor(): void {
+  if (cursor === null) return moveCursor(0, 0, 1);
+  const click: Click = { ...cursor, positive: session.positive };
+  if (session.press(click)) session.release();
+}
+
+const arrows: Record<string, [number, number]> = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+const keys: Record<string, () => void> = {
+  n: pressed["next"] as () => void,
+  p: pressed["previous"] as () => void,
+  x: () => setPositive(!session.positive),
+  h: toggleHidden,
+  c: clickAtCursor,
+  "[": () => moveCursor(0, 0, 1 / 1.15),
+  "]": () => moveCursor(0, 0, 1.15),
+  "+": () => zoom(ZOOM_STEP),
+  "=": () => zoom(ZOOM_STEP),
+  "-": () => zoom(1 / ZOOM_STEP),
+  "0": fit,
+  "?": showHelp,
+  Delete: () => session.discard(),
+  Backspace: () => session.discard(),
+  Enter: () => session.finish(),
+};
+
+function onKey(event: KeyboardEvent): boolean {
+  const typed = event.target instanceof HTMLInputElement && event.target.type !== "range";
+  if (typed || document.querySelector("dialog[open]") !== null) return false;
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  if (event.key === "Escape") {
+    if (pointer.dragging()) pointer.cancel();
+    else closeSheets();
+    cursor = null;
+    stage.repaint();
+    return true;
+  }
+  if (event.ctrlKey || event.metaKey) {
+    if (key === "z") event.shiftKey ? session.redo() : session.undo();
+    else if (key === "y") session.redo();
+    return key === "z" || key === "y";
+  }
+  if (event.altKey || pointer.dragging()) return false;
+  const arrow = arrows[key];
+  if (arrow !== undefined && event.target === box) {
+    const step = (event.shiftKey ? 40 : 8) / stage.view.scale;
+    moveCursor(arrow[0] * step, arrow[1] * step, 1);
+    return true;
+  }
+  if (key >= "1" && key <= "9") {
+    const chosen = session.project?.classes[Number(key) - 1];
+    if (chosen !== undefined) session.setClass(chosen.id);
+    return true;
+  }
+  if (key === "Enter" && isControl(event.target)) return false; // it presses that
+  if (event.target instanceof HTMLSelectElement) return false; // letters choose there
+  const run = keys[key];
+  run?.();
+  return run !== undefined;
+}
+addEventListener("keydown", (event) => {
+  if (onKey(event)) event.preventDefault();
+});
+
+// What it looks like
+
+function hint(): string {
+  const { picture } = session;
+  if (picture === null || session.loading) return "";
+  if (picture.draft === null) return session.positive ? "Press on the centre of an object, drag to its edge" : "Switch to Object to begin with one";
+  if (TOUCH) return session.positive ? "Drag on what is missing, or switch to Background" : "Drag on what is too much";
+  return "Drag on what is missing; right button on what is too much; Enter finishes";
+}
+
+function render(): void {
+  const { project, picture, line } = session;
+  const names = project?.pictures ?? [];
+  const at = names.findIndex((one) => one.id === picture?.id);
+  byId("folder").textContent = project?.name ?? "";
+  byId("title").replaceChildren(picture?.name ?? "", at < 0 ? "" : Object.assign(document.createElement("small"), { textContent: `${at + 1} / ${names.length}` }));
+  document.title = picture === null ? "dct-seg" : `${picture.name} – dct-seg`;
+  if (picture !== null && !box.ariaLabel?.startsWith(picture.name)) box.ariaLabel = picture.name;
+  byId("positive").setAttribute("aria-checked", String(session.positive));
+  byId("negative").setAttribute("aria-checked", String(!session.positive));
+  box.classList.toggle("background", !session.positive);
+  const disable = (id: string, disabled: boolean): void => {
+    byId<HTMLButtonElement>(id).disabled = disabled;
+  };
+  disable("undo", !picture?.can_undo);
+  disable("redo", !picture?.can_redo);
+  disable("discard", !picture?.draft);
+  disable("finish", !picture?.draft);
+  disable("previous", at <= 0);
+  disable("next", at < 0 || at === names.length - 1);
+  byId("hide").setAttribute("aria-pressed", String(session.hidden));
+  byId("badge").textContent = String(line?.num_objects ?? 0);
+  byId("badge").hidden = !line?.num_objects;
+  for (const name of ["threshold", "opacity"] as const) {
+    const input = byId<HTMLInputElement>(name);
+    input.value = String(session[name]);
+    input.style.setProperty("--filled", `${(100 * (session[name] - Number(input.min))) / (Number(input.max) - Number(input.min))}%`);
+    byId(`${name}-value`).textContent = name === "threshold" ? session.threshold.toFixed(2) : `${Math.round(session.opacity * 100)} %`;
+  }
+  const time = session.milliseconds === null ? "" : ` · ${Math.round(session.milliseconds)} ms a mask`;
+  byId("model").textContent = project === null ? "" : `${project.model.name}${time}`;
+  byId("loading").hidden = !session.loading;
+  const told = hint();
+  if (byId("hint").textContent !== told) byId("hint").textContent = told;
+  const waiting = session.changes.pending;
+  if (!session.connected) banner(`Connection lost. Trying again${waiting > 0 ? `; ${waiting} ${waiting === 1 ? "step waits" : "steps wait"} here, nothing is lost` : "; all work is on disk"}.`, "Try now", () => {
+    session.changes.hurry();
+    void session.beat(false);
+  });
+  else if (!session.alone) banner("Another tab is working on this folder.", "Take over", () => void session.beat(true));
+  else banner(null);
+  panels.render();
+}
+
+addEventListener("beforeunload", (event) => {
+  if (session.changes.pending > 0) event.preventDefault();
+});
+setInterval(() => void session.beat(false), HEARTBEAT);
+addEventListener("visibilitychange", () => {
+  if (!document.hidden) void session.beat(false);
+});
+session.start().catch((error: unknown) => toast(error instanceof Error ? error.message : String(error)));
+box.focus();

@@ -1,0 +1,333 @@
+// The state of the page, and everything that changes it. What it looks like is told by `render` and `repaint`.
+import { call, Refused, TAB, Unreachable, type Class, type Click, type Imported, type Picture, type PictureLine, type Preview, type Project, type TabState } from "./api";
+import { Changes, once } from "./changes";
+import { DrawnMask } from "./mask";
+import { LivePreview } from "./preview";
+
+interface Shown {
+  render(): void;
+  repaint(): void;
+  open(picture: Picture): Promise<void>;
+  toast(text: string, kind?: "error" | "done"): void;
+  say(text: string): void;
+  /** A live mask has been decoded and will be drawn in the next frame. */
+  live(preview: Preview): void;
+}
+
+export class Session {
+  project: Project | null = null;
+  picture: Picture | null = null;
+  mask: DrawnMask | null = null;
+  drag: Click | null = null;
+  live: { mask: DrawnMask; radius: number | null } | null = null;
+  positive = true;
+  classId = 1;
+  threshold = 0.5;
+  opacity = Number(localStorage.getItem("opacity") ?? 0.45);
+  hidden = false;
+  highlight: number | null = null;
+  loading = false;
+  connected = true;
+  alone = true;
+  milliseconds: number | null = null;
+  readonly changes: Changes;
+  private readonly preview: LivePreview;
+  private released: Click | null = null;
+
+  constructor(private readonly shown: Shown) {
+    this.changes = new Changes((error) => this.refused(error), (reached) => this.reached(reached), () => this.counted());
+    this.preview = new LivePreview((answer, click) => this.previewed(answer, click), (error) => this.failed(error));
+  }
+
+  get line(): PictureLine | null {
+    return this.project?.pictures.find((one) => one.id === this.picture?.id) ?? null;
+  }
+
+  repaint(): void {
+    this.shown.repaint();
+  }
+
+  color(): string {
+    return this.project?.classes.find((one) => one.id === this.classId)?.color ?? "#4453d6";
+  }
+
+  // Looking
+
+  async start(): Promise<void> {
+    await this.beat(false);
+    await this.changes.add(() => this.refresh()); // waits for a server that is not there yet
+    const last = location.hash.slice(1);
+    const pictures = (this.project as Project | null)?.pictures ?? [];
+    const first = pictures.find((one) => one.id === last) ?? pictures.find((one) => one.has_draft) ?? pictures.find((one) => one.error === null);
+    if (first) await this.open(first.id);
+  }
+
+  /** Read the list of pictures again. */
+  async refresh(): Promise<void> {
+    const fresh = this.project === null;
+    this.project = await call<Project>("GET", "project");
+    if (fresh) this.threshold = this.project.threshold;
+    if (!this.project.classes.some((one) => one.id === this.classId)) this.classId = this.project.classes[0]?.id ?? 1;
+    this.shown.render();
+  }
+
+  async open(id: string): Promise<void> {
+    this.cancelDrag();
+    this.loading = true;
+    this.shown.render();
+    try {
+      await this.changes.add(async () => {
+        const picture = await call<Picture>("GET", `pictures/${id}`);
+        this.picture = null; // the next one starts afresh
+        this.mask = null;
+        this.highlight = null;
+        history.replaceState(null, "", `#${id}`);
+        await this.take(picture);
+        await this.shown.open(picture).catch((error: unknown) => {
+          if (error instanceof DOMException && error.name === "AbortError") return;
+          throw error;
+        });
+      });
+    } finally {
+      this.loading = false;
+      this.shown.render();
+    }
+  }
+
+  /** Open the next picture (or the one before) that can be opened. */
+  step(by: 1 | -1): void {
+    const all = this.project?.pictures ?? [];
+    for (let at = all.findIndex((one) => one.id === this.picture?.id) + by; at >= 0 && at < all.length; at += by) {
+      const found = all[at] as PictureLine;
+      if (found.error === null) return void this.open(found.id);
+    }
+    this.shown.say(by === 1 ? "This is the last picture" : "This is the first picture");
+  }
+
+  // Dragging
+
+  /** Press: whether a circle may begin here. */
+  press(click: Click): boolean {
+    if (this.picture === null || this.loading || !this.alone) return false;
+    if (!click.positive && this.picture.draft === null) {
+      this.shown.toast("Mark the object first, then drag on what is wrong");
+      return false;
+    }
+    this.drag = click;
+    this.live = this.changes.pending > 0 && this.live !== null ? { mask: this.live.mask, radius: null } : null;
+    this.ask();
+    return true;
+  }
+
+  pull(radius: number | null): void {
+    if (this.drag === null) return;
+    if (this.drag.radius === radius) return;
+    this.drag = { ...this.drag, radius };
+    this.ask();
+  }
+
+  release(): void {
+    const click = this.drag;
+    const picture = this.picture;
+    if (click === null || picture === null) return;
+    const { threshold } = this;
+    this.preview.forget();
+    this.released = click;
+    const made = this.change(`${picture.id}/clicks`, "POST", { click, threshold }, (after) => this.shown.say(`Click ${after.draft?.clicks.length ?? 0} made`));
+    void made.finally(() => {
+      if (this.drag === click) this.cancelDrag();
+    });
+  }
+
+  cancelDrag(): void {
+    this.preview.forget();
+    this.drag = null;
+    this.live = null;
+    this.shown.repaint();
+  }
+
+  // Changing
+
+  undo(): void {
+    if (this.picture?.can_undo) void this.change(`${this.picture.id}/undo`, "POST", {}, () => this.shown.say("Undone"));
+  }
+
+  redo(): void {
+    if (this.picture?.can_redo) void this.change(`${this.picture.id}/redo`, "POST", {}, () => this.shown.say("Redone"));
+  }
+
+  finish(): void {
+    if (this.picture === null) return;
+    if (this.picture.draft === null && this.changes.pending === 0) return this.shown.toast("Nothing to finish yet: drag on an object first");
+    const { classId: class_id, threshold } = this;
+    void this.change(`${this.picture.id}/finish`, "POST", { class_id, threshold }, (after) => this.shown.say(`Object finished; ${after.objects.length} on this picture`));
+  }
+
+  discard(): void {
+    if (this.picture?.draft) void this.change(`${this.picture.id}/discard`, "POST", {}, () => this.shown.say("Discarded"));
+  }
+
+  editObject(n: number): void {
+    void this.change(`${this.picture?.id}/objects/${n}/edit`, "POST", {});
+  }
+
+  changeObject(n: number, changes: { class_id?: number; locked?: boolean }): void {
+    void this.change(`${this.picture?.id}/objects/${n}`, "PATCH", changes);
+  }
+
+  deleteObject(n: number): void {
+    void this.change(`${this.picture?.id}/objects/${n}`, "DELETE", {}, () => this.shown.toast("Object deleted; Ctrl+Z brings it back", "done"));
+  }
+
+  setClass(id: number): void {
+    this.classId = id;
+    this.shown.render();
+    this.shown.repaint();
+  }
+
+  async saveClasses(classes: Class[]): Promise<void> {
+    await this.changes.add(async () => {
+      this.project = await call<Project>("PUT", "classes", { classes });
+      if (!classes.some((one) => one.id === this.classId)) this.classId = classes[0]?.id ?? 1;
+      this.shown.render();
+      this.shown.repaint();
+    });
+  }
+
+  /** COCO JSON for the folder, an indexed PNG for this picture, or a list of classes, one name a line. */
+  async importFile(file: File): Promise<void> {
+    const kind = file.name.toLowerCase().split(".").pop();
+    if (kind === "json") {
+      await this.changes.add(async () => {
+        const done = await call<Imported>("POST", "import", new Blob([file], { type: "application/json" }));
+        const left = done.skipped.length > 0 ? `; ${done.skipped.length} left out: ${done.skipped[0]}` : "";
+        this.shown.toast(`${done.objects} objects on ${done.pictures} pictures imported${left}`, left === "" ? "done" : "error");
+        await this.refresh();
+        if (this.picture !== null) await this.take(await call<Picture>("GET", `pictures/${this.picture.id}`));
+      });
+    } else if (kind === "png" && this.picture !== null) {
+      const { id } = this.picture;
+      await this.changes.add(async () => {
+        const revision = this.picture?.revision ?? 0;
+        const before = this.picture?.objects.length ?? 0;
+        const after = await call<Picture>("PUT", `pictures/${id}/masks?revision=${revision}`, new Blob([file], { type: "image/png" }));
+        await this.take(after);
+        this.shown.toast(`${after.objects.length - before} objects imported to correct`, "done");
+      });
+    } else if (kind === "txt") {
+      const names = (await file.text()).split("\n").map((one) => one.trim()).filter(Boolean);
+      await this.saveClasses(withNames(this.project?.classes ?? [], names));
+    } else {
+      this.shown.toast(`'${file.name}' is none of COCO JSON (.json), an indexed PNG (.png) or a list of classes (.txt)`);
+    }
+  }
+
+  // The connection and the other tabs
+
+  async beat(take: boolean): Promise<void> {
+    try {
+      const { alone } = await call<TabState>("POST", "tabs", { tab: TAB, take });
+      const back = alone && !this.alone;
+      this.alone = alone;
+      const lost = !this.connected;
+      this.reached(true);
+      if ((back || lost) && this.picture !== null && this.changes.pending === 0) await this.reload();
+    } catch (error) {
+      this.failed(error);
+    }
+    this.shown.render();
+  }
+
+  private async reload(): Promise<void> {
+    await this.refresh();
+    if (this.picture !== null) await this.take(await call<Picture>("GET", `pictures/${this.picture.id}`));
+  }
+
+  private change(path: string, method: "POST" | "PATCH" | "DELETE", body: object, done: (after: Picture) => void = () => undefined): Promise<void> {
+    if (this.picture === null || this.loading || !this.alone) return Promise.resolve();
+    const { id } = this.picture;
+    return this.changes.add(
+      once<Picture>(
+        `pictures/${id}`,
+        () => this.picture?.revision ?? 0,
+        (revision) => call<Picture>(method, `pictures/${path}`, { ...body, revision }),
+        async (after) => {
+          if (this.picture?.id !== id) return;
+          await this.take(after);
+          done(after);
+        },
+      ),
+    );
+  }
+
+  /** Show a picture as the server has it. */
+  private async take(picture: Picture): Promise<void> {
+    const mask = picture.mask === null ? null : await DrawnMask.from(picture.mask);
+    const reopened = picture.draft?.edits !== null && picture.draft?.edits !== this.picture?.draft?.edits;
+    if (picture.draft !== null && (this.picture === null || reopened)) this.classId = picture.draft.class_id;
+    this.picture = picture;
+    this.mask = mask;
+    const line = this.line;
+    if (line !== null) {
+      line.num_objects = picture.objects.length;
+      line.has_draft = picture.draft !== null;
+    }
+    this.shown.render();
+    this.shown.repaint();
+  }
+
+  private counted(): void {
+    this.shown.render();
+    if (this.changes.pending === 0 && this.drag !== null && this.drag !== this.released) this.ask(); // a drag that began meanwhile
+  }
+
+  private ask(): void {
+    this.shown.repaint();
+    if (this.picture === null || this.drag === null || !this.connected || this.changes.pending > 0) return;
+    this.preview.ask(this.picture.id, this.picture.revision, this.drag);
+  }
+
+  private async previewed(answer: Preview, click: Click): Promise<void> {
+    const mask = await DrawnMask.from(answer.mask);
+    if (this.drag === null || this.drag.row !== click.row || this.drag.col !== click.col) return;
+    this.live = { mask, radius: click.radius === null ? answer.radius : (this.live?.radius ?? null) };
+    this.milliseconds = answer.milliseconds.total;
+    this.shown.repaint();
+    this.shown.live(answer);
+  }
+
+  private async refused(error: Refused): Promise<void> {
+    if (error.holder) {
+      this.alone = false;
+      this.shown.render();
+      return;
+    }
+    this.shown.toast(error.message);
+    if (error.status === 409 && this.picture !== null) await this.reload();
+  }
+
+  private failed(error: unknown): void {
+    if (error instanceof Unreachable) this.reached(false);
+    else if (error instanceof Refused && error.status !== 409) this.shown.toast(error.message);
+    else if (!(error instanceof Refused)) throw error;
+  }
+
+  private reached(reached: boolean): void {
+    if (this.connected === reached) return;
+    this.connected = reached;
+    this.shown.render();
+  }
+}
+
+const PALETTE = ["#4c6ef5", "#f76707", "#12b886", "#e64980", "#fab005", "#7950f2", "#15aabf", "#82c91e", "#fa5252", "#868e96"];
+
+/** The classes, and a new one for each name that none has. */
+export function withNames(classes: Class[], names: string[]): Class[] {
+  const all = [...classes];
+  for (const name of names) {
+    if (all.some((one) => one.name === name)) continue;
+    const id = Math.max(0, ...all.map((one) => one.id)) + 1;
+    all.push({ id, name, color: PALETTE[(id - 1) % PALETTE.length] as string });
+  }
+  return all;
+}

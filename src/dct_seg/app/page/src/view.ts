@@ -1,0 +1,86 @@
+// Where the picture lies on the stage: css pixel = place + scale * pixel of the picture.
+
+export interface Point {
+  x: number;
+  y: number;
+}
+
+const MAX_SCALE = 40; // css pixels a pixel of the picture
+
+export class View {
+  scale = 1;
+  x = 0;
+  y = 0;
+  fitted = true;
+  private stage = { width: 1, height: 1 };
+  private picture = { width: 1, height: 1 };
+  private margins = { top: 0, right: 0, bottom: 0, left: 0 };
+
+  setStage(width: number, height: number, margins: View["margins"]): void {
+    this.stage = { width, height };
+    this.margins = margins;
+    if (this.fitted) this.fit();
+    else this.confine();
+  }
+
+  setPicture(width: number, height: number): void {
+    this.picture = { width, height };
+    this.fit();
+  }
+
+  /** Show the whole picture, as large as it can be between the margins. */
+  fit(): void {
+    const { width, height } = this.room();
+    this.scale = this.fitScale();
+    this.x = this.margins.left + (width - this.scale * this.picture.width) / 2;
+    this.y = this.margins.top + (height - this.scale * this.picture.height) / 2;
+    this.fitted = true;
+  }
+
+  /** Multiply the scale, and keep what lies under `at`. */
+  zoom(factor: number, at: Point = { x: this.stage.width / 2, y: this.stage.height / 2 }): void {
+    const scale = Math.min(Math.max(this.scale * factor, this.fitScale() * 0.5), Math.max(MAX_SCALE, this.fitScale()));
+    this.x = at.x - ((at.x - this.x) * scale) / this.scale;
+    this.y = at.y - ((at.y - this.y) * scale) / this.scale;
+    this.scale = scale;
+    this.fitted = false;
+    this.confine();
+  }
+
+  pan(dx: number, dy: number): void {
+    this.x += dx;
+    this.y += dy;
+    this.fitted = false;
+    this.confine();
+  }
+
+  /** The pixel under a point of the stage; a whole number is a pixel's centre. */
+  toPicture(at: Point): { row: number; col: number } {
+    return { row: (at.y - this.y) / this.scale - 0.5, col: (at.x - this.x) / this.scale - 0.5 };
+  }
+
+  toStage(row: number, col: number): Point {
+    return { x: this.x + (col + 0.5) * this.scale, y: this.y + (row + 0.5) * this.scale };
+  }
+
+  holds({ row, col }: { row: number; col: number }): boolean {
+    return row >= -0.5 && col >= -0.5 && row < this.picture.height - 0.5 && col < this.picture.width - 0.5;
+  }
+
+  private room(): { width: number; height: number } {
+    const { top, right, bottom, left } = this.margins;
+    return { width: Math.max(this.stage.width - left - right, 40), height: Math.max(this.stage.height - top - bottom, 40) };
+  }
+
+  private fitScale(): number {
+    const { width, height } = this.room();
+    return Math.min(width / this.picture.width, height / this.picture.height, MAX_SCALE);
+  }
+
+  /** Keep a part of the picture in sight. */
+  private confine(): void {
+    const keep = 60;
+    this.x = Math.min(Math.max(this.x, keep - this.scale * this.picture.width), this.stage.width - keep);
+    this.y = Math.min(Math.max(this.y, keep - this.scale * this.picture.height), this.stage.height - keep);
+  }
+}
