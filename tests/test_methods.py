@@ -359,14 +359,17 @@ def test_the_gradient_s_length_is_that_of_central_differences() -> None:
     np.testing.assert_allclose(gradient_length(values)[inner], np.hypot(row, col)[inner], rtol=1e-5)
 
 
-def test_a_seed_of_one_pixel_survives_a_random_walker_s_shrinking() -> None:
+def test_a_seed_of_one_pixel_survives_a_random_walker_s_shrinking_and_the_border_is_background() -> None:
     method = RandomWalker(max_side=10)
     image = picture(100, 140)
     method.reset(image)
     seeds = np.full((100, 140), -1, np.int8)
-    seeds[33, 57], seeds[90, 3] = 1, 0
-    labels = method._labels(seeds)
-    assert sorted(labels[labels > 0].tolist()) == [1, 2]
+    seeds[33, 57], seeds[55, 83], seeds[0, 0] = 1, 0, 1
+    labels = method._labels(seeds)  # 7 x 10
+    assert np.argwhere(labels[1:-1, 1:-1] > 0).tolist() == [[1, 3], [2, 4]]
+    assert (labels[2, 4], labels[3, 5]) == (1, 2)
+    assert labels[0, 0] == 1, "a positive seed at the border"
+    assert (labels[-1] == 2).all(), "is the background everywhere else"
 
 
 # SAM
