@@ -211,7 +211,8 @@ def test_every_configuration_parses(
     with pytest.raises(SystemExit) as left:
         main(["fit", "--config", str(path), *overlays, "--data.root", "anywhere", "--print_config"])
     assert left.value.code == 0
-    assert "backbone:" in capsys.readouterr().out
+    resolved = capsys.readouterr().out
+    assert "backbone:" in resolved or "start_from: dct-lite0" in resolved
 
 
 def test_help_answers_at_once_without_torch() -> None:

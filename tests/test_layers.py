@@ -16,7 +16,7 @@ PACKAGE = ROOT.name
 MAX_LINES = 400
 
 LAYERS = [  # a room may import those above it in this list
-    {"arguments", "registry", "clicks", "processor"},
+    {"arguments", "registry", "clicks", "files", "processor"},
     {"click_encoders", "simulation", "wrong_pixels", "metrics", "losses"},
     {"models"},
     {"interaction", "data"},
@@ -24,7 +24,7 @@ LAYERS = [  # a room may import those above it in this list
     {"callbacks", "benchmark", "export", "app", "training", "profile"},
     {"cli", "__main__"},
 ]
-NEIGHBOURS = {("simulation", "wrong_pixels"), ("predictor", "methods")}
+NEIGHBOURS = {("simulation", "wrong_pixels"), ("predictor", "methods"), ("training", "callbacks")}
 """Rooms of one layer that may know each other, in this direction."""
 
 HOMES = {"lightning": {"task", "data", "training", "callbacks", "profile"}, "albumentations": {"data"}, "timm": {"models", "profile"}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dct_seg.clicks import Click
+from dct_seg.files import whole_file
 
 MASK_COLOR = (139, 0, 0)
 POSITIVE_COLOR, NEGATIVE_COLOR = (0, 220, 60), (255, 40, 40)
@@ -95,12 +95,9 @@ def save_png(picture: NDArray[np.uint8], path: str | Path) -> Path:
         picture: (H, W, 3) uint8 RGB.
         path: The file; its folder is made.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    Image.fromarray(picture).save(temporary, format="PNG")
-    os.replace(temporary, path)
-    return path
+    with whole_file(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG")
+    return Path(path)
 
 
 def _captioned(panel: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:

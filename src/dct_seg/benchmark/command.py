@@ -15,9 +15,10 @@ from dct_seg.arguments import OneLineArgumentParser
 from dct_seg.benchmark.compare import compare_runs
 from dct_seg.benchmark.curves import draw_curves
 from dct_seg.benchmark.parallel import is_first_rank
-from dct_seg.benchmark.results import Results, write_whole
+from dct_seg.benchmark.results import Results
 from dct_seg.benchmark.runner import MethodSpec, run_benchmark
 from dct_seg.benchmark.tables import as_csv, as_latex, comparison_table, detail_table, markdown, robustness_table
+from dct_seg.files import write_whole
 from dct_seg.simulation import Prompt, Rule
 
 DONE, SAMPLES_FAILED, STOPPED = 0, 1, 130

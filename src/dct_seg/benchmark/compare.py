@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dct_seg.benchmark.results import Results, SampleRecord, iou_table, load_results, write_whole
+from dct_seg.benchmark.results import Results, SampleRecord, iou_table, load_results
 from dct_seg.benchmark.strips import stack_strips, strip_path
 from dct_seg.benchmark.tables import as_markdown, percent, thresholds_of
+from dct_seg.files import write_whole
 from dct_seg.metrics import bootstrap_interval, hold_last, num_clicks_to
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dct_seg.files import write_whole
 from dct_seg.simulation import PROTOCOL_VERSION, Prompt, Rule
 
 FORMAT_VERSION = 1
@@ -287,14 +287,6 @@ def read_earlier(folder: Path, results: Results) -> list[SampleRecord]:
 def journals(folder: Path) -> list[Path]:
     """The journals in a folder, of all ranks."""
     return sorted(folder.glob(JOURNAL.format(rank="*")))
-
-
-def write_whole(path: Path, content: str) -> None:
-    """Write a text file under a temporary name, then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(content, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def iou_table(records: Sequence[SampleRecord], max_clicks: int) -> Tensor:

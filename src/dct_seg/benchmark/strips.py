@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import cv2
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dct_seg.benchmark.results import SampleRecord
+from dct_seg.files import write_whole
 
 NUM_TURNS = 5
 """Clicks in a strip, as in the paper's Fig. 4."""
@@ -34,11 +34,7 @@ def save_strip(picture: NDArray[np.uint8], path: Path) -> Path:
     """Write a picture, (H, W, 3) RGB uint8, whole or not at all; its folder is made."""
     written, content = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     assert written
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content.tobytes())
-    os.replace(temporary, path)
-    return path
+    return write_whole(path, content.tobytes())
 
 
 def stack_strips(above: Path, below: Path, path: Path) -> Path | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dct_seg.files import whole_file
 from dct_seg.registry import unknown_name
 
 if TYPE_CHECKING:
@@ -55,13 +55,8 @@ def save(net: DCTNet, path: str | Path, *, half: bool, card: Mapping[str, str]) 
         path = path / "model.safetensors"
     state = {key: _stored(key, value, half) for key, value in net.state_dict().items()}
     metadata = {**card, "format_version": str(FORMAT_VERSION), "config": json.dumps(asdict(net.config))}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(path) as temporary:
         save_file(state, temporary, metadata=metadata)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
