@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dct_seg.app import schemas, shown
+from dct_seg.app import imports, schemas, shown
 from dct_seg.app.history import Draft, HistoryError, MadeClick, SegmentedObject, click_event, object_event
 from dct_seg.app.outlines import encode
 from dct_seg.app.project import OpenPicture, Project
 from dct_seg.app.segmenter import Segmenter
 from dct_seg.app.working import WorkingPicture
 from dct_seg.clicks import Click
+from dct_seg.data.images import IGNORE
 from dct_seg.methods.base import Method
 
 MAX_CLICKS = 200
@@ -135,6 +136,38 @@ class Editor:
     def delete(self, picture_id: str, number: int, request: schemas.Change) -> schemas.Picture:
         """Without one of its finished objects."""
         return self._simple(picture_id, request.revision, {"event": "delete", "id": number})
+
+    def import_masks(self, picture_id: str, png: bytes, revision: int | None) -> schemas.Picture:
+        """The objects of an indexed PNG (0 background, 255 nobody's) beside those there are, in the first class."""
+        with self._change(picture_id, revision) as (opened, working):
+            labels = imports.read_labels(png, working.size)
+            number, class_id = opened.history.state.next_id, self.project.classes[0].id
+            values = [int(value) for value in np.unique(labels) if value not in (0, IGNORE)]
+            added = [imports.imported(number + place, class_id, labels == value) for place, value in enumerate(values)]
+            if not added:
+                raise ValueError("the PNG holds no object; each has a value of its own from 1 to 254")
+            opened.history.append({"event": "import", "objects": [object_event(one) for one in added]})
+            return self._shown(opened, working)
+
+    def import_coco(self, content: schemas.CocoFile) -> schemas.Imported:
+        """The objects of a COCO JSON beside those there are; what does not fit is told, picture by picture."""
+        plan = imports.plan(content, self.project.folder.entries())
+        class_ids = imports.add_classes(self.project, plan.categories)
+        num_pictures = num_objects = 0
+        skipped = list(plan.skipped)
+        for entry, record, objects in plan.pictures:
+            try:
+                with self._change(entry.id, None) as (opened, working):
+                    imports.check_size(record, working.size)
+                    number = opened.history.state.next_id
+                    masks = [(class_ids[one.category_id], imports.mask_of(one, working.size)) for one in objects]
+                    added = [imports.imported(number + place, *found) for place, found in enumerate(masks)]
+                    opened.history.append({"event": "import", "objects": [object_event(one) for one in added]})
+            except ValueError as error:
+                skipped.append(f"{entry.name}: {error}")
+                continue
+            num_pictures, num_objects = num_pictures + 1, num_objects + len(added)
+        return schemas.Imported(pictures=num_pictures, objects=num_objects, skipped=skipped)
 
     @contextmanager
     def _change(self, picture_id: str, revision: int | None) -> Iterator[tuple[OpenPicture, WorkingPicture]]:

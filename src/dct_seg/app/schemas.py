@@ -210,6 +210,51 @@ class TabState(Model):
     holder: str | None
 
 
+class CocoPart(BaseModel):
+    """COCO JSON holds more than is read of it."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+
+class CocoImage(CocoPart):
+    """A picture's record."""
+
+    id: int
+    file_name: str
+    height: int | None = None
+    width: int | None = None
+
+
+class CocoRuns(CocoPart):
+    """A mask as run lengths."""
+
+    size: Annotated[list[int], Field(min_length=2, max_length=2)]
+    counts: str | list[int]
+
+
+class CocoAnnotation(CocoPart):
+    """An object's record."""
+
+    image_id: int
+    category_id: int
+    segmentation: CocoRuns | list[list[float]] | None = None
+
+
+class CocoCategory(CocoPart):
+    """A class's record."""
+
+    id: int
+    name: Line
+
+
+class CocoFile(CocoPart):
+    """COCO JSON of masks to correct."""
+
+    images: list[CocoImage]
+    annotations: list[CocoAnnotation]
+    categories: Annotated[list[CocoCategory], Field(max_length=MAX_CLASSES)]
+
+
 class Imported(Model):
     """What came of a COCO JSON."""
 

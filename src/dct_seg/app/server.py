@@ -12,11 +12,13 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
+from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from dct_seg import __version__
-from dct_seg.app import schemas, shown
+from dct_seg.app import exports, schemas, shown
 from dct_seg.app.editing import Editor, StaleError
 from dct_seg.app.folder import NoSuchPictureError
 from dct_seg.app.guard import Guard
@@ -186,6 +188,23 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
     def post_tab(request: schemas.Tab) -> schemas.TabState:
         alone, holder = tabs.beat(request.tab, take=request.take)
         return schemas.TabState(alone=alone, holder=holder)
+
+    @changes.put("/pictures/{picture_id}/masks", openapi_extra={"requestBody": {"required": True, "content": {"image/png": {}}}})
+    async def put_masks(
+        request: Request, picture_id: PictureId, revision: Annotated[int | None, Query(ge=0, le=schemas.MAX_REVISION)] = None
+    ) -> schemas.Picture:
+        return await run_in_threadpool(editor.import_masks, picture_id, await request.body(), revision)
+
+    @changes.post("/import")
+    def post_import(request: schemas.CocoFile) -> schemas.Imported:
+        return editor.import_coco(request)
+
+    @looks.get("/export", response_class=Response, responses={200: {"content": {kind: {} for kind in exports.MEDIA_TYPES}}})
+    def get_export(format: exports.Format) -> Response:
+        written = exports.write(project, format)
+        return FileResponse(
+            written.path, media_type=written.media_type, filename=written.name, background=BackgroundTask(written.path.unlink)
+        )
 
     both = APIRouter()
     both.include_router(looks)
