@@ -114,7 +114,8 @@ class TrainingCLI(LightningCLI):
         if path in (None, "last", "best", "hpc", "registry"):
             return
         stored = pretrained.load(path).config
-        wanted = {f.name: self.config[command]["model"]["network"][f.name] for f in fields(DCTNetConfig)}
+        network = self.config[command]["model"]["network"]  # none: the default, or that of the weights to start from
+        wanted = {f.name: network[f.name] for f in fields(DCTNetConfig)} if network else {}
         differing = [f"{k} {v!r} (the configuration says {wanted[k]!r})" for k, v in stored.items() if k in wanted and wanted[k] != v]
         if command == "fit" and differing:
             raise UsageError(f"checkpoint '{path}' is of another architecture: {', '.join(differing)}; give its own configuration")
