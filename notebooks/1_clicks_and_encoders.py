@@ -17,7 +17,7 @@ from dct_seg import Click, ClickBatch, Predictor, next_click
 from dct_seg.click_encoders import CLICK_ENCODERS
 from dct_seg.data.datasets import open_dataset
 
-plt.rcParams.update({"figure.dpi": 60, "savefig.dpi": 60, "axes.titlesize": 11, "figure.constrained_layout.use": True})
+plt.rcParams.update({"figure.dpi": 50, "savefig.dpi": 50, "axes.titlesize": 11, "figure.constrained_layout.use": True})
 
 
 def show(axes, picture, title, clicks=(), **options):

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # 3. Train on your own folder
 #
-# Your data are photographs and masks. Put them in one folder, check it, train, and use what came out. The folder here is
-# drawn by the package, so that nothing is downloaded; put yours in its place.
+# Your data are photographs and masks. Put them in one folder, check it, train, and use what came out. The folder here
+# is drawn by the package, so that nothing is downloaded; put yours in its place.
 #
-# To end within two minutes on one slow core, network and pictures are tiny and the training is short. The last cell says what to
-# change for a real run.
+# To end within two minutes on one slow core, network and pictures are tiny and the training is short. The last cell
+# says what to change for a real run.
 
 # %%
 import shlex
@@ -33,8 +33,8 @@ def dct_seg(command):
 # %% [markdown]
 # ## The folder
 #
-# `images/NAME.jpg` (or .png) and `masks/NAME.png`: 0 is background, 1 to 254 are objects, 255 is left out of everything. A
-# mask of just 0 and 255 is taken as one object.
+# `images/NAME.jpg` (or .png) and `masks/NAME.png`: 0 is background, 1 to 254 are objects, 255 is left out of
+# everything. A mask of just 0 and 255 is taken as one object.
 
 # %%
 folder = Path("shapes")
@@ -56,8 +56,8 @@ plt.show()
 # %% [markdown]
 # ## Check it
 #
-# Four things that go wrong in real folders: a photograph without a mask, a mask turned by ninety degrees, a file cut short
-# in a copy, and the same photograph twice. Here they are on purpose.
+# Four things that go wrong in real folders: a photograph without a mask, a mask turned by ninety degrees, a file cut
+# short in a copy, and the same photograph twice. Here they are on purpose.
 
 # %%
 spare = drawn.read_photo(0)
@@ -80,9 +80,9 @@ dct_seg("data check shapes")
 # %% [markdown]
 # ## Train
 #
-# A run is one YAML file. This one is `configs/folder.yaml` made small: a small backbone from random weights instead of
-# ImageNet's, few and small samples, two clicks each. A fifth of the photographs is held out by a hash of their names, so it
-# is the same fifth on every machine and however often you train.
+# A run is one YAML file. This one is `configs/folder.yaml` made small: a small backbone from random weights instead
+# of ImageNet's, few and small samples, two clicks each. A fifth of the photographs is held out by a hash of their
+# names, so it is the same fifth on every machine and however often you train.
 
 # %%
 Path("tiny.yaml").write_text("""\
@@ -126,13 +126,13 @@ trainer:
 dct_seg("fit --config tiny.yaml --report before_and_after")
 
 # %% [markdown]
-# - *NoC@85* is the mean number of clicks until the mask overlaps the object by 85 % (IoU). One that never gets there counts as
-#   the most clicks allowed, five here; *NoF* counts these.
+# - *NoC@85* is the mean number of clicks until the mask overlaps the object by 85 % (IoU). One that never gets there
+#   counts as the most clicks allowed, five here; *NoF* counts these.
 # - *mIoU@k* is the mean IoU after k clicks, *AuC* its mean over all k.
 # - *drag* rows tell the network each radius, *click* rows leave it to guess.
 #
-# A minute of training does not make a good model. What to look at is that the mIoU after training is far above the one before, and that
-# it grows from click to click.
+# A minute of training does not make a good model. What to look at is that the mIoU after training is far above the
+# one before, and that it grows from click to click.
 #
 # The run also drew the first clicks of some held-out samples, green on the object and red beside it:
 
@@ -173,7 +173,7 @@ plt.show()
 # dct-seg benchmark --checkpoint runs/folder/checkpoints/last.ckpt --data mine=DIR --prompt drag
 # ```
 #
-# Any key can also be given as a flag (`--model.lr 5e-4`), and `--print_config` prints all of them. Each `--config` overlays
-# the one before.
+# Any key can also be given as a flag (`--model.lr 5e-4`), and `--print_config` prints all of them. Each `--config`
+# overlays the one before.
 #
 # Next: [4. Read a benchmark](4_compare_two_models.ipynb).

@@ -1,0 +1,56 @@
+"""An interactive segmentation method in a package of its own: what is connected to a click and has its colour."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dct_seg import Click
+from dct_seg.methods import Method
+
+
+class SameColour(Method):
+    """Each click claims the connected region of its own colour, for the object or for the background; a later click overrules.
+
+    Args:
+        tolerance: Greatest difference of each colour channel, 0..255.
+
+    Example:
+        >>> image = np.zeros((20, 30, 3), np.uint8)
+        >>> image[5:15, 10:25] = 200
+        >>> method = SameColour(tolerance=120)
+        >>> method.reset(image)
+        >>> int(method.predict(image, [Click(9, 12)], None).sum())  # 10 x 15 pixels
+        150
+    """
+
+    name = "same_colour"
+    paper = ""
+
+    def __init__(self, *, tolerance: int = 25) -> None:
+        self.tolerance = tolerance
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"tolerance": self.tolerance}
+
+    def reset(self, image: NDArray[np.uint8]) -> None:
+        self._smooth = np.ascontiguousarray(cv2.GaussianBlur(image, (0, 0), 0.8))
+
+    def predict(self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        probs = np.zeros(image.shape[:2], np.float32)
+        for click in clicks:
+            probs[self._region(click)] = float(click.positive)
+        return probs
+
+    def _region(self, click: Click) -> NDArray[np.bool_]:
+        height, width = self._smooth.shape[:2]
+        seed = (min(round(click.col), width - 1), min(round(click.row), height - 1))  # OpenCV speaks (x, y)
+        found = np.zeros((height + 2, width + 2), np.uint8)
+        reach = (self.tolerance,) * 3
+        cv2.floodFill(self._smooth, found, seed, (0, 0, 0), reach, reach, 4 | cv2.FLOODFILL_MASK_ONLY | cv2.FLOODFILL_FIXED_RANGE)
+        return found[1:-1, 1:-1] > 0

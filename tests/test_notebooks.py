@@ -1,0 +1,64 @@
+"""The notebooks: each agrees with its plain-text twin, holds its outputs and no more, and runs from a fresh kernel."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+NAMES = sorted(path.stem for path in NOTEBOOKS.glob("[0-9]*.py"))
+MOST_BYTES = 500_000
+
+
+def stored(name: str) -> dict[str, Any]:
+    return json.loads((NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def sources(cells: list[Any]) -> list[tuple[str, str]]:
+    return [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
+
+
+def test_there_are_five_and_each_has_its_twin() -> None:
+    assert [name[0] for name in NAMES] == list("12345")
+    assert sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebook_says_what_its_twin_says(name: str) -> None:
+    jupytext = pytest.importorskip("jupytext")
+    script = jupytext.read(NOTEBOOKS / f"{name}.py", fmt="py:percent")
+    assert sources(stored(name)["cells"]) == sources(script.cells), f"run `python notebooks/run.py {name}`"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_are_kept_small_and_whole(name: str) -> None:
+    assert (NOTEBOOKS / f"{name}.ipynb").stat().st_size < MOST_BYTES
+    code = [cell for cell in stored(name)["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1)), "not run from the first cell to the last"
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert any("image/png" in output.get("data", {}) for output in outputs), "a notebook without a picture"
+    assert [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"] == []
+    assert not re.search(r"/(home|tmp|Users|root|usr)/|site-packages", json.dumps([o.get("text", "") for o in outputs]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_between_notebooks_lead_somewhere(name: str) -> None:
+    text = "\n".join(source for kind, source in sources(stored(name)["cells"]) if kind == "markdown")
+    assert all((NOTEBOOKS / target).is_file() for target in re.findall(r"\]\(([^)]+\.ipynb)\)", text))
+    assert all((ROOT / target).exists() for target in re.findall(r"configs/[\w/]+\.yaml|`(CONTRIBUTING\.md)`", text) if target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_notebook_runs_from_a_fresh_kernel(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("nbclient")
+    monkeypatch.syspath_prepend(NOTEBOOKS)
+    import run
+
+    notebook = run.executed(run.read_script(name))
+    assert run.pictures(notebook), "it drew nothing"
