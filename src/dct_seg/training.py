@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import os
 import re
 import warnings
 from collections.abc import Mapping
@@ -10,25 +13,28 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import numpy as np
-import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from dct_seg.callbacks import InteractionLogger, RunConfigCallback, play
 from dct_seg.click_encoders import CLICK_ENCODERS
 from dct_seg.data.datamodule import ClickSimulatorDataModule
 from dct_seg.data.datasets import DATASETS
-from dct_seg.interaction import interact
-from dct_seg.metrics import iou
+from dct_seg.files import write_whole
 from dct_seg.models import pretrained
 from dct_seg.models.dct_net import DCTNetConfig
-from dct_seg.pictures import Turn, draw_strips, save_png
+from dct_seg.pictures import draw_strips, save_png
 from dct_seg.processor import keep_freed_memory, trainer_precision
 from dct_seg.registry import unknown_name
-from dct_seg.simulation import SimulatedUser, predicted
 from dct_seg.task import InteractiveSegmentationTask
 
 TABLE_COLUMNS = ("NoC@85", "NoC@90", "NoF@90", "mIoU@1", "mIoU@3", "mIoU@5", "AuC")
 NUM_PICTURES, NUM_PICTURE_CLICKS = 3, 5
+METRICS_FILE = "metrics.json"
+"""What a finished `fit` leaves in its folder: the last validation's metrics for each prompt, and the checkpoint."""
+LOG_FOLDER = "runs/log"
+LOGGER_EXTRAS = {"WandbLogger": "wandb", "TensorBoardLogger": "tensorboard"}
+"""Loggers whose package is an extra of ours of the same name."""
 HARMLESS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     r"Precision bf16-mixed is not supported by the model summary",
@@ -93,12 +99,13 @@ class TrainingCLI(LightningCLI):
             ClickSimulatorDataModule,
             args=args,
             seed_everything_default=0,
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=RunConfigCallback,
             trainer_defaults={
                 "use_distributed_sampler": False,  # the samplers know their rank, and a metric must see each sample once
                 "num_sanity_val_steps": 0,
                 "precision": trainer_precision(),
-                "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "runs", "name": "log"}},
+                # Another logger given by its class alone inherits these two, so they suit all.
+                "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": LOG_FOLDER, "name": None}},
             },
             parser_class=OneLineParser,
         )
@@ -135,6 +142,33 @@ class TrainingCLI(LightningCLI):
             default="after",
             help="print a table of the validation metrics after training, or also of the untrained network, and draw a picture",
         )
+        parser.add_lightning_class_args(InteractionLogger, "interactions")
+        for seed in ("model.seed", "data.seed"):
+            parser.link_arguments("seed_everything", seed, compute_fn=_one_seed)
+
+    def before_instantiate_classes(self) -> None:
+        """Put what the run writes below ``trainer.default_root_dir`` where no other place is given; ``$NAME`` in it is expanded.
+
+        Raises:
+            UsageError: When the logger's package is not installed, or a variable is not set.
+        """
+        trainer = self._get(self.config, "trainer")
+        logger = trainer.logger
+        kind = getattr(logger, "class_path", "").rsplit(".", 1)[-1]
+        if kind in LOGGER_EXTRAS and importlib.util.find_spec(LOGGER_EXTRAS[kind]) is None:
+            raise UsageError(f"{kind} needs a package that is not installed; pip install 'dct-seg[{LOGGER_EXTRAS[kind]}]'")
+        if trainer.default_root_dir is None:
+            return
+        root = trainer.default_root_dir = os.path.expandvars(trainer.default_root_dir)
+        if "$" in root:
+            raise UsageError(
+                f"trainer.default_root_dir is '{root}', and that variable is not set in the environment; set it, or give a folder"
+            )
+        for callback in trainer.callbacks or []:
+            if callback.class_path.rsplit(".", 1)[-1] == "ModelCheckpoint" and callback.init_args.dirpath is None:
+                callback.init_args.dirpath = str(Path(root) / "checkpoints")
+        if getattr(logger, "init_args", None) is not None and logger.init_args.save_dir == LOG_FOLDER:
+            logger.init_args.save_dir = str(Path(root) / "log")
 
     def before_fit(self) -> None:
         """Measure the untrained network where a before-and-after table is wanted."""
@@ -153,6 +187,8 @@ class TrainingCLI(LightningCLI):
         best = next(
             (c.last_model_path or c.best_model_path for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)), ""
         )
+        metrics = {name.removesuffix(", after"): row for name, row in self.rows.items() if name.endswith(", after")}
+        write_whole(Path(self._folder()) / METRICS_FILE, json.dumps({"metrics": metrics, "checkpoint": best}, indent=1))
         print(f"checkpoint  {best or 'none was written'}\npicture     {picture}")
 
     def _validate(self, when: str) -> None:
@@ -201,20 +237,13 @@ def _cell(column: str, value: float) -> str:
 
 def picture_of(task: InteractiveSegmentationTask, data: ClickSimulatorDataModule) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """The first clicks of a few validation samples, one strip a sample, with the prompt that validation used first."""
-    strips = []
     task.eval()
-    for batch in data.val_dataloader():
-        for b in range(len(batch["image"])):
-            one = slice(b, b + 1)
-            image, mask, ignore = (batch[key][one].to(task.device) for key in ("image", "mask", "ignore"))
-            user = SimulatedUser(mask, ignore, prompt=task.val_prompts[0])
-            with torch.inference_mode():
-                turns = [
-                    Turn(t.clicks.to_clicks()[0], predicted(t.logits)[0].cpu().numpy(), float(iou(predicted(t.logits), mask, ignore)))
-                    for t in interact(task.net, image, user, NUM_PICTURE_CLICKS)
-                ]
-            rgb = (image[0].permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
-            strips.append((rgb, turns))
-            if len(strips) == NUM_PICTURES:
-                return draw_strips(strips, num_turns=NUM_PICTURE_CLICKS)
-    return draw_strips(strips, num_turns=NUM_PICTURE_CLICKS)
+    samples = data.val_set
+    assert samples is not None
+    played = [play(task, samples[n], task.val_prompts[0], NUM_PICTURE_CLICKS) for n in range(min(NUM_PICTURES, len(samples)))]
+    return draw_strips([(one.image, one.turns) for one in played], num_turns=NUM_PICTURE_CLICKS)
+
+
+def _one_seed(seed: bool | int) -> int:
+    """The seed of clicks and data; where ``seed_everything`` is true or false, theirs is 0."""
+    return 0 if isinstance(seed, bool) else seed
