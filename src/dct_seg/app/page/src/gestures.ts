@@ -42,7 +42,7 @@ export function listen(stage: HTMLElement, told: Gestures): { cancel(): void; dr
 
   stage.addEventListener("pointerdown", (event) => {
     if (mode !== "idle" && event.pointerType !== "touch") return;
-    stage.focus({ preventScroll: true });
+    stage.focus({ preventScroll: true, focusVisible: false } as FocusOptions);
     event.preventDefault();
     stage.setPointerCapture(event.pointerId);
     down.set(event.pointerId, at(event));

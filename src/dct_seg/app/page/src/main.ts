@@ -82,6 +82,11 @@ function distance(from: { row: number; col: number }, to: Point): number {
   return Math.hypot(row - from.row, col - from.col);
 }
 
+/** Give the stage the keys, without a ring that nobody asked for. */
+function focusStage(): void {
+  box.focus({ preventScroll: true, focusVisible: false } as FocusOptions);
+}
+
 // The tools
 
 function zoom(factor: number): void {
@@ -127,7 +132,7 @@ const pressed: Record<string, () => void> = {
 for (const [id, press] of Object.entries(pressed)) {
   byId(id).addEventListener("click", (event) => {
     press();
-    if (event.detail > 0 && byId(id).closest("#tools, nav") !== null) box.focus({ preventScroll: true }); // so that Enter finishes, not clicks again
+    if (event.detail > 0 && byId(id).closest("#tools, nav") !== null) focusStage(); // so that Enter finishes, not clicks again
   });
 }
 makeMenu([
@@ -294,6 +299,8 @@ function render(): void {
   const told = hint();
   if (byId("hint").textContent !== told) byId("hint").textContent = told;
   const waiting = session.changes.pending;
+  document.body.dataset["pending"] = String(waiting);
+  document.body.toggleAttribute("data-loading", project === null || session.loading);
   if (!session.connected) banner(`Connection lost. Trying again${waiting > 0 ? `; ${waiting} ${waiting === 1 ? "step waits" : "steps wait"} here, nothing is lost` : "; all work is on disk"}.`, "Try now", () => {
     session.changes.hurry();
     void session.beat(false);
@@ -311,4 +318,4 @@ addEventListener("visibilitychange", () => {
   if (!document.hidden) void session.beat(false);
 });
 session.start().catch((error: unknown) => toast(error instanceof Error ? error.message : String(error)));
-box.focus();
+focusStage();

@@ -47,7 +47,7 @@ export class Panels {
       row.classList.toggle("draft", one.has_draft);
       const button = row.querySelector("button") as HTMLElement;
       const current = one.id === this.session.picture?.id;
-      if (current && button.getAttribute("aria-current") !== "true") row.scrollIntoView({ block: "nearest" });
+      if (current && button.getAttribute("aria-current") !== "true") reveal(row);
       button.setAttribute("aria-current", String(current));
     }
   }
@@ -111,6 +111,13 @@ export class Panels {
       iconButton("trash", `Delete object ${place}`, () => session.deleteObject(one.id)),
     );
   }
+}
+
+/** Scroll the list, and nothing around it, until a row can be seen. */
+function reveal(row: HTMLElement): void {
+  const list = byId("picture-list");
+  const [inside, around] = [row.getBoundingClientRect(), list.getBoundingClientRect()];
+  list.scrollTop += Math.min(inside.top - around.top, 0) + Math.max(inside.bottom - around.bottom, 0);
 }
 
 /** 1,234 px, 12.3 kpx or 1.2 Mpx. */

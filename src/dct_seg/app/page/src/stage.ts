@@ -112,6 +112,7 @@ export class Stage {
     context.clearRect(0, 0, this.below.width, this.below.height);
     if (this.image === null || this.picture === null) return;
     const { scale, x, y } = this.view;
+    this.below.dataset["view"] = JSON.stringify({ scale, x, y });
     context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
     context.imageSmoothingEnabled = scale * devicePixelRatio < SMOOTH_BELOW;
     context.imageSmoothingQuality = "high";
