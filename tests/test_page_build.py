@@ -1,0 +1,83 @@
+"""The page that ships is the one in the sources, and it speaks the server's language. No node needed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+APP = Path(str(files("dct_seg.app")))
+PAGE, STATIC = APP / "page", APP / "static"
+BUILD = json.loads((STATIC / "build.json").read_text())
+NAMES = {"SegmentedObject": "Object", "Click": "GivenClick"}
+"""Shapes whose name in the page is not the schema's, where that is taken in TypeScript or clearer."""
+
+
+def hashes(folder: Path, names: list[str]) -> dict[str, str]:
+    found = [folder / name for name in names]
+    paths = [path for one in found for path in (one.rglob("*") if one.is_dir() else [one]) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def test_page_was_built_from_its_present_sources() -> None:
+    sources = ["index.html", "package.json", "package-lock.json", "tsconfig.json", "vite.config.ts", "src"]
+    assert hashes(PAGE, sources) == BUILD["sources"], "run `npm ci && npm run build` in src/dct_seg/app/page and commit app/static"
+
+
+def test_built_page_was_not_changed_by_hand() -> None:
+    assert hashes(STATIC, ["index.html", "assets"]) == BUILD["built"], "run `npm ci && npm run build` in src/dct_seg/app/page"
+
+
+def test_built_page_asks_for_nothing_but_its_own_files() -> None:
+    html = (STATIC / "index.html").read_text()
+    for address in re.findall(r'(?:src|href)="([^"#]+)"', html):
+        assert (STATIC / address).is_file(), address
+    assert "<style" not in html
+    assert re.search(r"\s(style|on\w+)=", html) is None
+    assert re.search(r"<script(?![^>]*\ssrc=)", html) is None
+    for path in STATIC.rglob("*.css"):
+        assert re.search(r"@import|https?:|url\((?!\.)", path.read_text()) is None
+
+
+def interfaces() -> dict[str, dict[str, str]]:
+    """Name of each interface in the page's api.ts -> its fields and their types."""
+    source = (PAGE / "src" / "api.ts").read_text()
+    found = re.findall(r"export interface (\w+) \{\n(.*?)\n\}", source, flags=re.DOTALL)
+    return {name: dict(re.findall(r"^  (\w+): (.+);$", body, flags=re.MULTILINE)) for name, body in found}
+
+
+INTERFACES = interfaces()
+
+
+@pytest.fixture(scope="module")
+def schema(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    pytest.importorskip("fastapi", reason="needs the extra [app]")
+    from annotator import Page, make_folder
+
+    page = Page(make_folder(tmp_path_factory.mktemp("pictures")))
+    found: dict[str, Any] = page.app.openapi()["components"]["schemas"]
+    page.project.close()
+    return found
+
+
+@pytest.mark.parametrize("name", INTERFACES)
+def test_shape_in_the_page_is_that_of_the_servers_schema(name: str, schema: dict[str, Any]) -> None:
+    properties = schema[NAMES.get(name, name)]["properties"]
+    for field, kind in INTERFACES[name].items():
+        assert field in properties, f"the server has no {name}.{field}; it has {', '.join(properties)}"
+        may_be_null = any(one.get("type") == "null" for one in properties[field].get("anyOf", []))
+        assert may_be_null == kind.endswith("| null"), f"{name}.{field} is {kind} in the page, {properties[field]} in the server"
+
+
+def test_all_formats_of_the_menu_are_known_to_the_server() -> None:
+    from typing import get_args
+
+    exports = pytest.importorskip("dct_seg.app.exports", reason="needs the extra [app]")
+    source = (PAGE / "src" / "api.ts").read_text()
+    menu = re.findall(r"^  (\w+): \"", source.split("export const FORMATS")[1], flags=re.MULTILINE)
+    assert menu == list(get_args(exports.Format))
