@@ -69,8 +69,8 @@ for axis, (title, result) in zip(axes.flat, steps, strict=True):
 # database gives the same mask tomorrow:
 
 # %%
-again = predictor.predict(steps[-1][1].clicks)
-print("the same mask as before the undone click:", np.array_equal(again.mask, steps[1][1].mask))
+again = predictor.predict(steps[2][1].clicks)  # the three clicks of before, with the radii that were used
+print("the same mask again:", np.array_equal(again.mask, steps[2][1].mask))
 
 # %% [markdown]
 # ## Probabilities and the threshold

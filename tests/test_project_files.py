@@ -1,0 +1,73 @@
+"""The files around the code agree with it: the version, the citation, the paths and commands that the documents name."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+import dct_seg
+from dct_seg.cli import main
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = ("CONTRIBUTING.md", "docs/release.md", ".github/pull_request_template.md")
+
+
+def test_the_citation_is_of_this_version_and_of_the_paper() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)  # what the format requires
+    assert citation["version"] == dct_seg.__version__
+    assert f'version = "{citation["version"]}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    paper = citation["preferred-citation"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert paper["title"] in readme
+    assert str(paper["year"]) in readme
+    assert [author["family-names"] for author in paper["authors"]] == ["Lin", "Tu", "Liu", "Chien"]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_path_in_a_document_exists(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    named = set(re.findall(r"\]\(([\w./-]+)\)", text)) | set(re.findall(r"(?:configs|docs|tests|notebooks|\.ci)/[\w./-]*\w", text))
+    assert named
+    assert {path for path in named if not (ROOT / path).exists()} == set()
+
+
+@pytest.mark.parametrize("name", ["example_encoder", "example_method", "example_dataset"])
+def test_the_entry_point_shown_is_that_of_the_example(name: str) -> None:
+    project = (ROOT / "tests" / name / "pyproject.toml").read_text(encoding="utf-8")
+    group, entry = re.findall(r'^(\[project.entry-points.*\])\n(\w+ = "[\w:]+")', project, re.MULTILINE)[0]
+    assert f"```toml\n{group}\n{entry}\n```" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def test_the_keys_in_the_contributing_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (
+        (ROOT / "CONTRIBUTING.md")
+        .read_text(encoding="utf-8")
+        .replace("click_encoder Ring", "click_encoder Disk")
+        .replace("width: ", "radius: ")
+    )
+    commands = [line for line in text.replace("SideBySide", "Folder").splitlines() if line.startswith("dct-seg fit ")]
+    assert len(commands) == 2
+    for command in commands:
+        args = [str(ROOT / a) if a.startswith("configs/") else a for a in shlex.split(command)[1:]]
+        with pytest.raises(SystemExit) as left:
+            main([*args, "--print_config"])
+        assert left.value.code == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "path", [".pre-commit-config.yaml", ".github/workflows/ci.yml", *(f".github/ISSUE_TEMPLATE/{n}.yml" for n in ("bug", "idea"))]
+)
+def test_configuration_of_other_tools_is_well_formed(path: str) -> None:
+    text = (ROOT / path).read_text(encoding="utf-8")
+    content = yaml.safe_load(text)
+    if "ISSUE_TEMPLATE" in path:
+        ids = [part["id"] for part in content["body"]]
+        assert len(ids) == len(set(ids))
+        assert {"name", "description", "body"} <= set(content)
+    for script in re.findall(r"bash (\S+)", text):
+        assert (ROOT / script).is_file()
