@@ -25,6 +25,7 @@ from dct_seg.benchmark.runner import Bench, MethodSpec, run_benchmark
 from dct_seg.benchmark.tables import as_csv, comparison_table, detail_table, markdown, own_share, robustness_table, summarise
 from dct_seg.clicks import Click, ClickBatch
 from dct_seg.data.base import Sample
+from dct_seg.data.datamodule import ClickSimulatorDataModule
 from dct_seg.methods import METHODS, Method
 from dct_seg.simulation import next_click
 
@@ -181,11 +182,35 @@ def test_a_sample_that_fails_is_recorded_and_the_run_goes_on(tmp_path: Path) -> 
         ({"radius_noise": 0.5, "prompt": "click"}, "prompt 'click' has none"),
         ({"workers": 0}, "workers and max_clicks are 1 or more"),
         ({"limit": 0}, "limit is a number of samples"),
+        ({"held_out": 1.0}, "held_out is a share of the photographs"),
+        ({"held_out": 1e-9}, "boxes: none of its 6 samples falls to a held-out share"),
     ],
 )
 def test_wrong_options_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         quick(**options)
+
+
+def test_held_out_measures_just_what_training_never_sees(tmp_path: Path) -> None:
+    folder = tmp_path / "cats"
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    labels = np.zeros((40, 50), np.uint8)
+    labels[5:20, 5:20], labels[25:38, 20:45] = 1, 2  # two objects a photograph
+    for number in range(12):
+        Image.fromarray(np.full((40, 50, 3), 20 * number, np.uint8)).save(folder / "images" / f"{number}.jpg")
+        Image.fromarray(labels).save(folder / "masks" / f"{number}.png")
+    data = ClickSimulatorDataModule(dataset="Folder", root=str(folder), holdout=0.3, batch_size=2, crop_size=32, num_workers=0)
+    data.setup("fit")
+    assert data.train_set is not None
+    (dataset,) = data.train_set.datasets
+    trained = {Path(dataset.image_name(dataset.samples_of(image)[0])).stem for _, image in data.train_set.photos}
+    results = run_benchmark({"disc": {}}, {"cats": folder}, prompt="drag", max_clicks=2, held_out=0.3, out=tmp_path / "out")
+    measured = {Path(record.name).stem for record in results.samples}
+    assert len(trained) + len(measured) == 12
+    assert trained.isdisjoint(measured)
+    assert len(results.samples) == 2 * len(measured)
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["data"]["cats"]["held_out"] == 0.3
 
 
 def test_an_unknown_method_or_option_is_refused_before_anything_runs() -> None:

@@ -85,6 +85,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, action="append", metavar="N", help="of a robustness run; may be repeated (0)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N samples of each data set")
     parser.add_argument(
+        "--held-out", type=float, default=0.0, metavar="F", help="only the photographs that training with data.holdout F never sees"
+    )
+    parser.add_argument(
         "--strips", type=int, default=20, metavar="N", help="pictures of the first N samples of each data set and method (20)"
     )
 
@@ -126,6 +129,7 @@ def _benchmark(args: argparse.Namespace) -> int:
         click_jitter=args.click_jitter,
         radius_noise=args.radius_noise,
         limit=args.limit,
+        held_out=args.held_out,
         num_strips=args.strips,
     )
     if is_first_rank():

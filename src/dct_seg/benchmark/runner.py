@@ -33,6 +33,7 @@ from dct_seg.benchmark.strips import NUM_TURNS, save_strip, strip_path
 from dct_seg.clicks import Click, ClickBatch
 from dct_seg.data.base import Sample
 from dct_seg.data.datasets import DATASETS, open_dataset
+from dct_seg.data.sampling import is_held_out
 from dct_seg.methods.base import METHODS, Method
 from dct_seg.metrics import iou
 from dct_seg.pictures import Turn, draw_strip
@@ -233,6 +234,7 @@ def run_benchmark(
     click_jitter: float = 0.0,
     radius_noise: float = 0.0,
     limit: int | None = None,
+    held_out: float = 0.0,
     num_strips: int = 20,
 ) -> Results:
     """Each method over each data set, under the protocol.
@@ -257,6 +259,7 @@ def run_benchmark(
         click_jitter: Pixels that a click may be off; each sample is then run exactly once and again for each seed.
         radius_noise: Share by which a drag may be off; likewise.
         limit: Only the first samples of each data set.
+        held_out: Only photographs that training with this ``data.holdout`` never sees; 0 takes all.
         num_strips: Samples of each data set and method that get a picture; only with ``out``.
 
     Returns:
@@ -274,16 +277,19 @@ def run_benchmark(
         raise ValueError(f"workers and max_clicks are 1 or more, got {workers} and {max_clicks}")
     if limit is not None and limit < 1:
         raise ValueError(f"limit is a number of samples, 1 or more, got {limit}")
+    if not 0 <= held_out < 1:
+        raise ValueError(f"held_out is a share of the photographs, 0 <= held_out < 1, got {held_out}")
     settings = Settings(prompt, rule, threshold=threshold, max_clicks=max_clicks, target=None if full else target)
     folder = None if out is None else Path(out)
     threads = threads or (max(1, torch.get_num_threads() // workers) if workers > 1 else None)
     bench = Bench(methods, data, settings, None if folder is None else folder / "strips", num_strips)
     ranks = Ranks.find()
 
+    samples = {label: _samples(bench.dataset(label), label, held_out)[:limit] for label in data}
     results = Results(
         settings,
         {label: _describe_method(bench.method(label), _spec(label, methods[label])) for label in methods},
-        {label: _describe_data(bench.dataset(label), data[label]) for label in data},
+        {label: _describe_data(bench.dataset(label), data[label], held_out) for label in data},
         [describe_environment(threads=threads, workers=workers, ranks=ranks.size)],
     )
     earlier = [] if folder is None else read_earlier(folder, results)
@@ -292,13 +298,7 @@ def run_benchmark(
 
     exact = Condition()
     conditions = [exact] if not (click_jitter or radius_noise) else [exact, *(Condition(click_jitter, radius_noise, s) for s in seeds)]
-    tasks: list[Task] = [
-        (d, m, condition, index)
-        for d in data
-        for m in methods
-        for condition in conditions
-        for index in range(min(len(bench.dataset(d)), limit or len(bench.dataset(d))))
-    ]
+    tasks: list[Task] = [(d, m, condition, index) for d in data for m in methods for condition in conditions for index in samples[d]]
     done = {record.key for record in results.samples if record.error is None}
     left = [task for task in tasks if task not in done]
     new: list[SampleRecord] = []
@@ -339,9 +339,19 @@ def _describe_method(method: Method, spec: Callable[[], Method]) -> dict[str, An
     return {"method": method.name, "paper": method.paper, "options": method.options, "files": digests}
 
 
-def _describe_data(dataset: SampleSource, source: str | Path | SampleSource | None) -> dict[str, Any]:
+def _samples(dataset: SampleSource, label: str, held_out: float) -> list[int]:
+    if not held_out:
+        return list(range(len(dataset)))
+    found = [index for index in range(len(dataset)) if is_held_out(dataset.name(index), held_out)]
+    if not found:
+        raise ValueError(f"{label}: none of its {len(dataset)} samples falls to a held-out share of {held_out:g}")
+    return found
+
+
+def _describe_data(dataset: SampleSource, source: str | Path | SampleSource | None, held_out: float) -> dict[str, Any]:
     root = str(source) if isinstance(source, str | Path) else None
-    return {"kind": type(dataset).__name__, "root": root, "num_samples": len(dataset)}
+    share = {"held_out": held_out} if held_out else {}
+    return {"kind": type(dataset).__name__, "root": root, "num_samples": len(dataset), **share}
 
 
 def _seed_of(record: SampleRecord) -> int:
