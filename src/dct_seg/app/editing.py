@@ -46,7 +46,7 @@ class Editor:
             return self._shown(opened, working)
 
     def preview(self, picture_id: str, request: schemas.NewPreview) -> schemas.Preview | None:
-        """The mask as it would be after one more click; None when something newer was asked meanwhile."""
+        """The mask as it would be after one more click, or nearly so; None when something newer was asked meanwhile."""
         started = time.perf_counter()
         with self.project.open(picture_id) as (opened, working), opened.turns.preview() as ours:
             if not ours:
@@ -56,11 +56,17 @@ class Editor:
             clicks = () if before is None else tuple(made.click for made in before.clicks)
             computing = time.perf_counter()
             click = self._with_radius(opened, working, clicks, request.click)
-            probs = self._segmenter.predict(picture_id, working, (*clicks, click), opened.start(working))
-            computed = time.perf_counter()
-            mask = shown.mask(probs, working, opened.locked())
+            start, locked = opened.start(working), opened.locked()
+            if request.live:
+                look = self._segmenter.live(picture_id, working, clicks, click, start)
+                computed = time.perf_counter()
+                mask, exact = shown.live_mask(look, working, locked), look.is_exact
+            else:
+                probs = self._segmenter.predict(picture_id, working, (*clicks, click), start)
+                computed = time.perf_counter()
+                mask, exact = shown.mask(probs, working, locked), True
             times = schemas.Milliseconds(model=_milliseconds(computing, computed), total=_milliseconds(started, time.perf_counter()))
-            return schemas.Preview(seq=request.seq, mask=mask, radius=click.radius, milliseconds=times)
+            return schemas.Preview(seq=request.seq, mask=mask, exact=exact, radius=click.radius, milliseconds=times)
 
     def add_click(self, picture_id: str, request: schemas.NewClick) -> schemas.Picture:
         """One click more in the draft; the first one begins it."""

@@ -68,6 +68,7 @@ class NewPreview(Change):
 
     click: GivenClick
     seq: Whole = 0
+    live: StrictBool = Field(default=False, description="sooner, and coarser where the machine could not follow a drag otherwise")
 
 
 class Finish(Change):
@@ -192,6 +193,7 @@ class Preview(Model):
 
     seq: int
     mask: Mask
+    exact: bool = Field(description="false for a coarser one: the click would give nearly this")
     radius: float | None
     milliseconds: Milliseconds
 

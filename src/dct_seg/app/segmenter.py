@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,10 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dct_seg.app.pace import Pace
 from dct_seg.app.working import WorkingPicture
 from dct_seg.clicks import Click
 from dct_seg.methods.base import Method
-from dct_seg.predictor import Predictor
+from dct_seg.methods.dctnet import DCTNetMethod, View, whole_view
+from dct_seg.predictor import Prediction, Predictor
+
+LIVE_SECONDS = 0.06
+"""What the network may take for a live preview; the rest of a tenth of a second belongs to the wire and the browser."""
 
 
 class StartingFrom(Method):
@@ -48,10 +54,28 @@ class StartingFrom(Method):
 
 
 @dataclass(frozen=True)
+class Look:
+    """The probabilities that a click would give.
+
+    Args:
+        probs: (h, w) float32, of the region.
+        view: The region of the working picture.
+        is_exact: Whether the click gives just these.
+    """
+
+    probs: NDArray[np.float32]
+    view: View
+    is_exact: bool
+
+
+@dataclass
 class _Slot:
     picture: WorkingPicture
     start: NDArray[np.bool_] | None
+    method: Method
     predictor: Predictor
+    before: tuple[tuple[Click, ...], Prediction] | None = None
+    """Of the clicks before the drag; it is the same for each preview of it."""
 
 
 class Segmenter:
@@ -68,6 +92,7 @@ class Segmenter:
         self._make_method, self._keep = make_method, keep
         self._slots: OrderedDict[str, _Slot] = OrderedDict()
         self._computing = threading.Lock()
+        self._pace = Pace(LIVE_SECONDS)
 
     def predict(
         self, key: str, picture: WorkingPicture, clicks: Sequence[Click], start: NDArray[np.bool_] | None = None
@@ -81,7 +106,7 @@ class Segmenter:
             start: (h, w) of the working picture: the mask that the first click corrects. The same array means the same start.
         """
         with self._computing:
-            predictor = self._predictor(key, picture, start)
+            predictor = self._slot(key, picture, start).predictor
             if not clicks and start is not None:
                 return start.astype(np.float32)
             return predictor.predict([picture.click(click) for click in clicks]).probs
@@ -101,20 +126,52 @@ class Segmenter:
         if click.radius is not None:
             return click
         with self._computing:
-            predictor = self._predictor(key, picture, start)
+            predictor = self._slot(key, picture, start).predictor
             before = predictor.predict([picture.click(one) for one in clicks])
             previous = before.probs if clicks else None
             radius = predictor.method.fill_radii([*before.clicks, picture.click(click)], previous)[-1].radius
         return click if radius is None else replace(click, radius=max(0.0, float(radius)) * picture.factor)
 
-    def _predictor(self, key: str, picture: WorkingPicture, start: NDArray[np.bool_] | None) -> Predictor:
+    def live(
+        self, key: str, picture: WorkingPicture, clicks: Sequence[Click], click: Click, start: NDArray[np.bool_] | None = None
+    ) -> Look:
+        """What the next click would give, quickly: coarser where the machine could not follow a drag otherwise.
+
+        Args:
+            key: As for :meth:`predict`.
+            picture: As for :meth:`predict`.
+            clicks: Those before.
+            click: The next one, with a radius.
+            start: As for :meth:`predict`.
+        """
+        with self._computing:
+            slot = self._slot(key, picture, start)
+            method, share = slot.method, self._pace.share
+            before = self._before(slot, tuple(clicks))
+            began = time.perf_counter()
+            if isinstance(method, DCTNetMethod) and share < 1:
+                previous = before.probs if clicks else None if start is None else start.astype(np.float32)
+                view, probs = method.predict_view(picture.image, [*before.clicks, picture.click(click)], previous, share=share)
+            else:
+                share = 1.0
+                probs = slot.predictor.predict([picture.click(one) for one in (*clicks, click)]).probs
+                view = whole_view((probs.shape[0], probs.shape[1]), max(probs.shape))
+            self._pace.took(share, time.perf_counter() - began)
+            return Look(probs, view, share == 1)
+
+    def _before(self, slot: _Slot, clicks: tuple[Click, ...]) -> Prediction:
+        if slot.before is None or slot.before[0] != clicks:
+            slot.before = clicks, slot.predictor.predict([slot.picture.click(click) for click in clicks])
+        return slot.before[1]
+
+    def _slot(self, key: str, picture: WorkingPicture, start: NDArray[np.bool_] | None) -> _Slot:
         slot = self._slots.get(key)
         if slot is None or slot.picture is not picture or slot.start is not start:
-            method = self._make_method() if start is None else StartingFrom(self._make_method(), start)
-            slot = _Slot(picture, start, Predictor(method))
+            method = self._make_method()
+            slot = _Slot(picture, start, method, Predictor(method if start is None else StartingFrom(method, start)))
             slot.predictor.set_image(picture.image)
             self._slots[key] = slot
         self._slots.move_to_end(key)
         while len(self._slots) > self._keep:
             self._slots.popitem(last=False)
-        return slot.predictor
+        return slot

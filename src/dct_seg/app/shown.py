@@ -13,9 +13,11 @@ from PIL import Image, ImageOps
 from dct_seg.app import schemas
 from dct_seg.app.folder import Folder
 from dct_seg.app.history import MadeClick, SegmentedObject, State
+from dct_seg.app.segmenter import Look
 from dct_seg.app.working import WorkingPicture, WorkingPictures, bounding_box
 
 MASK_SIDE = 1024  # pixels; the network sees fewer
+LIVE_SIDE = 512  # pixels of a mask that is soon replaced
 FAINTEST = 0.02  # probabilities below are not sent
 JPEG_QUALITY = 88
 
@@ -68,11 +70,34 @@ def mask(probs: NDArray[np.float32], picture: WorkingPicture, locked: NDArray[np
         locked: (H, W) of the full size: pixels that are background whatever the probability.
     """
     rows, cols = bounding_box(probs > FAINTEST) or (slice(0, 1), slice(0, 1))
-    part = np.rint(probs[rows, cols] * 255).astype(np.uint8)
-    top, left = rows.start * picture.factor, cols.start * picture.factor
-    height, width = min(picture.size[0], rows.stop * picture.factor) - top, min(picture.size[1], cols.stop * picture.factor) - left
-    if max(part.shape) > MASK_SIDE:
-        scale = MASK_SIDE / max(part.shape)
+    return _mask(probs[rows, cols], (rows.start, rows.stop, cols.start, cols.stop), picture, locked, MASK_SIDE)
+
+
+def live_mask(look: Look, picture: WorkingPicture, locked: NDArray[np.bool_] | None) -> schemas.Mask:
+    """The probabilities of a live preview: those of all its region, at no more pixels than a drag needs.
+
+    Args:
+        look: What the network saw.
+        picture: Where they belong.
+        locked: As for :func:`mask`.
+    """
+    view = look.view
+    return _mask(look.probs, (view.top, view.top + view.height, view.left, view.left + view.width), picture, locked, LIVE_SIDE)
+
+
+def _mask(
+    probs: NDArray[np.float32],
+    box: tuple[int, int, int, int],
+    picture: WorkingPicture,
+    locked: NDArray[np.bool_] | None,
+    max_side: int,
+) -> schemas.Mask:
+    """Probabilities of the box (first row, end of rows, first column, end of columns) of a working picture."""
+    part = np.rint(probs * 255).astype(np.uint8)
+    (top, left), (bottom, right) = (box[0] * picture.factor, box[2] * picture.factor), (box[1] * picture.factor, box[3] * picture.factor)
+    height, width = min(picture.size[0], bottom) - top, min(picture.size[1], right) - left
+    if max(part.shape) > max_side:
+        scale = max_side / max(part.shape)
         part = np.asarray(cv2.resize(part, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
     if locked is not None:
         near = locked[top : top + height, left : left + width].view(np.uint8)

@@ -163,9 +163,25 @@ class DCTNetMethod(Method):
 
     def predict(self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """The probabilities of the object, (H, W); outside the region of a zoom there is none."""
-        if not clicks:
-            return np.zeros(image.shape[:2], np.float32)
-        view = self._view(image.shape[:2], clicks, previous)
+        result = np.zeros(image.shape[:2], np.float32)
+        if clicks:
+            view, probs = self.predict_view(image, clicks, previous)
+            seen = cv2.resize(probs, (view.width, view.height), interpolation=cv2.INTER_LINEAR)
+            result[view.top : view.top + view.height, view.left : view.left + view.width] = seen
+        return result
+
+    def predict_view(
+        self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None, *, share: float = 1.0
+    ) -> tuple[View, NDArray[np.float32]]:
+        """The region that the network looks at, and the probabilities there at the network's size, (h, w) of ``view.size``.
+
+        Args:
+            image: As for ``predict``.
+            clicks: As for ``predict``, but at least one.
+            previous: As for ``predict``.
+            share: Of the sides that ``first_size`` and ``zoom_size`` give; less is coarser and takes its square of the time.
+        """
+        view = self._view(image.shape[:2], clicks, previous, share)
         inside = view.clicks(clicks).to(self.device)
         with self._computing():
             x, before = self._seen(image, view), None if previous is None else self._tensor(view.crop(previous)[..., None])
@@ -173,10 +189,7 @@ class DCTNetMethod(Method):
             if self.flip:
                 mirrored = None if before is None else before.flip(-1)
                 probs = (probs + torch.sigmoid(self.net(x.flip(-1), _mirrored(inside, view.size[1]), mirrored)).flip(-1)) / 2
-        result = np.zeros(image.shape[:2], np.float32)
-        seen = cv2.resize(probs[0, 0].cpu().numpy(), (view.width, view.height), interpolation=cv2.INTER_LINEAR)
-        result[view.top : view.top + view.height, view.left : view.left + view.width] = seen
-        return result
+        return view, probs[0, 0].cpu().numpy()
 
     def fill_radii(self, clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> list[Click]:
         """The clicks, with the Auto-Drag-Head's radius for each that has none; the image is the one given to ``reset``."""
@@ -190,11 +203,11 @@ class DCTNetMethod(Method):
             radii = self.net.fill_radii(x, view.clicks(clicks).to(self.device), before, self._features).radii[0] / view.scale
         return [c if c.radius is not None else replace(c, radius=float(r)) for c, r in zip(clicks, radii.tolist(), strict=True)]
 
-    def _view(self, shape: tuple[int, ...], clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> View:
+    def _view(self, shape: tuple[int, ...], clicks: Sequence[Click], previous: NDArray[np.float32] | None, share: float) -> View:
         view = None
         if self.zoom_in and previous is not None and len(clicks) > 1:
-            view = object_view(previous, clicks, self.zoom_size, margin=self.zoom_margin, threshold=0.5)
-        return view or whole_view((shape[0], shape[1]), self.first_size)
+            view = object_view(previous, clicks, round(self.zoom_size * share), margin=self.zoom_margin, threshold=0.5)
+        return view or whole_view((shape[0], shape[1]), round(self.first_size * share))
 
     def _seen(self, image: NDArray[np.uint8], view: View) -> torch.Tensor:
         return self._tensor(view.crop(image)).contiguous(memory_format=torch.channels_last).div_(255)

@@ -79,6 +79,7 @@ export interface Picture {
 export interface Preview {
   seq: number;
   mask: Mask;
+  exact: boolean;
   radius: number | null;
   milliseconds: { model: number; total: number };
 }

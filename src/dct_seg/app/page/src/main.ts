@@ -24,7 +24,8 @@ const session = new Session({
   },
   toast,
   say: (text) => (box.ariaLabel = `${session.picture?.name ?? "Picture"}. ${text}`),
-  live: (answer) => requestAnimationFrame(() => box.dispatchEvent(new CustomEvent("livemask", { detail: answer.milliseconds }))),
+  live: ({ exact, milliseconds }, age) =>
+    requestAnimationFrame(() => box.dispatchEvent(new CustomEvent("livemask", { detail: { ...milliseconds, exact, age: age() } }))),
 });
 const stage: Stage = new Stage(scene, (view) => {
   byId("zoom").textContent = `${Math.round(view.scale * 100 * devicePixelRatio)} %`;
@@ -264,6 +265,20 @@ function hint(): string {
   return "Drag on what is missing; right button on what is too much; Enter finishes";
 }
 
+/** What stands on the stage while there is no picture to show. */
+function renderEmpty(): void {
+  const box = byId("empty");
+  const { project, picture, loading } = session;
+  box.hidden = project === null || picture !== null || loading;
+  if (project === null || box.hidden) return;
+  const [title, words] = [box.querySelector("h2"), box.querySelector("p")] as [HTMLElement, HTMLElement];
+  title.textContent = project.pictures.length === 0 ? `No pictures in ${project.name}` : "None of the pictures can be opened";
+  words.textContent =
+    project.pictures.length === 0
+      ? "Put JPEG, PNG, TIFF or WebP files into the folder. They appear here by themselves."
+      : "The list says why. Replace them; those that can be read appear here by themselves.";
+}
+
 function render(): void {
   const { project, picture, line } = session;
   const names = project?.pictures ?? [];
@@ -296,6 +311,7 @@ function render(): void {
   const time = session.milliseconds === null ? "" : ` · ${Math.round(session.milliseconds)} ms a mask`;
   byId("model").textContent = project === null ? "" : `${project.model.name}${time}`;
   byId("loading").hidden = !session.loading;
+  renderEmpty();
   const told = hint();
   if (byId("hint").textContent !== told) byId("hint").textContent = told;
   const waiting = session.changes.pending;

@@ -5,6 +5,7 @@ const SHOWN = 6000; // milliseconds
 
 export function toast(text: string, kind: "error" | "done" = "error"): void {
   const toasts = byId("toasts");
+  text = text.charAt(0).toUpperCase() + text.slice(1); // the server's lines begin small
   for (const old of toasts.querySelectorAll("p")) if (old.textContent === text) old.remove();
   const made = el("p", { class: kind }, text);
   made.addEventListener("click", () => made.remove());

@@ -1,39 +1,62 @@
 // The live mask: at most one request in flight, the newest drag sent when it answers. It drops frames, and never lags behind.
 import { call, type Click, type Preview } from "./api";
 
+const REST = 160; // milliseconds without a movement: then the mask as it will be, where the live one was coarser
+
+interface Wish {
+  id: string;
+  revision: number;
+  click: Click;
+  live: boolean;
+  at: number;
+}
+
 export class LivePreview {
-  private waiting: { id: string; revision: number; click: Click } | null = null;
+  private waiting: Wish | null = null;
   private busy = false;
   private seq = 0;
   private oldest = 0;
+  private rest: ReturnType<typeof setTimeout> | undefined;
 
-  /** `show` gets each answer that is still wanted; `failed` what went wrong. */
+  /** `show` gets each answer that is still wanted, and its age in milliseconds; `failed` what went wrong. */
   constructor(
-    private readonly show: (preview: Preview, click: Click) => Promise<void>,
+    private readonly show: (preview: Preview, click: Click, age: () => number) => Promise<void>,
     private readonly failed: (error: unknown) => void,
   ) {}
 
   /** Ask for the mask of a click; an earlier wish that has not been sent is dropped. */
-  ask(id: string, revision: number, click: Click): void {
-    this.waiting = { id, revision, click };
-    if (!this.busy) void this.run();
+  ask(id: string, revision: number, click: Click, after = 0): void {
+    this.wish({ id, revision, click, live: true, at: performance.now() }, after);
   }
 
   /** Answers to what was asked before are not wanted any more. */
   forget(): void {
+    clearTimeout(this.rest);
     this.waiting = null;
     this.oldest = this.seq + 1;
+  }
+
+  private wish(wish: Wish, after: number): void {
+    clearTimeout(this.rest);
+    if (after > 0) {
+      this.rest = setTimeout(() => this.wish({ ...wish, at: performance.now() }, 0), after);
+      return;
+    }
+    this.waiting = wish;
+    if (!this.busy) void this.run();
   }
 
   private async run(): Promise<void> {
     this.busy = true;
     while (this.waiting !== null) {
-      const { id, revision, click } = this.waiting;
+      const { id, revision, click, live, at } = this.waiting;
       this.waiting = null;
       const seq = ++this.seq;
       try {
-        const answer = await call<Preview | undefined>("POST", `pictures/${id}/preview`, { revision, click, seq });
-        if (answer !== undefined && seq >= this.oldest) await this.show(answer, click);
+        const answer = await call<Preview | undefined>("POST", `pictures/${id}/preview`, { revision, click, live, seq });
+        if (answer === undefined || seq < this.oldest) continue;
+        if (!answer.exact && this.waiting === null) this.wish({ id, revision, click, live: false, at }, REST);
+        void this.show(answer, click, () => performance.now() - at).catch(this.failed); // drawn while the next one is computed
       } catch (error) {
         if (seq >= this.oldest) this.failed(error);
       }

@@ -10,9 +10,11 @@ interface Shown {
   open(picture: Picture): Promise<void>;
   toast(text: string, kind?: "error" | "done"): void;
   say(text: string): void;
-  /** A live mask has been decoded and will be drawn in the next frame. */
-  live(preview: Preview): void;
+  /** A live mask has been decoded and will be drawn in the next frame; `age`: milliseconds since its circle was drawn. */
+  live(preview: Preview, age: () => number): void;
 }
+
+const PRESS = 150; // milliseconds that a press may become a drag before the model is asked for a circle
 
 export class Session {
   project: Project | null = null;
@@ -33,10 +35,11 @@ export class Session {
   readonly changes: Changes;
   private readonly preview: LivePreview;
   private released: Click | null = null;
+  private newest = 0; // number of the live mask that is shown
 
   constructor(private readonly shown: Shown) {
     this.changes = new Changes((error) => this.refused(error), (reached) => this.reached(reached), () => this.counted());
-    this.preview = new LivePreview((answer, click) => this.previewed(answer, click), (error) => this.failed(error));
+    this.preview = new LivePreview((answer, click, age) => this.previewed(answer, click, age), (error) => this.failed(error));
   }
 
   get line(): PictureLine | null {
@@ -56,10 +59,15 @@ export class Session {
   async start(): Promise<void> {
     await this.beat(false);
     await this.changes.add(() => this.refresh()); // waits for a server that is not there yet
+    await this.openFirst();
+  }
+
+  /** Open the picture of the address, or one with work begun, or the first. */
+  private async openFirst(): Promise<void> {
     const last = location.hash.slice(1);
-    const pictures = (this.project as Project | null)?.pictures ?? [];
-    const first = pictures.find((one) => one.id === last) ?? pictures.find((one) => one.has_draft) ?? pictures.find((one) => one.error === null);
-    if (first) await this.open(first.id);
+    const pictures = (this.project?.pictures ?? []).filter((one) => one.error === null);
+    const first = pictures.find((one) => one.id === last) ?? pictures.find((one) => one.has_draft) ?? pictures[0];
+    if (first !== undefined) await this.open(first.id);
   }
 
   /** Read the list of pictures again. */
@@ -115,7 +123,7 @@ export class Session {
     }
     this.drag = click;
     this.live = this.changes.pending > 0 && this.live !== null ? { mask: this.live.mask, radius: null } : null;
-    this.ask();
+    this.ask(click.radius === null ? PRESS : 0);
     return true;
   }
 
@@ -232,6 +240,10 @@ export class Session {
       const lost = !this.connected;
       this.reached(true);
       if ((back || lost) && this.picture !== null && this.changes.pending === 0) await this.reload();
+      if (this.project !== null && this.picture === null && !this.loading) { // pictures may have come meanwhile
+        await this.refresh();
+        await this.openFirst();
+      }
     } catch (error) {
       this.failed(error);
     }
@@ -281,19 +293,20 @@ export class Session {
     if (this.changes.pending === 0 && this.drag !== null && this.drag !== this.released) this.ask(); // a drag that began meanwhile
   }
 
-  private ask(): void {
+  private ask(after = 0): void {
     this.shown.repaint();
     if (this.picture === null || this.drag === null || !this.connected || this.changes.pending > 0) return;
-    this.preview.ask(this.picture.id, this.picture.revision, this.drag);
+    this.preview.ask(this.picture.id, this.picture.revision, this.drag, after);
   }
 
-  private async previewed(answer: Preview, click: Click): Promise<void> {
+  private async previewed(answer: Preview, click: Click, age: () => number): Promise<void> {
     const mask = await DrawnMask.from(answer.mask);
-    if (this.drag === null || this.drag.row !== click.row || this.drag.col !== click.col) return;
+    if (this.drag === null || this.drag.row !== click.row || this.drag.col !== click.col || answer.seq < this.newest) return;
+    this.newest = answer.seq;
     this.live = { mask, radius: click.radius === null ? answer.radius : (this.live?.radius ?? null) };
     this.milliseconds = answer.milliseconds.total;
     this.shown.repaint();
-    this.shown.live(answer);
+    this.shown.live(answer, age);
   }
 
   private async refused(error: Refused): Promise<void> {

@@ -133,7 +133,7 @@ export class Stage {
       if (object.id === scene.edits) continue;
       const color = scene.classes.find((one) => one.id === object.class_id)?.color ?? "#888888";
       const strong = object.id === scene.highlight;
-      this.drawRegion(context, this.outline(object), color, scene.opacity * (strong ? 1 : 0.62), strong ? 2.6 : 1.4);
+      this.drawRegion(context, this.outline(object), color, scene.opacity * (strong ? 1 : 0.75), strong ? 2.6 : 1.4);
     }
     if (scene.mask !== null) this.drawRegion(context, scene.mask.outline(scene.threshold), scene.color, scene.opacity, 2.2);
     context.setTransform(dpr, 0, 0, dpr, 0, 0);

@@ -1,0 +1,104 @@
+"""Live previews: soon enough to follow a drag, near what the click gives, and without any effect on it."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from annotator import HEIGHT, WIDTH, Page, make_folder
+from networks import tiny_net
+from PIL import Image
+
+from dct_seg.app import segmenter
+from dct_seg.app.pace import SHARES, Pace
+from dct_seg.methods.base import Method
+from dct_seg.methods.dctnet import DCTNetMethod
+
+CLICK = {"row": 18.0, "col": 25.0, "positive": True, "radius": 9.0}
+NET = tiny_net(previous_mask=True)
+
+
+def network() -> Method:
+    """It sees pictures of 40 x 60 at their own size."""
+    return DCTNetMethod(net=NET, first_size=WIDTH, zoom_in=False, precision="float32")
+
+
+@pytest.fixture
+def slow_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Page:
+    """On a machine that is never fast enough."""
+    monkeypatch.setattr(segmenter, "LIVE_SECONDS", 1e-9)
+    return Page(make_folder(tmp_path / "pictures"), network)
+
+
+def preview(page: Page, revision: int, **body: Any) -> dict[str, Any]:
+    return page.ok(page.client.post(page.url("/preview"), json={"revision": revision, "click": CLICK, **body}))
+
+
+def values(mask: dict[str, Any]) -> Any:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(mask["png"]))))
+
+
+def test_share_falls_until_previews_are_quick_enough_and_rises_again() -> None:
+    pace = Pace(0.06)
+    for _ in range(10):
+        pace.took(pace.share, 0.12 * pace.share**2)
+    assert pace.share == 0.57  # 0.12 * 0.57**2 = 0.039; the next larger one would fit, but not surely
+    for _ in range(10):
+        pace.took(pace.share, 0.02 * pace.share**2)
+    assert pace.share == 1
+
+
+def test_share_is_never_smaller_than_what_still_tells_the_final_mask() -> None:
+    pace = Pace(0.06)
+    for _ in range(10):
+        pace.took(pace.share, 9.0)
+    assert pace.share == SHARES[-1]
+
+
+def test_one_slow_preview_does_not_change_the_share() -> None:
+    pace = Pace(0.06)
+    for _ in range(5):
+        pace.took(pace.share, 0.1 * pace.share**2)
+    before = pace.share
+    pace.took(before, 5.0)
+    assert pace.share == before
+
+
+@pytest.mark.parametrize("num_before", [0, 1])
+def test_live_preview_of_a_slow_machine_is_coarser_and_leaves_the_click_as_it_is(slow_page: Page, num_before: int) -> None:
+    for _ in range(num_before):
+        slow_page.click(20, 30, radius=6.0)
+    preview(slow_page, num_before, live=True)
+    live = preview(slow_page, num_before, live=True)
+    exact = preview(slow_page, num_before)
+    assert (live["exact"], exact["exact"]) == (False, True)
+    assert max(values(live["mask"]).shape) == WIDTH // 2
+    made = slow_page.do("/clicks", click=CLICK)
+    assert made["mask"] == exact["mask"]
+
+
+def test_live_preview_tells_the_region_of_its_mask(slow_page: Page) -> None:
+    mask = preview(slow_page, 0, live=True)["mask"]
+    assert (mask["row"], mask["col"], mask["height"], mask["width"]) == (0, 0, HEIGHT, WIDTH)
+
+
+def test_live_preview_of_a_fast_machine_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segmenter, "LIVE_SECONDS", 1e9)
+    page = Page(make_folder(tmp_path / "pictures"), network)
+    preview(page, 0, live=True)
+    live = preview(page, 0, live=True)
+    assert live["exact"]
+    row, col, height, width = (preview(page, 0)["mask"][name] for name in ("row", "col", "height", "width"))
+    assert np.array_equal(values(live["mask"])[row : row + height, col : col + width], values(preview(page, 0)["mask"]))
+
+
+def test_live_preview_leaves_the_pixels_of_locked_objects_out(tmp_path: Path) -> None:
+    page = Page(make_folder(tmp_path / "pictures"))
+    page.click(18, 20, radius=6.0)
+    page.finish()
+    live = values(preview(page, page.revision(), live=True)["mask"]) > 127
+    rows, cols = np.ogrid[:HEIGHT, :WIDTH]
+    locked, circle = ((rows - 18) ** 2 + (cols - col) ** 2 <= radius**2 for col, radius in ((20, 6), (25, 9)))
+    assert np.array_equal(live, circle & ~locked)
