@@ -81,3 +81,10 @@ def test_all_formats_of_the_menu_are_known_to_the_server() -> None:
     source = (PAGE / "src" / "api.ts").read_text()
     menu = re.findall(r"^  (\w+): \"", source.split("export const FORMATS")[1], flags=re.MULTILINE)
     assert menu == list(get_args(exports.Format))
+
+
+def test_page_and_server_give_classes_the_same_colors() -> None:
+    project = pytest.importorskip("dct_seg.app.project", reason="needs the extra [app]")
+    palette = re.search(r"const PALETTE = \[(.*?)\]", (PAGE / "src" / "session.ts").read_text())
+    assert palette is not None
+    assert tuple(re.findall(r"#\w{6}", palette[1])) == project.COLORS

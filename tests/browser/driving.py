@@ -11,17 +11,26 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+BROWSER_MARKS = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        CHROMIUM is None and os.environ.get("DCT_SEG_BROWSER") != "required",
+        reason="no Chromium here; apt-get install chromium (DCT_SEG_BROWSER=required makes this an error)",
+    ),
+]
+"""Of each module that drives a browser."""
 START_LIMIT = 300.0  # seconds; a hang is an error, slowness is not
 
 PLACE = """([row, col]) => {
@@ -49,11 +58,13 @@ class Server:
     Args:
         folder: The pictures.
         port: 0 takes a free one.
+        options: Further arguments, such as ``--classes cup,spoon``.
     """
 
-    def __init__(self, folder: Path, port: int = 0) -> None:
+    def __init__(self, folder: Path, port: int = 0, *, options: Sequence[str] = ()) -> None:
         self.began = time.perf_counter()
-        command = [sys.executable, "-m", "dct_seg.cli", "annotate", str(folder), "--port", str(port), "--no-browser"]
+        self.folder = folder
+        command = [sys.executable, "-m", "dct_seg.cli", "annotate", str(folder), "--port", str(port), "--no-browser", *options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
         assert self.process.stdout is not None
         self.url = next((line.strip() for line in self.process.stdout if line.startswith("http")), "")

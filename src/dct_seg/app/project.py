@@ -23,9 +23,10 @@ from dct_seg.app.working import WorkingPicture, WorkingPictures
 from dct_seg.files import write_whole
 
 COLORS = (
-    *("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#42d4f4"),
-    *("#f032e6", "#bfef45", "#fabed4", "#469990", "#dcbeff", "#9a6324"),
+    *("#4c6ef5", "#f76707", "#12b886", "#e64980", "#fab005"),
+    *("#7950f2", "#15aabf", "#82c91e", "#fa5252", "#868e96"),
 )
+"""Of the classes in turn, as the page gives them too."""
 
 
 class ProjectError(ValueError):

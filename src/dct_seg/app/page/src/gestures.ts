@@ -41,6 +41,7 @@ export function listen(stage: HTMLElement, told: Gestures): { cancel(): void; dr
   };
 
   stage.addEventListener("pointerdown", (event) => {
+    if (event.target !== stage) return; // a button above it has its own press
     if (mode !== "idle" && event.pointerType !== "touch") return;
     stage.focus({ preventScroll: true, focusVisible: false } as FocusOptions);
     event.preventDefault();

@@ -219,7 +219,7 @@ const keys: Record<string, () => void> = {
 
 function onKey(event: KeyboardEvent): boolean {
   const typed = event.target instanceof HTMLInputElement && event.target.type !== "range";
-  if (typed || document.querySelector("dialog[open]") !== null) return false;
+  if (typed || document.querySelector("dialog[open], :popover-open") !== null) return false;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (event.key === "Escape") {
     if (pointer.dragging()) pointer.cancel();
@@ -289,7 +289,6 @@ function render(): void {
   if (picture !== null && !box.ariaLabel?.startsWith(picture.name)) box.ariaLabel = picture.name;
   byId("positive").setAttribute("aria-checked", String(session.positive));
   byId("negative").setAttribute("aria-checked", String(!session.positive));
-  box.classList.toggle("background", !session.positive);
   const disable = (id: string, disabled: boolean): void => {
     byId<HTMLButtonElement>(id).disabled = disabled;
   };

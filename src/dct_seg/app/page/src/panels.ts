@@ -1,11 +1,9 @@
 // The lists at both sides: pictures, classes, objects.
 import { address, type PictureLine, type SegmentedObject } from "./api";
-import { byId, colored, el, iconButton } from "./dom";
+import { byId, colored, count, el, iconButton } from "./dom";
 import type { Session } from "./session";
 
 const FILTER_FROM = 12; // pictures; with fewer one sees them all
-
-const count = (number: number, noun: string): string => `${number} ${noun}${number === 1 ? "" : "s"}`;
 
 export class Panels {
   private pictures = "";

@@ -1,6 +1,7 @@
 // The state of the page, and everything that changes it. What it looks like is told by `render` and `repaint`.
 import { call, Refused, TAB, Unreachable, type Class, type Click, type Imported, type Picture, type PictureLine, type Preview, type Project, type TabState } from "./api";
 import { Changes, once } from "./changes";
+import { count } from "./dom";
 import { DrawnMask } from "./mask";
 import { LivePreview } from "./preview";
 
@@ -209,7 +210,7 @@ export class Session {
       await this.changes.add(async () => {
         const done = await call<Imported>("POST", "import", new Blob([file], { type: "application/json" }));
         const left = done.skipped.length > 0 ? `; ${done.skipped.length} left out: ${done.skipped[0]}` : "";
-        this.shown.toast(`${done.objects} objects on ${done.pictures} pictures imported${left}`, left === "" ? "done" : "error");
+        this.shown.toast(`${count(done.objects, "object")} on ${count(done.pictures, "picture")} imported${left}`, left === "" ? "done" : "error");
         await this.refresh();
         if (this.picture !== null) await this.take(await call<Picture>("GET", `pictures/${this.picture.id}`));
       });
@@ -220,7 +221,7 @@ export class Session {
         const before = this.picture?.objects.length ?? 0;
         const after = await call<Picture>("PUT", `pictures/${id}/masks?revision=${revision}`, new Blob([file], { type: "image/png" }));
         await this.take(after);
-        this.shown.toast(`${after.objects.length - before} objects imported to correct`, "done");
+        this.shown.toast(`${count(after.objects.length - before, "object")} imported to correct`, "done");
       });
     } else if (kind === "txt") {
       const names = (await file.text()).split("\n").map((one) => one.trim()).filter(Boolean);
