@@ -17,7 +17,7 @@ from playwright.sync_api import Page
 
 PICTURES = ("astronaut", "chelsea", "coffee", "rocket")
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True, "is_mobile": True}
-CLASSES = "cat,eye,nose,person,rocket"
+CLASSES = {"desktop": ["cat", "eye", "nose", "person"], "phone": ["person", "rocket"], "drag": ["person", "rocket"]}
 TIMEOUT = 120_000  # milliseconds
 WIDTH = 480  # pixels of the moving picture
 
@@ -31,7 +31,7 @@ def main() -> None:
     given = parser.parse_args()
     for name in given.which or makers:
         with tempfile.TemporaryDirectory() as folder:
-            server = Server(photographs(Path(folder) / "photographs", PICTURES), options=["--classes", CLASSES])
+            server = Server(photographs(Path(folder) / "photographs", PICTURES), options=["--classes", ",".join(CLASSES[name])])
             try:
                 makers[name](server, given.out)
             finally:
@@ -45,22 +45,23 @@ def desktop(server: Server, out: Path) -> None:
         open_picture(page, "astronaut")
         finish(page, "person", (110, 222, 78), (250, 225, 30))
         open_picture(page, "chelsea")
-        finish(page, "eye", (115, 180, 18))
+        finish(page, "eye", (117, 174, 22))
         finish(page, "eye", (132, 314, 15))
         finish(page, "nose", (241, 256, 16))
         choose(page, "cat")
         hold(page, (150, 220), (150, 360))
-        save(page.screenshot(), out / "annotator_desktop.png")
+        save(page, out / "annotator_desktop.png")
 
 
 def phone(server: Server, out: Path) -> None:
-    """A drag with a finger under way."""
+    """A drag on what is too much, with Background chosen, under way."""
     with chromium(**PHONE) as page:
         start(page, server)
         open_picture(page, "astronaut")
-        choose(page, "person")
-        hold(page, (110, 222), (110, 297))
-        save(page.screenshot(), out / "annotator_phone.png")
+        drag(page, 110, 222, 78, steps=2, pause=0)
+        page.locator("#negative").click()
+        hold(page, (250, 225), (250, 255))
+        save(page, out / "annotator_phone.png")
 
 
 def moving(server: Server, out: Path) -> None:
@@ -95,8 +96,8 @@ def open_picture(page: Page, name: str) -> None:
 
 
 def choose(page: Page, name: str) -> None:
-    """A class, by its key."""
-    page.keyboard.press(str(CLASSES.split(",").index(name) + 1))
+    """A class, by a press on it."""
+    page.locator("#class-list button", has_text=name).evaluate("(one) => one.click()")  # which a phone hides
 
 
 def finish(page: Page, name: str, marked: tuple[float, float, float], background: tuple[float, float, float] | None = None) -> None:
@@ -144,7 +145,7 @@ def record(page: Page, frames: list[tuple[Image.Image, int]], centre: tuple[floa
 
 def still(page: Page, frames: list[tuple[Image.Image, int]], pointer: tuple[float, float] | None, milliseconds: int) -> None:
     """The stage with the pointer, at the size of the moving picture."""
-    (left, top), (right, bottom) = place(page, 0, 0), place(page, 511, 511)
+    left, top, right, bottom = photograph(page)
     clip: Any = {"x": left, "y": top, "width": right - left, "height": bottom - top}
     image = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
     if pointer is not None:
@@ -155,11 +156,23 @@ def still(page: Page, frames: list[tuple[Image.Image, int]], pointer: tuple[floa
     frames.append((image.resize((WIDTH, WIDTH * image.height // image.width), Image.Resampling.LANCZOS), milliseconds))
 
 
-def save(png: bytes, path: Path) -> None:
-    """With 256 colours, a third of the bytes."""
-    image = Image.open(io.BytesIO(png)).convert("RGB")
+def photograph(page: Page) -> tuple[float, float, float, float]:
+    """(left, top, right, bottom) of the picture in the window."""
+    picture = page.evaluate("async () => (await fetch(`api/v1/pictures/${location.hash.slice(1)}`)).json()")
+    height, width = picture["height"], picture["width"]
+    (left, top), (right, bottom) = place(page, -0.5, -0.5), place(page, height - 0.5, width - 0.5)
+    return left, top, right, bottom
+
+
+def save(page: Page, path: Path) -> None:
+    """The window with 256 colours, a third of the bytes; the photograph alone is dithered."""
+    image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     palette = image.quantize(256, method=Image.Quantize.MEDIANCUT, kmeans=2)
-    image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+    flat, dithered = (image.quantize(palette=palette, dither=how) for how in (Image.Dither.NONE, Image.Dither.FLOYDSTEINBERG))
+    ratio = page.evaluate("devicePixelRatio")
+    left, top, right, bottom = (round(edge * ratio) for edge in photograph(page))
+    flat.paste(dithered.crop((left, top, right, bottom)), (left, top))
+    flat.save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ const session = new Session({
     requestAnimationFrame(() => box.dispatchEvent(new CustomEvent("livemask", { detail: { ...milliseconds, exact, age: age() } }))),
 });
 const stage: Stage = new Stage(scene, (view) => {
-  byId("zoom").textContent = `${Math.round(view.scale * 100 * devicePixelRatio)} %`;
+  const percent = `${Math.round(view.scale * 100 * devicePixelRatio)} %`;
+  byId("zoom").textContent = percent;
+  byId("zoom").ariaLabel = `${percent}, show the whole picture`;
 });
 const panels = new Panels(session, closeSheets);
 const showHelp = makeHelp();
@@ -300,6 +302,7 @@ function render(): void {
   disable("next", at < 0 || at === names.length - 1);
   byId("hide").setAttribute("aria-pressed", String(session.hidden));
   byId("badge").textContent = String(line?.num_objects ?? 0);
+  byId("show-objects").ariaLabel = line?.num_objects ? `Objects: ${line.num_objects}` : "Objects";
   byId("badge").hidden = !line?.num_objects;
   for (const name of ["threshold", "opacity"] as const) {
     const input = byId<HTMLInputElement>(name);
