@@ -74,9 +74,9 @@ def moving(server: Server, out: Path) -> None:
         record(page, frames, (110, 222), 78, "left")
         record(page, frames, (250, 225), 30, "right")
         still(page, frames, None, 1400)
-    images = [image.quantize(128, dither=Image.Dither.NONE).convert("RGB") for image, _ in frames]
+    images = [image for image, _ in frames]
     durations = [milliseconds for _, milliseconds in frames]
-    images[0].save(out / "drag.webp", save_all=True, append_images=images[1:], duration=durations, loop=0, quality=70, method=6)
+    images[0].save(out / "drag.webp", save_all=True, append_images=images[1:], duration=durations, loop=0, quality=75, method=4)
 
 
 def start(page: Page, server: Server) -> None:

@@ -112,7 +112,7 @@ def chosen(page: Page) -> str:
 def test_empty_folder_says_so_and_shows_the_first_picture_that_comes(tmp_path: Path, open_page: Callable[..., Page]) -> None:
     with serving(tmp_path) as url:
         page = open_page(url)
-        expect(page.locator("#empty")).to_contain_text(f"No pictures in {tmp_path.name}")
+        expect(page.locator("#empty")).to_contain_text(f"No pictures in “{tmp_path.name}”")
         for name in ("undo", "redo", "discard", "finish", "previous", "next"):
             expect(page.locator(f"#{name}")).to_be_disabled()
         write_picture(tmp_path / "late.png")

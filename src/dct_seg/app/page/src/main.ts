@@ -28,7 +28,7 @@ const session = new Session({
     requestAnimationFrame(() => box.dispatchEvent(new CustomEvent("livemask", { detail: { ...milliseconds, exact, age: age() } }))),
 });
 const stage: Stage = new Stage(scene, (view) => {
-  const percent = `${Math.round(view.scale * 100 * devicePixelRatio)} %`;
+  const percent = session.picture === null ? "–" : `${Math.round(view.scale * 100 * devicePixelRatio)} %`;
   byId("zoom").textContent = percent;
   byId("zoom").ariaLabel = `${percent}, show the whole picture`;
 });
@@ -274,7 +274,7 @@ function renderEmpty(): void {
   box.hidden = project === null || picture !== null || loading;
   if (project === null || box.hidden) return;
   const [title, words] = [box.querySelector("h2"), box.querySelector("p")] as [HTMLElement, HTMLElement];
-  title.textContent = project.pictures.length === 0 ? `No pictures in ${project.name}` : "None of the pictures can be opened";
+  title.textContent = project.pictures.length === 0 ? `No pictures in “${project.name}”` : "None of the pictures can be opened";
   words.textContent =
     project.pictures.length === 0
       ? "Put JPEG, PNG, TIFF or WebP files into the folder. They appear here by themselves."

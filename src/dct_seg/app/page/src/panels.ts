@@ -38,7 +38,7 @@ export class Panels {
     byId<HTMLProgressElement>("progress").value = all.length === 0 ? 0 : done / all.length;
     for (const one of all) {
       const row = this.rows.get(one.id) as HTMLElement;
-      const state = one.error ?? (one.has_draft ? "Draft" + (one.num_objects > 0 ? ` · ${count(one.num_objects, "object")}` : "") : one.num_objects > 0 ? count(one.num_objects, "object") : "Not begun");
+      const state = one.error?.replace(`${one.name} `, "") ?? (one.has_draft ? "Draft" + (one.num_objects > 0 ? ` · ${count(one.num_objects, "object")}` : "") : one.num_objects > 0 ? count(one.num_objects, "object") : "Not begun");
       const words = row.querySelector("small") as HTMLElement;
       if (words.textContent !== state) words.textContent = state;
       row.classList.toggle("done", one.num_objects > 0 && !one.has_draft);
