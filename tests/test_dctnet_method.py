@@ -11,9 +11,11 @@ from networks import tiny_net
 from numpy.typing import NDArray
 
 from dct_seg import Click, ClickBatch
-from dct_seg.methods.dctnet import DCTNetMethod, View, object_view, whole_view
+from dct_seg.methods.dctnet import KEPT_VIEWS, DCTNetMethod, View, next_view, object_view, whole_view
 
 NET = tiny_net(previous_mask=True)
+LATE = tiny_net(previous_mask=True, prompt_fusion="late")
+torch.nn.init.constant_(LATE.decoder.predict.bias, 0.3)  # about half of the pixels are object, so that it zooms
 IMAGE = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
 
 
@@ -181,8 +183,11 @@ def test_image_s_features_are_computed_once_an_image(monkeypatch: pytest.MonkeyP
 
 def test_mirroring_twice_gives_the_mirrored_answer_of_the_mirrored_image() -> None:
     image = IMAGE[:32, :64]  # sizes that are not padded, which happens on the right only
-    straight = method(flip=True).predict(image, [Click(10, 20, radius=5.0)], None)
-    mirrored = method(flip=True).predict(image[:, ::-1], [Click(10, 63 - 20, radius=5.0)], None)
+    one = method(flip=True)
+    one.reset(image)
+    straight = one.predict(image, [Click(10, 20, radius=5.0)], None)
+    one.reset(image[:, ::-1])
+    mirrored = one.predict(image[:, ::-1], [Click(10, 63 - 20, radius=5.0)], None)
     np.testing.assert_allclose(mirrored[:, ::-1], straight, atol=1e-5)
 
 
@@ -217,3 +222,109 @@ def test_options_are_plain_values_that_tell_two_settings_apart() -> None:
     assert all(one != other for one, other in pairwise(settings))
     assert all(isinstance(v, (bool, int, float, str)) for s in settings for v in s.values())
     assert math.isclose(settings[0]["zoom_margin"], 1.4)
+
+
+WHOLE = whole_view((100, 200), 448)
+
+
+def seen(view: View, probs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """As a method that holds views leaves it: above 0 all over the view, and 0 outside."""
+    inside = np.zeros_like(probs)
+    inside[view.top : view.top + view.height, view.left : view.left + view.width] = 1e-6
+    return np.maximum(probs, inside)
+
+
+def look(probs: NDArray[np.float32], *clicks: Click) -> View:
+    return next_view(probs, clicks or [Click(50, 80)], WHOLE, 384, margin=1.5)
+
+
+def test_view_is_held_while_the_object_fits_it_with_a_little_margin() -> None:
+    first = look(blob(40, 60, 60, 100))
+    assert first == object_view(blob(40, 60, 60, 100), [Click(50, 80)], 384, margin=1.5, threshold=0.5)
+    assert look(seen(first, blob(38, 58, 62, 104))) == first
+    assert look(seen(first, blob(38, 58, 62, 110))) != first  # reaches the view's right edge
+
+
+def test_view_is_left_for_an_object_that_is_much_smaller_or_a_click_outside() -> None:
+    first = look(blob(40, 60, 60, 100))
+    assert look(seen(first, blob(42, 64, 56, 96))) == first
+    assert look(seen(first, blob(45, 70, 55, 85))) != first
+    assert look(seen(first, blob(40, 60, 60, 100)), Click(50, 80), Click(50, 180, positive=False)) != first
+
+
+def test_whole_image_is_held_for_an_object_that_nearly_fills_it() -> None:
+    assert look(seen(WHOLE, blob(10, 20, 90, 190))) == WHOLE
+    assert look(seen(WHOLE, blob(40, 60, 60, 100))) == look(blob(40, 60, 60, 100))
+
+
+def late(**options: object) -> DCTNetMethod:
+    built = DCTNetMethod(net=LATE, **{"precision": "float32", "zoom_size": 64, **options})  # type: ignore[arg-type]
+    built.reset(IMAGE)
+    return built
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_answer_from_a_kept_encoding_is_that_of_a_fresh_one_to_the_bit(seed: int, flip: bool) -> None:
+    rng = np.random.default_rng(seed)
+    kept, clicks, previous = late(flip=flip), [], None
+    for _ in range(6):
+        clicks = [*clicks, Click(float(rng.uniform(0, 59)), float(rng.uniform(0, 89)), bool(rng.random() < 0.6), 4.0)]
+        answer = kept.predict(IMAGE, clicks, previous)
+        assert np.array_equal(answer, late(flip=flip).predict(IMAGE, clicks, previous))
+        assert np.array_equal(answer, kept.predict(IMAGE, clicks, previous))
+        previous = answer
+
+
+def count_encodings(one: DCTNetMethod, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    calls: list[int] = []
+    encode = one.net.encode_image
+
+    def counted(image: torch.Tensor) -> list[torch.Tensor]:
+        calls.append(1)
+        return encode(image)
+
+    monkeypatch.setattr(one.net, "encode_image", counted)
+    return calls
+
+
+@pytest.mark.parametrize(("flip", "each"), [(False, 1), (True, 2)])
+def test_late_network_encodes_a_view_once_whatever_is_clicked_in_it(monkeypatch: pytest.MonkeyPatch, flip: bool, each: int) -> None:
+    one = late(flip=flip)
+    calls = count_encodings(one, monkeypatch)
+    one.reset(IMAGE)
+    assert len(calls) == each
+    spent = one.encode_seconds
+    assert spent > 0
+    clicks = one.fill_radii([Click(25, 40)], None)
+    one.predict(IMAGE, clicks, None)
+    assert len(calls) == each
+    assert one.encode_seconds == spent
+    previous = blob(20, 30, 35, 50, (60, 90))
+    for row in (24, 26, 28):
+        one.predict(IMAGE, [*clicks, Click(row, 40, positive=False, radius=1.0)], previous)
+    assert len(calls) == 2 * each
+    assert one.encode_seconds > spent
+
+
+def test_early_network_looks_afresh_at_each_click_and_encodes_for_missing_radii_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = method(zoom_size=64)
+    calls = count_encodings(one, monkeypatch)
+    previous, clicks = blob(20, 30, 35, 50, (60, 90)), [Click(25, 40, radius=3.0), Click(30, 45, radius=2.0)]
+    view, _ = one.predict_view(IMAGE, clicks, np.maximum(previous, np.float32(1e-6)))
+    assert view == object_view(previous, clicks, 64, margin=1.4, threshold=0.5)
+    assert calls == []
+    held = method(zoom_size=64, hold_view=True).predict(IMAGE, clicks, previous)
+    np.testing.assert_allclose(held, one.predict(IMAGE, clicks, previous), atol=2e-6)
+
+
+def test_no_more_than_a_few_views_are_kept() -> None:
+    one = late()
+    for top in range(0, 40, 5):
+        one.predict(IMAGE, [Click(top + 5, 10, radius=2.0)] * 2, blob(top, 5, top + 10, 20, (60, 90)))
+        assert len(one._views) <= KEPT_VIEWS
+
+
+def test_image_of_another_size_than_the_one_set_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"predict\(\) got an image of \(20, 90, 3\), reset\(\) was given \(60, 90\)"):
+        method().predict(IMAGE[:20], [Click(3, 3, radius=2.0)], None)

@@ -50,6 +50,18 @@ def network() -> DCTNetMethod:
     return DCTNetMethod(net=NET, first_size=48, zoom_size=40, precision="float32")
 
 
+LATE = tiny_net(previous_mask=True, prompt_fusion="late")
+torch.nn.init.constant_(LATE.decoder.predict.bias, 0.3)
+
+
+def late_network(*, flip: bool = False) -> DCTNetMethod:
+    return DCTNetMethod(net=LATE, first_size=48, zoom_size=40, precision="float32", flip=flip)
+
+
+def late_and_mirrored() -> DCTNetMethod:
+    return late_network(flip=True)
+
+
 def assert_same(one: Prediction, other: Prediction) -> None:
     assert np.array_equal(one.probs, other.probs)
     assert np.array_equal(one.mask, other.mask)
@@ -61,7 +73,7 @@ def some_click(rng: np.random.Generator) -> Click:
     return Click(float(rng.uniform(0, 39)), float(rng.uniform(0, 55)), bool(rng.random() < 0.6), radius)
 
 
-@pytest.mark.parametrize("make", [Counting, network])
+@pytest.mark.parametrize("make", [Counting, network, late_network, late_and_mirrored])
 @pytest.mark.parametrize("seed", range(3))
 def test_replayed_incremental_and_fresh_predictions_are_the_same(make: Callable[[], Method], seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -252,3 +264,37 @@ def test_predictor_of_a_file_predicts_as_the_network_that_wrote_it(tmp_path: Any
     for one in (predictor, other):
         one.set_image(IMAGE)
     assert_same(predictor.click(20, 20), other.click(20, 20))
+
+
+def test_history_is_bounded_and_an_undo_beyond_it_plays_the_clicks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dct_seg.predictor.HISTORY_BYTES", 2 * IMAGE[..., 0].size * 4)
+    method = Counting()
+    predictor = Predictor(method)
+    predictor.set_image(IMAGE)
+    one = Click(0, 0, radius=7.0)
+    clicks = [one, Click(39, 55, radius=7.0), *[Click(row, 9, radius=7.0) for row in range(2, 6)]]  # the first two span the image
+    answers = [predictor.predict(clicks[:count]) for count in range(1, 7)]
+    kept = [turn.part is not None for turn in predictor._turns]
+    assert kept == [False, False, False, True, True, True]
+    for count in (5, 4, 3, 2):
+        assert_same(predictor.undo(), answers[count - 1])
+    assert method.calls == 6 + 3  # three clicks were played again, once
+
+
+def test_turn_keeps_the_region_alone_that_is_not_zero() -> None:
+    predictor = Predictor(Counting())
+    predictor.set_image(IMAGE)
+    predictor.click(5, 5, radius=7.0)
+    assert predictor.click(9, 8, radius=7.0).probs.shape == (40, 56)
+    assert [turn.part.shape for turn in predictor._turns if turn.part is not None] == [(1, 1), (5, 4)]
+
+
+def test_timings_tell_the_encoding_from_the_click() -> None:
+    predictor = Predictor(DCTNetMethod(net=LATE, zoom_in=False, precision="float32"))
+    predictor.set_image(IMAGE)
+    assert predictor.timings.encode > 0
+    first = predictor.click(20, 20, radius=5.0).timings
+    assert first.encode == 0
+    assert first.click > 0
+    assert predictor.timings is first
+    assert first.total == first.click

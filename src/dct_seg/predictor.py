@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,27 @@ from dct_seg.methods.base import Method, checked_image
 from dct_seg.methods.dctnet import DCTNetMethod
 from dct_seg.models.dct_net import DCTNet
 from dct_seg.models.pretrained import DEFAULT
+
+HISTORY_BYTES = 2**28
+"""Of the probabilities kept of earlier clicks, beside those of the last one; all twenty of a photograph of 3 megapixels."""
+
+
+@dataclass(frozen=True)
+class Timings:
+    """What a call cost.
+
+    Args:
+        encode: Seconds spent on encoding the image or a region of it, which serves later clicks too; 0 where it was at hand.
+        click: Seconds of everything else.
+    """
+
+    encode: float = 0.0
+    click: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Seconds of the call."""
+        return self.encode + self.click
 
 
 @dataclass(frozen=True)
@@ -25,18 +48,52 @@ class Prediction:
         mask: (H, W) bool, the object.
         probs: (H, W) float32 in 0..1.
         clicks: The clicks with the radii that were used.
+        timings: What it cost.
     """
 
     mask: NDArray[np.bool_]
     probs: NDArray[np.float32]
     clicks: tuple[Click, ...]
+    timings: Timings = Timings()
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """A click as it was given, all clicks up to it with their radii, and the probabilities after it, where they are not 0."""
+
+    given: Click
+    used: tuple[Click, ...]
+    corner: tuple[int, int]
+    part: NDArray[np.float32] | None
+    """None once they were forgotten."""
+
+    @classmethod
+    def of(cls, given: Click, used: tuple[Click, ...], probs: NDArray[np.float32]) -> _Turn:
+        left, top, width, height = cv2.boundingRect((probs > 0).view(np.uint8))
+        if (height, width) == probs.shape:
+            return cls(given, used, (0, 0), probs)  # itself, not a copy: a method may know its own answers again
+        return cls(given, used, (top, left), probs[top : top + height, left : left + width].copy())
+
+    def probs(self, size: tuple[int, int]) -> NDArray[np.float32]:
+        """(H, W), as the method gave them."""
+        assert self.part is not None
+        (top, left), (height, width) = self.corner, self.part.shape
+        if (height, width) == size:
+            return self.part
+        whole = np.zeros(size, np.float32)
+        whole[top : top + height, left : left + width] = self.part
+        return whole
 
 
 class Predictor:
     """Segments one image at a time from clicks.
 
     ``predict`` is a pure function of the image and the ordered clicks: what it has computed for a beginning of the same
-    clicks it reuses, the rest it plays again, one click after the other, as a person would have made them.
+    clicks it reuses, the rest it plays again, one click after the other, as a person would have made them. Of a huge image it
+    keeps the last clicks only (``HISTORY_BYTES``), and an undo beyond them plays the others again.
+
+    Attributes:
+        timings: What the last ``set_image`` or ``predict`` cost.
 
     Args:
         method: A network, which is put in evaluation mode, or any interactive segmentation method.
@@ -55,10 +112,9 @@ class Predictor:
     def __init__(self, method: DCTNet | Method, *, threshold: float = 0.5) -> None:
         self.method = DCTNetMethod(net=method) if isinstance(method, DCTNet) else method
         self.threshold = threshold
+        self.timings = Timings()
         self._image: NDArray[np.uint8] | None = None
-        self._given: list[Click] = []
-        self._used: list[tuple[Click, ...]] = []
-        self._probs: list[NDArray[np.float32]] = []
+        self._turns: list[_Turn] = []
         self._clicks: tuple[Click, ...] = ()
 
     @classmethod
@@ -87,10 +143,11 @@ class Predictor:
         """
         rgb = checked_image(_rgb(image) if isinstance(image, np.ndarray) else image).copy()  # the caller may paint into its own
         self._image = None
+        self._turns, self._clicks = [], ()
+        before = self._now()
         self.method.reset(rgb)
+        self.timings = self._since(before)
         self._image = rgb
-        self._keep(0)
-        self._clicks = ()
 
     def predict(self, clicks: Sequence[Click]) -> Prediction:
         """The mask after all of ``clicks``, in order.
@@ -107,18 +164,20 @@ class Predictor:
         for click in clicks:
             if not (-0.5 <= click.row < height - 0.5 and -0.5 <= click.col < width - 0.5):
                 raise ValueError(f"click ({click.row}, {click.col}) lies outside the image of {height} rows and {width} columns")
-        self._keep(_num_common(self._given, clicks))
-        for click in clicks[len(self._given) :]:
-            previous = self._probs[-1] if self._probs else None
-            before = self._used[-1] if self._used else ()
-            used = tuple(self.method.fill_radii([*before, click], previous))
-            probs = self.method.predict(image, used, previous)
-            self._given.append(click)
-            self._used.append(used)
-            self._probs.append(probs)
+        before = self._now()
+        self._keep(_num_common([turn.given for turn in self._turns], clicks))
+        for click in clicks[len(self._turns) :]:
+            previous = self._turns[-1].probs((height, width)) if self._turns else None
+            used = tuple(self.method.fill_radii([*self._used, click], previous))
+            self._turns.append(_Turn.of(click, used, self.method.predict(image, used, previous)))
+            self._forget_oldest()
         self._clicks = tuple(clicks)
-        probs = self._probs[-1].copy() if self._probs else np.zeros((height, width), np.float32)
-        return Prediction(probs > self.threshold, probs, self._used[-1] if self._used else ())
+        probs = self._turns[-1].probs((height, width)) if self._turns else np.zeros((height, width), np.float32)
+        if self._turns and probs is self._turns[-1].part:
+            probs = probs.copy()  # the caller may paint into it
+        mask = probs > self.threshold
+        self.timings = self._since(before)
+        return Prediction(mask, probs, self._used, self.timings)
 
     def click(self, row: float, col: float, *, positive: bool = True, radius: float | None = None) -> Prediction:
         """The mask after one more click."""
@@ -133,8 +192,34 @@ class Predictor:
         self._image_or_error()
         self.predict([])
 
+    @property
+    def _used(self) -> tuple[Click, ...]:
+        return self._turns[-1].used if self._turns else ()
+
     def _keep(self, count: int) -> None:
-        del self._given[count:], self._used[count:], self._probs[count:]
+        """The first ``count`` turns; none where the last of these is forgotten, since those before it then are too."""
+        del self._turns[count:]
+        if self._turns and self._turns[-1].part is None:
+            self._turns.clear()
+
+    def _forget_oldest(self) -> None:
+        """Drop the probabilities of the oldest turns, so that those before the last one fit ``HISTORY_BYTES``."""
+        left = HISTORY_BYTES
+        for place in range(len(self._turns) - 2, -1, -1):
+            part = self._turns[place].part
+            if part is None:
+                return
+            left -= part.nbytes
+            if left < 0:
+                self._turns[place] = replace(self._turns[place], part=None)
+
+    def _now(self) -> tuple[float, float]:
+        return time.perf_counter(), self.method.encode_seconds
+
+    def _since(self, before: tuple[float, float]) -> Timings:
+        now, encoded = self._now()
+        encode = encoded - before[1]
+        return Timings(encode, now - before[0] - encode)
 
     def _image_or_error(self) -> NDArray[np.uint8]:
         if self._image is None:

@@ -26,6 +26,9 @@ class Method(ABC):
     paper: ClassVar[str]
     """Authors and year, or "" for something that was never published."""
 
+    encode_seconds: float = 0.0
+    """Spent so far, on whatever images, on what serves several clicks; a method that has nothing of the kind leaves it at 0."""
+
     @property
     def options(self) -> dict[str, Any]:
         """The options in force, plain values; a benchmark's results are only resumed under the same ones."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,11 +18,16 @@ from numpy.typing import NDArray
 
 from dct_seg.clicks import Click, ClickBatch
 from dct_seg.methods.base import METHODS, Method, checked_image
+from dct_seg.methods.seeds import check_turn
 from dct_seg.models.dct_net import DCTNet
 from dct_seg.models.pretrained import DEFAULT
 from dct_seg.processor import has_fast_bfloat16
 
 SMALLEST_OBJECT = 16.0  # pixels; the margin around something smaller is the margin of this
+KEPT_VIEWS = 3  # the whole image and the last two regions; with `late` some 10 MB each
+HELD_COARSENESS = 1.33  # a view is held while its pixels are at most so much coarser than those of the region asked for
+HELD_MARGIN = 0.25  # of the margin asked for, that the object must still have in a view that is held
+FLOOR = np.float32(1e-6)  # probability inside a view that may be held: above 0, so that the next click sees where the view was
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,15 @@ class View:
         """Pixels of the network a pixel of the image."""
         return math.sqrt(self.size[0] * self.size[1] / (self.height * self.width))
 
+    def holds(self, other: View) -> bool:
+        """Whether all of ``other``'s rectangle lies inside this one."""
+        return (
+            self.top <= other.top
+            and self.left <= other.left
+            and other.top + other.height <= self.top + self.height
+            and other.left + other.width <= self.left + self.width
+        )
+
 
 def whole_view(shape: tuple[int, int], longest: int) -> View:
     """The whole image, shrunk (never enlarged) until its longer side is ``longest`` pixels."""
@@ -75,20 +91,56 @@ def object_view(previous: NDArray[np.float32], clicks: Sequence[Click], longest:
     Returns:
         None when the region is the whole image, or there is no object yet.
     """
-    height, width = previous.shape
-    found = previous > threshold
-    if not found.any():
+    box = _object_box(previous, clicks, threshold)
+    return None if box is None else _view_around(box, previous.shape, longest, margin)
+
+
+def next_view(previous: NDArray[np.float32], clicks: Sequence[Click], whole: View, longest: int, *, margin: float) -> View:
+    """As :func:`object_view`, or ``whole``; but the view of the click before is held while the object still fits it.
+
+    Which view that was is read from ``previous``, which is 0 outside of it alone. So the answer is a function of what is given,
+    and the same whether or not anything of the view is at hand.
+
+    Args:
+        previous: As for :func:`object_view`.
+        clicks: As for :func:`object_view`.
+        whole: The view of the whole image.
+        longest: As for :func:`object_view`.
+        margin: As for :func:`object_view`.
+    """
+    box = _object_box(previous, clicks, 0.5)
+    if box is None:
+        return whole
+    wanted, needed = (_view_around(box, previous.shape, longest, some) or whole for some in (margin, 1 + (margin - 1) * HELD_MARGIN))
+    left, top, width, height = cv2.boundingRect((previous > 0).view(np.uint8))
+    held = whole if (height, width) == previous.shape else _view(top, left, height, width, longest, enlarge=True)
+    return held if held.holds(needed) and held.scale * HELD_COARSENESS >= wanted.scale else wanted
+
+
+_Box = tuple[float, float, float, float]
+"""Top, bottom, left, right."""
+
+
+def _object_box(previous: NDArray[np.float32], clicks: Sequence[Click], threshold: float) -> _Box | None:
+    """The box around the mask, the clicks, and the circles of the positive ones; None without a mask."""
+    first_col, first_row, cols, rows = cv2.boundingRect((previous > threshold).view(np.uint8))
+    if rows == 0:
         return None
-    rows, cols = np.flatnonzero(found.any(1)), np.flatnonzero(found.any(0))
-    top, bottom, left, right = float(rows[0]), float(rows[-1] + 1), float(cols[0]), float(cols[-1] + 1)
+    top, bottom, left, right = float(first_row), float(first_row + rows), float(first_col), float(first_col + cols)
     for click in clicks:
         reach = (click.radius or 0.0) if click.positive else 0.0
         top, bottom = min(top, click.row - reach), max(bottom, click.row + reach + 1)
         left, right = min(left, click.col - reach), max(right, click.col + reach + 1)
+    return top, bottom, left, right
+
+
+def _view_around(box: _Box, shape: tuple[int, ...], longest: int, margin: float) -> View | None:
+    """The view of the box with its margin, or None where that is the whole image."""
+    top, bottom, left, right = box
     grow_h, grow_w = ((margin - 1) / 2 * max(side, SMALLEST_OBJECT) for side in (bottom - top, right - left))
     first_row, first_col = max(0, math.floor(top - grow_h)), max(0, math.floor(left - grow_w))
-    num_rows, num_cols = min(height, math.ceil(bottom + grow_h)) - first_row, min(width, math.ceil(right + grow_w)) - first_col
-    if (num_rows, num_cols) == (height, width):
+    num_rows, num_cols = min(shape[0], math.ceil(bottom + grow_h)) - first_row, min(shape[1], math.ceil(right + grow_w)) - first_col
+    if (num_rows, num_cols) == tuple(shape):
         return None
     return _view(first_row, first_col, num_rows, num_cols, longest, enlarge=True)
 
@@ -101,9 +153,21 @@ def _view(top: int, left: int, height: int, width: int, longest: int, *, enlarge
     return View(top, left, height, width, size)
 
 
+@dataclass
+class _Seen:
+    """What the network sees of a view, (1, 3, h, w), and its features, once they were asked for; of the mirrored view too."""
+
+    image: torch.Tensor
+    features: list[torch.Tensor] | None = None
+    mirrored: list[torch.Tensor] | None = None
+
+
 @METHODS.register("dctnet")
 class DCTNetMethod(Method):
     """DCT-Net behind the protocol of all methods.
+
+    What the network sees of the last views is kept, and with ``prompt_fusion: late`` its encoding: a click in a view that was
+    seen before costs the prompt branch and the decoder. What is kept never changes an answer.
 
     Args:
         checkpoint: A shipped name, a file of weights or a checkpoint of training.
@@ -112,6 +176,8 @@ class DCTNetMethod(Method):
         zoom_in: From the second click on, predict the object's region alone, at ``zoom_size`` pixels.
         zoom_size: Longer side of what the network sees of the region.
         zoom_margin: Height and width of the region over those of the object.
+        hold_view: Stay with the view of the click before while the object fits it, see :func:`next_view`. None holds it for a
+            ``late`` network, which saves the encoding, and looks afresh at each click for an ``early`` one, which would save nothing.
         flip: Average with the prediction of the mirrored image; twice the time.
         precision: ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the processor computes in it.
         device: A torch device.
@@ -129,6 +195,7 @@ class DCTNetMethod(Method):
         zoom_in: bool = True,
         zoom_size: int = 384,
         zoom_margin: float = 1.4,
+        hold_view: bool | None = None,
         flip: bool = False,
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
         device: str = "cpu",
@@ -136,8 +203,11 @@ class DCTNetMethod(Method):
         self.source = "in memory" if net is not None else str(checkpoint)
         self.net = (DCTNet.from_pretrained(checkpoint) if net is None else net).eval().to(device).to(memory_format=torch.channels_last)
         self.first_size, self.zoom_in, self.zoom_size, self.zoom_margin, self.flip = first_size, zoom_in, zoom_size, zoom_margin, flip
+        self.hold_view = self.net.is_late if hold_view is None else hold_view
         self.device = torch.device(device)
         self.bfloat16 = has_fast_bfloat16(self.device) if precision == "auto" else precision == "bfloat16"
+        self._image: NDArray[np.uint8] | None = None
+        self._views: OrderedDict[View, _Seen] = OrderedDict()
 
     @property
     def options(self) -> dict[str, Any]:
@@ -147,26 +217,37 @@ class DCTNetMethod(Method):
             "zoom_in": self.zoom_in,
             "zoom_size": self.zoom_size,
             "zoom_margin": self.zoom_margin,
+            "hold_view": self.hold_view,
             "flip": self.flip,
             "precision": "bfloat16" if self.bfloat16 else "float32",
             "device": str(self.device),
         }
 
     def reset(self, image: NDArray[np.uint8]) -> None:
-        """Forget the image before; (H, W, 3) uint8 RGB.
+        """Forget the image before; a ``late`` network encodes the whole of this one, (H, W, 3) uint8 RGB.
 
         Raises:
             ValueError: When the image is of another shape or type.
         """
         self._image = checked_image(image)
-        self._features: list[torch.Tensor] | None = None
+        self._views.clear()
+        if self.net.is_late:
+            self._features(whole_view(image.shape[:2], self.first_size))
+            if self.flip:
+                self._features(whole_view(image.shape[:2], self.first_size), mirrored=True)
 
     def predict(self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> NDArray[np.float32]:
-        """The probabilities of the object, (H, W); outside the region of a zoom there is none."""
+        """The probabilities of the object, (H, W); outside the region of a zoom there is none.
+
+        Raises:
+            ValueError: When the image is not the size of the one given to ``reset``, or a click lies outside of it.
+        """
         result = np.zeros(image.shape[:2], np.float32)
         if clicks:
             view, probs = self.predict_view(image, clicks, previous)
             seen = cv2.resize(probs, (view.width, view.height), interpolation=cv2.INTER_LINEAR)
+            if self.hold_view:
+                np.maximum(seen, FLOOR, out=seen)
             result[view.top : view.top + view.height, view.left : view.left + view.width] = seen
         return result
 
@@ -180,37 +261,75 @@ class DCTNetMethod(Method):
             clicks: As for ``predict``, but at least one.
             previous: As for ``predict``.
             share: Of the sides that ``first_size`` and ``zoom_size`` give; less is coarser and takes its square of the time.
+
+        Raises:
+            ValueError: As for ``predict``.
         """
+        check_turn(image, clicks, None if self._image is None else self._image.shape[:2])
         view = self._view(image.shape[:2], clicks, previous, share)
         inside = view.clicks(clicks).to(self.device)
-        with self._computing():
-            x, before = self._seen(image, view), None if previous is None else self._tensor(view.crop(previous)[..., None])
-            probs = torch.sigmoid(self.net(x, inside, before))
-            if self.flip:
-                mirrored = None if before is None else before.flip(-1)
-                probs = (probs + torch.sigmoid(self.net(x.flip(-1), _mirrored(inside, view.size[1]), mirrored)).flip(-1)) / 2
+        before = None if previous is None else self._tensor(view.crop(previous)[..., None])
+        probs = self._probs(view, inside, before)
+        if self.flip:
+            mirrored = None if before is None else before.flip(-1)
+            probs = (probs + self._probs(view, _mirrored(inside, view.size[1]), mirrored, mirrored=True).flip(-1)) / 2
         return view, probs[0, 0].cpu().numpy()
 
     def fill_radii(self, clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> list[Click]:
         """The clicks, with the Auto-Drag-Head's radius for each that has none; the image is the one given to ``reset``."""
         if self.net.auto_drag is None or all(c.radius is not None for c in clicks):
             return list(clicks)
+        assert self._image is not None, "reset() comes first"
         view = whole_view(self._image.shape[:2], self.first_size)
+        before = None if previous is None else self._tensor(view.crop(previous)[..., None])
+        features = self._features(view)
         with self._computing():
-            x, before = self._seen(self._image, view), None if previous is None else self._tensor(view.crop(previous)[..., None])
-            if self._features is None:
-                self._features = self.net.encode_image(x)
-            radii = self.net.fill_radii(x, view.clicks(clicks).to(self.device), before, self._features).radii[0] / view.scale
-        return [c if c.radius is not None else replace(c, radius=float(r)) for c, r in zip(clicks, radii.tolist(), strict=True)]
+            filled = self.net.fill_radii(self._seen(view).image, view.clicks(clicks).to(self.device), before, features)
+        radii = (filled.radii[0] / view.scale).tolist()
+        return [c if c.radius is not None else replace(c, radius=float(r)) for c, r in zip(clicks, radii, strict=True)]
 
     def _view(self, shape: tuple[int, ...], clicks: Sequence[Click], previous: NDArray[np.float32] | None, share: float) -> View:
-        view = None
-        if self.zoom_in and previous is not None and len(clicks) > 1:
-            view = object_view(previous, clicks, round(self.zoom_size * share), margin=self.zoom_margin, threshold=0.5)
-        return view or whole_view((shape[0], shape[1]), round(self.first_size * share))
+        whole, zoom_size = whole_view((shape[0], shape[1]), round(self.first_size * share)), round(self.zoom_size * share)
+        if not self.zoom_in or previous is None or len(clicks) < 2:
+            return whole
+        if self.hold_view:
+            return next_view(previous, clicks, whole, zoom_size, margin=self.zoom_margin)
+        return object_view(previous, clicks, zoom_size, margin=self.zoom_margin, threshold=0.5) or whole
 
-    def _seen(self, image: NDArray[np.uint8], view: View) -> torch.Tensor:
-        return self._tensor(view.crop(image)).contiguous(memory_format=torch.channels_last).div_(255)
+    def _probs(self, view: View, clicks: ClickBatch, before: torch.Tensor | None, *, mirrored: bool = False) -> torch.Tensor:
+        """(1, 1, h, w) probabilities in a view, with all else mirrored already."""
+        features = self._features(view, mirrored=mirrored) if self.net.is_late else None
+        image = self._seen(view).image
+        with self._computing():
+            return torch.sigmoid(self.net(image.flip(-1) if mirrored else image, clicks, before, features))
+
+    def _features(self, view: View, *, mirrored: bool = False) -> list[torch.Tensor]:
+        """The network's features of the view's image alone."""
+        began = time.perf_counter()
+        seen = self._seen(view)
+        features = seen.mirrored if mirrored else seen.features
+        if features is not None:
+            return features
+        with self._computing():
+            features = self.net.encode_image(seen.image.flip(-1) if mirrored else seen.image)
+        if mirrored:
+            seen.mirrored = features
+        else:
+            seen.features = features
+        self.encode_seconds += time.perf_counter() - began
+        return features
+
+    def _seen(self, view: View) -> _Seen:
+        """What is kept of a view; the one used longest ago makes room for a new one."""
+        seen = self._views.get(view)
+        if seen is None:
+            assert self._image is not None, "reset() comes first"
+            image = self._tensor(view.crop(self._image)).contiguous(memory_format=torch.channels_last).div_(255)
+            seen = self._views[view] = _Seen(image)
+            if len(self._views) > KEPT_VIEWS:
+                self._views.popitem(last=False)
+        self._views.move_to_end(view)
+        return seen
 
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(array.astype(np.float32)).to(self.device).permute(2, 0, 1)[None]  # astype copies: a caller's array stays
