@@ -190,3 +190,14 @@ def test_third_party_s_encoder_is_used_by_its_short_name(tmp_path: Path, monkeyp
 def test_option_that_an_encoder_does_not_take_is_refused() -> None:
     with pytest.raises(ValueError, match=r"click encoder 'Disk' does not take \{'sigma': 3\.0\}: .*unexpected keyword argument 'sigma'"):
         DCTNet(DCTNetConfig(**TINY, click_encoder="Disk", click_encoder_options={"sigma": 3.0}))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_maps_without_a_gradient_are_those_with_one_to_the_bit(seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.randint(-1, 2, (3, 5), generator=draw)
+    clicks = ClickBatch(torch.rand(3, 5, 2, generator=draw) * 40, labels, torch.rand(3, 5, generator=draw) * 9)
+    learning = clicks.with_radii(clicks.radii.clone().requires_grad_())
+    maps = SpatialDCT()(learning, (33, 47))
+    assert maps.requires_grad
+    assert torch.equal(SpatialDCT()(clicks, (33, 47)), maps)

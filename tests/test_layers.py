@@ -21,10 +21,16 @@ LAYERS = [  # a room may import those above it in this list
     {"models"},
     {"interaction", "data"},
     {"task", "predictor", "methods", "pictures"},
-    {"callbacks", "benchmark", "export", "app", "training", "profile"},
+    {"callbacks", "benchmark", "export", "app", "training", "profile", "sweep"},
     {"cli", "__main__"},
 ]
-NEIGHBOURS = {("simulation", "wrong_pixels"), ("predictor", "methods"), ("training", "callbacks")}
+NEIGHBOURS = {
+    ("simulation", "wrong_pixels"),
+    ("predictor", "methods"),
+    ("training", "callbacks"),
+    ("profile", "benchmark"),
+    ("sweep", "benchmark"),
+}
 """Rooms of one layer that may know each other, in this direction."""
 
 HOMES = {"lightning": {"task", "data", "training", "callbacks", "profile"}, "albumentations": {"data"}, "timm": {"models", "profile"}}

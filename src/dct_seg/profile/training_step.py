@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -19,8 +16,6 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.profilers import Profiler
 
 from dct_seg.data.datamodule import ClickSimulatorDataModule
-from dct_seg.models.dct_net import DCTNetConfig
-from dct_seg.processor import trainer_precision
 from dct_seg.task import InteractiveSegmentationTask
 
 _PARTS = {
@@ -61,22 +56,10 @@ class Breakdown:
         return {name: median(values) for name, values in self.seconds.items()}
 
     @property
-    def overhead(self) -> float:
-        """The share of a step, 0..1, that is neither the network nor its optimizer; the median over batches."""
+    def overheads(self) -> list[float]:
+        """The share of each step, 0..1, that is neither the network nor its optimizer."""
         network = np.sum([self.seconds[name] for name in NETWORK], axis=0)
-        return float(np.median(1 - network / np.array(self.seconds["total"])))
-
-    def table(self) -> str:
-        """The parts as aligned text: median, spread (the middle half of the batches) and share."""
-        lines = [f"{'part':<15}{'median':>10}{'spread':>19}{'share':>8}"]
-        for name, values in self.seconds.items():
-            low, middle, high = (1e3 * float(q) for q in np.quantile(values, (0.25, 0.5, 0.75)))
-            share = middle / 1e3 / self.medians["total"]
-            lines.append(f"{name:<15}{middle:>7.1f} ms{low:>8.1f} ..{high:>6.1f} ms{share:>8.1%}")
-        around = ", ".join(name for name in PARTS if name not in NETWORK)
-        return "\n".join(
-            [*lines, f"not the network ({around}): {self.overhead:.1%} of a step", f"peak memory: {self.peak_memory / 2**30:.2f} GiB"]
-        )
+        return [float(share) for share in 1 - network / np.array(self.seconds["total"])]
 
 
 def training_step_breakdown(
@@ -185,37 +168,3 @@ def _peak_memory(device: torch.device) -> tuple[int, str]:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024), f"{device.type} ({torch.get_num_threads()} threads)"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``dct-seg profile``; the defaults are the paper's recipe."""
-    for name, value in {"batch-size": 8, "crop-size": 256, "clicks": 3, "workers": 1, "steps": 10, "warmup": 3}.items():
-        parser.add_argument(f"--{name}", type=int, default=value, metavar="N", help="default: %(default)s")
-    parser.add_argument("--backbone", default="resnet50", help="any timm backbone, with random weights (default: %(default)s)")
-    parser.add_argument("--root", metavar="DIR", help="a folder of images and masks to train on (default: drawn shapes)")
-    parser.add_argument("--precision", default=trainer_precision(), help="the Trainer's (default: %(default)s)")
-    parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=True, help="memory layout of the weights")
-    parser.add_argument("--accelerator", default="auto", help="the Trainer's (default: %(default)s)")
-    parser.add_argument("--json", metavar="FILE", help="also write each batch's numbers")
-
-
-def main(args: argparse.Namespace) -> int:
-    """Run ``dct-seg profile``."""
-    network = DCTNetConfig(backbone=args.backbone, backbone_weights="none")
-    task = InteractiveSegmentationTask(network, train_clicks=(args.clicks, args.clicks), channels_last=args.channels_last)
-    size = {"batch_size": args.batch_size, "crop_size": args.crop_size, "num_workers": args.workers, "holdout": 0.0}
-    if args.root is None:
-        data = ClickSimulatorDataModule("Shapes", options={"num_images": 64, "size": (375, 500)}, **size)  # as large as SBD's photographs
-    else:
-        data = ClickSimulatorDataModule("Folder", args.root, **size)
-    found = training_step_breakdown(
-        task, data, steps=args.steps, warmup=args.warmup, precision=args.precision, accelerator=args.accelerator
-    )
-    setting = {name: value for name, value in vars(args).items() if value is not None and name != "json"}
-    print(
-        f"{', '.join(f'{name} {value}' for name, value in setting.items())}; {found.device}, torch {torch.__version__}\n\n{found.table()}"
-    )
-    if args.json:
-        numbers = {"setting": setting, **asdict(found), "medians": found.medians, "overhead": found.overhead}
-        Path(args.json).write_text(json.dumps(numbers, indent=1))
-    return 0
