@@ -90,13 +90,18 @@ def _painted(row_part: Tensor, col_part: Tensor, clicks: ClickBatch) -> Tensor:
     The same numbers as a maximum over all products at once, which goes through N times the memory; no gradient.
     """
     maps = row_part.new_zeros(len(clicks), 2, row_part.shape[2], col_part.shape[2])
-    product = torch.empty_like(maps[0, 0])
     for b, labels in enumerate(clicks.labels.tolist()):
         for n, label in enumerate(labels):
+            rows, cols = _nonzero_span(row_part[b, n]), _nonzero_span(col_part[b, n])  # outside them the product is 0
             if label in (0, 1):
-                torch.mul(row_part[b, n, :, None], col_part[b, n], out=product)
-                torch.maximum(maps[b, 1 - label], product, out=maps[b, 1 - label])
+                there = maps[b, 1 - label, rows, cols]
+                torch.maximum(there, row_part[b, n, rows, None] * col_part[b, n, cols], out=there)
     return maps
+
+
+def _nonzero_span(values: Tensor) -> slice:
+    places = values.nonzero()
+    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
 
 
 @CLICK_ENCODERS.register()
