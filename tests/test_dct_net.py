@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dct_seg import Click, ClickBatch, DCTNet, DCTNetConfig
 from dct_seg.models.dct_net import PromptFusion
+from dct_seg.models.feature_pyramid import FeaturePyramid
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {  # the rows of Table 1, and everything on
     "baseline": {"click_encoder": "Euclidean", "feature_dct": False, "auto_drag": False},
@@ -306,3 +307,12 @@ def test_defaults_are_the_paper_s() -> None:
     assert config.auto_drag
     assert not config.previous_mask
     assert not config.normalize_features
+
+
+def test_a_click_is_not_drowned_by_a_backbone_with_large_features() -> None:
+    pyramid = FeaturePyramid([8, 16], [4, 8], hidden=16)
+    features = [torch.randn(2, 8, 16, 16), torch.randn(2, 16, 8, 8)]
+    usual, large = (pyramid([scale * feature for feature in features]) for scale in (1, 100))
+    for a, b in zip(usual, large, strict=True):
+        assert b.std() < 2 * a.std() + 0.1
+        assert b.std() < 2
