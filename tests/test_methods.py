@@ -116,6 +116,23 @@ def test_no_clicks_give_an_empty_mask(method: Method) -> None:
     assert not method.predict(image, [], None).any()
 
 
+def test_a_background_click_on_an_object_click_is_an_answer(method: Method) -> None:
+    image = picture()
+    method.reset(image)
+    click = Click(20, 28, radius=4.0)
+    probs = method.predict(image, [click, Click(20, 28, positive=False, radius=4.0)], method.predict(image, [click], None))
+    assert probs.shape == image.shape[:2]
+    assert np.isfinite(probs).all()
+
+
+@pytest.mark.parametrize("name", CLASSICAL)
+def test_an_object_wholly_taken_back_is_gone(make: Callable[..., Method], name: str) -> None:
+    method = make(name)
+    method.reset(picture())
+    clicks = [Click(20, 28, radius=4.0), Click(20, 28, positive=False, radius=4.0)]
+    assert not method.predict(picture(), clicks, None).any()
+
+
 def test_an_image_of_one_pixel_is_an_image(method: Method) -> None:
     image = np.full((1, 1, 3), 90, np.uint8)
     method.reset(image)

@@ -107,15 +107,15 @@ class SeededMethod(Method):
         self.prepare(image)
 
     def predict(self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> NDArray[np.float32]:
-        """The probability of the object at each pixel, (H, W) in 0..1; 0 everywhere without a positive click.
+        """The probability of the object at each pixel, (H, W) in 0..1; 0 everywhere without a positive seed.
 
         Raises:
             ValueError: When the image is not the size of the one given to ``reset``, or a click lies outside of it.
         """
         size = check_turn(image, clicks, self._size)
-        if not any(click.positive for click in clicks):
-            return np.zeros(size, np.float32)
         seeds = mark_seeds(size, clicks, seed_radius=self.seed_radius)
+        if not (seeds == 1).any():  # no positive click, or each lies under a later negative one
+            return np.zeros(size, np.float32)
         probs = self.segment(image, seeds, previous)
         probs[seeds == 1], probs[seeds == 0] = 1, 0
         return probs
