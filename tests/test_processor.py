@@ -45,3 +45,15 @@ print(faults())
 """
     kept, plain = (int(subprocess.check_output([sys.executable, "-c", script, how], text=True)) for how in ("keep", "plain"))
     assert kept < plain / 4
+
+
+@pytest.mark.parametrize(("threads", "meanwhile"), [(1, 1), (2, 1), (4, 3)])
+def test_one_core_is_left_and_taken_back(threads, meanwhile):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        with processor.one_core_free():
+            assert torch.get_num_threads() == meanwhile
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)

@@ -18,6 +18,7 @@ from dct_seg.clicks import Click
 from dct_seg.methods.base import Method
 from dct_seg.methods.dctnet import DCTNetMethod, View, whole_view
 from dct_seg.predictor import Prediction, Predictor
+from dct_seg.processor import one_core_free
 
 LIVE_SECONDS = 0.06
 """What the network may take for a live preview; the rest of a tenth of a second belongs to the wire and the browser."""
@@ -137,6 +138,8 @@ class Segmenter:
     ) -> Look:
         """What the next click would give, quickly: coarser where the machine could not follow a drag otherwise.
 
+        One core is left to the browser, which draws meanwhile.
+
         Args:
             key: As for :meth:`predict`.
             picture: As for :meth:`predict`.
@@ -144,7 +147,7 @@ class Segmenter:
             click: The next one, with a radius.
             start: As for :meth:`predict`.
         """
-        with self._computing:
+        with self._computing, one_core_free():
             slot = self._slot(key, picture, start)
             method, share = slot.method, self._pace.share
             before = self._before(slot, tuple(clicks))

@@ -1,6 +1,8 @@
-// The live mask: at most one request in flight, the newest drag sent when it answers. It drops frames, and never lags behind.
+// The live mask: at most two requests in flight, one computed while the other travels, the newest drag sent when one answers.
+// It drops frames, and never lags behind.
 import { call, type Click, type Preview } from "./api";
 
+const IN_FLIGHT = 2;
 const REST = 160; // milliseconds without a movement: then the mask as it will be, where the live one was coarser
 
 interface Wish {
@@ -13,7 +15,7 @@ interface Wish {
 
 export class LivePreview {
   private waiting: Wish | null = null;
-  private busy = false;
+  private flying = 0;
   private seq = 0;
   private oldest = 0;
   private rest: ReturnType<typeof setTimeout> | undefined;
@@ -43,11 +45,11 @@ export class LivePreview {
       return;
     }
     this.waiting = wish;
-    if (!this.busy) void this.run();
+    if (this.flying < IN_FLIGHT) void this.run();
   }
 
   private async run(): Promise<void> {
-    this.busy = true;
+    this.flying++;
     while (this.waiting !== null) {
       const { id, revision, click, live, at } = this.waiting;
       this.waiting = null;
@@ -55,12 +57,13 @@ export class LivePreview {
       try {
         const answer = await call<Preview | undefined>("POST", `pictures/${id}/preview`, { revision, click, live, seq });
         if (answer === undefined || seq < this.oldest) continue;
+        this.oldest = seq + 1; // an older one that comes late is not wanted any more
         if (!answer.exact && this.waiting === null) this.wish({ id, revision, click, live: false, at }, REST);
         void this.show(answer, click, () => performance.now() - at).catch(this.failed); // drawn while the next one is computed
       } catch (error) {
         if (seq >= this.oldest) this.failed(error);
       }
     }
-    this.busy = false;
+    this.flying--;
   }
 }
