@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from annotator import HEIGHT, WIDTH, Page, make_folder
 from networks import tiny_net
 from PIL import Image
@@ -102,3 +103,28 @@ def test_live_preview_leaves_the_pixels_of_locked_objects_out(tmp_path: Path) ->
     rows, cols = np.ogrid[:HEIGHT, :WIDTH]
     locked, circle = ((rows - 18) ** 2 + (cols - col) ** 2 <= radius**2 for col, radius in ((20, 6), (25, 9)))
     assert np.array_equal(live, circle & ~locked)
+
+
+@pytest.mark.parametrize("seconds", [1e-9, 1e9])
+def test_threads_are_fewer_for_a_coarse_preview_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """What is kept and becomes a mask has the bits of all threads, so that a click log can be replayed."""
+    seen = []
+
+    class Watched(DCTNetMethod):
+        def predict_view(self, *args: Any, share: float = 1.0, **options: Any) -> Any:
+            seen.append((share < 1, torch.get_num_threads()))
+            return super().predict_view(*args, share=share, **options)
+
+    monkeypatch.setattr(segmenter, "LIVE_SECONDS", seconds)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads[0])
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: threads.__setitem__(0, number))
+    threads = [3]
+    page = Page(make_folder(tmp_path / "pictures"), lambda: Watched(net=NET, first_size=WIDTH, zoom_in=False, precision="float32"))
+    page.click(20, 30, radius=6.0)
+    for _ in range(3):
+        preview(page, 1, live=True)
+    preview(page, 1)
+    page.do("/clicks", click=CLICK)
+    assert (True, 2) in seen
+    assert {number for coarse, number in seen if coarse} == {2}
+    assert {number for coarse, number in seen if not coarse} == {3}

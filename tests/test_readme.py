@@ -73,6 +73,21 @@ def test_every_benchmark_command_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     assert ran >= 2
 
 
+def test_every_predict_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "DIR").mkdir()
+    for path in ("photo.jpg", "DIR/a.jpg"):
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (240, 320, 3), dtype=np.uint8)).save(tmp_path / path)
+    (tmp_path / "clicks.jsonl").write_text('{"image": "a.jpg", "clicks": [{"row": 20, "col": 30, "radius": 9}]}\n')
+    commands = [shlex.split(command)[1:] for command in COMMANDS if " predict " in command]
+    assert [main(args) for args in commands] == [0, 0]
+    assert sorted(path.relative_to("predicted/masks").as_posix() for path in Path("predicted/masks").rglob("*.png")) == [
+        "a/1.png",
+        "photo.png",
+    ]
+    assert Path("predicted/coco.json").is_file()
+
+
 def test_the_table_of_extras_is_that_of_the_project_file() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     section = re.search(r"\[project.optional-dependencies\]\n(.*?)\n\[", text, re.DOTALL)

@@ -20,6 +20,7 @@ training
   test        the same on the test part
 using
   annotate    press on an object, drag to its edge: masks of a folder of pictures, in the browser
+  predict     masks of pictures from clicks given here, or from the annotator's click log
 measuring
   benchmark   the field's protocol: any method, any data set, clicks or drags
   profile     where the time goes on this machine
@@ -71,6 +72,7 @@ def _run(command: str, args: list[str]) -> int:
         "benchmark": _benchmark,
         "data": _data,
         "list": _list,
+        "predict": _predict,
         "profile": _profile,
     }
     if command not in commands:
@@ -82,6 +84,12 @@ def _run(command: str, args: list[str]) -> int:
 
 def _annotate(args: list[str]) -> int:
     from dct_seg.app.command import main as run
+
+    return run(args)
+
+
+def _predict(args: list[str]) -> int:
+    from dct_seg.app.predict_command import main as run
 
     return run(args)
 

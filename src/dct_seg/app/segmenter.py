@@ -138,7 +138,8 @@ class Segmenter:
     ) -> Look:
         """What the next click would give, quickly: coarser where the machine could not follow a drag otherwise.
 
-        One core is left to the browser, which draws meanwhile.
+        While it is coarser, one core is left to the browser, which draws meanwhile. What is kept for later is computed with all
+        threads: a float32 network gives the same bits at the same number of them only.
 
         Args:
             key: As for :meth:`predict`.
@@ -147,14 +148,15 @@ class Segmenter:
             click: The next one, with a radius.
             start: As for :meth:`predict`.
         """
-        with self._computing, one_core_free():
+        with self._computing:
             slot = self._slot(key, picture, start)
             method, share = slot.method, self._pace.share
             before = self._before(slot, tuple(clicks))
             began = time.perf_counter()
             if isinstance(method, DCTNetMethod) and share < 1:
                 previous = before.probs if clicks else None if start is None else start.astype(np.float32)
-                view, probs = method.predict_view(picture.image, [*before.clicks, picture.click(click)], previous, share=share)
+                with one_core_free():
+                    view, probs = method.predict_view(picture.image, [*before.clicks, picture.click(click)], previous, share=share)
             else:
                 share = 1.0
                 probs = slot.predictor.predict([picture.click(one) for one in (*clicks, click)]).probs

@@ -1,0 +1,258 @@
+"""``dct-seg predict``: masks of pictures from clicks that are given, or from a click log."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from dct_seg.app.folder import Folder
+from dct_seg.app.replay import ObjectClicks, read_click_log, replay
+from dct_seg.app.working import WorkingPicture
+from dct_seg.arguments import OneLineArgumentParser
+from dct_seg.clicks import Click
+from dct_seg.data.images import read_image
+from dct_seg.files import whole_file, write_whole
+from dct_seg.methods.base import Method
+from dct_seg.models.pretrained import DEFAULT
+from dct_seg.pictures import Turn, draw_turn, save_png
+
+OVERLAY_HEIGHT = 720  # pixels
+DONE = "predicted.jsonl"
+"""A line for each picture that is done: what it was made from, and what was found."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture to predict on.
+
+    Args:
+        name: What the outputs are called after, with ``/`` for subfolders.
+        path: Its file.
+        problem: Why it cannot be opened, or None.
+    """
+
+    name: str
+    path: Path
+    problem: str | None = None
+
+
+def main(argv: Sequence[str], prog: str = "dct-seg predict") -> int:
+    """Predict.
+
+    Returns:
+        0, or 1 when a picture failed; the others are done.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError: When what was given cannot be used.
+    """
+    given = _parser(prog).parse_args(argv)
+    if bool(given.click) == bool(given.clicks):
+        raise ValueError("give either --click ROW,COL or --clicks FILE, the click log of the annotator")
+    if not 0 < given.threshold < 1:
+        raise ValueError(f"--threshold lies between 0 and 1, got {given.threshold:g}")
+    pictures = list(_pictures(given.images))
+    jobs = _of_log(read_click_log(given.clicks), pictures) if given.clicks else _of_clicks(_clicks(given.click), pictures, given.threshold)
+    if given.coco:
+        _check_coco()
+    out = Path(given.out)
+    done = _read_done(out)
+    failed = 0
+    method: Method | None = None
+    records = []
+    for picture, objects in tqdm(jobs, unit="picture", disable=None):
+        request = _request(picture, objects, given.weights)
+        record = done.get(picture.name)
+        if record is None or record["request"] != request or not all((out / one["mask"]).is_file() for one in record["objects"]):
+            method = method or _method(given.weights)
+            record = _predict(method, picture, objects, out, in_log=given.clicks is not None, overlay=given.overlay)
+            if record is None:
+                failed += 1
+                continue
+            record["request"] = request
+            with (out / DONE).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        records.append(record)
+    if given.coco:
+        write_whole(out / "coco.json", json.dumps(_coco(records, out)))
+    num_objects = sum(len(record["objects"]) for record in records)
+    sys.stdout.write(f"{num_objects} masks of {len(records)} pictures in {out / 'masks'}" + (f", {failed} failed\n" if failed else "\n"))
+    return 1 if failed else 0
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = OneLineArgumentParser(
+        prog=prog,
+        description="Masks of pictures, without a page: of the clicks given here, or of a click log of the annotator.",
+        epilog=f"Example: {prog} photo.jpg --click 120,200,45 --click 80,260,- --out predicted",
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="pictures, and folders of pictures")
+    parser.add_argument(
+        "--click",
+        action="append",
+        metavar="ROW,COL[,RADIUS][,-]",
+        help="in pixels; RADIUS is the drag, predicted where it is left out; '-' is background; may be repeated, in order",
+    )
+    parser.add_argument("--clicks", metavar="FILE", help="a click log; gives the masks that the annotator made, to the bit")
+    parser.add_argument("--out", required=True, metavar="DIR", help="masks/, overlays/; what is there already is not made again")
+    parser.add_argument("--weights", default=DEFAULT, metavar="NAME_OR_PATH", help=f"a shipped model, weights or a checkpoint ({DEFAULT})")
+    parser.add_argument("--threshold", type=float, default=0.5, metavar="P", help="object above it (0.5); a log has its own")
+    parser.add_argument("--coco", action="store_true", help="also write coco.json; wants [coco]")
+    parser.add_argument("--overlay", action=argparse.BooleanOptionalAction, default=True, help="pictures with mask and clicks (yes)")
+    return parser
+
+
+def _clicks(texts: Sequence[str]) -> tuple[Click, ...]:
+    return tuple(_click(text) for text in texts)
+
+
+def _click(text: str) -> Click:
+    parts = [part.strip() for part in text.split(",")]
+    positive = parts[-1] != "-"
+    try:
+        row, col, *radius = (float(part) for part in (parts if positive else parts[:-1]))
+        if len(radius) > 1:
+            raise ValueError("too many numbers")
+        return Click(row, col, positive, radius[0] if radius else None)
+    except ValueError as error:
+        raise ValueError(f"--click is ROW,COL[,RADIUS][,-] such as 120,200,45 or 80,260,-, got '{text}' ({error})") from error
+
+
+def _pictures(paths: Sequence[str]) -> Iterator[Picture]:
+    for text in paths:
+        path = Path(text)
+        if path.is_dir():
+            entries = Folder(path).entries()
+            if not entries:
+                raise ValueError(f"{path} holds no picture")
+            yield from (Picture(entry.name, entry.path, entry.error) for entry in entries)
+        elif path.exists():
+            yield Picture(path.name, path)
+        else:
+            raise FileNotFoundError(f"no picture or folder {path}")
+
+
+Jobs = list[tuple[Picture, list[ObjectClicks]]]
+
+
+def _of_clicks(clicks: tuple[Click, ...], pictures: Sequence[Picture], threshold: float) -> Jobs:
+    _check_names([picture.name for picture in pictures])
+    return [(picture, [ObjectClicks(picture.name, 1, "object", clicks, threshold)]) for picture in pictures]
+
+
+def _of_log(objects: Sequence[ObjectClicks], pictures: Sequence[Picture]) -> Jobs:
+    by_name = {picture.name: picture for picture in pictures}
+    jobs: dict[str, tuple[Picture, list[ObjectClicks]]] = {}
+    for one in objects:
+        if one.image not in by_name:
+            raise ValueError(f"the log's picture {one.image} is not among the {len(pictures)} given; give the folder that was annotated")
+        jobs.setdefault(one.image, (by_name[one.image], []))[1].append(one)
+    _check_names(list(jobs))
+    return list(jobs.values())
+
+
+def _check_names(names: Sequence[str]) -> None:
+    stems: dict[str, str] = {}
+    for name in names:
+        other = stems.setdefault(_stem(name), name)
+        if names.count(name) > 1 or other != name:
+            raise ValueError(f"{other} and {name} would have the same output {_stem(name)}; give them to two runs")
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+def _request(picture: Picture, objects: Sequence[ObjectClicks], weights: str) -> str:
+    """Changes when what is asked changes: the picture's file, the clicks, the weights."""
+    stamps = [(path.stat().st_mtime_ns, path.stat().st_size) for path in (picture.path, Path(weights)) if path.is_file()]
+    asked = json.dumps([stamps, weights, [asdict(one) for one in objects]], sort_keys=True)
+    return hashlib.sha256(asked.encode()).hexdigest()[:16]
+
+
+def _method(weights: str) -> Method:
+    from dct_seg.methods.dctnet import DCTNetMethod
+
+    return DCTNetMethod(weights)
+
+
+def _predict(
+    method: Method, picture: Picture, objects: Sequence[ObjectClicks], out: Path, *, in_log: bool, overlay: bool
+) -> dict[str, Any] | None:
+    """Write the masks of a picture, and what they are; None when it failed, which is told."""
+    try:
+        if picture.problem:
+            raise ValueError(picture.problem)
+        image = read_image(picture.path)
+        masks = replay(method, WorkingPicture.of(image), objects)
+    except (ValueError, OSError) as error:
+        tqdm.write(f"{picture.name}: {error}", file=sys.stderr)
+        return None
+    stem = _stem(picture.name)
+    found = []
+    for one, mask in zip(objects, masks, strict=True):
+        name = f"masks/{stem}/{one.number}.png" if in_log else f"masks/{stem}.png"
+        with whole_file(out / name) as temporary:
+            Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
+        found.append({"object": one.number, "class": one.label, "mask": name, "area": int(mask.sum())})
+    if overlay:
+        save_png(_drawn(image, objects, masks), out / "overlays" / f"{stem}.png")
+    return {"image": picture.name, "height": image.shape[0], "width": image.shape[1], "objects": found}
+
+
+def _drawn(image: NDArray[np.uint8], objects: Sequence[ObjectClicks], masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.uint8]:
+    clicks = [click for one in objects for click in one.clicks]
+    shown = [replace(click, radius=click.radius or None) for click in clicks]
+    return draw_turn(image, Turn(shown, np.logical_or.reduce(masks), float("nan")), height=min(OVERLAY_HEIGHT, image.shape[0]))
+
+
+def _read_done(out: Path) -> dict[str, dict[str, Any]]:
+    """The last line of each picture; one that a kill cut short counts for nothing."""
+    path = out / DONE
+    found: dict[str, dict[str, Any]] = {}
+    if path.is_file():
+        text = path.read_text(encoding="utf-8")
+        for line in text.splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            found[record["image"]] = record
+        if text and not text.endswith("\n"):
+            write_whole(path, "".join(f"{json.dumps(record)}\n" for record in found.values()))
+    return found
+
+
+def _check_coco() -> None:
+    try:
+        import pycocotools  # noqa: F401
+    except ImportError as error:
+        raise ImportError("--coco needs pycocotools; pip install 'dct-seg[coco]'") from error
+
+
+def _coco(records: Sequence[dict[str, Any]], out: Path) -> dict[str, Any]:
+    """Of the masks on disk."""
+    from dct_seg.app.outlines import encode, outline_of
+
+    labels = list(dict.fromkeys(one["class"] for record in records for one in record["objects"]))
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, record in enumerate(records, start=1):
+        images.append({"id": number, "file_name": record["image"], "height": record["height"], "width": record["width"]})
+        for one in record["objects"]:
+            rle = encode(np.asarray(Image.open(out / one["mask"])) > 0)
+            row, col, height, width = outline_of(rle).bbox
+            fields = {"category_id": labels.index(one["class"]) + 1, "segmentation": rle, "area": one["area"], "iscrowd": 0}
+            annotations.append({"id": len(annotations) + 1, "image_id": number, **fields, "bbox": [col, row, width, height]})
+    categories = [{"id": place, "name": label} for place, label in enumerate(labels, start=1)]
+    return {"images": images, "annotations": annotations, "categories": categories}

@@ -1,0 +1,143 @@
+"""Objects made again from their clicks, without a page: what the annotator would have made of them, to the bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dct_seg.app.segmenter import StartingFrom
+from dct_seg.app.working import WorkingPicture
+from dct_seg.clicks import Click
+from dct_seg.methods.base import Method
+from dct_seg.predictor import Predictor
+
+
+@dataclass(frozen=True)
+class ObjectClicks:
+    """An object of a click log.
+
+    Args:
+        image: Name of its picture, inside the folder that was annotated.
+        number: Of the object, unique in its picture.
+        label: Name of its class.
+        clicks: In pixels of the picture, in order.
+        threshold: A pixel is object above this probability.
+        size: (height, width) of the picture, or None where the log does not tell.
+        start: The mask that the first click corrects, a COCO run-length encoding; without clicks, the mask itself.
+        removed: Pixels that other objects had already, as an encoding.
+    """
+
+    image: str
+    number: int
+    label: str
+    clicks: tuple[Click, ...]
+    threshold: float = 0.5
+    size: tuple[int, int] | None = None
+    start: Mapping[str, Any] | None = None
+    removed: Mapping[str, Any] | None = None
+
+
+def read_click_log(path: str | Path) -> list[ObjectClicks]:
+    """The objects of a click log, JSON Lines as the annotator exports them.
+
+    A line is an object: ``{"image": NAME, "clicks": [{"row", "col", "positive", "radius"}, …]}`` and, where known, ``object``,
+    ``class``, ``threshold``, ``height``, ``width``, ``start`` and ``removed``.
+
+    Raises:
+        FileNotFoundError: When there is no such file.
+        ValueError: When a line is something else; nothing has been predicted then.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no click log {path}; the annotator exports one as clicks.jsonl")
+    found: list[ObjectClicks] = []
+    numbers: dict[str, int] = {}
+    for place, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            one = _object(json.loads(line), numbers)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise ValueError(f"line {place} of {path} is no object of a click log: {what}") from error
+        if any(one.image == other.image and one.number == other.number for other in found):
+            raise ValueError(f"line {place} of {path} is object {one.number} of {one.image} a second time")
+        found.append(one)
+    if not found:
+        raise ValueError(f"{path} holds no object")
+    return found
+
+
+def _object(line: Any, numbers: dict[str, int]) -> ObjectClicks:
+    image = str(line["image"])
+    number = numbers[image] = int(line.get("object", numbers.get(image, 0) + 1))
+    clicks = tuple(_click(one) for one in line["clicks"])
+    if not clicks and line.get("start") is None:
+        raise ValueError("it has neither clicks nor a mask to start from")
+    threshold = float(line.get("threshold", 0.5))
+    if not 0 < threshold < 1:
+        raise ValueError(f"a threshold lies between 0 and 1, got {threshold}")
+    size = (int(line["height"]), int(line["width"])) if "height" in line else None
+    return ObjectClicks(image, number, str(line.get("class", "object")), clicks, threshold, size, line.get("start"), line.get("removed"))
+
+
+def _click(one: Mapping[str, Any]) -> Click:
+    radius = one.get("radius")
+    positive = one.get("positive", True)
+    if not isinstance(positive, bool):
+        raise TypeError(f"a click's positive is true or false, got {positive!r}")
+    return Click(float(one["row"]), float(one["col"]), positive, None if radius is None else float(radius))
+
+
+def replay(method: Method, picture: WorkingPicture, objects: Sequence[ObjectClicks]) -> list[NDArray[np.bool_]]:
+    """The masks of a picture's objects, each (H, W) bool of the full size.
+
+    Args:
+        method: That the clicks were made with; the same weights, precision and number of threads give the same bits.
+        picture: As the annotator works on it.
+        objects: Of this picture.
+
+    Raises:
+        ValueError: When a click lies outside of the picture, or an object belongs to one of another size.
+        ImportError: When an object needs a run-length encoding, and pycocotools is not installed.
+    """
+    for one in objects:
+        if one.size is not None and one.size != picture.size:
+            (height, width), (rows, cols) = one.size, picture.size
+            raise ValueError(f"{one.image} is {cols}x{rows}, and was {width}x{height} when it was clicked on; give that picture")
+    plain = Predictor(method)
+    plain.set_image(picture.image)
+    return [_mask(plain, picture, one) for one in objects]
+
+
+def _mask(plain: Predictor, picture: WorkingPicture, one: ObjectClicks) -> NDArray[np.bool_]:
+    start = None if one.start is None else _decoded(one.start, picture)
+    if not one.clicks:
+        assert start is not None
+        mask = start
+    else:
+        predictor = plain
+        if start is not None:
+            predictor = Predictor(StartingFrom(plain.method, picture.reduced(start).copy()))
+            predictor.set_image(picture.image)
+        mask = picture.mask(predictor.predict([picture.click(click) for click in one.clicks]).probs, one.threshold)
+    return mask if one.removed is None else mask & ~_decoded(one.removed, picture)
+
+
+def _decoded(rle: Mapping[str, Any], picture: WorkingPicture) -> NDArray[np.bool_]:
+    try:
+        from dct_seg.app.outlines import decode
+    except ImportError as error:
+        raise ImportError("a mask in a click log needs pycocotools; pip install 'dct-seg[coco]'") from error
+    mask = decode(rle)
+    if mask.shape != picture.size:
+        raise ValueError(
+            f"a mask of {mask.shape[1]}x{mask.shape[0]} belongs to another picture than one of {picture.size[1]}x{picture.size[0]}"
+        )
+    return mask
