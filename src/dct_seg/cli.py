@@ -18,6 +18,7 @@ training
   fit         train on drawn shapes, a folder of images and masks, SBD, COCO ...
   validate    measure a checkpoint on the validation part of its data
   test        the same on the test part
+  sweep       a W&B sweep file on this machine, without a server: trials side by side, a table over seeds
 using
   annotate    press on an object, drag to its edge: masks of a folder of pictures, in the browser
   predict     masks of pictures from clicks given here, or from the annotator's click log
@@ -74,6 +75,7 @@ def _run(command: str, args: list[str]) -> int:
         "list": _list,
         "predict": _predict,
         "profile": _profile,
+        "sweep": _sweep,
     }
     if command not in commands:
         from dct_seg.registry import unknown_name
@@ -107,6 +109,12 @@ def _profile(args: list[str]) -> int:
     parser = OneLineArgumentParser(prog="dct-seg profile", description="Where the time of a training step goes on this machine.")
     add_arguments(parser)
     return run(parser.parse_args(args))
+
+
+def _sweep(args: list[str]) -> int:
+    from dct_seg.sweep.command import main as run
+
+    return run(args)
 
 
 def _data(args: list[str]) -> int:

@@ -60,3 +60,36 @@ PUBLISHED = (
 
 DISC_FLOOR = _row("disc (no model)", "", "measured by us", 18.68, 19.85, prompt="drag")
 """The circles of the drags and nothing else: what a radius read from the ground truth is worth by itself."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One row of the paper's Table 1: ResNet-50, trained on SBD.
+
+    Args:
+        overlay: The configuration in ``configs/ablation`` that is this row.
+        method: Its name in the table.
+        interaction: As the table calls it.
+        prompt: As we do.
+        numbers: NoC@90 and AuC on each data set.
+    """
+
+    overlay: str
+    method: str
+    interaction: str
+    prompt: Prompt
+    numbers: dict[str, tuple[float, float]]
+
+
+def _ablation(overlay: str, method: str, prompt: Prompt, *numbers: tuple[float, float]) -> Ablation:
+    interaction = "click and drag" if prompt == "drag" else "click"
+    return Ablation(overlay, method, interaction, prompt, dict(zip(("GrabCut", "Berkeley", "DAVIS"), numbers, strict=True)))
+
+
+TABLE_1 = (
+    _ablation("baseline", "baseline", "drag", (4.40, 0.904), (5.73, 0.901), (9.13, 0.821)),
+    _ablation("spatial_dct", "+ Spatial-DCT", "drag", (2.56, 0.967), (3.68, 0.943), (7.58, 0.880)),
+    _ablation("full", "+ Spatial-DCT + Feature-DCT", "drag", (1.70, 0.979), (2.97, 0.952), (5.92, 0.907)),
+    _ablation("click_only", "+ Spatial-DCT + Feature-DCT", "click", (2.68, 0.961), (4.08, 0.940), (7.00, 0.889)),
+)
+"""Lin et al. 2021, Table 1: what each part is worth."""

@@ -1,0 +1,194 @@
+"""``dct-seg sweep``: from a sweep file to trials, tables and a picture."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from dct_seg.arguments import OneLineArgumentParser
+from dct_seg.files import write_whole
+from dct_seg.sweep.running import Plan, only_here, run_trials
+from dct_seg.sweep.search import Listed, OptunaSearch, Search, planned
+from dct_seg.sweep.space import Sweep, fit_arguments, load_sweep
+from dct_seg.sweep.trial import OUTCOME, Outcome, Trial, describe, has_wandb, trials_in
+
+DONE, TRIALS_FAILED, STOPPED = 0, 1, 130
+"""Exit codes."""
+SETTING = "sweep.json"
+"""Under what a sweep's folder was begun; it is only gone on with under the same."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """The whole command.
+
+    Returns:
+        0, 1 when trials failed, 130 when it was stopped.
+
+    Raises:
+        ValueError: When what was given is wrong.
+        FileNotFoundError: When a file is missing.
+    """
+    own, extra = _split(argv)
+    args = _parser().parse_args(own)
+    for name in ("jobs", "trials"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise ValueError(f"--{name} is at least 1, got {getattr(args, name)}")
+    sweep = load_sweep(args.file)
+    out = Path(args.out or Path("runs/sweeps") / sweep.name)
+    plan = Plan(sweep, out, args.base, tuple(extra), args.jobs, has_wandb())
+    _check_files(plan)
+    if args.dry_run:
+        return _show(plan, args)
+    with only_here(out):
+        _begin(plan, args)
+        return _run(plan, args)
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Our own arguments, and after ``--`` those of each trial."""
+    place = list(argv).index("--") if "--" in argv else len(argv)
+    return list(argv[:place]), list(argv[place + 1 :])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineArgumentParser(
+        prog="dct-seg sweep",
+        usage="%(prog)s FILE [options] [-- arguments of each trial]",
+        description="Run a W&B sweep file on this machine, without a server: each trial is a process and an offline W&B run.",
+        epilog="Example: dct-seg sweep configs/sweeps/sigma.yaml --base configs/folder.yaml --jobs 2 -- --data.root DIR",
+    )
+    parser.add_argument("file", metavar="FILE", help="a sweep file; `wandb sweep FILE` takes the same")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="trials at a time; they share cores, GPUs go round (1)")
+    parser.add_argument("--resume", action="store_true", help="go on: finished trials stay, stopped ones go on, failed ones start again")
+    parser.add_argument("--dry-run", action="store_true", help="show the trials, run none")
+    parser.add_argument("--out", metavar="DIR", help="where trials, tables and the picture go (runs/sweeps/NAME)")
+    parser.add_argument("--base", metavar="FILE", help="a configuration in place of the sweep's own, such as configs/folder.yaml")
+    parser.add_argument("--trials", type=int, metavar="N", help="most trials (run_cap in the file; random and bayes need one of them)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of random and bayes (0); that of training is seed_everything")
+    return parser
+
+
+def _check_files(plan: Plan) -> None:
+    """Each trial would miss them."""
+    words = fit_arguments(plan.sweep, {}, base=plan.base, extra=plan.extra)
+    paths = [after for word, after in zip(words, [*words[1:], ""], strict=True) if word == "--config"]
+    paths += [word.partition("=")[2] for word in words if word.startswith("--config=")]
+    for parameter in plan.sweep.parameters:
+        paths += [str(choice) for choice in parameter.choices or [] if parameter.name == "config"]
+    for path in paths:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"the sweep's trials read {path}, which is not in {Path.cwd()}; go where it is, or give --base FILE")
+
+
+def _search(plan: Plan, args: argparse.Namespace) -> Search:
+    if plan.sweep.method != "bayes":
+        return Listed(planned(plan.sweep, trials=args.trials, seed=args.seed))
+    known, unfinished = [], []
+    for trial in trials_in(plan.out):
+        outcome = trial.read_outcome()
+        if outcome is None or not outcome.is_finished or plan.sweep.metric is None:
+            unfinished.append(trial.values)
+        else:
+            known.append((trial.values, plan.sweep.metric.of(outcome.metrics)))
+    return OptunaSearch(plan.sweep, trials=args.trials, seed=args.seed, known=known, unfinished=unfinished)
+
+
+def _show(plan: Plan, args: argparse.Namespace) -> int:
+    if plan.sweep.method == "bayes":
+        search = _search(plan, args)
+        trial = Trial.of(search.next() or {}, plan.out)
+        lines = [f"bayes: {search.total} trials, each chosen by those before it; the next: {describe(trial.values)}"]
+        trials = [trial]
+    else:
+        trials = [Trial.of(values, plan.out) for values in planned(plan.sweep, trials=args.trials, seed=args.seed)]
+        lines = [f"{number:>4}  {trial.key}  {_state(trial):<9} {describe(trial.values)}" for number, trial in enumerate(trials, 1)]
+        lines.append(f"{len(trials)} trials, {sum(_state(trial) == 'finished' for trial in trials)} finished, in {plan.out}")
+    lines.append(f"the first: dct-seg {shlex.join(plan.arguments(trials[0]))}")
+    sys.stdout.write("\n".join(lines) + "\n")
+    return DONE
+
+
+def _state(trial: Trial) -> str:
+    outcome = trial.read_outcome()
+    return outcome.state if outcome else "stopped" if trial.folder.is_dir() else "new"
+
+
+def _begin(plan: Plan, args: argparse.Namespace) -> None:
+    """Write down under what a folder is begun, or see that it was begun under the same."""
+    given: dict[str, Any] = {
+        "sweep": plan.sweep.name,
+        "command": list(plan.sweep.command),
+        "base": plan.base,
+        "extra": list(plan.extra),
+        "seed": args.seed,
+    }
+    path = plan.out / SETTING
+    if not path.is_file():
+        write_whole(path, json.dumps(given, indent=1))
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    differing = [f"{key} {before.get(key)!r}, now {value!r}" for key, value in given.items() if before.get(key) != value]
+    if differing:
+        raise ValueError(f"{plan.out} was begun with {'; '.join(differing)}; its trials would not compare, give another --out")
+    if not args.resume:
+        ended = len(list(plan.out.glob(f"trials/*/{OUTCOME}")))
+        raise ValueError(f"{plan.out} holds a sweep, {ended} trials ended; --resume goes on with it, or give another --out")
+
+
+def _run(plan: Plan, args: argparse.Namespace) -> int:
+    sweep, search = plan.sweep, _search(plan, args)
+    say = sys.stderr.write
+    if sweep.ignored:
+        say(f"{', '.join(sweep.ignored)} of the sweep file has no effect here: every trial runs to its end\n")
+    if not plan.has_wandb:
+        say("W&B is not installed, so trials log to CSV files; pip install 'dct-seg[wandb]' makes each an offline run\n")
+    done: list[Outcome] = []
+    at_work: dict[str, str] = {}
+    with tqdm(total=search.total, unit="trial", disable=None, smoothing=0) as bar:
+
+        def on_start(trial: Trial) -> None:
+            at_work[trial.key] = describe(trial.values)
+            bar.set_postfix_str("; ".join(at_work.values())[:80])
+
+        def on_end(outcome: Outcome) -> None:
+            done.append(outcome)
+            was_run = at_work.pop(Trial.of(outcome.values, plan.out).key, None)
+            if was_run is not None:
+                result = _in_short(sweep, outcome) if outcome.is_finished else f"failed: {outcome.error}"
+                bar.write(f"{was_run}: {result} ({outcome.seconds:.0f} s)", file=sys.stderr)
+            bar.set_postfix_str("; ".join(at_work.values())[:80])
+            bar.update()
+
+        try:
+            run_trials(plan, search, on_start, on_end)
+        except KeyboardInterrupt:
+            bar.close()
+            say(f"stopped; the same command with --resume goes on from here, {len(done)} of {search.total} trials ended\n")
+            return STOPPED
+    from dct_seg.sweep.tables import write_report
+
+    # In the order of starting, and of a sweep that was gone on with also what a search was only told of.
+    ended = [trial.read_outcome() for trial in trials_in(plan.out)]
+    outcomes = [outcome for outcome in ended if outcome is not None]
+    if not isinstance(search, OptunaSearch):
+        asked = {Trial.of(values, plan.out).key for values in planned(sweep, trials=args.trials, seed=args.seed)}
+        outcomes = [outcome for outcome in outcomes if Trial.of(outcome.values, plan.out).key in asked]
+    sys.stdout.write(f"{write_report(sweep, outcomes, plan.out)}\nwritten to {plan.out}\n")
+    if plan.has_wandb and os.environ.get("WANDB_MODE", "offline") == "offline":
+        sys.stdout.write(f"`wandb sync {plan.out}/trials/*/log/wandb/offline-run-*` uploads the runs as group {sweep.name}\n")
+    return DONE if all(outcome.is_finished for outcome in outcomes) else TRIALS_FAILED
+
+
+def _in_short(sweep: Sweep, outcome: Outcome) -> str:
+    value = sweep.metric.of(outcome.metrics) if sweep.metric else None
+    if sweep.metric and value is not None:
+        return f"{sweep.metric.name} {value:.3f}"
+    return ", ".join(f"{prompt} NoC@90 {metrics['NoC@90']:.2f}" for prompt, metrics in outcome.metrics.items() if "NoC@90" in metrics)

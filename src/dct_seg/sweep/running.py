@@ -1,0 +1,236 @@
+"""Trials as processes: several at a time, none that outlives the sweep, none whose end is missed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from json import loads
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from dct_seg.sweep.search import Search
+from dct_seg.sweep.space import Metric, Sweep, fit_arguments
+from dct_seg.sweep.trial import LOG, METRICS, OUTCOME, Outcome, Trial, newest, trials_in, wandb_environment, without_logger
+
+POLL_SECONDS = 0.2
+GRACE_SECONDS = 5.0
+"""What a trial is given to end by itself when the sweep is stopped."""
+TAIL_BYTES = 20_000
+OF_AN_AGENT = ("WANDB_SWEEP_ID", "WANDB_RESUME")
+"""Variables that would make W&B take a trial for another run."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the trials of a sweep are run.
+
+    Args:
+        sweep: Their sweep.
+        out: Its folder.
+        base: A configuration in place of the command's first.
+        extra: More arguments of each trial.
+        jobs: Trials at a time.
+        has_wandb: Whether the command's W&B logger can be used.
+    """
+
+    sweep: Sweep
+    out: Path
+    base: str | None = None
+    extra: tuple[str, ...] = ()
+    jobs: int = 1
+    has_wandb: bool = True
+
+    def arguments(self, trial: Trial) -> list[str]:
+        """What follows ``dct-seg`` for a trial: what it writes lies in its folder; a stopped one goes on from its last checkpoint."""
+        words = fit_arguments(self.sweep, trial.values, base=self.base, extra=self.extra)
+        words = words if self.has_wandb else without_logger(words)
+        checkpoint = trial.checkpoint if trial.read_outcome() is None else None  # what failed starts again
+        goes_on = [f"--ckpt_path={checkpoint}"] if checkpoint else []
+        return [*words, f"--trainer.default_root_dir={trial.folder}", *goes_on]
+
+
+class _Running:
+    """A trial that is at work."""
+
+    def __init__(self, plan: Plan, trial: Trial, number: int, slot: int) -> None:
+        self.sweep, self.trial, self.number, self.slot = plan.sweep, trial, number, slot
+        self.attempts = int(trial.read_start().get("attempts", 0)) + 1
+        self.began = time.monotonic()
+        arguments = plan.arguments(trial)
+        (trial.folder / OUTCOME).unlink(missing_ok=True)  # of a failure that is tried again
+        trial.write_start(number=number, attempts=self.attempts, command=["dct-seg", *arguments])
+        environment = {name: value for name, value in os.environ.items() if name not in OF_AN_AGENT}
+        environment |= share_of_machine(slot, plan.jobs)
+        if plan.has_wandb:
+            environment |= wandb_environment(plan.sweep, trial, self.attempts)
+        with (trial.folder / LOG).open("ab") as log:
+            log.write(f"--- attempt {self.attempts}\n".encode())
+            log.flush()
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "dct_seg.sweep.watched", "dct_seg.cli", *arguments],
+                stdin=subprocess.PIPE,  # held open: its end is how the trial learns of ours
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,  # Ctrl+C is for us alone, and its workers can be ended with it
+            )
+
+    def outcome(self) -> Outcome | None:
+        """What became of it, or None while it is at work."""
+        code = self.process.poll()
+        if code is None:
+            return None
+        common: dict[str, Any] = {"values": self.trial.values, "attempts": self.attempts, "number": self.number}
+        common["seconds"] = round(time.monotonic() - self.began, 1)
+        metrics = newest(self.trial.folder, METRICS)
+        if code == 0 and metrics is not None:
+            left = loads(metrics.read_text(encoding="utf-8"))
+            wanted = self.sweep.metric
+            if self.sweep.method != "bayes" or wanted is None or wanted.of(left["metrics"]) is not None:
+                return Outcome(state="finished", **left, **common)
+            there = [f"val/{prompt}/{name}" for prompt, found in left["metrics"].items() for name in found]
+            error = f"bayes needs {wanted.name}, which is not among its metrics: {', '.join(there)}"
+        elif code == 0:
+            error = f"it left no {METRICS} in its folder; --report none, or a ModelCheckpoint with a dirpath of its own, would do that"
+        elif code < 0:
+            error = f"ended by {signal.Signals(-code).name}{', perhaps for want of memory' if code == -signal.SIGKILL else ''}"
+        else:
+            error = last_error(self.trial.folder / LOG)
+        return Outcome(state="failed", error=error, **common)
+
+    def stop(self) -> None:
+        """Ask it to end."""
+        self.process.terminate()
+
+    def end(self, deadline: float) -> None:
+        """Wait for it until ``deadline`` of the monotonic clock, then end it with all that it started."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(max(0.0, deadline - time.monotonic()))
+        assert self.process.stdin is not None
+        if hasattr(os, "killpg"):
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        else:
+            self.process.kill()
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def run_trials(plan: Plan, search: Search, on_start: Callable[[Trial], None], on_end: Callable[[Outcome], None]) -> None:
+    """Run what a search asks for, except for what has finished before, until there is no more.
+
+    Whatever ends this, no trial goes on; one that is stopped can be gone on with.
+
+    Args:
+        plan: How.
+        search: What; told of each metric.
+        on_start: Called with each trial that is started.
+        on_end: Called with what became of each, also of those that had finished before.
+    """
+    running: list[_Running] = []
+    is_open = True
+    num_started = len(trials_in(plan.out))
+    try:
+        while is_open or running:
+            while is_open and len(running) < plan.jobs:
+                values = search.next()
+                if values is None:
+                    is_open = False
+                    break
+                trial = Trial.of(values, plan.out)
+                before = trial.read_outcome()
+                if before is not None and before.is_finished:
+                    _tell(search, plan.sweep.metric, before, on_end)
+                elif any(other.trial.key == trial.key for other in running):
+                    search.tell(values, None)  # a Bayesian search may ask for the same twice
+                else:
+                    slot = min(set(range(plan.jobs)) - {other.slot for other in running})
+                    number = int(trial.read_start().get("number", num_started + 1))
+                    num_started = max(num_started, number)
+                    running.append(_Running(plan, trial, number, slot))
+                    on_start(trial)
+            time.sleep(POLL_SECONDS if running else 0)
+            for one in list(running):
+                outcome = one.outcome()
+                if outcome is not None:
+                    one.end(time.monotonic())
+                    running.remove(one)
+                    one.trial.write_outcome(outcome)
+                    _tell(search, plan.sweep.metric, outcome, on_end)
+    finally:
+        for one in running:
+            one.stop()
+        deadline = time.monotonic() + GRACE_SECONDS
+        for one in running:
+            one.end(deadline)
+
+
+def _tell(search: Search, metric: Metric | None, outcome: Outcome, on_end: Callable[[Outcome], None]) -> None:
+    search.tell(outcome.values, metric.of(outcome.metrics) if metric else None)
+    on_end(outcome)
+
+
+def last_error(log: Path) -> str:
+    """The last line of what a trial printed that says what went wrong, without colours and the command's name."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - TAIL_BYTES))
+        text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", file.read().decode(errors="replace"))
+    lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+    errors = [line for line in lines if line.startswith("dct-seg: error:")] or lines or ["it printed nothing"]
+    return errors[-1].removeprefix("dct-seg: error:").strip()
+
+
+def share_of_machine(slot: int, jobs: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Variables that give one of several trials its share: one GPU, in turn, and as many threads as there are cores for it.
+
+    A single trial gets all there is.
+
+    Example:
+        >>> share_of_machine(3, 4, {"CUDA_VISIBLE_DEVICES": "5,7", "OMP_NUM_THREADS": "2"})
+        {'CUDA_VISIBLE_DEVICES': '7'}
+    """
+    share: dict[str, str] = {}
+    if jobs == 1:
+        return share
+    gpus = _gpus(environment)
+    if gpus:
+        share["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+    if "OMP_NUM_THREADS" not in environment:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        share["OMP_NUM_THREADS"] = str(max(1, cores // jobs))
+    return share
+
+
+def _gpus(environment: Mapping[str, str]) -> list[str]:
+    if "CUDA_VISIBLE_DEVICES" in environment:
+        return [gpu for gpu in environment["CUDA_VISIBLE_DEVICES"].split(",") if gpu]
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    done = subprocess.run([tool, "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, check=False)
+    return done.stdout.split() if done.returncode == 0 else []
+
+
+@contextmanager
+def only_here(out: Path) -> Iterator[None]:
+    """Hold a sweep's folder, which a process that ends, however, lets go of.
+
+    Raises:
+        ValueError: When another sweep is at work in it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise ValueError(f"another dct-seg sweep is at work in {out}; wait for it, or give another --out") from error

@@ -1,0 +1,178 @@
+"""Which values the next trial gets: all of a grid, at random, or by what the trials so far have shown."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from dct_seg.sweep.space import Parameter, Sweep, Values
+
+if TYPE_CHECKING:
+    import optuna
+
+DRAWS_PER_TRIAL = 100
+"""Draws after which a random search over few values has seen them all."""
+
+
+class Search(Protocol):
+    """Gives values, and is told what became of them."""
+
+    total: int
+    """How many trials there will be, at most."""
+
+    def next(self) -> Values | None:
+        """Values for another trial, or None when there are enough."""
+        ...
+
+    def tell(self, values: Values, metric: float | None) -> None:
+        """The metric of a trial that ended; None of one that failed."""
+        ...
+
+
+class Listed:
+    """A search whose trials are known from the start.
+
+    Args:
+        plan: The values of each.
+    """
+
+    def __init__(self, plan: Iterable[Values]) -> None:
+        self._left = deque(plan)
+        self.total = len(self._left)
+
+    def next(self) -> Values | None:
+        return self._left.popleft() if self._left else None
+
+    def tell(self, values: Values, metric: float | None) -> None:
+        """Nothing changes."""
+
+
+def planned(sweep: Sweep, *, trials: int | None = None, seed: int = 0) -> list[Values]:
+    """The trials of a grid, the last parameter changing fastest, or of a random search.
+
+    Args:
+        sweep: With method grid or random.
+        trials: Most trials; by default the file's ``run_cap``.
+        seed: Of a random search, whose nth draw is the same however many there are.
+
+    Raises:
+        ValueError: When a random search is given no number of trials.
+    """
+    most = trials or sweep.run_cap
+    if sweep.method == "grid":
+        names = [parameter.name for parameter in sweep.parameters]
+        combinations = itertools.product(*(parameter.choices or [] for parameter in sweep.parameters))
+        return [dict(zip(names, values, strict=True)) for values in itertools.islice(combinations, most)]
+    most = _enough(most, sweep)
+    drawn: dict[str, Values] = {}
+    for number in range(DRAWS_PER_TRIAL * most):
+        rng = np.random.default_rng([seed, number])
+        values = {parameter.name: parameter.draw(rng) for parameter in sweep.parameters}
+        drawn.setdefault(json.dumps(values, sort_keys=True), values)
+        if len(drawn) == most:
+            break
+    return list(drawn.values())
+
+
+class OptunaSearch:
+    """Bayesian search by Optuna's TPE.
+
+    Args:
+        sweep: With a metric.
+        trials: How many, those before included; by default the file's ``run_cap``.
+        seed: Of the sampler.
+        known: Values and metrics of the trials before; they count.
+        unfinished: Values of trials that were stopped; they come first.
+
+    Raises:
+        ValueError: When Optuna is not installed, cannot draw a parameter, or no number of trials is given.
+    """
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        *,
+        trials: int | None = None,
+        seed: int = 0,
+        known: Sequence[tuple[Values, float | None]] = (),
+        unfinished: Sequence[Values] = (),
+    ) -> None:
+        if importlib.util.find_spec("optuna") is None:
+            raise ValueError("method bayes needs Optuna; pip install 'dct-seg[optuna]', or let the file say method: random")
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        assert sweep.metric is not None
+        self._states = optuna.trial.TrialState
+        self._parameters = sweep.parameters
+        self._spaces = {p.name: _distribution(p) for p in sweep.parameters if p.distribution != "constant"}
+        sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)  # trials run side by side
+        self._study = optuna.create_study(direction=sweep.metric.goal, sampler=sampler)
+        self._asked: dict[str, Any] = {}
+        self.total = _enough(trials or sweep.run_cap, sweep)
+        for values, metric in known:
+            state = self._states.FAIL if metric is None else self._states.COMPLETE
+            given = {"params": self._encoded(values), "distributions": self._spaces, "value": metric, "state": state}
+            self._study.add_trial(optuna.trial.create_trial(**given))
+        self._num_left = self.total - len(known)
+        for values in unfinished:
+            self._study.enqueue_trial(self._encoded(values))
+
+    def next(self) -> Values | None:
+        if self._num_left <= 0:
+            return None
+        self._num_left -= 1
+        trial = self._study.ask(self._spaces)
+        values = {p.name: self._decoded(p, trial.params) for p in self._parameters}
+        self._asked[json.dumps(values, sort_keys=True)] = trial
+        return values
+
+    def tell(self, values: Values, metric: float | None) -> None:
+        trial = self._asked.pop(json.dumps(values, sort_keys=True), None)
+        if trial is not None:
+            self._study.tell(trial, metric, state=self._states.FAIL if metric is None else None)
+
+    def _encoded(self, values: Values) -> dict[str, Any]:
+        """Optuna's values: of a choice its number, since a choice may be a list or a mapping."""
+        by_name = {p.name: p for p in self._parameters}
+        return {
+            name: by_name[name].options["values"].index(values[name]) if "values" in by_name[name].options else values[name]
+            for name in self._spaces
+        }
+
+    def _decoded(self, parameter: Parameter, found: dict[str, Any]) -> Any:
+        if parameter.distribution == "constant":
+            return parameter.options["value"]
+        value = found[parameter.name]
+        return parameter.options["values"][value] if "values" in parameter.options else value
+
+
+def _distribution(parameter: Parameter) -> optuna.distributions.BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    options = parameter.options
+    if parameter.distribution == "categorical":
+        return CategoricalDistribution(range(len(options["values"])))
+    if parameter.distribution == "int_uniform":
+        return IntDistribution(options["min"], options["max"])
+    if parameter.distribution in ("uniform", "q_uniform"):
+        step = float(options.get("q", 1.0)) if parameter.distribution == "q_uniform" else None
+        return FloatDistribution(float(options["min"]), float(options["max"]), step=step)
+    if parameter.distribution == "log_uniform_values":
+        return FloatDistribution(float(options["min"]), float(options["max"]), log=True)
+    raise ValueError(
+        f"parameter '{parameter.name}' has distribution {parameter.distribution}, which method bayes cannot draw; "
+        "take values, uniform, int_uniform, q_uniform or log_uniform_values"
+    )
+
+
+def _enough(trials: int | None, sweep: Sweep) -> int:
+    if trials is None:
+        raise ValueError(f"method {sweep.method} has no end of trials; give --trials N, or run_cap in the file")
+    return trials

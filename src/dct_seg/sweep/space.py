@@ -1,0 +1,297 @@
+"""A W&B sweep file: which parameters, drawn how, handed to which command."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import yaml
+
+from dct_seg.registry import check_choice, unknown_name
+
+Method = Literal["grid", "random", "bayes"]
+Goal = Literal["minimize", "maximize"]
+Values = dict[str, Any]
+"""One value for each parameter, by its key on the command line."""
+
+RUN_HERE = ("name", "description", "program", "project", "method", "metric", "parameters", "command", "run_cap")
+WITHOUT_EFFECT_HERE = ("apiVersion", "kind", "controller", "entity", "early_terminate")
+"""Keys of a sweep file that concern W&B's server; here every trial runs to its end."""
+
+DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
+    "constant": ("value",),
+    "categorical": ("values",),
+    "categorical_w_probabilities": ("values", "probabilities"),
+    "uniform": ("min", "max"),
+    "int_uniform": ("min", "max"),
+    "q_uniform": ("min", "max"),
+    "log_uniform_values": ("min", "max"),
+    "q_log_uniform_values": ("min", "max"),
+    "normal": (),
+    "q_normal": (),
+    "log_normal": (),
+    "q_log_normal": (),
+}
+"""W&B's distributions that are known here, and what each must be given."""
+
+NO_GRID = "grid takes parameters with a value, values, whole numbers between min and max, or q_uniform"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a sweep.
+
+    Args:
+        name: Its key on the command line, such as ``model.lr``.
+        distribution: One of ``DISTRIBUTIONS``.
+        options: What the file says of it, under W&B's names.
+    """
+
+    name: str
+    distribution: str
+    options: Mapping[str, Any]
+
+    @property
+    def choices(self) -> list[Any] | None:
+        """All its values, or None where there is no end of them."""
+        options = self.options
+        if self.distribution == "constant":
+            return [options["value"]]
+        if self.distribution.startswith("categorical"):
+            return list(options["values"])
+        if self.distribution == "int_uniform":
+            return list(range(options["min"], options["max"] + 1))
+        if self.distribution == "q_uniform":  # as W&B's grid has them, the end left out
+            return [float(v) for v in np.arange(options["min"], options["max"], options.get("q", 1.0))]
+        return None
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        """A value at random; of ``log_uniform_values`` the logarithm is uniform, ``q_`` rounds to a multiple of q."""
+        kind, options = self.distribution.removeprefix("q_"), self.options
+        if kind == "constant":
+            return options["value"]
+        if kind.startswith("categorical"):
+            return options["values"][int(rng.choice(len(options["values"]), p=options.get("probabilities")))]
+        if kind == "int_uniform":
+            return int(rng.integers(options["min"], options["max"] + 1))
+        if kind == "uniform":
+            value = rng.uniform(options["min"], options["max"])
+        elif kind == "log_uniform_values":
+            value = math.exp(rng.uniform(math.log(options["min"]), math.log(options["max"])))
+        else:
+            value = rng.normal(options.get("mu", 0.0), options.get("sigma", 1.0))
+            value = math.exp(value) if kind == "log_normal" else value
+        step = options.get("q", 1.0)
+        return float(round(value / step) * step if self.distribution.startswith("q_") else value)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a sweep is after: ``val/drag/NoC@90``, and whether little or much of it is good."""
+
+    name: str
+    goal: Goal
+
+    def of(self, metrics: Mapping[str, Mapping[str, float]]) -> float | None:
+        """Its value among those that a finished ``fit`` leaves, a mapping of them for each prompt; None where it has none."""
+        _, prompt, name = self.name.split("/", 2)
+        return metrics.get(prompt, {}).get(name)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file, checked.
+
+    Args:
+        name: Of the sweep; the file's where it has none.
+        method: How values are chosen.
+        metric: None where the file has none.
+        command: With W&B's macros.
+        parameters: In the file's order; nested ones under their dotted key.
+        project: On W&B.
+        run_cap: Most trials.
+        ignored: Keys of the file that have no effect here.
+    """
+
+    name: str
+    method: Method
+    metric: Metric | None
+    command: tuple[str, ...]
+    parameters: tuple[Parameter, ...]
+    project: str | None = None
+    run_cap: int | None = None
+    ignored: tuple[str, ...] = ()
+
+
+def load_sweep(path: str | Path) -> Sweep:
+    """Read a sweep file.
+
+    Raises:
+        FileNotFoundError: When it is not there.
+        ValueError: When it is no sweep file, or asks for what only W&B's server can do.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no sweep file {path}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    try:
+        return _sweep(content, path.stem)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _sweep(content: Any, name: str) -> Sweep:
+    if not isinstance(content, dict) or "parameters" not in content:
+        raise ValueError("a sweep file is a mapping with method, command and parameters; configs/sweeps has examples")
+    for key in content:
+        if key not in (*RUN_HERE, *WITHOUT_EFFECT_HERE):
+            raise unknown_name("key of a sweep file", str(key), [*RUN_HERE, *WITHOUT_EFFECT_HERE])
+    check_choice("sweep method", content.get("method"), get_args(Method))
+    parameters = tuple(_parameters(content["parameters"], ""))
+    if content["method"] == "grid":
+        for parameter in parameters:
+            if parameter.choices is None or parameter.distribution == "categorical_w_probabilities":
+                raise ValueError(f"parameter '{parameter.name}' has distribution {parameter.distribution}, and {NO_GRID}")
+    run_cap = content.get("run_cap")
+    if run_cap is not None and (not _is_whole(run_cap) or run_cap < 1):
+        raise ValueError(f"run_cap is a number of trials, at least 1, got {run_cap!r}")
+    return Sweep(
+        name=str(content.get("name") or name),
+        method=content["method"],
+        metric=_metric(content.get("metric"), is_needed=content["method"] == "bayes"),
+        command=_command(content.get("command"), content.get("program")),
+        parameters=parameters,
+        project=content.get("project"),
+        run_cap=run_cap,
+        ignored=tuple(key for key in content if key in WITHOUT_EFFECT_HERE),
+    )
+
+
+def _parameters(content: Any, prefix: str) -> list[Parameter]:
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"parameters{' of ' + prefix[:-1] if prefix else ''} is a mapping of command-line keys to what they may be")
+    found = []
+    for key, options in content.items():
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", str(key)):
+            raise ValueError(f"a parameter is named by a key of the command line, such as model.lr, got {key!r}")
+        name = f"{prefix}{key}"
+        if not isinstance(options, dict):
+            raise ValueError(f"parameter '{name}' is a mapping such as {{values: [1, 2]}}, got {options!r}")
+        found += _parameters(options["parameters"], f"{name}.") if "parameters" in options else [_parameter(name, options)]
+    return found
+
+
+def _parameter(name: str, options: dict[str, Any]) -> Parameter:
+    kind = options.get("distribution") or _usual_distribution(options)
+    if kind is None:
+        raise ValueError(f"parameter '{name}' has neither value, values, min and max, nor a distribution: {options}")
+    if kind not in DISTRIBUTIONS:
+        raise unknown_name(f"distribution of parameter '{name}'", str(kind), list(DISTRIBUTIONS))
+    missing = [key for key in DISTRIBUTIONS[kind] if key not in options]
+    if missing:
+        raise ValueError(f"parameter '{name}' has distribution {kind}, which needs {' and '.join(missing)}")
+    values, probabilities = options.get("values"), options.get("probabilities")
+    if "values" in DISTRIBUTIONS[kind] and not (isinstance(values, list) and values):
+        raise ValueError(f"values of parameter '{name}' is a list of at least one, got {values!r}")
+    if kind == "categorical_w_probabilities" and not _are_probabilities(probabilities, len(values or [])):
+        raise ValueError(f"probabilities of parameter '{name}' are as many as its values and sum to 1, got {probabilities!r}")
+    for key in ("min", "max", "q", "mu", "sigma"):
+        if key in options and not _is_number(options[key]):
+            raise ValueError(f"{key} of parameter '{name}' is a number, got {options[key]!r}")
+    if "min" in options and "max" in options:
+        low, high = options["min"], options["max"]
+        if low >= high:
+            raise ValueError(f"parameter '{name}' has min {low} and max {high}; min is the smaller one")
+        if kind.endswith("log_uniform_values") and low <= 0:
+            raise ValueError(f"parameter '{name}' is spread over a logarithm, so that min is above 0, got {low}")
+        if kind == "int_uniform" and not (_is_whole(low) and _is_whole(high)):
+            raise ValueError(f"parameter '{name}' has whole numbers between min and max, got {low} and {high}")
+    if options.get("q", 1.0) <= 0 or options.get("sigma", 1.0) < 0:
+        raise ValueError(f"parameter '{name}' has q above 0 and sigma from 0 on, got {options}")
+    return Parameter(name, kind, {key: value for key, value in options.items() if key != "distribution"})
+
+
+def _usual_distribution(options: Mapping[str, Any]) -> str | None:
+    """The one that W&B takes where none is named."""
+    if "value" in options:
+        return "constant"
+    if "values" in options:
+        return "categorical_w_probabilities" if "probabilities" in options else "categorical"
+    if "min" in options and "max" in options:
+        return "int_uniform" if _is_whole(options["min"]) and _is_whole(options["max"]) else "uniform"
+    return None
+
+
+def _metric(content: Any, *, is_needed: bool) -> Metric | None:
+    if content is None:
+        if is_needed:
+            raise ValueError("method bayes needs a metric, such as {name: val/drag/NoC@90, goal: minimize}")
+        return None
+    name = content.get("name") if isinstance(content, dict) else None
+    if not isinstance(name, str) or not re.fullmatch(r"val/[^/]+/.+", name):
+        raise ValueError(f"the metric's name is one of validation, val/PROMPT/NAME such as val/drag/NoC@90, got {content!r}")
+    goal = content.get("goal", "minimize")
+    check_choice("goal", goal, get_args(Goal))
+    return Metric(name, goal)
+
+
+def _command(content: Any, program: Any) -> tuple[str, ...]:
+    if not isinstance(content, list) or "${args}" not in content:
+        raise ValueError("command is a list with ${args} in it, such as ['${program}', fit, --config, FILE, '${args}']")
+    words = [str(program) if word == "${program}" else str(word) for word in content if word not in ("${env}", "${interpreter}")]
+    if Path(words[0]).stem != "dct-seg" or words[1:2] != ["fit"]:
+        raise ValueError(f"command runs '{' '.join(words[:2])}', and here it is dct-seg fit; run another with `wandb agent`")
+    macro = next((word for word in words if re.fullmatch(r"\$\{\w+\}", word) and word != "${args}"), None)
+    if macro:
+        raise ValueError(f"command has {macro}, which only W&B's agent fills in; ${{args}} is known here")
+    return tuple(words)
+
+
+def fit_arguments(sweep: Sweep, values: Mapping[str, Any], *, base: str | None = None, extra: Sequence[str] = ()) -> list[str]:
+    """What follows ``dct-seg`` for one trial, as W&B's agent builds it.
+
+    Args:
+        sweep: Whose command it is.
+        values: Of the parameters.
+        base: A configuration in place of the command's first ``--config``.
+        extra: More arguments, before those of the parameters, which so win over them.
+
+    Example:
+        >>> sweep = Sweep("s", "grid", None, ("dct-seg", "fit", "--config", "a.yaml", "${args}"), ())
+        >>> fit_arguments(sweep, {"model.lr": 0.1}, base="b.yaml", extra=["--data.root", "DIR"])
+        ['fit', '--config', 'b.yaml', '--data.root', 'DIR', '--model.lr=0.1']
+    """
+    words: list[str] = []
+    for word in sweep.command[1:]:
+        if word == "${args}":
+            words += [*extra, *(f"--{name}={value}" for name, value in values.items())]
+        else:
+            words.append(re.sub(r"\$\{envvar:(\w+)\}", lambda found: os.environ.get(found[1], found[1]), word))
+    if base is not None:
+        place = next((i for i, word in enumerate(words) if word == "--config" or word.startswith("--config=")), None)
+        if place is None:
+            raise ValueError(f"the sweep's command has no --config that {base} could stand in for")
+        words[place : place + 2 - ("=" in words[place])] = ["--config", base]
+    return words
+
+
+def _are_probabilities(given: Any, count: int) -> bool:
+    numbers = isinstance(given, list) and len(given) == count and all(_is_number(p) and p >= 0 for p in given)
+    return numbers and math.isclose(sum(given), 1.0)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

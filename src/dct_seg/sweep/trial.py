@@ -1,0 +1,202 @@
+"""One trial of a sweep: its folder, its command, and what became of it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from dct_seg.files import write_whole
+from dct_seg.sweep.space import Sweep, Values
+
+OUTCOME, STARTED, LOG = "outcome.json", "trial.json", "log.txt"
+"""What became of a trial, written last; its values and command, written first; all that it printed."""
+METRICS = "metrics.json"
+"""What a finished ``fit`` leaves, somewhere below its folder."""
+SEEDS = ("seed_everything", "model.seed", "data.seed")
+"""Parameters that tell repetitions of one setting apart."""
+NAME_LENGTH = 120
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a trial.
+
+    Args:
+        values: Of its parameters.
+        state: Whether it ended with a result.
+        metrics: Of the last validation, for each prompt; empty when it failed.
+        checkpoint: The last one, empty when there is none.
+        error: The last line of what went wrong; empty when it finished.
+        attempts: Times it was started.
+        seconds: Of the last attempt.
+        number: In the order of starting.
+    """
+
+    values: Values
+    state: Literal["finished", "failed"]
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    checkpoint: str = ""
+    error: str = ""
+    attempts: int = 1
+    seconds: float = 0.0
+    number: int = 0
+
+    @property
+    def is_finished(self) -> bool:
+        """True when there is a result."""
+        return self.state == "finished"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Values in a folder of their own.
+
+    Args:
+        values: Of the sweep's parameters.
+        folder: Named by the values' hash.
+    """
+
+    values: Values
+    folder: Path
+
+    @classmethod
+    def of(cls, values: Values, out: Path) -> Trial:
+        """The trial of these values among those of a sweep.
+
+        Example:
+            >>> Trial.of({"model.lr": 0.1}, Path("out")).folder.name == Trial.of({"model.lr": 0.2}, Path("out")).folder.name
+            False
+        """
+        key = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
+        return cls(values, out / "trials" / key)
+
+    @property
+    def key(self) -> str:
+        """The values' hash."""
+        return self.folder.name
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """Where a stopped attempt can go on from."""
+        return newest(self.folder, "last*.ckpt")  # a second one in a folder is last-v1.ckpt
+
+    def read_outcome(self) -> Outcome | None:
+        """What became of it, or None while that is open."""
+        path = self.folder / OUTCOME
+        return Outcome(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+    def write_outcome(self, outcome: Outcome) -> None:
+        """Write it, whole."""
+        write_whole(self.folder / OUTCOME, json.dumps(asdict(outcome), indent=1))
+
+    def read_start(self) -> dict[str, Any]:
+        """What was written when it was last started: number, attempts, values, command; empty when it never was."""
+        path = self.folder / STARTED
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return found
+
+    def write_start(self, *, number: int, attempts: int, command: Sequence[str]) -> None:
+        """Write what is started."""
+        start = {"number": number, "attempts": attempts, "values": self.values, "command": list(command)}
+        write_whole(self.folder / STARTED, json.dumps(start, indent=1))
+
+
+def trials_in(out: Path) -> list[Trial]:
+    """All trials ever started in a sweep's folder, in the order of their starting."""
+    found = [Trial(json.loads(path.read_text(encoding="utf-8"))["values"], path.parent) for path in out.glob(f"trials/*/{STARTED}")]
+    return sorted(found, key=lambda trial: (trial.read_start()["number"], trial.key))
+
+
+def newest(folder: Path, pattern: str) -> Path | None:
+    """Of the files below a folder that are named so, the one that was written last."""
+    return max(folder.rglob(pattern), key=lambda path: path.stat().st_mtime, default=None)
+
+
+def describe(values: Mapping[str, Any], keys: Sequence[str] | None = None) -> str:
+    """Values in words, under the shortest names that tell them apart.
+
+    Args:
+        values: Of parameters.
+        keys: Which; by default all.
+
+    Example:
+        >>> describe({"model.network.decoder_width": 32, "seed_everything": 1})
+        'decoder_width 32, seed 1'
+    """
+    keys = list(values) if keys is None else list(keys)
+    names = short_names(keys)
+    return ", ".join(show(values[key]) if isinstance(values[key], Mapping) else f"{names[key]} {show(values[key])}" for key in keys)
+
+
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """For each dotted key as much of its end as tells it from the others.
+
+    Example:
+        >>> short_names(["model.lr", "model.seed", "data.seed"])
+        {'model.lr': 'lr', 'model.seed': 'model.seed', 'data.seed': 'data.seed'}
+    """
+    names = {}
+    for key in keys:
+        parts = key.split(".")
+        ends = [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]
+        names[key] = next(end for end in ends if end == key or not any(o != key and f".{o}".endswith(f".{end}") for o in keys))
+    return {key: "seed" if name == "seed_everything" else name for key, name in names.items()}
+
+
+def show(value: Any) -> str:
+    """A value as a person writes it: a configuration by its name, a mapping as a list of its entries."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {show(one)}" for key, one in value.items())
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = str(value)
+    return Path(text).stem if text.endswith((".yaml", ".yml")) else text
+
+
+def has_wandb() -> bool:
+    """Whether W&B is installed."""
+    return importlib.util.find_spec("wandb") is not None
+
+
+def without_logger(arguments: Sequence[str]) -> list[str]:
+    """A command without its logger, so that Lightning's CSV files stand in.
+
+    Example:
+        >>> without_logger(["fit", "--trainer.logger", "WandbLogger", "--trainer.logger.project=p", "--model.lr=1"])
+        ['fit', '--model.lr=1']
+    """
+    kept: list[str] = []
+    skip = False
+    for word in arguments:
+        if skip:
+            skip = False
+        elif word.partition("=")[0] == "--trainer.logger" or word.startswith("--trainer.logger."):
+            skip = "=" not in word
+        else:
+            kept.append(word)
+    return kept
+
+
+def wandb_environment(sweep: Sweep, trial: Trial, attempt: int) -> dict[str, str]:
+    """What tells W&B which run of which group this is, and its configuration as its own agent would.
+
+    The run is offline unless ``WANDB_MODE`` says otherwise. An attempt after a kill is a run of its own.
+    """
+    parameters = "wandb_version: 1\n" + "".join(
+        f"\n{json.dumps(name)}:\n  value: {json.dumps(value)}\n" for name, value in trial.values.items()
+    )
+    path = write_whole(trial.folder / "wandb_parameters.yaml", parameters)
+    return {
+        "WANDB_MODE": os.environ.get("WANDB_MODE", "offline"),
+        "WANDB_RUN_GROUP": sweep.name,
+        "WANDB_RUN_ID": trial.key if attempt == 1 else f"{trial.key}-{attempt}",
+        "WANDB_NAME": describe(trial.values)[:NAME_LENGTH],
+        "WANDB_SWEEP_PARAM_PATH": str(path.resolve()),
+        **({"WANDB_PROJECT": sweep.project} if sweep.project else {}),
+    }
