@@ -68,10 +68,11 @@ def test_loop_over_clicks_draws_what_the_encoder_draws():
     np.testing.assert_allclose(gaussian_loop(clicks, (24, 40)), SpatialDCT()(ClickBatch.from_clicks([clicks]), (24, 40))[0], atol=1e-6)
 
 
-def test_both_sides_are_measured_in_turn_after_one_call_that_does_not_count():
+def test_both_sides_are_measured_in_turn_each_after_a_pause_and_a_call_that_does_not_count(monkeypatch):
     calls = []
+    monkeypatch.setattr("dct_seg.profile.measure.sleep", lambda seconds: calls.append("pause"))
     ours, theirs = in_turn(lambda: calls.append("a"), lambda: calls.append("b"), 3)
-    assert calls == ["a", "b"] * 4
+    assert calls == ["pause", "a", "a", "pause", "b", "b"] * 3
     assert len(ours) == len(theirs) == 3
 
 

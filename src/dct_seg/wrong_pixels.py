@@ -20,6 +20,8 @@ Pixel = tuple[int, int]
 
 _MAX_WINDOWS = 16
 _TILE = 1024
+_SMALL = 2**10
+"""Pixels of a window that costs less than to look for smaller ones in it."""
 _EXACT_BELOW = 2**20
 """(side of a window) x (distance) up to which OpenCV's float32 distance rounds to the true square; see `_exact_peak`."""
 
@@ -82,10 +84,9 @@ def deepest_pixel(wrong: Wrong, clicked: Sequence[Pixel]) -> Peak | None:
         city = _city_block(wrong.of_sign(positive), clicked)
         signs.append((int(city.max()), positive, city))
     signs.sort(key=lambda one: -one[0])  # the sign that reaches deeper first: it often rules out the other
-    reach = signs[0][0]
-    floor = _least_square(reach)
+    floor = 1
     best = None
-    for _, positive, city in signs if reach else ():
+    for _, positive, city in signs:
         found = _exact_peak(wrong.of_sign(positive), city, floor)
         if found is not None:
             best = Peak(*found, positive)
@@ -116,8 +117,7 @@ def largest_region(wrong: Wrong, clicked: Sequence[Pixel]) -> Peak | None:
                 # The border of zeros around the whole map leaves room for one around the region.
                 alone = region[top - 1 : top + rows + 1, left - 1 : left + cols + 1].view(np.uint8)
                 city = _city_block(alone, _inside(clicked, top - 1, left - 1, alone.shape))
-                reach = int(city.max())
-                found = _exact_peak(alone, city, _least_square(reach)) if reach else None
+                found = _exact_peak(alone, city)
                 if found is not None:
                     return Peak(found[0], found[1] + top - 1, found[2] + left - 1, positive)
             sizes[tied] = 0
@@ -163,12 +163,7 @@ def _city_block(bits: Map, clicked: Sequence[Pixel]) -> NDArray[np.uint8] | NDAr
     return distance  # type: ignore[no-any-return]
 
 
-def _least_square(reach: int) -> int:
-    """The least squared distance of a pixel at city-block distance ``reach``, which is at most sqrt(2) times the other."""
-    return (reach * reach + 1) // 2
-
-
-def _exact_peak(bits: Map, city: NDArray[np.uint8] | NDArray[np.float32], floor: int) -> tuple[int, int, int] | None:
+def _exact_peak(bits: Map, city: NDArray[np.uint8] | NDArray[np.float32], floor: int = 1) -> tuple[int, int, int] | None:
     """The largest squared distance of at least ``floor`` to a zero of ``bits``, and its first pixel in row-major order.
 
     OpenCV's precise transform holds squares in float32: it is exact on a window whose side times distance is small, and near
@@ -179,17 +174,20 @@ def _exact_peak(bits: Map, city: NDArray[np.uint8] | NDArray[np.float32], floor:
         city: (H, W) from `_city_block`; pixels where it is 0 are not looked at.
         floor: At least 1.
     """
-    reach = int(city.max())
+    _, highest_city, _, (col, row) = cv2.minMaxLoc(city)
+    reach = int(highest_city)
     if reach * reach < floor:
         return None
+    floor = max(floor, _square_at(bits, row, col, reach))  # few pixels can still win
     candidates = city >= math.isqrt(floor - 1) + 1
     best: tuple[int, int, int] | None = None
-    for top, left, bottom, right in _windows(candidates):
-        if int(city[top:bottom, left:right].max()) ** 2 < floor:  # no candidate here, or none that could still win
-            continue
-        # A candidate's nearest zero is at most `reach` rows and columns away.
-        low, low_col = max(top - reach, 0), max(left - reach, 0)
-        window = bits[low : bottom + reach, low_col : right + reach]
+    reaches = [(int(city[top:bottom, left:right].max()), (top, left, bottom, right)) for top, left, bottom, right in _windows(candidates)]
+    for of_window, (top, left, bottom, right) in sorted(reaches, key=lambda one: -one[0]):  # a deep one rules others out
+        if of_window**2 < floor:
+            break
+        # A candidate's nearest zero is at most its city-block distance away, in rows and in columns.
+        low, low_col = max(top - of_window, 0), max(left - of_window, 0)
+        window = bits[low : bottom + of_window, low_col : right + of_window]
         inner = np.s_[top - low : bottom - low, left - low_col : right - low_col]
         distance = cv2.distanceTransform(window, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[inner]
         distance = np.where(candidates[top:bottom, left:right], distance, 0)
@@ -208,11 +206,24 @@ def _exact_peak(bits: Map, city: NDArray[np.uint8] | NDArray[np.float32], floor:
     return best
 
 
+def _square_at(bits: Map, row: int, col: int, city: int) -> int:
+    """The squared distance of a pixel to the nearest zero, or, where float32 may not hold it, the least it can be."""
+    low, low_col = max(row - city, 0), max(col - city, 0)
+    window = bits[low : row + city + 1, low_col : col + city + 1]
+    distance = float(cv2.distanceTransform(window, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[row - low, col - low_col])
+    if max(window.shape) * distance < _EXACT_BELOW:
+        return round(distance**2)
+    return (city**2 + 1) // 2  # the city-block distance is at most sqrt(2) times the other
+
+
 def _windows(candidates: Bools) -> Iterator[tuple[int, int, int, int]]:
     """Boxes (top, left, bottom, right) that cover all True pixels, none longer than a tile."""
-    blobs = cv2.findContours(candidates.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
-    many = len(blobs) > _MAX_WINDOWS
-    for left, top, cols, rows in [cv2.boundingRect(candidates.view(np.uint8))] if many else map(cv2.boundingRect, blobs):
+    whole = cv2.boundingRect(candidates.view(np.uint8))
+    blobs = [whole]
+    if whole[2] * whole[3] > _SMALL:
+        contours = cv2.findContours(candidates.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+        blobs = [cv2.boundingRect(contour) for contour in contours] if len(contours) <= _MAX_WINDOWS else blobs
+    for left, top, cols, rows in blobs:
         for row in range(top, top + rows, _TILE):
             for col in range(left, left + cols, _TILE):
                 yield row, col, min(row + _TILE, top + rows), min(col + _TILE, left + cols)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any, TypedDict
 
 import numpy as np
+
+PAUSE = 0.05
+"""Seconds between the two that are compared."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,18 @@ class Row:
 
 
 def in_turn(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) -> tuple[list[float], list[float]]:
-    """The seconds of each of ``repeats`` calls of both, one after the other, after one call of each that is not counted."""
-    ours()
-    theirs()
-    pairs = [(seconds_of(ours), seconds_of(theirs)) for _ in range(repeats)]
+    """The seconds of each of ``repeats`` calls of both, in turn, each after a pause and a call that is not counted.
+
+    A runtime's threads spin for some milliseconds after its last job and would take a core from the other's.
+    """
+    pairs = [(_warm_seconds_of(ours), _warm_seconds_of(theirs)) for _ in range(repeats)]
     return [one for one, _ in pairs], [other for _, other in pairs]
+
+
+def _warm_seconds_of(job: Callable[[], Any]) -> float:
+    sleep(PAUSE)
+    job()
+    return seconds_of(job)
 
 
 def seconds_of(job: Callable[[], Any]) -> float:
