@@ -44,11 +44,16 @@ CONFIG = {
 }
 
 
+def keep_wandb_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What W&B writes beside its runs lies in ``folder``, not in the home of whoever runs the tests."""
+    for name, inside in (("WANDB_DATA_DIR", "wandb-data"), ("WANDB_CACHE_DIR", "wandb-cache"), ("WANDB_CONFIG_DIR", "wandb-config")):
+        monkeypatch.setenv(name, str(folder / inside))
+
+
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
-    for name, folder in (("WANDB_DATA_DIR", "wandb-data"), ("WANDB_CACHE_DIR", "wandb-cache"), ("WANDB_CONFIG_DIR", "wandb-config")):
-        monkeypatch.setenv(name, str(tmp_path / folder))
+    keep_wandb_in(tmp_path, monkeypatch)
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(CONFIG))
     return str(path)

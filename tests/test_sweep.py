@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from test_callbacks import CONFIG, records
+from test_callbacks import CONFIG, keep_wandb_in, records
 
 from dct_seg.benchmark.published import TABLE_1
 from dct_seg.cli import main
@@ -299,7 +299,7 @@ def test_the_report_is_written_whole_with_a_picture_and_names_what_failed(tmp_pa
 # The trials
 
 
-def test_trials_share_the_machine(tmp_path: Path) -> None:
+def test_trials_share_the_machine() -> None:
     assert share_of_machine(0, 1, {}) == {}
     assert share_of_machine(2, 3, {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "4"}) == {}
     threads = share_of_machine(0, 2, {"CUDA_VISIBLE_DEVICES": "3"})
@@ -319,8 +319,7 @@ def test_the_error_of_a_trial_is_its_last_line_without_colours(tmp_path: Path) -
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a configuration whose training takes seconds."""
     monkeypatch.chdir(tmp_path)
-    for name, folder in (("WANDB_DATA_DIR", "wandb-data"), ("WANDB_CACHE_DIR", "wandb-cache"), ("WANDB_CONFIG_DIR", "wandb-config")):
-        monkeypatch.setenv(name, str(tmp_path / folder))
+    keep_wandb_in(tmp_path, monkeypatch)
     callbacks = [{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"save_last": True, "every_n_epochs": 1}}]
     trainer = {key: value for key, value in CONFIG["trainer"].items() if key != "default_root_dir"}
     config = {**CONFIG, "trainer": {**trainer, "callbacks": callbacks}, "report": "after"}

@@ -92,7 +92,7 @@ def save_png(picture: NDArray[np.uint8], path: str | Path) -> Path:
     """Write a picture whole or not at all.
 
     Args:
-        picture: (H, W, 3) uint8 RGB.
+        picture: (H, W, 3) uint8 RGB, or (H, W) uint8 grey.
         path: The file; its folder is made.
     """
     with whole_file(path) as temporary:

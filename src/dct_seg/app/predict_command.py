@@ -22,7 +22,7 @@ from dct_seg.app.working import WorkingPicture
 from dct_seg.arguments import OneLineArgumentParser
 from dct_seg.clicks import Click
 from dct_seg.data.images import read_image
-from dct_seg.files import whole_file, write_whole
+from dct_seg.files import write_whole
 from dct_seg.methods.base import Method
 from dct_seg.models.pretrained import DEFAULT
 from dct_seg.pictures import Turn, draw_turn, save_png
@@ -164,9 +164,10 @@ def _of_log(objects: Sequence[ObjectClicks], pictures: Sequence[Picture]) -> Job
 def _check_names(names: Sequence[str]) -> None:
     stems: dict[str, str] = {}
     for name in names:
-        other = stems.setdefault(_stem(name), name)
-        if names.count(name) > 1 or other != name:
-            raise ValueError(f"{other} and {name} would have the same output {_stem(name)}; give them to two runs")
+        stem = _stem(name)
+        if stem in stems:
+            raise ValueError(f"{stems[stem]} and {name} would have the same output {stem}; give them to two runs")
+        stems[stem] = name
 
 
 def _stem(name: str) -> str:
@@ -202,8 +203,7 @@ def _predict(
     found = []
     for one, mask in zip(objects, masks, strict=True):
         name = f"masks/{stem}/{one.number}.png" if in_log else f"masks/{stem}.png"
-        with whole_file(out / name) as temporary:
-            Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
+        save_png(mask.astype(np.uint8) * 255, out / name)
         found.append({"object": one.number, "class": one.label, "mask": name, "area": int(mask.sum())})
     if overlay:
         save_png(_drawn(image, objects, masks), out / "overlays" / f"{stem}.png")

@@ -58,6 +58,7 @@ def read_click_log(path: str | Path) -> list[ObjectClicks]:
         raise FileNotFoundError(f"there is no click log {path}; the annotator exports one as clicks.jsonl")
     found: list[ObjectClicks] = []
     numbers: dict[str, int] = {}
+    known: set[tuple[str, int]] = set()
     for place, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         if not line.strip():
             continue
@@ -66,8 +67,9 @@ def read_click_log(path: str | Path) -> list[ObjectClicks]:
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"line {place} of {path} is no object of a click log: {what}") from error
-        if any(one.image == other.image and one.number == other.number for other in found):
+        if (one.image, one.number) in known:
             raise ValueError(f"line {place} of {path} is object {one.number} of {one.image} a second time")
+        known.add((one.image, one.number))
         found.append(one)
     if not found:
         raise ValueError(f"{path} holds no object")
