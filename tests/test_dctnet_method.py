@@ -11,7 +11,7 @@ from networks import tiny_net
 from numpy.typing import NDArray
 
 from dct_seg import Click, ClickBatch
-from dct_seg.methods.dctnet import KEPT_VIEWS, DCTNetMethod, View, next_view, object_view, whole_view
+from dct_seg.methods.dctnet import KEPT_VIEWS, DCTNetMethod, View, first_view, next_view, object_view, whole_view
 
 NET = tiny_net(previous_mask=True)
 LATE = tiny_net(previous_mask=True, prompt_fusion="late")
@@ -54,10 +54,15 @@ def test_view_s_radius_is_scaled_with_its_pixels() -> None:
 
 
 def test_object_s_region_is_its_box_with_a_margin() -> None:
-    view = object_view(blob(40, 60, 60, 100), [Click(50, 80)], 384, margin=1.5, threshold=0.5)
+    view = object_view(blob(40, 60, 60, 100), [Click(50, 80)], 120, margin=1.5, threshold=0.5)
     assert view is not None
     assert (view.top, view.left, view.height, view.width) == (35, 50, 30, 60)
-    assert view.size == (192, 384)
+    assert view.size == (60, 120)
+
+
+def test_small_object_is_enlarged_four_times_and_no_more() -> None:
+    view = object_view(blob(40, 60, 44, 66), [Click(41, 62)], 120, margin=1.5, threshold=0.5)
+    assert view == View(27, 48, 30, 30, (120, 120))
 
 
 def test_region_holds_every_click_and_the_circles_of_the_positive_ones() -> None:
@@ -111,7 +116,7 @@ def test_small_image_is_given_to_the_network_as_it_is() -> None:
     tensor = torch.from_numpy(IMAGE).permute(2, 0, 1)[None] / 255
     with torch.inference_mode():
         wanted = NET(tensor, ClickBatch.from_clicks([clicks])).sigmoid()[0, 0].numpy()
-    np.testing.assert_allclose(method().predict(IMAGE, clicks, None), wanted, atol=1e-5)
+    np.testing.assert_allclose(method(first_reach=0).predict(IMAGE, clicks, None), wanted, atol=1e-5)
 
 
 def test_previous_mask_is_given_to_the_network() -> None:
@@ -136,11 +141,35 @@ def test_from_the_second_click_on_the_object_s_region_alone_is_predicted() -> No
     np.testing.assert_allclose(probs[inside], cv2.resize(seen[0, 0].numpy(), (view.width, view.height)).ravel(), atol=1e-5)
 
 
-def test_first_click_and_zoom_switched_off_see_the_whole_image() -> None:
+def test_first_click_of_a_large_drag_and_zoom_switched_off_see_the_whole_image() -> None:
     previous = blob(20, 30, 35, 50, (60, 90))
     clicks = [Click(25, 40, radius=3.0), Click(30, 45, radius=2.0)]
     assert (method(zoom_in=False).predict(IMAGE, clicks, previous) > 0).all()
-    assert (method().predict(IMAGE, clicks[:1], None) > 0).all()
+    assert (method(zoom_in=False).predict(IMAGE, clicks[:1], None) > 0).all()
+    assert (method(first_reach=0).predict(IMAGE, clicks[:1], None) > 0).all()
+    assert (method().predict(IMAGE, [Click(25, 40, radius=12.0)], None) > 0).all()
+
+
+@pytest.mark.parametrize("previous", [None, np.zeros((60, 90), np.float32), np.full((60, 90), 0.4, np.float32)])
+def test_clicks_of_small_drags_are_looked_at_closely_until_there_is_a_mask(previous: NDArray[np.float32] | None) -> None:
+    probs = method(zoom_size=80).predict(IMAGE, [Click(25, 40, radius=2.0), Click(28, 42, radius=1.0)], previous)
+    inside = np.zeros((60, 90), bool)
+    inside[9:42, 24:57] = True  # 25 - 8 * 2, 25 + 8 * 2 + 1; 40 likewise; the second click's reach ends within
+    assert (probs[inside] > 0).all()
+    assert (probs[~inside] == 0).all()
+
+
+def test_first_look_is_as_wide_as_the_positive_clicks_reach() -> None:
+    whole = whole_view((100, 200), 100)
+    far = [Click(50, 80, radius=3.0), Click(50, 120, radius=1.0), Click(90, 85, positive=False, radius=9.0)]
+    assert first_view((100, 200), far, whole, 90, reach=8) == View(26, 56, 65, 73, (80, 90))
+    assert first_view((100, 200), far, whole, 90, reach=0) == whole
+
+
+@pytest.mark.parametrize("clicks", [[Click(50, 80)], [Click(50, 80, positive=False, radius=2.0)], [Click(50, 80, radius=12.0)]])
+def test_first_look_is_at_the_whole_image_where_no_radius_says_better(clicks: list[Click]) -> None:
+    whole = whole_view((100, 200), 200)
+    assert first_view((100, 200), clicks, whole, 200, reach=8) == whole
 
 
 def test_without_clicks_nothing_is_object() -> None:
@@ -218,7 +247,9 @@ def test_image_of_a_few_pixels_is_no_error(shape: tuple[int, int]) -> None:
 
 
 def test_options_are_plain_values_that_tell_two_settings_apart() -> None:
-    settings = [method(**o).options for o in ({}, {"zoom_in": False}, {"first_size": 64}, {"flip": True}, {"zoom_margin": 2.0})]  # type: ignore[arg-type]
+    settings = [
+        method(**o).options for o in ({}, {"zoom_in": False}, {"first_size": 64}, {"first_reach": 6}, {"flip": True}, {"zoom_margin": 2.0})
+    ]  # type: ignore[arg-type]
     assert all(one != other for one, other in pairwise(settings))
     assert all(isinstance(v, (bool, int, float, str)) for s in settings for v in s.values())
     assert math.isclose(settings[0]["zoom_margin"], 1.4)
@@ -235,14 +266,20 @@ def seen(view: View, probs: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def look(probs: NDArray[np.float32], *clicks: Click) -> View:
-    return next_view(probs, clicks or [Click(50, 80)], WHOLE, 384, margin=1.5)
+    return next_view(probs, clicks or [Click(50, 80)], WHOLE, 120, margin=1.5)
 
 
 def test_view_is_held_while_the_object_fits_it_with_a_little_margin() -> None:
     first = look(blob(40, 60, 60, 100))
-    assert first == object_view(blob(40, 60, 60, 100), [Click(50, 80)], 384, margin=1.5, threshold=0.5)
+    assert first == object_view(blob(40, 60, 60, 100), [Click(50, 80)], 120, margin=1.5, threshold=0.5)
     assert look(seen(first, blob(38, 58, 62, 104))) == first
     assert look(seen(first, blob(38, 58, 62, 110))) != first  # reaches the view's right edge
+
+
+def test_view_is_held_for_a_tiny_object_that_moves_a_little() -> None:
+    first = look(blob(40, 60, 44, 66), Click(41, 62))
+    assert (first.height, first.width) == (30, 30)
+    assert look(seen(first, blob(42, 63, 47, 69)), Click(41, 62)) == first
 
 
 def test_view_is_left_for_an_object_that_is_much_smaller_or_a_click_outside() -> None:

@@ -21,7 +21,7 @@ LAYERS = [  # a room may import those above it in this list
     {"models"},
     {"interaction", "data"},
     {"task", "predictor", "methods", "pictures"},
-    {"callbacks", "benchmark", "export", "app", "training", "profile", "sweep"},
+    {"callbacks", "benchmark", "export", "app", "training", "weight_averaging", "profile", "sweep"},
     {"cli", "__main__"},
 ]
 NEIGHBOURS = {
@@ -33,7 +33,11 @@ NEIGHBOURS = {
 }
 """Rooms of one layer that may know each other, in this direction."""
 
-HOMES = {"lightning": {"task", "data", "training", "callbacks", "profile"}, "albumentations": {"data"}, "timm": {"models", "profile"}}
+HOMES = {
+    "lightning": {"task", "data", "training", "callbacks", "weight_averaging", "profile"},
+    "albumentations": {"data"},
+    "timm": {"models", "profile"},
+}
 """Packages that only some rooms may import."""
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
-from dct_seg import Click, DCTNet, Predictor
+from dct_seg import Click, DCTNet, DCTNetConfig, Predictor
 from dct_seg.models import pretrained
 
 TRAINING_SETS = {
@@ -22,6 +24,13 @@ def name(request: pytest.FixtureRequest) -> str:
 
 def test_the_default_is_shipped() -> None:
     assert pretrained.DEFAULT in pretrained.names()
+
+
+def test_their_configuration_is_of_the_very_network_that_ships() -> None:
+    """So that the same file can also go on training from them (``--model.start_from``)."""
+    model = yaml.safe_load((Path(__file__).parent.parent / "configs" / "shipped.yaml").read_text())["model"]
+    shipped = DCTNetConfig.from_dict(pretrained.load(pretrained.DEFAULT).config)
+    assert DCTNetConfig.from_dict({**model["network"], "backbone_weights": shipped.backbone_weights}) == shipped
 
 
 def test_weights_are_at_most_12_megabytes(name: str) -> None:

@@ -1,4 +1,4 @@
-"""DCT-Net as a method: whole image at the first click, the object's region at a higher resolution from the second."""
+"""DCT-Net as a method: whole image at the first click, or the surroundings of a small drag; then the object's region alone."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ SMALLEST_OBJECT = 16.0  # pixels; the margin around something smaller is the mar
 KEPT_VIEWS = 3  # the whole image and the last two regions; with `late` some 10 MB each
 HELD_COARSENESS = 1.33  # a view is held while its pixels are at most so much coarser than those of the region asked for
 HELD_MARGIN = 0.25  # of the margin asked for, that the object must still have in a view that is held
+LARGEST_ZOOM = 4.0  # network's pixels an image's pixel; training enlarges no more, and what surrounds a small object is worth more
+FIRST_GAIN = 1.2  # the surroundings of the clicks are worth a look of their own when they are seen so many times as finely
 FLOOR = np.float32(1e-6)  # probability inside a view that may be held: above 0, so that the next click sees where the view was
 
 
@@ -78,6 +80,26 @@ def whole_view(shape: tuple[int, int], longest: int) -> View:
     return _view(0, 0, *shape, longest, enlarge=False)
 
 
+def first_view(shape: tuple[int, int], clicks: Sequence[Click], whole: View, longest: int, *, reach: float) -> View:
+    """Where there is no mask yet: as far around the positive clicks as objects of their radii reach, or ``whole``.
+
+    A drag tells the object's size before anything is predicted. Nine of ten objects of photographs end within eight radii of
+    the first click, and a small one is a few pixels of the whole image.
+
+    Args:
+        shape: (H, W) of the image.
+        clicks: All clicks; a negative one is kept inside too.
+        whole: The view of the whole image.
+        longest: Longer side of what the network sees, in pixels.
+        reach: Radii around a positive click; 0 always gives ``whole``.
+    """
+    if not reach or not any(c.positive and c.radius for c in clicks):
+        return whole
+    box = _box_around(clicks, (math.inf, -math.inf, math.inf, -math.inf), reach=reach)
+    view = _view_around(box, shape, longest, 1.0)
+    return whole if view is None or view.scale < FIRST_GAIN * whole.scale else view
+
+
 def object_view(previous: NDArray[np.float32], clicks: Sequence[Click], longest: int, *, margin: float, threshold: float) -> View | None:
     """The region of the object: the previous mask and the positive clicks' circles, and ``margin`` times its size around.
 
@@ -85,7 +107,8 @@ def object_view(previous: NDArray[np.float32], clicks: Sequence[Click], longest:
         previous: (H, W) probabilities before the last click.
         clicks: All clicks; a negative one is kept inside too.
         longest: Longer side of what the network sees, in pixels.
-        margin: Height and width of the region over those of the object.
+        margin: Height and width of the region over those of the object; a region is at least so large that the network sees it
+            enlarged ``LARGEST_ZOOM`` times.
         threshold: A pixel is object above this probability.
 
     Returns:
@@ -111,7 +134,8 @@ def next_view(previous: NDArray[np.float32], clicks: Sequence[Click], whole: Vie
     box = _object_box(previous, clicks, 0.5)
     if box is None:
         return whole
-    wanted, needed = (_view_around(box, previous.shape, longest, some) or whole for some in (margin, 1 + (margin - 1) * HELD_MARGIN))
+    wanted = _view_around(box, previous.shape, longest, margin) or whole
+    needed = _view_around(box, previous.shape, longest, 1 + (margin - 1) * HELD_MARGIN, largest_zoom=math.inf) or whole
     left, top, width, height = cv2.boundingRect((previous > 0).view(np.uint8))
     held = whole if (height, width) == previous.shape else _view(top, left, height, width, longest, enlarge=True)
     return held if held.holds(needed) and held.scale * HELD_COARSENESS >= wanted.scale else wanted
@@ -126,18 +150,27 @@ def _object_box(previous: NDArray[np.float32], clicks: Sequence[Click], threshol
     first_col, first_row, cols, rows = cv2.boundingRect((previous > threshold).view(np.uint8))
     if rows == 0:
         return None
-    top, bottom, left, right = float(first_row), float(first_row + rows), float(first_col), float(first_col + cols)
+    mask = float(first_row), float(first_row + rows), float(first_col), float(first_col + cols)
+    return _box_around(clicks, mask, reach=1)
+
+
+def _box_around(clicks: Sequence[Click], box: _Box, *, reach: float) -> _Box:
+    """``box`` grown to hold the clicks, and around the positive ones the circles of ``reach`` times their radii."""
+    top, bottom, left, right = box
     for click in clicks:
-        reach = (click.radius or 0.0) if click.positive else 0.0
-        top, bottom = min(top, click.row - reach), max(bottom, click.row + reach + 1)
-        left, right = min(left, click.col - reach), max(right, click.col + reach + 1)
+        far = reach * (click.radius or 0.0) if click.positive else 0.0
+        top, bottom = min(top, click.row - far), max(bottom, click.row + far + 1)
+        left, right = min(left, click.col - far), max(right, click.col + far + 1)
     return top, bottom, left, right
 
 
-def _view_around(box: _Box, shape: tuple[int, ...], longest: int, margin: float) -> View | None:
-    """The view of the box with its margin, or None where that is the whole image."""
+def _view_around(box: _Box, shape: tuple[int, ...], longest: int, margin: float, *, largest_zoom: float = LARGEST_ZOOM) -> View | None:
+    """The view of the box with its margin, and more where it would be enlarged too much; None where that is the whole image."""
     top, bottom, left, right = box
     grow_h, grow_w = ((margin - 1) / 2 * max(side, SMALLEST_OBJECT) for side in (bottom - top, right - left))
+    least = longest / largest_zoom
+    if max(bottom - top + 2 * grow_h, right - left + 2 * grow_w) < least:
+        grow_h, grow_w = (least - (bottom - top)) / 2, (least - (right - left)) / 2
     first_row, first_col = max(0, math.floor(top - grow_h)), max(0, math.floor(left - grow_w))
     num_rows, num_cols = min(shape[0], math.ceil(bottom + grow_h)) - first_row, min(shape[1], math.ceil(right + grow_w)) - first_col
     if (num_rows, num_cols) == tuple(shape):
@@ -173,6 +206,8 @@ class DCTNetMethod(Method):
         checkpoint: A shipped name, a file of weights or a checkpoint of training.
         net: A network that is already in memory, instead of ``checkpoint``; it is put in evaluation mode.
         first_size: The whole image is shrunk to this many pixels at its longer side.
+        first_reach: As long as there is no mask, look only so many radii around the clicks, at ``zoom_size`` pixels, where that shows
+            them finer than the whole image does; 0 looks at the whole image. Only with ``zoom_in``.
         zoom_in: From the second click on, predict the object's region alone, at ``zoom_size`` pixels.
         zoom_size: Longer side of what the network sees of the region.
         zoom_margin: Height and width of the region over those of the object.
@@ -192,6 +227,7 @@ class DCTNetMethod(Method):
         *,
         net: DCTNet | None = None,
         first_size: int = 448,
+        first_reach: float = 8.0,
         zoom_in: bool = True,
         zoom_size: int = 384,
         zoom_margin: float = 1.4,
@@ -202,7 +238,8 @@ class DCTNetMethod(Method):
     ) -> None:
         self.source = "in memory" if net is not None else str(checkpoint)
         self.net = (DCTNet.from_pretrained(checkpoint) if net is None else net).eval().to(device).to(memory_format=torch.channels_last)
-        self.first_size, self.zoom_in, self.zoom_size, self.zoom_margin, self.flip = first_size, zoom_in, zoom_size, zoom_margin, flip
+        self.first_size, self.first_reach, self.flip = first_size, first_reach, flip
+        self.zoom_in, self.zoom_size, self.zoom_margin = zoom_in, zoom_size, zoom_margin
         self.hold_view = self.net.is_late if hold_view is None else hold_view
         self.device = torch.device(device)
         self.bfloat16 = has_fast_bfloat16(self.device) if precision == "auto" else precision == "bfloat16"
@@ -214,6 +251,7 @@ class DCTNetMethod(Method):
         return {
             "checkpoint": self.source,
             "first_size": self.first_size,
+            "first_reach": self.first_reach,
             "zoom_in": self.zoom_in,
             "zoom_size": self.zoom_size,
             "zoom_margin": self.zoom_margin,
@@ -290,7 +328,11 @@ class DCTNetMethod(Method):
 
     def _view(self, shape: tuple[int, ...], clicks: Sequence[Click], previous: NDArray[np.float32] | None, share: float) -> View:
         whole, zoom_size = whole_view((shape[0], shape[1]), round(self.first_size * share)), round(self.zoom_size * share)
-        if not self.zoom_in or previous is None or len(clicks) < 2:
+        if not self.zoom_in:
+            return whole
+        if previous is None or not (previous > 0.5).any():
+            return first_view((shape[0], shape[1]), clicks, whole, zoom_size, reach=self.first_reach)
+        if len(clicks) < 2:
             return whole
         if self.hold_view:
             return next_view(previous, clicks, whole, zoom_size, margin=self.zoom_margin)
