@@ -11,7 +11,8 @@ from networks import tiny_net
 from numpy.typing import NDArray
 
 from dct_seg import Click, ClickBatch
-from dct_seg.methods.dctnet import KEPT_VIEWS, DCTNetMethod, View, first_view, next_view, object_view, whole_view
+from dct_seg.methods.dctnet import KEPT_VIEWS, DCTNetMethod
+from dct_seg.methods.views import View, first_view, next_view, object_view, whole_view
 
 NET = tiny_net(previous_mask=True)
 LATE = tiny_net(previous_mask=True, prompt_fusion="late")
@@ -116,7 +117,7 @@ def test_small_image_is_given_to_the_network_as_it_is() -> None:
     tensor = torch.from_numpy(IMAGE).permute(2, 0, 1)[None] / 255
     with torch.inference_mode():
         wanted = NET(tensor, ClickBatch.from_clicks([clicks])).sigmoid()[0, 0].numpy()
-    np.testing.assert_allclose(method(first_reach=0).predict(IMAGE, clicks, None), wanted, atol=1e-5)
+    np.testing.assert_allclose(method(first_reach=0, look_again=False).predict(IMAGE, clicks, None), wanted, atol=1e-5)
 
 
 def test_previous_mask_is_given_to_the_network() -> None:
@@ -157,6 +158,31 @@ def test_clicks_of_small_drags_are_looked_at_closely_until_there_is_a_mask(previ
     inside[9:42, 24:57] = True  # 25 - 8 * 2, 25 + 8 * 2 + 1; 40 likewise; the second click's reach ends within
     assert (probs[inside] > 0).all()
     assert (probs[~inside] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "share", "looks"), [({}, 1.0, 2), ({"look_again": False}, 1.0, 1), ({"zoom_in": False}, 1.0, 1), ({}, 0.5, 1)]
+)
+def test_an_object_just_found_is_looked_at_again_in_its_own_region(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, bool], share: float, looks: int
+) -> None:
+    one, seen = method(zoom_size=64, **options), []
+
+    def look(view: View, clicks: list[Click], previous: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        seen.append((view, previous))
+        return cv2.resize(blob(20, 30, 35, 50, (60, 90)), view.size[::-1], interpolation=cv2.INTER_NEAREST)
+
+    monkeypatch.setattr(one, "_look", look)
+    clicks = [Click(25, 40, radius=12.0)]
+    view, probs = one.predict_view(IMAGE, clicks, None, share=share)
+    assert [v for v, _ in seen] == [whole_view((60, 90), 448), View(8, 23, 35, 35, (64, 64))][:looks]
+    assert (view, probs.shape) == (seen[-1][0], view.size)
+    if looks == 2:
+        np.testing.assert_array_equal(seen[1][1], blob(20, 30, 35, 50, (60, 90)))  # what the first look found
+        assert view == object_view(blob(20, 30, 35, 50, (60, 90)), clicks, 64, margin=1.4, threshold=0.5)
+    seen.clear()
+    one.predict_view(IMAGE, [*clicks, Click(30, 45, radius=2.0)], blob(20, 30, 35, 50, (60, 90)), share=share)
+    assert len(seen) == 1  # a mask that was there before is corrected in one look
 
 
 def test_first_look_is_as_wide_as_the_positive_clicks_reach() -> None:
@@ -248,7 +274,16 @@ def test_image_of_a_few_pixels_is_no_error(shape: tuple[int, int]) -> None:
 
 def test_options_are_plain_values_that_tell_two_settings_apart() -> None:
     settings = [
-        method(**o).options for o in ({}, {"zoom_in": False}, {"first_size": 64}, {"first_reach": 6}, {"flip": True}, {"zoom_margin": 2.0})
+        method(**o).options
+        for o in (
+            {},
+            {"zoom_in": False},
+            {"first_size": 64},
+            {"first_reach": 6},
+            {"look_again": False},
+            {"flip": True},
+            {"zoom_margin": 2.0},
+        )
     ]  # type: ignore[arg-type]
     assert all(one != other for one, other in pairwise(settings))
     assert all(isinstance(v, (bool, int, float, str)) for s in settings for v in s.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -19,171 +18,14 @@ from numpy.typing import NDArray
 from dct_seg.clicks import Click, ClickBatch
 from dct_seg.methods.base import METHODS, Method, checked_image
 from dct_seg.methods.seeds import check_turn
+from dct_seg.methods.views import View, first_view, next_view, object_view, whole_view
 from dct_seg.models.dct_net import DCTNet
 from dct_seg.models.pretrained import DEFAULT
 from dct_seg.processor import has_fast_bfloat16
 
-SMALLEST_OBJECT = 16.0  # pixels; the margin around something smaller is the margin of this
 KEPT_VIEWS = 3  # the whole image and the last two regions; with `late` some 10 MB each
-HELD_COARSENESS = 1.33  # a view is held while its pixels are at most so much coarser than those of the region asked for
-HELD_MARGIN = 0.25  # of the margin asked for, that the object must still have in a view that is held
-LARGEST_ZOOM = 4.0  # network's pixels an image's pixel; training enlarges no more, and what surrounds a small object is worth more
-FIRST_GAIN = 1.2  # the surroundings of the clicks are worth a look of their own when they are seen so many times as finely
+AGAIN_GAIN = 1.1  # likewise for a second look, at the object that the first one found
 FLOOR = np.float32(1e-6)  # probability inside a view that may be held: above 0, so that the next click sees where the view was
-
-
-@dataclass(frozen=True)
-class View:
-    """A rectangle of the image and the size at which the network sees it.
-
-    Args:
-        top, left, height, width: Pixels of the image.
-        size: (h, w) pixels given to the network.
-    """
-
-    top: int
-    left: int
-    height: int
-    width: int
-    size: tuple[int, int]
-
-    def crop(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The rectangle of ``array``, resized to ``size``."""
-        part = array[self.top : self.top + self.height, self.left : self.left + self.width]
-        if part.shape[:2] == self.size:
-            return part
-        shrinks = self.size[0] < self.height
-        return np.asarray(cv2.resize(part, self.size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
-
-    def clicks(self, clicks: Sequence[Click]) -> ClickBatch:
-        """The clicks in the network's pixels."""
-        batch = ClickBatch.from_clicks([clicks]).shifted(-self.top, -self.left)
-        return batch.scaled((self.height, self.width), self.size)
-
-    @property
-    def scale(self) -> float:
-        """Pixels of the network a pixel of the image."""
-        return math.sqrt(self.size[0] * self.size[1] / (self.height * self.width))
-
-    def holds(self, other: View) -> bool:
-        """Whether all of ``other``'s rectangle lies inside this one."""
-        return (
-            self.top <= other.top
-            and self.left <= other.left
-            and other.top + other.height <= self.top + self.height
-            and other.left + other.width <= self.left + self.width
-        )
-
-
-def whole_view(shape: tuple[int, int], longest: int) -> View:
-    """The whole image, shrunk (never enlarged) until its longer side is ``longest`` pixels."""
-    return _view(0, 0, *shape, longest, enlarge=False)
-
-
-def first_view(shape: tuple[int, int], clicks: Sequence[Click], whole: View, longest: int, *, reach: float) -> View:
-    """Where there is no mask yet: as far around the positive clicks as objects of their radii reach, or ``whole``.
-
-    A drag tells the object's size before anything is predicted. Nine of ten objects of photographs end within eight radii of
-    the first click, and a small one is a few pixels of the whole image.
-
-    Args:
-        shape: (H, W) of the image.
-        clicks: All clicks; a negative one is kept inside too.
-        whole: The view of the whole image.
-        longest: Longer side of what the network sees, in pixels.
-        reach: Radii around a positive click; 0 always gives ``whole``.
-    """
-    if not reach or not any(c.positive and c.radius for c in clicks):
-        return whole
-    box = _box_around(clicks, (math.inf, -math.inf, math.inf, -math.inf), reach=reach)
-    view = _view_around(box, shape, longest, 1.0)
-    return whole if view is None or view.scale < FIRST_GAIN * whole.scale else view
-
-
-def object_view(previous: NDArray[np.float32], clicks: Sequence[Click], longest: int, *, margin: float, threshold: float) -> View | None:
-    """The region of the object: the previous mask and the positive clicks' circles, and ``margin`` times its size around.
-
-    Args:
-        previous: (H, W) probabilities before the last click.
-        clicks: All clicks; a negative one is kept inside too.
-        longest: Longer side of what the network sees, in pixels.
-        margin: Height and width of the region over those of the object; a region is at least so large that the network sees it
-            enlarged ``LARGEST_ZOOM`` times.
-        threshold: A pixel is object above this probability.
-
-    Returns:
-        None when the region is the whole image, or there is no object yet.
-    """
-    box = _object_box(previous, clicks, threshold)
-    return None if box is None else _view_around(box, previous.shape, longest, margin)
-
-
-def next_view(previous: NDArray[np.float32], clicks: Sequence[Click], whole: View, longest: int, *, margin: float) -> View:
-    """As :func:`object_view`, or ``whole``; but the view of the click before is held while the object still fits it.
-
-    Which view that was is read from ``previous``, which is 0 outside of it alone. So the answer is a function of what is given,
-    and the same whether or not anything of the view is at hand.
-
-    Args:
-        previous: As for :func:`object_view`.
-        clicks: As for :func:`object_view`.
-        whole: The view of the whole image.
-        longest: As for :func:`object_view`.
-        margin: As for :func:`object_view`.
-    """
-    box = _object_box(previous, clicks, 0.5)
-    if box is None:
-        return whole
-    wanted = _view_around(box, previous.shape, longest, margin) or whole
-    needed = _view_around(box, previous.shape, longest, 1 + (margin - 1) * HELD_MARGIN, largest_zoom=math.inf) or whole
-    left, top, width, height = cv2.boundingRect((previous > 0).view(np.uint8))
-    held = whole if (height, width) == previous.shape else _view(top, left, height, width, longest, enlarge=True)
-    return held if held.holds(needed) and held.scale * HELD_COARSENESS >= wanted.scale else wanted
-
-
-_Box = tuple[float, float, float, float]
-"""Top, bottom, left, right."""
-
-
-def _object_box(previous: NDArray[np.float32], clicks: Sequence[Click], threshold: float) -> _Box | None:
-    """The box around the mask, the clicks, and the circles of the positive ones; None without a mask."""
-    first_col, first_row, cols, rows = cv2.boundingRect((previous > threshold).view(np.uint8))
-    if rows == 0:
-        return None
-    mask = float(first_row), float(first_row + rows), float(first_col), float(first_col + cols)
-    return _box_around(clicks, mask, reach=1)
-
-
-def _box_around(clicks: Sequence[Click], box: _Box, *, reach: float) -> _Box:
-    """``box`` grown to hold the clicks, and around the positive ones the circles of ``reach`` times their radii."""
-    top, bottom, left, right = box
-    for click in clicks:
-        far = reach * (click.radius or 0.0) if click.positive else 0.0
-        top, bottom = min(top, click.row - far), max(bottom, click.row + far + 1)
-        left, right = min(left, click.col - far), max(right, click.col + far + 1)
-    return top, bottom, left, right
-
-
-def _view_around(box: _Box, shape: tuple[int, ...], longest: int, margin: float, *, largest_zoom: float = LARGEST_ZOOM) -> View | None:
-    """The view of the box with its margin, and more where it would be enlarged too much; None where that is the whole image."""
-    top, bottom, left, right = box
-    grow_h, grow_w = ((margin - 1) / 2 * max(side, SMALLEST_OBJECT) for side in (bottom - top, right - left))
-    least = longest / largest_zoom
-    if max(bottom - top + 2 * grow_h, right - left + 2 * grow_w) < least:
-        grow_h, grow_w = (least - (bottom - top)) / 2, (least - (right - left)) / 2
-    first_row, first_col = max(0, math.floor(top - grow_h)), max(0, math.floor(left - grow_w))
-    num_rows, num_cols = min(shape[0], math.ceil(bottom + grow_h)) - first_row, min(shape[1], math.ceil(right + grow_w)) - first_col
-    if (num_rows, num_cols) == tuple(shape):
-        return None
-    return _view(first_row, first_col, num_rows, num_cols, longest, enlarge=True)
-
-
-def _view(top: int, left: int, height: int, width: int, longest: int, *, enlarge: bool) -> View:
-    factor = longest / max(height, width)
-    if not enlarge:
-        factor = min(factor, 1.0)
-    size = (max(1, round(height * factor)), max(1, round(width * factor)))
-    return View(top, left, height, width, size)
 
 
 @dataclass
@@ -208,6 +50,8 @@ class DCTNetMethod(Method):
         first_size: The whole image is shrunk to this many pixels at its longer side.
         first_reach: As long as there is no mask, look only so many radii around the clicks, at ``zoom_size`` pixels, where that shows
             them finer than the whole image does; 0 looks at the whole image. Only with ``zoom_in``.
+        look_again: Where a first mask has just been found, predict its region once more, if that is seen more finely there; twice the
+            time, for such clicks alone. Only with ``zoom_in``.
         zoom_in: From the second click on, predict the object's region alone, at ``zoom_size`` pixels.
         zoom_size: Longer side of what the network sees of the region.
         zoom_margin: Height and width of the region over those of the object.
@@ -228,6 +72,7 @@ class DCTNetMethod(Method):
         net: DCTNet | None = None,
         first_size: int = 448,
         first_reach: float = 8.0,
+        look_again: bool = True,
         zoom_in: bool = True,
         zoom_size: int = 384,
         zoom_margin: float = 1.4,
@@ -238,7 +83,7 @@ class DCTNetMethod(Method):
     ) -> None:
         self.source = "in memory" if net is not None else str(checkpoint)
         self.net = (DCTNet.from_pretrained(checkpoint) if net is None else net).eval().to(device).to(memory_format=torch.channels_last)
-        self.first_size, self.first_reach, self.flip = first_size, first_reach, flip
+        self.first_size, self.first_reach, self.look_again, self.flip = first_size, first_reach, look_again, flip
         self.zoom_in, self.zoom_size, self.zoom_margin = zoom_in, zoom_size, zoom_margin
         self.hold_view = self.net.is_late if hold_view is None else hold_view
         self.device = torch.device(device)
@@ -252,6 +97,7 @@ class DCTNetMethod(Method):
             "checkpoint": self.source,
             "first_size": self.first_size,
             "first_reach": self.first_reach,
+            "look_again": self.look_again,
             "zoom_in": self.zoom_in,
             "zoom_size": self.zoom_size,
             "zoom_margin": self.zoom_margin,
@@ -280,14 +126,9 @@ class DCTNetMethod(Method):
         Raises:
             ValueError: When the image is not the size of the one given to ``reset``, or a click lies outside of it.
         """
-        result = np.zeros(image.shape[:2], np.float32)
-        if clicks:
-            view, probs = self.predict_view(image, clicks, previous)
-            seen = cv2.resize(probs, (view.width, view.height), interpolation=cv2.INTER_LINEAR)
-            if self.hold_view:
-                np.maximum(seen, FLOOR, out=seen)
-            result[view.top : view.top + view.height, view.left : view.left + view.width] = seen
-        return result
+        if not clicks:
+            return np.zeros(image.shape[:2], np.float32)
+        return self._placed(*self.predict_view(image, clicks, previous), image.shape[:2])
 
     def predict_view(
         self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None, *, share: float = 1.0
@@ -304,14 +145,16 @@ class DCTNetMethod(Method):
             ValueError: As for ``predict``.
         """
         check_turn(image, clicks, None if self._image is None else self._image.shape[:2])
-        view = self._view(image.shape[:2], clicks, previous, share)
-        inside = view.clicks(clicks).to(self.device)
-        before = None if previous is None else self._tensor(view.crop(previous)[..., None])
-        probs = self._probs(view, inside, before)
-        if self.flip:
-            mirrored = None if before is None else before.flip(-1)
-            probs = (probs + self._probs(view, _mirrored(inside, view.size[1]), mirrored, mirrored=True).flip(-1)) / 2
-        return view, probs[0, 0].cpu().numpy()
+        shape = (image.shape[0], image.shape[1])
+        view = self._view(shape, clicks, previous, share)
+        probs = self._look(view, clicks, previous)
+        if not (self.zoom_in and self.look_again) or share < 1 or _has_mask(previous):
+            return view, probs
+        found = self._placed(view, probs, shape)
+        closer = object_view(found, clicks, self.zoom_size, margin=self.zoom_margin, threshold=0.5)
+        if closer is None or closer.scale < AGAIN_GAIN * view.scale:
+            return view, probs
+        return closer, self._look(closer, clicks, found)
 
     def fill_radii(self, clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> list[Click]:
         """The clicks, with the Auto-Drag-Head's radius for each that has none; the image is the one given to ``reset``."""
@@ -326,17 +169,37 @@ class DCTNetMethod(Method):
         radii = (filled.radii[0] / view.scale).tolist()
         return [c if c.radius is not None else replace(c, radius=float(r)) for c, r in zip(clicks, radii, strict=True)]
 
-    def _view(self, shape: tuple[int, ...], clicks: Sequence[Click], previous: NDArray[np.float32] | None, share: float) -> View:
-        whole, zoom_size = whole_view((shape[0], shape[1]), round(self.first_size * share)), round(self.zoom_size * share)
+    def _view(self, shape: tuple[int, int], clicks: Sequence[Click], previous: NDArray[np.float32] | None, share: float) -> View:
+        whole, zoom_size = whole_view(shape, round(self.first_size * share)), round(self.zoom_size * share)
         if not self.zoom_in:
             return whole
-        if previous is None or not (previous > 0.5).any():
-            return first_view((shape[0], shape[1]), clicks, whole, zoom_size, reach=self.first_reach)
+        if previous is None or not _has_mask(previous):
+            return first_view(shape, clicks, whole, zoom_size, reach=self.first_reach)
         if len(clicks) < 2:
             return whole
         if self.hold_view:
             return next_view(previous, clicks, whole, zoom_size, margin=self.zoom_margin)
         return object_view(previous, clicks, zoom_size, margin=self.zoom_margin, threshold=0.5) or whole
+
+    def _look(self, view: View, clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """The probabilities in a view, (h, w) of its size."""
+        inside = view.clicks(clicks).to(self.device)
+        before = None if previous is None else self._tensor(view.crop(previous)[..., None])
+        probs = self._probs(view, inside, before)
+        if self.flip:
+            mirrored = None if before is None else before.flip(-1)
+            probs = (probs + self._probs(view, _mirrored(inside, view.size[1]), mirrored, mirrored=True).flip(-1)) / 2
+        seen: NDArray[np.float32] = probs[0, 0].cpu().numpy()
+        return seen
+
+    def _placed(self, view: View, probs: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """What was seen in a view as a mask of the image, (H, W); nothing outside."""
+        result = np.zeros(shape, np.float32)
+        seen = cv2.resize(probs, (view.width, view.height), interpolation=cv2.INTER_LINEAR)
+        if self.hold_view:
+            np.maximum(seen, FLOOR, out=seen)
+        result[view.top : view.top + view.height, view.left : view.left + view.width] = seen
+        return result
 
     def _probs(self, view: View, clicks: ClickBatch, before: torch.Tensor | None, *, mirrored: bool = False) -> torch.Tensor:
         """(1, 1, h, w) probabilities in a view, with all else mirrored already."""
@@ -380,6 +243,10 @@ class DCTNetMethod(Method):
     def _computing(self) -> Iterator[None]:
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             yield
+
+
+def _has_mask(previous: NDArray[np.float32] | None) -> bool:
+    return previous is not None and bool((previous > 0.5).any())
 
 
 def _mirrored(clicks: ClickBatch, width: int) -> ClickBatch:

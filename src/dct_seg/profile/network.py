@@ -66,8 +66,8 @@ def lite0(fusion: PromptFusion) -> DCTNetConfig:
 
 
 def network_method(fusion: PromptFusion) -> DCTNetMethod:
-    """A method over :func:`lite0`, at its defaults."""
-    return DCTNetMethod(net=DCTNet(lite0(fusion)))
+    """A method over :func:`lite0` that has one look at the whole image a click, as MobileSAM has."""
+    return DCTNetMethod(net=DCTNet(lite0(fusion)), first_reach=0, look_again=False)
 
 
 def photograph(size: tuple[int, int] = SIZE) -> NDArray[np.uint8]:
