@@ -1,6 +1,7 @@
 """Trained weights: there and back, and every way in which a file can be wrong."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -82,16 +83,25 @@ def test_card_s_lines_travel_with_the_weights_and_cannot_replace_the_configurati
 
 
 def test_write_that_fails_leaves_the_old_file_and_no_other(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(state: object, path: Path, metadata: object) -> None:
-        Path(path).write_bytes(b"half a file")
-        raise OSError("No space left on device")
-
     before = saved.read_bytes()
-    monkeypatch.setattr(pretrained, "save_file", full)
-    with pytest.raises(OSError, match="No space left"):
-        tiny_net().save_pretrained(saved)
+
+    def full(path: Path, content: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="disk full"):
+        tiny_net(seed=1).save_pretrained(saved)
     assert saved.read_bytes() == before
-    assert [f.name for f in saved.parent.iterdir()] == [saved.name]
+    assert [file.name for file in saved.parent.iterdir()] == [saved.name]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
+def test_weights_can_be_read_by_whoever_may_read_other_new_files(saved: Path) -> None:
+    other = saved.with_name("other")
+    other.write_bytes(b"")
+    assert saved.stat().st_mode == other.stat().st_mode
 
 
 def test_suffix_of_another_format_is_refused(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as as_bytes
 from torch import Tensor, nn
 
-from dct_seg.files import whole_file
+from dct_seg.files import write_whole
 from dct_seg.registry import unknown_name
 
 if TYPE_CHECKING:
@@ -55,9 +55,7 @@ def save(net: DCTNet, path: str | Path, *, half: bool, card: Mapping[str, str]) 
         path = path / "model.safetensors"
     state = {key: _stored(key, value, half) for key, value in net.state_dict().items()}
     metadata = {**card, "format_version": str(FORMAT_VERSION), "config": json.dumps(asdict(net.config))}
-    with whole_file(path) as temporary:
-        save_file(state, temporary, metadata=metadata)
-    return path
+    return write_whole(path, as_bytes(state, metadata))  # safetensors' own writer leaves a file that nobody else may read
 
 
 def _stored(key: str, value: Tensor, half: bool) -> Tensor:
