@@ -55,20 +55,20 @@ def test_view_s_radius_is_scaled_with_its_pixels() -> None:
 
 
 def test_object_s_region_is_its_box_with_a_margin() -> None:
-    view = object_view(blob(40, 60, 60, 100), [Click(50, 80)], 120, margin=1.5, threshold=0.5)
+    view = object_view(blob(40, 60, 60, 100), [Click(50, 80)], 120, margin=1.5)
     assert view is not None
     assert (view.top, view.left, view.height, view.width) == (35, 50, 30, 60)
     assert view.size == (60, 120)
 
 
 def test_small_object_is_enlarged_four_times_and_no_more() -> None:
-    view = object_view(blob(40, 60, 44, 66), [Click(41, 62)], 120, margin=1.5, threshold=0.5)
+    view = object_view(blob(40, 60, 44, 66), [Click(41, 62)], 120, margin=1.5)
     assert view == View(27, 48, 30, 30, (120, 120))
 
 
 def test_region_holds_every_click_and_the_circles_of_the_positive_ones() -> None:
     clicks = [Click(50, 80, radius=5.0), Click(20, 30, radius=8.0), Click(90, 190, positive=False, radius=50.0)]
-    view = object_view(blob(40, 60, 60, 100), clicks, 384, margin=1.0, threshold=0.5)
+    view = object_view(blob(40, 60, 60, 100), clicks, 384, margin=1.0)
     assert view is not None
     assert (view.top, view.left, view.top + view.height, view.left + view.width) == (12, 22, 91, 191)
 
@@ -83,7 +83,7 @@ def test_region_lies_in_the_image_and_clicks_lie_in_what_the_network_sees(seed: 
             rng.uniform(-0.5, 99.4, 4), rng.uniform(-0.5, 199.4, 4), rng.random(4) < 0.5, rng.uniform(0, 80, 4), strict=True
         )
     ]
-    view = object_view(blob(top, left, bottom, right), clicks, 64, margin=1.4, threshold=0.5)
+    view = object_view(blob(top, left, bottom, right), clicks, 64, margin=1.4)
     if view is None:
         return
     assert 0 <= view.top < view.top + view.height <= 100
@@ -96,14 +96,14 @@ def test_region_lies_in_the_image_and_clicks_lie_in_what_the_network_sees(seed: 
 
 
 def test_small_object_keeps_some_surroundings() -> None:
-    view = object_view(blob(50, 50, 51, 51), [Click(50, 50)], 64, margin=2.0, threshold=0.5)
+    view = object_view(blob(50, 50, 51, 51), [Click(50, 50)], 64, margin=2.0)
     assert view is not None
     assert (view.height, view.width) == (17, 17)  # 1 pixel, and half of 16 on each side
 
 
 def test_no_object_or_one_that_fills_the_image_is_not_zoomed_in_on() -> None:
-    assert object_view(blob(0, 0, 0, 0), [Click(1, 1)], 64, margin=1.4, threshold=0.5) is None
-    assert object_view(blob(5, 5, 95, 195), [Click(50, 50)], 64, margin=1.4, threshold=0.5) is None
+    assert object_view(blob(0, 0, 0, 0), [Click(1, 1)], 64, margin=1.4) is None
+    assert object_view(blob(5, 5, 95, 195), [Click(50, 50)], 64, margin=1.4) is None
 
 
 def method(**options: object) -> DCTNetMethod:
@@ -130,7 +130,7 @@ def test_from_the_second_click_on_the_object_s_region_alone_is_predicted() -> No
     previous = blob(20, 30, 35, 50, (60, 90))
     clicks = [Click(25, 40, radius=3.0), Click(30, 45, positive=False, radius=2.0)]
     probs = method(zoom_size=64).predict(IMAGE, clicks, previous)
-    view = object_view(previous, clicks, 64, margin=1.4, threshold=0.5)
+    view = object_view(previous, clicks, 64, margin=1.4)
     assert view is not None
     inside = np.zeros((60, 90), bool)
     inside[view.top : view.top + view.height, view.left : view.left + view.width] = True
@@ -179,7 +179,7 @@ def test_an_object_just_found_is_looked_at_again_in_its_own_region(
     assert (view, probs.shape) == (seen[-1][0], view.size)
     if looks == 2:
         np.testing.assert_array_equal(seen[1][1], blob(20, 30, 35, 50, (60, 90)))  # what the first look found
-        assert view == object_view(blob(20, 30, 35, 50, (60, 90)), clicks, 64, margin=1.4, threshold=0.5)
+        assert view == object_view(blob(20, 30, 35, 50, (60, 90)), clicks, 64, margin=1.4)
     seen.clear()
     one.predict_view(IMAGE, [*clicks, Click(30, 45, radius=2.0)], blob(20, 30, 35, 50, (60, 90)), share=share)
     assert len(seen) == 1  # a mask that was there before is corrected in one look
@@ -306,7 +306,7 @@ def look(probs: NDArray[np.float32], *clicks: Click) -> View:
 
 def test_view_is_held_while_the_object_fits_it_with_a_little_margin() -> None:
     first = look(blob(40, 60, 60, 100))
-    assert first == object_view(blob(40, 60, 60, 100), [Click(50, 80)], 120, margin=1.5, threshold=0.5)
+    assert first == object_view(blob(40, 60, 60, 100), [Click(50, 80)], 120, margin=1.5)
     assert look(seen(first, blob(38, 58, 62, 104))) == first
     assert look(seen(first, blob(38, 58, 62, 110))) != first  # reaches the view's right edge
 
@@ -384,7 +384,7 @@ def test_early_network_looks_afresh_at_each_click_and_encodes_for_missing_radii_
     calls = count_encodings(one, monkeypatch)
     previous, clicks = blob(20, 30, 35, 50, (60, 90)), [Click(25, 40, radius=3.0), Click(30, 45, radius=2.0)]
     view, _ = one.predict_view(IMAGE, clicks, np.maximum(previous, np.float32(1e-6)))
-    assert view == object_view(previous, clicks, 64, margin=1.4, threshold=0.5)
+    assert view == object_view(previous, clicks, 64, margin=1.4)
     assert calls == []
     held = method(zoom_size=64, hold_view=True).predict(IMAGE, clicks, previous)
     np.testing.assert_allclose(held, one.predict(IMAGE, clicks, previous), atol=2e-6)

@@ -146,12 +146,13 @@ class DCTNetMethod(Method):
         """
         check_turn(image, clicks, None if self._image is None else self._image.shape[:2])
         shape = (image.shape[0], image.shape[1])
-        view = self._view(shape, clicks, previous, share)
+        has_mask = previous is not None and bool((previous > 0.5).any())
+        view = self._view(shape, clicks, previous if has_mask else None, share)
         probs = self._look(view, clicks, previous)
-        if not (self.zoom_in and self.look_again) or share < 1 or _has_mask(previous):
+        if not (self.zoom_in and self.look_again) or share < 1 or has_mask:
             return view, probs
         found = self._placed(view, probs, shape)
-        closer = object_view(found, clicks, self.zoom_size, margin=self.zoom_margin, threshold=0.5)
+        closer = object_view(found, clicks, self.zoom_size, margin=self.zoom_margin)
         if closer is None or closer.scale < AGAIN_GAIN * view.scale:
             return view, probs
         return closer, self._look(closer, clicks, found)
@@ -170,16 +171,17 @@ class DCTNetMethod(Method):
         return [c if c.radius is not None else replace(c, radius=float(r)) for c, r in zip(clicks, radii, strict=True)]
 
     def _view(self, shape: tuple[int, int], clicks: Sequence[Click], previous: NDArray[np.float32] | None, share: float) -> View:
+        """Where to look; ``previous`` is None where it is empty."""
         whole, zoom_size = whole_view(shape, round(self.first_size * share)), round(self.zoom_size * share)
         if not self.zoom_in:
             return whole
-        if previous is None or not _has_mask(previous):
+        if previous is None:
             return first_view(shape, clicks, whole, zoom_size, reach=self.first_reach)
         if len(clicks) < 2:
             return whole
         if self.hold_view:
             return next_view(previous, clicks, whole, zoom_size, margin=self.zoom_margin)
-        return object_view(previous, clicks, zoom_size, margin=self.zoom_margin, threshold=0.5) or whole
+        return object_view(previous, clicks, zoom_size, margin=self.zoom_margin) or whole
 
     def _look(self, view: View, clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """The probabilities in a view, (h, w) of its size."""
@@ -243,10 +245,6 @@ class DCTNetMethod(Method):
     def _computing(self) -> Iterator[None]:
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             yield
-
-
-def _has_mask(previous: NDArray[np.float32] | None) -> bool:
-    return previous is not None and bool((previous > 0.5).any())
 
 
 def _mirrored(clicks: ClickBatch, width: int) -> ClickBatch:

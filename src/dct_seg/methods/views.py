@@ -88,7 +88,7 @@ def first_view(shape: tuple[int, int], clicks: Sequence[Click], whole: View, lon
     return whole if view is None or view.scale < FIRST_GAIN * whole.scale else view
 
 
-def object_view(previous: NDArray[np.float32], clicks: Sequence[Click], longest: int, *, margin: float, threshold: float) -> View | None:
+def object_view(previous: NDArray[np.float32], clicks: Sequence[Click], longest: int, *, margin: float) -> View | None:
     """The region of the object: the previous mask and the positive clicks' circles, and ``margin`` times its size around.
 
     Args:
@@ -97,12 +97,11 @@ def object_view(previous: NDArray[np.float32], clicks: Sequence[Click], longest:
         longest: Longer side of what the network sees, in pixels.
         margin: Height and width of the region over those of the object; a region is at least so large that the network sees it
             enlarged ``LARGEST_ZOOM`` times.
-        threshold: A pixel is object above this probability.
 
     Returns:
         None when the region is the whole image, or there is no object yet.
     """
-    box = _object_box(previous, clicks, threshold)
+    box = _object_box(previous, clicks)
     return None if box is None else _view_around(box, previous.shape, longest, margin)
 
 
@@ -119,7 +118,7 @@ def next_view(previous: NDArray[np.float32], clicks: Sequence[Click], whole: Vie
         longest: As for :func:`object_view`.
         margin: As for :func:`object_view`.
     """
-    box = _object_box(previous, clicks, 0.5)
+    box = _object_box(previous, clicks)
     if box is None:
         return whole
     wanted = _view_around(box, previous.shape, longest, margin) or whole
@@ -133,9 +132,9 @@ _Box = tuple[float, float, float, float]
 """Top, bottom, left, right."""
 
 
-def _object_box(previous: NDArray[np.float32], clicks: Sequence[Click], threshold: float) -> _Box | None:
+def _object_box(previous: NDArray[np.float32], clicks: Sequence[Click]) -> _Box | None:
     """The box around the mask, the clicks, and the circles of the positive ones; None without a mask."""
-    first_col, first_row, cols, rows = cv2.boundingRect((previous > threshold).view(np.uint8))
+    first_col, first_row, cols, rows = cv2.boundingRect((previous > 0.5).view(np.uint8))
     if rows == 0:
         return None
     mask = float(first_row), float(first_row + rows), float(first_col), float(first_col + cols)
