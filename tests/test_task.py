@@ -115,6 +115,28 @@ def test_the_weights_change_once_a_batch_by_the_last_clicks_gradient_or_the_sum_
         assert torch.allclose(mine.grad, gradients[name], atol=1e-6), name
 
 
+def test_half_of_the_batches_have_clicks_ahead_that_teach_nothing(tmp_path):
+    seen = []  # (number of clicks, whether a gradient follows) of each forward
+
+    class Look(Callback):
+        def on_train_start(self, trainer, pl_module):
+            pl_module.net.register_forward_pre_hook(lambda module, args: seen.append((args[1].coords.shape[1], torch.is_grad_enabled())))
+
+    task = tiny_task(NO_HEAD, train_clicks=(2, 2), clicks_ahead=3)
+    trainer = tiny_trainer(tmp_path, callbacks=[Look()], limit_train_batches=1, max_epochs=20)
+    trainer.fit(task, loader_of(squares()))
+    assert trainer.global_step == 2 * 20
+    starts = [n for n, (clicks, _) in enumerate(seen) if clicks == 1]
+    batches = [seen[a:b] for a, b in zip(starts, [*starts[1:], None], strict=True)]
+    ahead = [len(batch) - 2 for batch in batches]
+    assert len(ahead) == 20
+    assert set(ahead) == {0, 1, 2, 3}
+    assert 5 <= ahead.count(0) <= 15
+    for batch in batches:
+        assert [clicks for clicks, _ in batch] == list(range(1, len(batch) + 1))
+        assert [learns for _, learns in batch] == [False] * (len(batch) - 2) + [True, True]
+
+
 def test_the_next_click_is_made_on_the_mask_of_the_changed_weights_under_bf16_too(tmp_path):
     # torch.autocast may keep weights it has cast, which would hide the first step from the second click
     seen = []
@@ -402,6 +424,7 @@ def test_validation_with_clicks_encodes_an_image_once(fusion, tmp_path, monkeypa
         ({"radius_noise": 1.0}, "radius_noise is a fraction"),
         ({"gradient_clip": 0.0}, "gradient_clip is a norm above 0, or None, got 0.0"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"clicks_ahead": -1}, "clicks_ahead must be at least 0, got -1"),
         ({"val_clicks": 0}, "val_clicks must be at least 1, got 0"),
     ],
     ids=str,
