@@ -15,7 +15,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {  # the rows of Table 1, and everyt
     "baseline": {"click_encoder": "Euclidean", "feature_dct": False, "auto_drag": False},
     "spatial_dct": {"feature_dct": False, "auto_drag": False},
     "full": {},
-    "everything": {"previous_mask": True, "normalize_features": True, "rejection": "printed"},
+    "everything": {"previous_mask": True, "normalize_features": True, "rejection": "printed", "join_norm": False},
     "late": {"prompt_fusion": "late", "previous_mask": True},
     "late_baseline": {"prompt_fusion": "late", "click_encoder": "Euclidean", "feature_dct": False, "auto_drag": False},
 }

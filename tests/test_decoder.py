@@ -83,6 +83,23 @@ def test_predicted_statistics_go_to_the_coarsest_blocks_and_change_the_logits() 
             assert not torch.allclose(changed[1], logits[1])
 
 
+def test_without_the_norm_where_inputs_join_the_strength_of_a_feature_in_this_image_counts() -> None:
+    features = pyramid(128)
+    brighter = [features[0] + 1, *features[1:]]  # as strong everywhere: for instance norm there is no difference but at the borders
+    kept, gone = (_changed_inside(UNetDecoder([4, 6, 8, 10], width=16, join_norm=norm), features, brighter) for norm in (False, True))
+    assert gone < 0.2 * kept
+    assert [name for name, _ in ConvNorm(3, 4, norm=False).named_parameters()] == ["conv.weight", "conv.bias"]
+
+
+def _changed_inside(decoder: UNetDecoder, before: list[Tensor], after: list[Tensor]) -> float:
+    """How much what the finest block joins changes away from the borders, in its own standard deviation."""
+    joined: list[Tensor] = []
+    decoder.blocks[-1].join.register_forward_hook(lambda module, args, out: joined.append(out.detach()))
+    decoder(before), decoder(after)
+    first, second = (one[..., 2:-2, 2:-2] for one in joined)
+    return float((second - first).abs().mean() / first.std())
+
+
 def test_skips_of_any_size_are_joined() -> None:
     decoder = UNetDecoder([4, 6, 10], width=16)
     assert decoder([torch.randn(1, 4, 9, 13), torch.randn(1, 6, 5, 7), torch.randn(1, 10, 3, 3)]).shape == (1, 1, 9, 13)

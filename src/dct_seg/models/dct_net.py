@@ -47,6 +47,8 @@ class DCTNetConfig:
             light branch and the decoder.
         decoder_stride: Pixels of the image a pixel of the finest decoder layer.
         decoder_width: Channels of the finest decoder layer.
+        join_norm: Instance norm in all of the decoder's layers. Off, only the layers that Feature-DCT sets have it, as in the paper's
+            Fig. 3: elsewhere it takes away how strongly a feature answers in this image.
         frozen_batch_norm: Keep the statistics of the backbone's batch norm as pretrained; small batches of near-identical
             forwards skew them, and frozen is faster.
     """
@@ -63,6 +65,7 @@ class DCTNetConfig:
     prompt_fusion: PromptFusion = "early"
     decoder_stride: Literal[2, 4, 8] = 4
     decoder_width: int = 64
+    join_norm: bool = True
     frozen_batch_norm: bool = True
 
     @classmethod
@@ -107,7 +110,7 @@ class DCTNet(nn.Module):
             self.prompt_branch = PromptBranch(num_maps, narrow, strides)
             channels = narrow
         num_dct = min(NUM_DCT_LAYERS, len(channels) - 1) if config.feature_dct else 0
-        self.decoder = UNetDecoder(channels, width=config.decoder_width, predicted=num_dct)
+        self.decoder = UNetDecoder(channels, width=config.decoder_width, predicted=num_dct, join_norm=config.join_norm)
         self.feature_dct = (
             FeatureDCT(
                 channels[-NUM_DCT_LAYERS:],

@@ -48,17 +48,22 @@ class ConvNorm(nn.Module):
         in_channels: Channels in.
         out_channels: Channels out.
         predicted: The scale and shift are given at each forward.
+        norm: Whether there is a norm at all; without, a bias stands in its place.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, kernel: int = 3, predicted: bool = False) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, kernel: int = 3, predicted: bool = False, norm: bool = True) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
-        self.weight = None if predicted else nn.Parameter(torch.ones(out_channels))
-        self.bias = None if predicted else nn.Parameter(torch.zeros(out_channels))
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=not norm)
+        self.norm = norm
+        learnt = norm and not predicted
+        self.weight = nn.Parameter(torch.ones(out_channels)) if learnt else None
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if learnt else None
 
     def forward(self, x: Tensor, statistics: Statistics | None = None) -> Tensor:
         """(B, in_channels, h, w) -> (B, out_channels, h, w)."""
         x = self.conv(x)
+        if not self.norm:
+            return F.relu(x, inplace=True)
         mean, std = (self.bias, self.weight) if statistics is None else statistics
         assert mean is not None
         assert std is not None
@@ -91,9 +96,9 @@ def adaptive_instance_norm(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 class UpBlock(nn.Module):
     """One step up the U-Net: upsample, join the skip, two convolutions; Feature-DCT sets the second one's statistics."""
 
-    def __init__(self, in_channels: int, skip_channels: int, out_channels: int, *, predicted: bool) -> None:
+    def __init__(self, in_channels: int, skip_channels: int, out_channels: int, *, predicted: bool, join_norm: bool = True) -> None:
         super().__init__()
-        self.join = ConvNorm(in_channels + skip_channels, out_channels)
+        self.join = ConvNorm(in_channels + skip_channels, out_channels, norm=join_norm)
         self.refine = ConvNorm(out_channels, out_channels, predicted=predicted)
 
     def forward(self, x: Tensor, skip: Tensor, statistics: Statistics | None) -> Tensor:
@@ -111,19 +116,20 @@ class UNetDecoder(nn.Module):
         in_channels: Channels of each level, fine to coarse; the finest is the resolution of the logits.
         width: Channels of the finest block; each block below it has half as many more, up to twice as many.
         predicted: How many blocks, from the coarsest, take their statistics from Feature-DCT.
+        join_norm: Instance norm also where a block joins its two inputs; without, their strength in this image is kept.
 
     Attributes:
         block_channels: Channels of each block, coarse to fine.
     """
 
-    def __init__(self, in_channels: Sequence[int], *, width: int = 64, predicted: int = 0) -> None:
+    def __init__(self, in_channels: Sequence[int], *, width: int = 64, predicted: int = 0, join_norm: bool = True) -> None:
         super().__init__()
         *skips, top = in_channels
         self.block_channels = [width * min(2 + i, 4) // 2 for i in range(len(skips))][::-1]
         self.pool = PyramidPooling(top, self.block_channels[0])
         ins = [self.block_channels[0], *self.block_channels[:-1]]
         self.blocks = nn.ModuleList(
-            UpBlock(c_in, skip, c_out, predicted=i < predicted)
+            UpBlock(c_in, skip, c_out, predicted=i < predicted, join_norm=join_norm)
             for i, (c_in, skip, c_out) in enumerate(zip(ins, reversed(skips), self.block_channels, strict=True))
         )
         self.predict = nn.Conv2d(self.block_channels[-1], 1, 1)
