@@ -88,7 +88,8 @@ def test_without_the_norm_where_inputs_join_the_strength_of_a_feature_in_this_im
     brighter = [features[0] + 1, *features[1:]]  # as strong everywhere: for instance norm there is no difference but at the borders
     kept, gone = (_changed_inside(UNetDecoder([4, 6, 8, 10], width=16, join_norm=norm), features, brighter) for norm in (False, True))
     assert gone < 0.2 * kept
-    assert [name for name, _ in ConvNorm(3, 4, norm=False).named_parameters()] == ["conv.weight", "conv.bias"]
+    plain = UNetDecoder([4, 6, 8, 10], width=16, join_norm=False).blocks[-1].join
+    assert [name for name, _ in plain.named_parameters()] == ["conv.weight", "conv.bias"]
 
 
 def _changed_inside(decoder: UNetDecoder, before: list[Tensor], after: list[Tensor]) -> float:

@@ -57,7 +57,7 @@ class InteractiveSegmentationTask(LightningModule):
         warmup_epochs: Epochs over which the rate rises to its value, for any schedule.
         train_clicks: Fewest and most clicks of a batch; the number is drawn anew for each batch, alike on all ranks.
         clicks_ahead: In half of the batches up to so many clicks come before those that train, without learning: long interactions are
-            seen at a third of their price. 0 is the paper's.
+            seen at a third of their price; ``train/first_mIoU`` is then of the first click that trains. 0 is the paper's.
         update: ``every`` steps after each click (the paper), ``last`` only after the last click of a batch, ``sum`` adds up the
             gradients of all clicks and steps once.
         losses: Name of each loss and its weight.
@@ -170,9 +170,9 @@ class InteractiveSegmentationTask(LightningModule):
         # Drawn from what all ranks share: a rank that took more clicks than another would wait for it for ever.
         shared = self._generator(batch_idx)
         num_clicks = int(torch.randint(low, high + 1, (1,), generator=shared))
-        ahead, num_ahead = self.hparams["clicks_ahead"], 0
-        if ahead and float(torch.rand(1, generator=shared)) < 0.5:
-            num_ahead = int(torch.randint(1, ahead + 1, (1,), generator=shared))
+        most_ahead = self.hparams["clicks_ahead"]
+        has_ahead = most_ahead and float(torch.rand(1, generator=shared)) < 0.5
+        num_ahead = int(torch.randint(1, most_ahead + 1, (1,), generator=shared)) if has_ahead else 0
         generator = self._generator(batch_idx, self.global_rank + 1)
         drag = torch.rand(len(image), generator=generator) < self.hparams["drag_share"]
         user = self._simulated_user(mask, ignore, drag, generator)
@@ -189,8 +189,8 @@ class InteractiveSegmentationTask(LightningModule):
         shares_encoding = self.net.is_late and update == "sum"  # one graph under all clicks, which only one backward can use
         total = image.new_zeros(())
         steps = interact(learner, image, source, num_ahead + num_clicks, stop_when_done=False)
-        for _ in range(num_ahead):
-            with torch.no_grad():
+        with torch.no_grad():
+            for _ in range(num_ahead):
                 next(steps)
         for index in range(num_clicks):
             is_last = index == num_clicks - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -48,22 +49,17 @@ class ConvNorm(nn.Module):
         in_channels: Channels in.
         out_channels: Channels out.
         predicted: The scale and shift are given at each forward.
-        norm: Whether there is a norm at all; without, a bias stands in its place.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, kernel: int = 3, predicted: bool = False, norm: bool = True) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, kernel: int = 3, predicted: bool = False) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=not norm)
-        self.norm = norm
-        learnt = norm and not predicted
-        self.weight = nn.Parameter(torch.ones(out_channels)) if learnt else None
-        self.bias = nn.Parameter(torch.zeros(out_channels)) if learnt else None
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
+        self.weight = None if predicted else nn.Parameter(torch.ones(out_channels))
+        self.bias = None if predicted else nn.Parameter(torch.zeros(out_channels))
 
     def forward(self, x: Tensor, statistics: Statistics | None = None) -> Tensor:
         """(B, in_channels, h, w) -> (B, out_channels, h, w)."""
         x = self.conv(x)
-        if not self.norm:
-            return F.relu(x, inplace=True)
         mean, std = (self.bias, self.weight) if statistics is None else statistics
         assert mean is not None
         assert std is not None
@@ -93,12 +89,17 @@ def adaptive_instance_norm(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return torch.cat([torch.batch_norm(one, s, m, None, None, True, 0.0, 1e-5, on_cudnn) for one, s, m in images])
 
 
+def _conv_relu(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(conv=nn.Conv2d(in_channels, out_channels, 3, padding=1), relu=nn.ReLU(inplace=True)))
+
+
 class UpBlock(nn.Module):
     """One step up the U-Net: upsample, join the skip, two convolutions; Feature-DCT sets the second one's statistics."""
 
     def __init__(self, in_channels: int, skip_channels: int, out_channels: int, *, predicted: bool, join_norm: bool = True) -> None:
         super().__init__()
-        self.join = ConvNorm(in_channels + skip_channels, out_channels, norm=join_norm)
+        joined = in_channels + skip_channels
+        self.join = ConvNorm(joined, out_channels) if join_norm else _conv_relu(joined, out_channels)
         self.refine = ConvNorm(out_channels, out_channels, predicted=predicted)
 
     def forward(self, x: Tensor, skip: Tensor, statistics: Statistics | None) -> Tensor:
