@@ -1,4 +1,7 @@
-"""Fail unless the installed package predicts on a photograph, measures and trains; run by check_wheel.sh outside the source tree."""
+"""Fail unless the installed package predicts on a photograph, measures and trains.
+
+Run by check_wheel.sh outside the source tree.
+"""
 
 import subprocess
 import sys
@@ -40,7 +43,10 @@ predictor.set_image(photo)
 result = predictor.predict([Click(450, 250, radius=110.0)])
 result = predictor.click(40, 60, positive=False)
 share = result.mask.mean()
-print(f"portrait: {share:.0%} of {photo.shape[0]} x {photo.shape[1]} pixels, radii {[round(c.radius) for c in result.clicks]}")
+print(
+    f"portrait: {share:.0%} of {photo.shape[0]} x {photo.shape[1]} pixels, radii "
+    f"{[round(c.radius) for c in result.clicks]}"
+)
 assert result.mask[450, 250], "the clicked object is not in the mask"
 assert not result.mask[40, 60], "the wall is in the mask"
 assert 0.2 < share < 0.95, f"the mask covers {share:.0%} of the portrait"
@@ -56,7 +62,19 @@ def run(*args: str) -> str:
 
 assert dct_seg.__version__ in run("--version")
 assert "SpatialDCT" in run("list")
-assert "NoC@90" in run("benchmark", "--method", "dctnet,disc", "--data", "Shapes", "--prompt", "drag", "--limit", "2", "--max-clicks", "3")
+assert "NoC@90" in run(
+    "benchmark",
+    "--method",
+    "dctnet,disc",
+    "--data",
+    "Shapes",
+    "--prompt",
+    "drag",
+    "--limit",
+    "2",
+    "--max-clicks",
+    "3",
+)
 Path("tiny.yaml").write_text(TINY)
 assert "mIoU@1" in run("fit", "--config", "tiny.yaml")
 assert "NoC@85" in run("validate", "--config", "tiny.yaml", "--ckpt_path", str(next(Path().rglob("*.ckpt"))))

@@ -17,7 +17,9 @@ from dct_seg import Click, ClickBatch, Predictor, next_click
 from dct_seg.click_encoders import CLICK_ENCODERS
 from dct_seg.data.datasets import open_dataset
 
-plt.rcParams.update({"figure.dpi": 50, "savefig.dpi": 50, "axes.titlesize": 11, "figure.constrained_layout.use": True})
+plt.rcParams.update(
+    {"figure.dpi": 50, "savefig.dpi": 50, "axes.titlesize": 11, "figure.constrained_layout.use": True}
+)
 
 
 def show(axes, picture, title, clicks=(), **options):
@@ -27,7 +29,9 @@ def show(axes, picture, title, clicks=(), **options):
         color = "#00dc3c" if click.positive else "#ff2828"
         axes.plot(click.col, click.row, "o", color=color, markeredgecolor="white", markersize=7)
         if click.radius:
-            axes.add_patch(plt.Circle((click.col, click.row), click.radius, color=color, fill=False, linewidth=2))
+            axes.add_patch(
+                plt.Circle((click.col, click.row), click.radius, color=color, fill=False, linewidth=2)
+            )
     axes.set_title(title)
     axes.axis("off")
 
@@ -81,7 +85,9 @@ print("coords", tuple(batch.coords.shape), "labels", batch.labels.tolist(), "rad
 photo = data.chelsea()  # (300, 451, 3) uint8
 clicks = [Click(150, 200, radius=110), Click(45, 105, radius=18), Click(120, 400, positive=False, radius=45)]
 size = photo.shape[:2]
-maps = {name: CLICK_ENCODERS.get(name)()(ClickBatch.from_clicks([clicks]), size)[0] for name in CLICK_ENCODERS}
+maps = {
+    name: CLICK_ENCODERS.get(name)()(ClickBatch.from_clicks([clicks]), size)[0] for name in CLICK_ENCODERS
+}
 
 
 def coloured(pair):
@@ -158,8 +164,14 @@ fig, axes = plt.subplots(2, 4, figsize=(14, 5.2))
 for column, radius in enumerate(radii):
     one = [Click(117, 172, radius=radius)]
     result = predictor.predict(one)
-    shown = np.where(result.mask[..., None], photo * 0.45 + np.array([139, 0, 0]) * 0.55, photo).astype(np.uint8)
-    show(axes[0, column], coloured(encoder(ClickBatch.from_clicks([one]), size)[0]), f"map of a drag of {radius}")
+    shown = np.where(result.mask[..., None], photo * 0.45 + np.array([139, 0, 0]) * 0.55, photo).astype(
+        np.uint8
+    )
+    show(
+        axes[0, column],
+        coloured(encoder(ClickBatch.from_clicks([one]), size)[0]),
+        f"map of a drag of {radius}",
+    )
     show(axes[1, column], shown, f"mask: {result.mask.mean():.0%} of the picture", one)
 
 # %% [markdown]

@@ -19,13 +19,22 @@ from skimage import data
 from dct_seg import Click, ClickBatch, DCTNet
 from dct_seg.models.feature_dct import fold_clicks, sample_at
 
-plt.rcParams.update({"figure.dpi": 60, "savefig.dpi": 60, "axes.titlesize": 11, "figure.constrained_layout.use": True})
+plt.rcParams.update(
+    {"figure.dpi": 60, "savefig.dpi": 60, "axes.titlesize": 11, "figure.constrained_layout.use": True}
+)
 
 
 def arrow(axes, end, color, label, **options):
     """A vector from the origin."""
-    axes.annotate("", xy=end, xytext=(0, 0), arrowprops={"arrowstyle": "-|>", "color": color, "lw": 2.5, "shrinkA": 0, **options})
-    axes.annotate(label, xy=end, xytext=(0, 5), textcoords="offset points", ha="center", color=color, fontsize=12)
+    axes.annotate(
+        "",
+        xy=end,
+        xytext=(0, 0),
+        arrowprops={"arrowstyle": "-|>", "color": color, "lw": 2.5, "shrinkA": 0, **options},
+    )
+    axes.annotate(
+        label, xy=end, xytext=(0, 5), textcoords="offset points", ha="center", color=color, fontsize=12
+    )
 
 
 def plane(axes, title, low, high):
@@ -88,7 +97,10 @@ for axis, length in zip(axes, (0.5, 1.0, 2.0), strict=True):
 # %%
 print("   |Q|   left by true   left by printed")
 for length in (0.5, 1.0, 2.0, 5.0, 20.0):
-    left = [round(float(after_negative(length, rejection) @ direction), 3) + 0.0 for rejection in ("true", "printed")]
+    left = [
+        round(float(after_negative(length, rejection) @ direction), 3) + 0.0
+        for rejection in ("true", "printed")
+    ]
     print(f"{length:6g}   {left[0]:12.3f}   {left[1]:15.3f}")
 
 # %% [markdown]
@@ -104,9 +116,17 @@ net = DCTNet.from_pretrained("dct-lite0").eval()
 size = (288, 448)  # a multiple of the backbone's stride; the picture is 300 x 451
 image = torch.from_numpy(photo[: size[0], : size[1]].copy()).permute(2, 0, 1)[None] / 255
 with torch.inference_mode():
-    features = net.backbone(image, torch.cat([net.click_encoder(batch, size), torch.zeros(1, 1, *size)], 1))[-3:]
+    features = net.backbone(image, torch.cat([net.click_encoder(batch, size), torch.zeros(1, 1, *size)], 1))[
+        -3:
+    ]
     raw = torch.cat([sample_at(one, batch.coords, size) for one in features], -1)  # (B, N, D)
-    scaled = torch.cat([torch.nn.functional.layer_norm(q, q.shape[-1:]) for q in (sample_at(o, batch.coords, size) for o in features)], -1)
+    scaled = torch.cat(
+        [
+            torch.nn.functional.layer_norm(q, q.shape[-1:])
+            for q in (sample_at(o, batch.coords, size) for o in features)
+        ],
+        -1,
+    )
 print("numbers a click:", " + ".join(str(one.shape[1]) for one in features), "=", raw.shape[-1])
 print("|Q| as they come:            ", [round(v, 1) for v in raw.norm(dim=-1)[0].tolist()])
 print("|Q| with normalize_features: ", [round(v, 1) for v in scaled.norm(dim=-1)[0].tolist()])

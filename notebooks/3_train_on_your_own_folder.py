@@ -26,7 +26,12 @@ plt.rcParams.update({"figure.dpi": 45, "savefig.dpi": 45, "figure.constrained_la
 def dct_seg(command):
     """What a terminal would show for `dct-seg ...`; logs and progress bars are left out."""
     print(f"$ dct-seg {command}")
-    done = subprocess.run([sys.executable, "-m", "dct_seg.cli", *shlex.split(command)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "dct_seg.cli", *shlex.split(command)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     print(done.stdout.strip() or done.stderr.strip())
 
 
@@ -155,7 +160,10 @@ overlap = (result.mask & sample.mask).sum() / (result.mask | sample.mask).sum()
 
 fig, axes = plt.subplots(1, 3, figsize=(11, 3))
 for axis, picture, title in zip(
-    axes, (sample.image, sample.mask, result.mask), ("a new picture", "the object", f"one drag: IoU {overlap:.2f}"), strict=True
+    axes,
+    (sample.image, sample.mask, result.mask),
+    ("a new picture", "the object", f"one drag: IoU {overlap:.2f}"),
+    strict=True,
 ):
     axis.imshow(picture, cmap="gray")
     axis.set_title(title)

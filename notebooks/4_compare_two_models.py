@@ -87,7 +87,9 @@ for offset, (method, records) in zip((-0.2, 0.2), by_method.items(), strict=True
     counts = [num_clicks(r) for r in records]
     print(f"{method}: NoC@90 {np.mean(counts):.2f}, failures {sum(curve(r).max() < 0.9 for r in records)}")
     axes[0].plot(range(1, MOST + 1), np.mean([curve(r) for r in records], axis=0), "o-", label=method)
-    axes[1].bar(np.arange(1, MOST + 1) + offset, np.bincount(counts, minlength=MOST + 1)[1:], 0.4, label=method)
+    axes[1].bar(
+        np.arange(1, MOST + 1) + offset, np.bincount(counts, minlength=MOST + 1)[1:], 0.4, label=method
+    )
 axes[0].set(xlabel="clicks", ylabel="mean IoU", title="mIoU@k", ylim=(0, 1))
 axes[1].set(xlabel="clicks to 90 %", ylabel="samples", title="where NoC@90 comes from")
 axes[0].legend()

@@ -15,12 +15,16 @@ from skimage import data
 
 from dct_seg import Click, Predictor
 
-plt.rcParams.update({"figure.dpi": 50, "savefig.dpi": 50, "axes.titlesize": 11, "figure.constrained_layout.use": True})
+plt.rcParams.update(
+    {"figure.dpi": 50, "savefig.dpi": 50, "axes.titlesize": 11, "figure.constrained_layout.use": True}
+)
 
 
 def show(axes, result, title):
     """The photograph, the mask in dark red, the clicks with the radii that were used."""
-    axes.imshow(np.where(result.mask[..., None], photo * 0.45 + np.array([139, 0, 0]) * 0.55, photo).astype(np.uint8))
+    axes.imshow(
+        np.where(result.mask[..., None], photo * 0.45 + np.array([139, 0, 0]) * 0.55, photo).astype(np.uint8)
+    )
     for click in result.clicks:
         color = "#00dc3c" if click.positive else "#ff2828"
         axes.plot(click.col, click.row, "o", color=color, markeredgecolor="white", markersize=7)
@@ -139,7 +143,11 @@ print(f"second click         {(seconds(lambda: click_again(drag, second)) - firs
 # Errors say what was given and what was wanted; catch `ValueError`.
 
 # %%
-for wrong in (lambda: predictor.set_image(photo / 255), lambda: predictor.predict([Click(900, 10)]), lambda: Click(1, 2, radius=-3)):
+for wrong in (
+    lambda: predictor.set_image(photo / 255),
+    lambda: predictor.predict([Click(900, 10)]),
+    lambda: Click(1, 2, radius=-3),
+):
     try:
         wrong()
     except ValueError as error:

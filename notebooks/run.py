@@ -1,6 +1,9 @@
-"""Execute the notebooks and write each ``.ipynb`` anew from its ``.py`` twin: ``python notebooks/run.py [NAME ...]``.
+"""Execute the notebooks and write each ``.ipynb`` anew from its ``.py`` twin.
 
-The ``.py`` file (jupytext's percent format) is the one to edit. ``--png DIR`` also writes every picture, to be looked at.
+``python notebooks/run.py [NAME ...]``.
+
+The ``.py`` file (jupytext's percent format) is the one to edit. ``--png DIR`` also writes every picture, to
+be looked at.
 """
 
 from __future__ import annotations
@@ -39,13 +42,20 @@ def executed(notebook: NotebookNode) -> NotebookNode:
         nbclient.exceptions.CellExecutionError: When a cell raises.
     """
     with tempfile.TemporaryDirectory() as empty:
-        client = NotebookClient(notebook, timeout=CELL_SECONDS, resources={"metadata": {"path": empty}}, record_timing=False)
-        client.execute(env={**os.environ, "PYTHONWARNINGS": "ignore:IProgress not found"})  # no widgets are wanted
+        client = NotebookClient(
+            notebook, timeout=CELL_SECONDS, resources={"metadata": {"path": empty}}, record_timing=False
+        )
+        client.execute(
+            env={**os.environ, "PYTHONWARNINGS": "ignore:IProgress not found"}
+        )  # no widgets are wanted
         return tidy(notebook, empty)
 
 
 def tidy(notebook: NotebookNode, folder: str) -> NotebookNode:
-    """The notebook without what differs from one machine to the next: ids, versions, the folder's name. Its pictures are made small."""
+    """The notebook without what differs from one machine to the next: ids, versions, the folder's name.
+
+    Its pictures are made small.
+    """
     notebook.metadata = NotebookNode(kernelspec=NotebookNode(KERNEL))
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
@@ -67,7 +77,9 @@ def smaller(png: str) -> str:
 
 def pictures(notebook: NotebookNode) -> list[bytes]:
     """The PNG pictures among the outputs, in order."""
-    data = [output["data"] for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output]
+    data = [
+        output["data"] for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output
+    ]
     return [base64.b64decode(one["image/png"]) for one in data if "image/png" in one]
 
 
@@ -75,7 +87,9 @@ def main() -> None:
     """Run the notebooks that the command line names, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", nargs="*", help=f"{', '.join(NAMES)} (all)")
-    parser.add_argument("--png", metavar="DIR", type=Path, help="write every picture of the outputs into this folder too")
+    parser.add_argument(
+        "--png", metavar="DIR", type=Path, help="write every picture of the outputs into this folder too"
+    )
     given = parser.parse_args()
     unknown = set(given.name) - set(NAMES)
     if unknown:
@@ -87,7 +101,10 @@ def main() -> None:
         nbformat.write(notebook, temporary)
         os.replace(temporary, FOLDER / f"{name}.ipynb")
         size = (FOLDER / f"{name}.ipynb").stat().st_size
-        print(f"{name}: {time.perf_counter() - start:.0f} s, {len(pictures(notebook))} pictures, {size / 1e3:.0f} kB")
+        print(
+            f"{name}: {time.perf_counter() - start:.0f} s, {len(pictures(notebook))} pictures, "
+            f"{size / 1e3:.0f} kB"
+        )
         if given.png:
             given.png.mkdir(parents=True, exist_ok=True)
             for number, picture in enumerate(pictures(notebook), 1):

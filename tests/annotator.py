@@ -11,9 +11,9 @@ from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 from PIL import Image
 
-from dct_seg.app.guard import LOOPBACK
 from dct_seg.app.project import Project
 from dct_seg.app.schemas import ModelCard
+from dct_seg.app.security import LOOPBACK
 from dct_seg.app.server import create_app
 from dct_seg.clicks import Click
 from dct_seg.methods.base import Method
@@ -23,9 +23,13 @@ HEIGHT, WIDTH = 40, 60
 
 
 class Discs(Method):
-    """Positive clicks paint their circle, negative ones clear it; a click without a drag gets a radius with many digits."""
+    """Positive clicks paint their circle, negative ones clear it.
 
-    name, paper = "discs", ""
+    A click without a drag gets a radius with many digits.
+    """
+
+    name = "discs"
+    paper = ""
 
     def reset(self, image: NDArray[np.uint8]) -> None:
         self.shape = image.shape[:2]
@@ -34,12 +38,16 @@ class Discs(Method):
         guess = 5 + (0.0 if previous is None else float(previous.mean())) / 3
         return [c if c.radius is not None else Click(c.row, c.col, c.positive, guess) for c in clicks]
 
-    def predict(self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    def predict(
+        self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
         probs = np.zeros(self.shape, np.float32) if previous is None else previous.copy()
         last = clicks[-1]
         rows, cols = np.ogrid[: self.shape[0], : self.shape[1]]
         assert last.radius is not None
-        probs[(rows - last.row) ** 2 + (cols - last.col) ** 2 <= last.radius**2] = 0.9 if last.positive else 0.0
+        probs[(rows - last.row) ** 2 + (cols - last.col) ** 2 <= last.radius**2] = (
+            0.9 if last.positive else 0.0
+        )
         return probs
 
 
@@ -63,7 +71,12 @@ class Page:
 
     def __init__(self, root: Path, make_method: Any = Discs, **options: Any) -> None:
         self.project = Project(root, ["cat", "dog"])
-        self.app = create_app(self.project, make_method, model=ModelCard(name="discs", prompts="drag"), **{"hosts": LOOPBACK, **options})
+        self.app = create_app(
+            self.project,
+            make_method,
+            model=ModelCard(name="discs", prompts="drag"),
+            **{"hosts": LOOPBACK, **options},
+        )
         self.client = TestClient(self.app, base_url="http://127.0.0.1:8765", raise_server_exceptions=False)
         self.ids = {entry.name: entry.id for entry in self.project.folder.entries()}
 
@@ -78,10 +91,22 @@ class Page:
 
     def do(self, rest: str, name: str = "a.png", method: str = "POST", **body: Any) -> dict[str, Any]:
         """A change that succeeds, at the revision that the picture has."""
-        return self.ok(self.client.request(method, self.url(rest, name), json={"revision": self.revision(name), **body}))
+        return self.ok(
+            self.client.request(method, self.url(rest, name), json={"revision": self.revision(name), **body})
+        )
 
-    def click(self, row: float, col: float, radius: float | None = 6.0, name: str = "a.png", *, positive: bool = True) -> dict[str, Any]:
-        return self.do("/clicks", name, click={"row": row, "col": col, "positive": positive, "radius": radius})
+    def click(
+        self,
+        row: float,
+        col: float,
+        radius: float | None = 6.0,
+        name: str = "a.png",
+        *,
+        positive: bool = True,
+    ) -> dict[str, Any]:
+        return self.do(
+            "/clicks", name, click={"row": row, "col": col, "positive": positive, "radius": radius}
+        )
 
     def finish(self, name: str = "a.png", class_id: int = 1, threshold: float = 0.5) -> dict[str, Any]:
         return self.do("/finish", name, class_id=class_id, threshold=threshold)
@@ -93,6 +118,9 @@ class Page:
         return found
 
     def restarted(self) -> Page:
-        """Another server over the same folder, as after kill -9: nothing of this one's memory is known to it."""
+        """Another server over the same folder, as after kill -9.
+
+        Nothing of this one's memory is known to it.
+        """
         self.project.close()
         return Page(self.project.folder.root)

@@ -13,7 +13,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 
-def run_on_ranks(function: Callable[..., Any], *args: Any, world_size: int = 2, timeout: float = 120, init_group: bool = True) -> list[Any]:
+def run_on_ranks(
+    function: Callable[..., Any],
+    *args: Any,
+    world_size: int = 2,
+    timeout: float = 120,
+    init_group: bool = True,
+) -> list[Any]:
     """``function(rank, world_size, *args)`` on each rank; the results in rank order.
 
     Args:
@@ -21,21 +27,28 @@ def run_on_ranks(function: Callable[..., Any], *args: Any, world_size: int = 2, 
         args: Pickled too.
         world_size: How many processes.
         timeout: Seconds until all are killed, so that a hang is a failure and not a lost afternoon.
-        init_group: Whether to join a gloo group first; False leaves it to Lightning, with the environment set.
+        init_group: Whether to join a gloo group first; False leaves it to Lightning, with the environment
+            set.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         context = mp.start_processes(
-            _rank, (world_size, port, folder, init_group, function, args), nprocs=world_size, join=False, start_method="spawn"
+            _rank,
+            (world_size, port, folder, init_group, function, args),
+            nprocs=world_size,
+            join=False,
+            start_method="spawn",
         )
         deadline = time.monotonic() + timeout
         try:
             # join() raises with the traceback of a rank that failed.
             while not context.join(timeout=1):
                 if time.monotonic() > deadline:
-                    raise TimeoutError(f"{function.__name__} is not done on {world_size} ranks after {timeout} s")
+                    raise TimeoutError(
+                        f"{function.__name__} is not done on {world_size} ranks after {timeout} s"
+                    )
         finally:
             for process in context.processes:
                 if process.is_alive():
@@ -44,10 +57,21 @@ def run_on_ranks(function: Callable[..., Any], *args: Any, world_size: int = 2, 
 
 
 def _rank(
-    rank: int, world_size: int, port: int, folder: str, init_group: bool, function: Callable[..., Any], args: tuple[Any, ...]
+    rank: int,
+    world_size: int,
+    port: int,
+    folder: str,
+    init_group: bool,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
 ) -> None:
     os.environ.update(
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), NODE_RANK="0"
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        NODE_RANK="0",
     )
     torch.set_num_threads(1)
     if init_group:

@@ -7,11 +7,19 @@ import torch
 
 from dct_seg import Click, ClickBatch, DCTNet, DCTNetConfig
 
-TINY: dict[str, Any] = {"backbone": "resnet18", "backbone_weights": "none", "decoder_stride": 8, "decoder_width": 16}
+TINY: dict[str, Any] = {
+    "backbone": "resnet18",
+    "backbone_weights": "none",
+    "decoder_stride": 8,
+    "decoder_width": 16,
+}
 
 
 def tiny_net(*, seed: int = 0, **options: Any) -> DCTNet:
-    """A small network with weights that depend on the seed alone; the ones that start at zero are drawn too, so that all act."""
+    """A small network with weights that depend on the seed alone.
+
+    The ones that start at zero are drawn too, so that all act.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = DCTNet(DCTNetConfig(**{**TINY, **options}))
@@ -26,14 +34,21 @@ def some_clicks(*, radius: float | None = 6.0) -> ClickBatch:
     """Two images of at least 32 x 32: three clicks, and one."""
     return ClickBatch.from_clicks(
         [
-            [Click(10, 12, radius=radius), Click(20, 25, positive=False, radius=radius), Click(5, 28, radius=radius)],
+            [
+                Click(10, 12, radius=radius),
+                Click(20, 25, positive=False, radius=radius),
+                Click(5, 28, radius=radius),
+            ],
             [Click(16, 9, radius=radius)],
         ]
     )
 
 
 def write_plugin(folder: Path, *, group: str, name: str, code: str) -> None:
-    """An installed package of one module, as pip would leave it: the module, and a dist-info folder with one entry point."""
+    """An installed package of one module, as pip would leave it.
+
+    The module, and a dist-info folder with one entry point.
+    """
     module = f"{name.lower()}_plugin"
     (folder / f"{module}.py").write_text(code)
     info = folder / f"{module}-1.0.dist-info"

@@ -77,7 +77,10 @@ def test_broken_run_lengths_are_refused(rle: dict[str, Any]) -> None:
 
 def test_coco_goes_out_as_other_tools_read_it(page: Page) -> None:
     content = exported(page, "coco").json()
-    assert [(one["file_name"], one["height"], one["width"]) for one in content["images"]] == [("a.png", 40, 60), ("sub/b.png", 40, 60)]
+    assert [(one["file_name"], one["height"], one["width"]) for one in content["images"]] == [
+        ("a.png", 40, 60),
+        ("sub/b.png", 40, 60),
+    ]
     first = content["annotations"][0]
     assert np.array_equal(coco_mask.decode(first["segmentation"]), masks(page)[0])
     assert first["bbox"] == coco_mask.toBbox(first["segmentation"]).tolist()
@@ -124,12 +127,18 @@ def test_coco_that_does_not_fit_is_told_and_the_rest_is_taken(tmp_path: Path) ->
 def test_hostile_runs_in_coco_are_skipped_or_refused(page: Page, counts: Any) -> None:
     content = {
         "images": [{"id": 1, "file_name": "a.png"}],
-        "annotations": [{"image_id": 1, "category_id": 1, "segmentation": {"size": [HEIGHT, WIDTH], "counts": counts}}],
+        "annotations": [
+            {"image_id": 1, "category_id": 1, "segmentation": {"size": [HEIGHT, WIDTH], "counts": counts}}
+        ],
         "categories": [{"id": 1, "name": "cat"}],
     }
     before = page.get()
-    answer = page.client.post(f"{API}/import", content=json.dumps(content), headers={"content-type": "application/json"})
-    assert answer.status_code == 422 or (answer.status_code == 200 and len(answer.json()["skipped"]) == 1), answer.text
+    answer = page.client.post(
+        f"{API}/import", content=json.dumps(content), headers={"content-type": "application/json"}
+    )
+    assert answer.status_code == 422 or (answer.status_code == 200 and len(answer.json()["skipped"]) == 1), (
+        answer.text
+    )
     assert page.get() == before
 
 
@@ -137,10 +146,15 @@ def test_indexed_png_goes_out_and_comes_back(page: Page, tmp_path: Path) -> None
     archive = zipfile.ZipFile(io.BytesIO(exported(page, "indexed_png").content))
     assert archive.namelist() == ["a.png", "sub/b.png"]
     labels = np.asarray(Image.open(archive.open("a.png")))
-    assert [np.array_equal(labels == place, mask) for place, mask in enumerate(masks(page), start=1)] == [True, True]
+    assert [np.array_equal(labels == place, mask) for place, mask in enumerate(masks(page), start=1)] == [
+        True,
+        True,
+    ]
     other = Page(make_folder(tmp_path / "other"))
     png = {"content-type": "image/png"}
-    answer = other.ok(other.client.put(other.url("/masks?revision=0"), content=archive.read("a.png"), headers=png))
+    answer = other.ok(
+        other.client.put(other.url("/masks?revision=0"), content=archive.read("a.png"), headers=png)
+    )
     assert [one["num_clicks"] for one in answer["objects"]] == [0, 0]
     assert all(np.array_equal(*pair) for pair in zip(masks(page), masks(other), strict=True))
 
@@ -171,7 +185,9 @@ def test_imported_mask_is_the_start_of_its_correction(page: Page, tmp_path: Path
 def test_mask_that_does_not_fit_is_refused(page: Page, make: Any, message: str) -> None:
     file = io.BytesIO()
     make().save(file, format="PNG")
-    answer = page.client.put(page.url("/masks"), content=file.getvalue(), headers={"content-type": "image/png"})
+    answer = page.client.put(
+        page.url("/masks"), content=file.getvalue(), headers={"content-type": "image/png"}
+    )
     assert (answer.status_code, message in answer.json()["error"]) == (400, True), answer.text
 
 
@@ -206,7 +222,10 @@ def test_pictures_of_one_stem_get_files_of_their_own(tmp_path: Path) -> None:
     for name in ("a.png", "a.bmp"):
         page.click(20, 20, name=name)
         page.finish(name)
-    assert zipfile.ZipFile(io.BytesIO(exported(page, "indexed_png").content)).namelist() == ["a.bmp.png", "a.png.png"]
+    assert zipfile.ZipFile(io.BytesIO(exported(page, "indexed_png").content)).namelist() == [
+        "a.bmp.png",
+        "a.png.png",
+    ]
 
 
 def test_clicks_replayed_by_a_predictor_give_the_same_masks_to_the_bit(tmp_path: Path) -> None:
@@ -230,7 +249,9 @@ def test_clicks_replayed_by_a_predictor_give_the_same_masks_to_the_bit(tmp_path:
     for line, mask in zip(lines, masks(page), strict=True):
         predictor = Predictor(method(), threshold=line["threshold"])
         predictor.set_image(np.asarray(Image.open(page.project.folder.root / line["image"])))
-        replayed = predictor.predict([Click(one["row"], one["col"], one["positive"], one["radius"]) for one in line["clicks"]]).mask
+        replayed = predictor.predict(
+            [Click(one["row"], one["col"], one["positive"], one["radius"]) for one in line["clicks"]]
+        ).mask
         if line["removed"] is not None:
             replayed &= ~decode(line["removed"])
         assert np.array_equal(replayed, mask)

@@ -115,11 +115,26 @@ def test_disk_that_is_full_changes_nothing(tmp_path: Path, monkeypatch: pytest.M
         (['{"format":"cake","version":1}'], "line 1 of .*a.jsonl cannot be read"),
         (["[1]"], "line 1 of .* cannot be read"),
         (['{"format":"dct-seg picture log","version":2}'], "written by a newer dct-seg"),
-        (['{"format":"dct-seg picture log","version":1,"height":40,"width":5}'], "a.png is 5x4, but it was 5x40 when it was annotated"),
-        (['{"format":"dct-seg picture log","version":1,"height":4,"width":5}', "{"], "line 2 of .* cannot be read"),
-        (['{"format":"dct-seg picture log","version":1,"height":4,"width":5}', '{"event":"dance"}'], "no event is called 'dance'"),
-        (['{"format":"dct-seg picture log","version":1,"height":4,"width":5}', '{"event":"undo"}'], "there is nothing to undo"),
-        (['{"format":"dct-seg picture log","version":1,"height":4,"width":5}', "[" * 100_000], "line 2 of .* cannot be read"),
+        (
+            ['{"format":"dct-seg picture log","version":1,"height":40,"width":5}'],
+            "a.png is 5x4, but it was 5x40 when it was annotated",
+        ),
+        (
+            ['{"format":"dct-seg picture log","version":1,"height":4,"width":5}', "{"],
+            "line 2 of .* cannot be read",
+        ),
+        (
+            ['{"format":"dct-seg picture log","version":1,"height":4,"width":5}', '{"event":"dance"}'],
+            "no event is called 'dance'",
+        ),
+        (
+            ['{"format":"dct-seg picture log","version":1,"height":4,"width":5}', '{"event":"undo"}'],
+            "there is nothing to undo",
+        ),
+        (
+            ['{"format":"dct-seg picture log","version":1,"height":4,"width":5}', "[" * 100_000],
+            "line 2 of .* cannot be read",
+        ),
     ],
 )
 def test_log_that_is_broken_is_named_and_left_alone(tmp_path: Path, lines: list[str], message: str) -> None:

@@ -11,7 +11,11 @@ import schemathesis
 from annotator import API, Discs, Page, make_folder
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
-from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 
 JSON = {"content-type": "application/json"}
 CLICK = '{"revision":0,"click":{"row":20,"col":30,"positive":true,"radius":6}}'
@@ -37,21 +41,50 @@ BODIES = [
     ("NaN", with_click(row="NaN"), 422, "click.row: Input should be a finite number"),
     ("infinity", with_click(radius="Infinity"), 422, "click.radius: Input should be"),
     ("1e999", with_click(col="1e999"), 422, "click.col: Input should be"),
-    ("a negative radius", with_click(radius="-1"), 422, "click.radius: Input should be greater than or equal to 0"),
+    (
+        "a negative radius",
+        with_click(radius="-1"),
+        422,
+        "click.radius: Input should be greater than or equal to 0",
+    ),
     ("a radius of light years", with_click(radius="1e300"), 422, "click.radius: Input should be less than"),
-    ("a click outside", with_click(row="40"), 400, "lies outside the picture of 40 rows and 60 columns"),
+    ("a click outside", with_click(row="40"), 400, "lies outside the image of 40 rows and 60 columns"),
     ("text for a number", with_click(row='"up"'), 422, "click.row: Input should be a valid number"),
-    ("text for yes or no", with_click(positive='"yes"'), 422, "click.positive: Input should be a valid boolean"),
+    (
+        "text for yes or no",
+        with_click(positive='"yes"'),
+        422,
+        "click.positive: Input should be a valid boolean",
+    ),
     ("a misspelt field", with_click(raduis="3"), 422, "click.raduis: Extra inputs are not permitted"),
-    ("a revision that is gone", CLICK.replace('"revision":0', '"revision":5'), 409, "the picture is at revision 0, not 5"),
-    ("a revision that is no number", CLICK.replace('"revision":0', '"revision":"0"'), 422, "revision: Input should be a valid integer"),
-    ("a threshold of 2", CLICK.replace('"revision":0', '"revision":0,"threshold":2'), 422, "threshold: Input should be less than 1"),
+    (
+        "a revision that is gone",
+        CLICK.replace('"revision":0', '"revision":5'),
+        409,
+        "the picture is at revision 0, not 5",
+    ),
+    (
+        "a revision that is no number",
+        CLICK.replace('"revision":0', '"revision":"0"'),
+        422,
+        "revision: Input should be a valid integer",
+    ),
+    (
+        "a threshold of 2",
+        CLICK.replace('"revision":0', '"revision":0,"threshold":2'),
+        422,
+        "threshold: Input should be less than 1",
+    ),
     ("2 MiB of spaces", " " * 2**21, 413, "larger than 1 MiB"),
 ]
 
 
-@pytest.mark.parametrize(("body", "status", "message"), [row[1:] for row in BODIES], ids=[row[0] for row in BODIES])
-def test_body_that_is_wrong_is_told_so_and_changes_nothing(page: Page, body: Any, status: int, message: str) -> None:
+@pytest.mark.parametrize(
+    ("body", "status", "message"), [row[1:] for row in BODIES], ids=[row[0] for row in BODIES]
+)
+def test_body_that_is_wrong_is_told_so_and_changes_nothing(
+    page: Page, body: Any, status: int, message: str
+) -> None:
     answer = page.client.post(page.url("/clicks"), content=body, headers=JSON)
     assert (answer.status_code, message in answer.json()["error"]) == (status, True), answer.text
     assert "\n" not in answer.json()["error"]
@@ -60,10 +93,20 @@ def test_body_that_is_wrong_is_told_so_and_changes_nothing(page: Page, body: Any
 
 
 HEADERS = [
-    ("a Host that is not ours", {"host": "evil.example:8765"}, 403, "the Host header names 'evil.example:8765'"),
+    (
+        "a Host that is not ours",
+        {"host": "evil.example:8765"},
+        403,
+        "the Host header names 'evil.example:8765'",
+    ),
     ("a Host with a user", {"host": "127.0.0.1@evil.example"}, 403, "the Host header names"),
     ("a Host with our name first", {"host": "127.0.0.1.evil.example"}, 403, "the Host header names"),
-    ("another site's Origin", {"origin": "https://evil.example"}, 403, "a page of 'https://evil.example' may not change"),
+    (
+        "another site's Origin",
+        {"origin": "https://evil.example"},
+        403,
+        "a page of 'https://evil.example' may not change",
+    ),
     ("our name at another port", {"origin": "http://127.0.0.1:9999"}, 403, "may not change anything"),
     ("the Origin null", {"origin": "null"}, 403, "may not change anything"),
     ("a form of another site", {"sec-fetch-site": "cross-site"}, 403, "another site's page"),
@@ -75,15 +118,21 @@ HEADERS = [
 ]
 
 
-@pytest.mark.parametrize(("headers", "status", "message"), [row[1:] for row in HEADERS], ids=[row[0] for row in HEADERS])
-def test_header_that_is_wrong_is_refused(page: Page, headers: dict[str, str], status: int, message: str) -> None:
+@pytest.mark.parametrize(
+    ("headers", "status", "message"), [row[1:] for row in HEADERS], ids=[row[0] for row in HEADERS]
+)
+def test_header_that_is_wrong_is_refused(
+    page: Page, headers: dict[str, str], status: int, message: str
+) -> None:
     answer = page.client.post(page.url("/clicks"), content=CLICK, headers={**JSON, **headers})
     assert (answer.status_code, message in answer.json()["error"]) == (status, True), answer.text
     assert page.revision() == 0
 
 
 def test_own_origin_may_change_things(page: Page) -> None:
-    answer = page.client.post(page.url("/clicks"), content=CLICK, headers={**JSON, "origin": "http://127.0.0.1:8765"})
+    answer = page.client.post(
+        page.url("/clicks"), content=CLICK, headers={**JSON, "origin": "http://127.0.0.1:8765"}
+    )
     assert answer.status_code == 200
 
 
@@ -105,7 +154,9 @@ def test_path_is_never_a_way_to_a_file(page: Page, path: str) -> None:
     assert "root:" not in answer.text
 
 
-@pytest.mark.parametrize("path", ["/assets/..%2f..%2fcommand.py", "/assets/%2e%2e/%2e%2e/command.py", "/assets//etc/passwd"])
+@pytest.mark.parametrize(
+    "path", ["/assets/..%2f..%2fcommand.py", "/assets/%2e%2e/%2e%2e/command.py", "/assets//etc/passwd"]
+)
 def test_assets_are_the_pages_files_only(page: Page, path: str) -> None:
     assert page.client.get(path).status_code == 404
 
@@ -116,7 +167,11 @@ def png_header(width: int, height: int) -> bytes:
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        + chunk(b"IEND", b"")
+    )
 
 
 def cut(path: Path) -> None:
@@ -134,8 +189,18 @@ FILES: list[tuple[str, str, Any, str]] = [
     ("nonsense", "x.jpg", lambda path: path.write_bytes(b"nonsense"), "cannot be decoded"),
     ("empty", "x.png", lambda path: path.write_bytes(b""), "cannot be decoded"),
     ("cut short", "x.png", cut, "cannot be decoded"),
-    ("a header of 60,000 x 60,000", "x.png", lambda path: path.write_bytes(png_header(60_000, 60_000)), "at most 100 megapixels"),
-    ("a header of 2,000,000 x 2", "x.png", lambda path: path.write_bytes(png_header(2_000_000, 2)), "at most 100 megapixels"),
+    (
+        "a header of 60,000 x 60,000",
+        "x.png",
+        lambda path: path.write_bytes(png_header(60_000, 60_000)),
+        "at most 100 megapixels",
+    ),
+    (
+        "a header of 2,000,000 x 2",
+        "x.png",
+        lambda path: path.write_bytes(png_header(2_000_000, 2)),
+        "at most 100 megapixels",
+    ),
     (
         "PostScript under another name",
         "x.png",
@@ -148,8 +213,12 @@ FILES: list[tuple[str, str, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "make", "message"), [row[1:] for row in FILES], ids=[row[0] for row in FILES])
-def test_file_that_cannot_be_opened_is_listed_with_its_error(tmp_path: Path, name: str, make: Any, message: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "make", "message"), [row[1:] for row in FILES], ids=[row[0] for row in FILES]
+)
+def test_file_that_cannot_be_opened_is_listed_with_its_error(
+    tmp_path: Path, name: str, make: Any, message: str
+) -> None:
     root = make_folder(tmp_path / "pictures")
     make(root / name)
     page = Page(root)
@@ -184,10 +253,22 @@ def test_own_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
 
 def test_token_is_asked_of_everything_but_the_pages_files(tmp_path: Path) -> None:
     page = Page(make_folder(tmp_path / "pictures"), token="sesame", hosts=None)
-    for path in ("/", f"{API}/project", f"{API}/openapi.json", page.url("/image"), f"{API}/project?token=wrong", f"{API}/project?token="):
+    for path in (
+        "/",
+        f"{API}/project",
+        f"{API}/openapi.json",
+        page.url("/image"),
+        f"{API}/project?token=wrong",
+        f"{API}/project?token=",
+    ):
         assert page.client.get(path).status_code == 403
     assert page.client.get(f"{API}/project?token=sesame").status_code == 200
-    assert page.client.get(f"{API}/project", headers={"X-DCT-Seg-Token": "sesame", "host": "my.lab:8765"}).status_code == 200
+    assert (
+        page.client.get(
+            f"{API}/project", headers={"X-DCT-Seg-Token": "sesame", "host": "my.lab:8765"}
+        ).status_code
+        == 200
+    )
     assert page.client.get("/assets/nothing.js").status_code == 404
 
 
@@ -198,7 +279,10 @@ def test_every_answer_keeps_the_page_to_itself(page: Page) -> None:
         assert "default-src 'none'" in headers["content-security-policy"]
         assert "unsafe" not in headers["content-security-policy"]
         assert "access-control-allow-origin" not in headers
-    assert page.client.get(f"{API}/project", headers={"host": "evil.example"}).headers["x-content-type-options"] == "nosniff"
+    assert (
+        page.client.get(f"{API}/project", headers={"host": "evil.example"}).headers["x-content-type-options"]
+        == "nosniff"
+    )
 
 
 @pytest.fixture
@@ -219,7 +303,12 @@ def api(tmp_path: Path) -> Any:
     return schemathesis.openapi.from_asgi(f"{API}/openapi.json", page.app)
 
 
-CHECKS = [schemathesis.checks.not_a_server_error, response_schema_conformance, content_type_conformance, status_code_conformance]
+CHECKS = [
+    schemathesis.checks.not_a_server_error,
+    response_schema_conformance,
+    content_type_conformance,
+    status_code_conformance,
+]
 
 
 @pytest.mark.slow
@@ -228,7 +317,13 @@ def test_interface_answers_whatever_is_sent_as_its_schema_says(api: Any) -> None
     for found in api.get_all_operations():
         operation = found.ok()
 
-        @settings(max_examples=5, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+        @settings(
+            max_examples=5,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )
         @given(case=operation.as_strategy())
         def try_it(case: Any) -> None:
             case.call_and_validate(checks=CHECKS)

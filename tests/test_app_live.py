@@ -13,7 +13,7 @@ from networks import tiny_net
 from PIL import Image
 
 from dct_seg.app import segmenter
-from dct_seg.app.pace import SHARES, Pace
+from dct_seg.app.preview_rate import SHARES, PreviewRate
 from dct_seg.methods.base import Method
 from dct_seg.methods.dctnet import DCTNetMethod
 
@@ -34,7 +34,9 @@ def slow_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Page:
 
 
 def preview(page: Page, revision: int, **body: Any) -> dict[str, Any]:
-    return page.ok(page.client.post(page.url("/preview"), json={"revision": revision, "click": CLICK, **body}))
+    return page.ok(
+        page.client.post(page.url("/preview"), json={"revision": revision, "click": CLICK, **body})
+    )
 
 
 def values(mask: dict[str, Any]) -> Any:
@@ -42,33 +44,35 @@ def values(mask: dict[str, Any]) -> Any:
 
 
 def test_share_falls_until_previews_are_quick_enough_and_rises_again() -> None:
-    pace = Pace(0.06)
+    rate = PreviewRate(0.06)
     for _ in range(10):
-        pace.took(pace.share, 0.12 * pace.share**2)
-    assert pace.share == 0.57  # 0.12 * 0.57**2 = 0.039; the next larger one would fit, but not surely
+        rate.took(rate.share, 0.12 * rate.share**2)
+    assert rate.share == 0.57  # 0.12 * 0.57**2 = 0.039; the next larger one would fit, but not surely
     for _ in range(10):
-        pace.took(pace.share, 0.02 * pace.share**2)
-    assert pace.share == 1
+        rate.took(rate.share, 0.02 * rate.share**2)
+    assert rate.share == 1
 
 
 def test_share_is_never_smaller_than_what_still_tells_the_final_mask() -> None:
-    pace = Pace(0.06)
+    rate = PreviewRate(0.06)
     for _ in range(10):
-        pace.took(pace.share, 9.0)
-    assert pace.share == SHARES[-1]
+        rate.took(rate.share, 9.0)
+    assert rate.share == SHARES[-1]
 
 
 def test_one_slow_preview_does_not_change_the_share() -> None:
-    pace = Pace(0.06)
+    rate = PreviewRate(0.06)
     for _ in range(5):
-        pace.took(pace.share, 0.1 * pace.share**2)
-    before = pace.share
-    pace.took(before, 5.0)
-    assert pace.share == before
+        rate.took(rate.share, 0.1 * rate.share**2)
+    before = rate.share
+    rate.took(before, 5.0)
+    assert rate.share == before
 
 
 @pytest.mark.parametrize("num_before", [0, 1])
-def test_live_preview_of_a_slow_machine_is_coarser_and_leaves_the_click_as_it_is(slow_page: Page, num_before: int) -> None:
+def test_live_preview_of_a_slow_machine_is_coarser_and_leaves_the_click_as_it_is(
+    slow_page: Page, num_before: int
+) -> None:
     for _ in range(num_before):
         slow_page.click(20, 30, radius=6.0)
     preview(slow_page, num_before, live=True)
@@ -92,7 +96,9 @@ def test_live_preview_of_a_fast_machine_is_exact(tmp_path: Path, monkeypatch: py
     live = preview(page, 0, live=True)
     assert live["exact"]
     row, col, height, width = (preview(page, 0)["mask"][name] for name in ("row", "col", "height", "width"))
-    assert np.array_equal(values(live["mask"])[row : row + height, col : col + width], values(preview(page, 0)["mask"]))
+    assert np.array_equal(
+        values(live["mask"])[row : row + height, col : col + width], values(preview(page, 0)["mask"])
+    )
 
 
 def test_live_preview_leaves_the_pixels_of_locked_objects_out(tmp_path: Path) -> None:
@@ -106,7 +112,9 @@ def test_live_preview_leaves_the_pixels_of_locked_objects_out(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("seconds", [1e-9, 1e9])
-def test_threads_are_fewer_for_a_coarse_preview_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+def test_threads_are_fewer_for_a_coarse_preview_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
     """What is kept and becomes a mask has the bits of all threads, so that a click log can be replayed."""
     seen = []
 
@@ -119,7 +127,10 @@ def test_threads_are_fewer_for_a_coarse_preview_alone(tmp_path: Path, monkeypatc
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads[0])
     monkeypatch.setattr(torch, "set_num_threads", lambda number: threads.__setitem__(0, number))
     threads = [3]
-    page = Page(make_folder(tmp_path / "pictures"), lambda: Watched(net=NET, first_size=WIDTH, zoom_in=False, precision="float32"))
+    page = Page(
+        make_folder(tmp_path / "pictures"),
+        lambda: Watched(net=NET, first_size=WIDTH, zoom_in=False, precision="float32"),
+    )
     page.click(20, 30, radius=6.0)
     for _ in range(3):
         preview(page, 1, live=True)

@@ -13,10 +13,10 @@ from networks import tiny_net
 from numpy.typing import NDArray
 from PIL import Image
 
+from dct_seg.app.picture_lock import PictureLock
 from dct_seg.app.project import Project, ProjectError
 from dct_seg.app.tabs import OtherTabError, Tabs
-from dct_seg.app.turns import Turns
-from dct_seg.app.working import WorkingPicture
+from dct_seg.app.working_image import WorkingImage
 from dct_seg.clicks import Click
 from dct_seg.methods.dctnet import DCTNetMethod
 
@@ -36,7 +36,9 @@ def sent_mask(mask: dict[str, Any], threshold: float = 0.5) -> NDArray[np.bool_]
     values = np.asarray(Image.open(io.BytesIO(base64.b64decode(mask["png"]))))
     assert values.shape == (mask["height"], mask["width"]), "small pictures are sent pixel by pixel"
     whole = np.zeros((HEIGHT, WIDTH))
-    whole[mask["row"] : mask["row"] + mask["height"], mask["col"] : mask["col"] + mask["width"]] = values / 255
+    whole[mask["row"] : mask["row"] + mask["height"], mask["col"] : mask["col"] + mask["width"]] = (
+        values / 255
+    )
     return whole > threshold
 
 
@@ -50,7 +52,9 @@ def test_project_lists_pictures_classes_and_model(page: Page) -> None:
 def test_click_gives_its_mask_and_stays_after_a_restart(page: Page) -> None:
     answer = page.click(20, 30, radius=6.0)
     assert answer["revision"] == 1
-    assert answer["draft"]["clicks"] == [{"row": 20.0, "col": 30.0, "positive": True, "radius": 6.0, "given": True}]
+    assert answer["draft"]["clicks"] == [
+        {"row": 20.0, "col": 30.0, "positive": True, "radius": 6.0, "given": True}
+    ]
     assert np.array_equal(sent_mask(answer["mask"]), disc(20, 30, 6))
     assert page.restarted().get() == answer
 
@@ -125,7 +129,11 @@ def test_everything_is_undone_and_redone_across_a_restart(page: Page) -> None:
     page = page.restarted()
     for wanted in states[-2::-1]:
         found = page.do("/redo")
-        assert (found["draft"], found["objects"], found["mask"]) == (wanted["draft"], wanted["objects"], wanted["mask"])
+        assert (found["draft"], found["objects"], found["mask"]) == (
+            wanted["draft"],
+            wanted["objects"],
+            wanted["mask"],
+        )
     assert not found["can_redo"]
 
 
@@ -177,13 +185,35 @@ def save_turned(path: Path, pixels: NDArray[np.uint8]) -> None:
     [
         ("turned.jpg", lambda path: save_turned(path, np.full((10, 20, 3), 90, np.uint8)), (20, 10), 90),
         ("gray.png", lambda path: Image.fromarray(np.full((10, 20), 90, np.uint8)).save(path), (10, 20), 90),
-        ("deep.png", lambda path: Image.fromarray(np.full((10, 20), 90 * 257, np.uint16)).save(path), (10, 20), 90),
-        ("clear.png", lambda path: Image.fromarray(np.zeros((10, 20, 4), np.uint8)).save(path), (10, 20), 255),
-        ("palette.gif", lambda path: Image.fromarray(np.full((10, 20), 90, np.uint8)).save(path), (10, 20), 90),
-        ("large.tif", lambda path: Image.fromarray(np.full((10, 20, 3), 90, np.uint8)).save(path), (10, 20), 90),
+        (
+            "deep.png",
+            lambda path: Image.fromarray(np.full((10, 20), 90 * 257, np.uint16)).save(path),
+            (10, 20),
+            90,
+        ),
+        (
+            "clear.png",
+            lambda path: Image.fromarray(np.zeros((10, 20, 4), np.uint8)).save(path),
+            (10, 20),
+            255,
+        ),
+        (
+            "palette.gif",
+            lambda path: Image.fromarray(np.full((10, 20), 90, np.uint8)).save(path),
+            (10, 20),
+            90,
+        ),
+        (
+            "large.tif",
+            lambda path: Image.fromarray(np.full((10, 20, 3), 90, np.uint8)).save(path),
+            (10, 20),
+            90,
+        ),
     ],
 )
-def test_pictures_of_all_kinds_are_shown_upright(tmp_path: Path, name: str, save: Any, size: tuple[int, int], corner: int) -> None:
+def test_pictures_of_all_kinds_are_shown_upright(
+    tmp_path: Path, name: str, save: Any, size: tuple[int, int], corner: int
+) -> None:
     save(tmp_path / name)
     page = Page(tmp_path)
     found = page.get(name)
@@ -211,17 +241,17 @@ def test_two_changes_of_one_revision_are_one_change_and_one_refusal(page: Page) 
 
 
 def test_preview_that_waits_gives_way_to_a_newer_one() -> None:
-    turns, begun, go_on = Turns(), threading.Event(), threading.Event()
+    lock, begun, go_on = PictureLock(), threading.Event(), threading.Event()
     got: dict[str, bool] = {}
 
     def first() -> None:
-        with turns.preview() as ours:
+        with lock.preview() as ours:
             got["first"] = ours
             begun.set()
             go_on.wait(10)
 
     def waits(name: str) -> None:
-        with turns.preview() as ours:
+        with lock.preview() as ours:
             got[name] = ours
 
     threads = [threading.Thread(target=first)]
@@ -230,7 +260,7 @@ def test_preview_that_waits_gives_way_to_a_newer_one() -> None:
     second = threading.Thread(target=waits, args=("second",))
     second.start()
     third = threading.Thread(target=waits, args=("third",))
-    while turns.waiting < 1:
+    while lock.waiting < 1:
         pass
     third.start()
     second.join(10)
@@ -283,14 +313,16 @@ def test_classes_are_changed_for_good_and_one_in_use_stays(page: Page) -> None:
 
 @pytest.mark.parametrize("shape", [(50, 70), (51, 70), (50, 71), (53, 75)])
 def test_large_picture_is_worked_on_small_and_masks_fit_its_full_size(shape: tuple[int, int]) -> None:
-    working = WorkingPicture.of(np.zeros((*shape, 3), np.uint8), max_pixels=500)
+    working = WorkingImage.of(np.zeros((*shape, 3), np.uint8), max_pixels=500)
     assert working.factor == 3
     assert working.image.shape[0] * working.image.shape[1] <= 1.2 * 500
     rows, cols = np.mgrid[: working.image.shape[0], : working.image.shape[1]]
     small = working.click(Click(20, 40, radius=12))
     assert small == Click((20.5 / 3) - 0.5, (40.5 / 3) - 0.5, radius=4)
     assert small.radius is not None
-    probs = np.clip(small.radius + 0.5 - np.hypot(rows - small.row, cols - small.col), 0, 1).astype(np.float32)
+    probs = np.clip(small.radius + 0.5 - np.hypot(rows - small.row, cols - small.col), 0, 1).astype(
+        np.float32
+    )
     mask = working.mask(probs, 0.5)
     full_rows, full_cols = np.mgrid[: shape[0], : shape[1]]
     wanted = np.hypot(full_rows - 20, full_cols - 40) <= 12
@@ -298,8 +330,10 @@ def test_large_picture_is_worked_on_small_and_masks_fit_its_full_size(shape: tup
     assert (mask & wanted).sum() / (mask | wanted).sum() > 0.9
 
 
-def test_large_picture_is_annotated_in_its_own_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dct_seg.app.working.MAX_WORKING_PIXELS", 600)
+def test_large_picture_is_annotated_in_its_own_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dct_seg.app.working_image.MAX_WORKING_PIXELS", 600)
     page = Page(make_folder(tmp_path / "pictures"))
     assert page.project.pictures.get(page.ids["a.png"]).factor == 2
     page.click(20, 30, radius=8)

@@ -29,7 +29,9 @@ def test_rings_lie_around_the_click_at_growing_radii() -> None:
     torch.testing.assert_close(lengths, lengths[:, :1].expand_as(lengths))
     assert lengths[0, 0].item() == SMALLEST_RING
     torch.testing.assert_close(lengths[-1, 0], torch.tensor(LARGEST_RING))
-    torch.testing.assert_close(lengths[1:, 0] / lengths[:-1, 0], (lengths[1, 0] / lengths[0, 0]).expand(NUM_RINGS - 1))
+    torch.testing.assert_close(
+        lengths[1:, 0] / lengths[:-1, 0], (lengths[1, 0] / lengths[0, 0]).expand(NUM_RINGS - 1)
+    )
     torch.testing.assert_close(offsets.sum(1), torch.zeros(NUM_RINGS, 2), atol=1e-3, rtol=0)
 
 
@@ -45,7 +47,12 @@ def test_each_click_has_the_radius_it_would_have_alone() -> None:
     together = module(features(), some_clicks(), previous, SIZE)
     for image, clicks in enumerate(some_clicks().to_clicks()):
         for place, click in enumerate(clicks):
-            alone = module([f[image : image + 1] for f in features()], ClickBatch.from_clicks([[click]]), previous[image : image + 1], SIZE)
+            alone = module(
+                [f[image : image + 1] for f in features()],
+                ClickBatch.from_clicks([[click]]),
+                previous[image : image + 1],
+                SIZE,
+            )
             torch.testing.assert_close(together[image, place], alone[0, 0])
 
 
@@ -82,7 +89,11 @@ def test_head_learns_the_radius_of_a_disc_under_the_click() -> None:
     def discs() -> tuple[list[Tensor], ClickBatch, Tensor]:
         true = torch.rand(16, generator=generator) * 20 + 4
         inside = (torch.hypot(rows - 32, cols - 32) <= true[:, None, None]).float()[:, None]
-        return [torch.cat([inside, 1 - inside], 1)], ClickBatch.from_clicks([[Click(32, 32)]] * 16), true.log()
+        return (
+            [torch.cat([inside, 1 - inside], 1)],
+            ClickBatch.from_clicks([[Click(32, 32)]] * 16),
+            true.log(),
+        )
 
     torch.manual_seed(3)
     module = AutoDragHead([2], hidden=32)
@@ -95,14 +106,19 @@ def test_head_learns_the_radius_of_a_disc_under_the_click() -> None:
         loss.backward()
         optimizer.step()
     image, clicks, wanted = discs()
-    assert (module(image, clicks, nothing, (64, 64))[:, 0] - wanted).abs().mean() < 0.15  # about 15 % of the radius
+    assert (
+        module(image, clicks, nothing, (64, 64))[:, 0] - wanted
+    ).abs().mean() < 0.15  # about 15 % of the radius
 
 
 def test_the_border_that_the_head_sees_is_the_image_s_own_not_the_padding_s() -> None:
     net = tiny_net(auto_drag=True)
     clicks = ClickBatch.from_clicks([[Click(30, 20)]])
     radii = []
-    for height in (33, 64):  # 33 rows are padded to 64: the features cover as much, the border is 3 or 34 rows below the click
+    for height in (
+        33,
+        64,
+    ):  # 33 rows are padded to 64: the features cover as much, the border is 3 or 34 rows below the click
         features = [torch.zeros_like(feature) for feature in net.encode_image(torch.zeros(1, 3, height, 64))]
         radii.append(net.log_radii(features, clicks, None, (height, 64)).item())
     assert radii[0] != radii[1]

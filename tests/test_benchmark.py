@@ -1,4 +1,6 @@
-"""The benchmark: one sample by hand, files that survive a kill, the same numbers on any number of processes, tables and pictures."""
+"""The benchmark: one sample by hand, files that survive a kill, the same numbers on any number of processes,
+tables and pictures.
+"""
 
 import csv
 import json
@@ -20,9 +22,25 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dct_seg.benchmark import command
-from dct_seg.benchmark.results import ClickRecord, Condition, Results, SampleRecord, Settings, journals, load_results
+from dct_seg.benchmark.results import (
+    ClickRecord,
+    Condition,
+    Results,
+    SampleRecord,
+    Settings,
+    journals,
+    load_results,
+)
 from dct_seg.benchmark.runner import Bench, MethodSpec, run_benchmark
-from dct_seg.benchmark.tables import as_csv, comparison_table, detail_table, markdown, own_share, robustness_table, summarise
+from dct_seg.benchmark.tables import (
+    as_csv,
+    comparison_table,
+    detail_table,
+    markdown,
+    overhead_share,
+    robustness_table,
+    summarise,
+)
 from dct_seg.clicks import Click, ClickBatch
 from dct_seg.data.base import Sample
 from dct_seg.data.datamodule import ClickSimulatorDataModule
@@ -34,7 +52,8 @@ class Boxes:
     """Samples that are bright boxes of growing size on a gray ground; ``broken`` ones cannot be read."""
 
     def __init__(self, num: int = 6, broken: Sequence[int] = ()) -> None:
-        self.num, self.broken = num, tuple(broken)
+        self.num = num
+        self.broken = tuple(broken)
 
     def __len__(self) -> int:
         return self.num
@@ -55,10 +74,12 @@ class Boxes:
 class Shy(Method):
     """Answers with the seeds grown by a pixel at each click; counts its work in a file, and may sleep."""
 
-    name, paper = "shy", ""
+    name = "shy"
+    paper = ""
 
     def __init__(self, *, log: str | None = None, sleep: float = 0.0) -> None:
-        self.log, self.sleep = log, sleep
+        self.log = log
+        self.sleep = sleep
         self.disc = METHODS.get("disc")(seed_radius=2.0)
 
     def reset(self, image: NDArray[np.uint8]) -> None:
@@ -68,8 +89,12 @@ class Shy(Method):
                 file.write("reset\n")
         self.disc.reset(image)
 
-    def predict(self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> NDArray[np.float32]:
-        grown = [replace(c, radius=(c.radius or 2.0) + len(clicks) if c.positive else c.radius) for c in clicks]
+    def predict(
+        self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        grown = [
+            replace(c, radius=(c.radius or 2.0) + len(clicks) if c.positive else c.radius) for c in clicks
+        ]
         return 0.9 * self.disc.predict(image, grown, previous)
 
     def fill_radii(self, clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> list[Click]:
@@ -77,7 +102,10 @@ class Shy(Method):
 
 
 def without_times(results: Results) -> list[SampleRecord]:
-    return [replace(r, encode_seconds=0.0, seconds=(0.0,) * len(r.seconds), wall_seconds=0.0) for r in results.samples]
+    return [
+        replace(r, encode_seconds=0.0, seconds=(0.0,) * len(r.seconds), wall_seconds=0.0)
+        for r in results.samples
+    ]
 
 
 def quick(**options: object) -> Results:
@@ -123,7 +151,9 @@ def test_clicks_and_ious_are_those_of_a_plain_loop() -> None:
             ious.append((pred & sample.mask).sum() / (pred | sample.mask).sum())
             if ious[-1] >= 0.95:
                 break
-        assert [(c.row, c.col, c.positive, c.radius) for c in record.clicks] == [(c.row, c.col, c.positive, c.radius) for c in clicks]
+        assert [(c.row, c.col, c.positive, c.radius) for c in record.clicks] == [
+            (c.row, c.col, c.positive, c.radius) for c in clicks
+        ]
         assert record.ious == pytest.approx(ious, abs=0)
 
 
@@ -137,7 +167,10 @@ def test_a_click_tells_no_radius_and_the_one_that_was_used_is_recorded() -> None
 def test_a_full_run_goes_on_after_the_target() -> None:
     short, full = quick(target=0.5), quick(full=True)
     assert all(record.ious[-1] >= 0.5 and max(record.ious[:-1], default=0) < 0.5 for record in short.samples)
-    assert all(len(f.ious) == 5 and f.ious[: len(s.ious)] == s.ious for s, f in zip(short.samples, full.samples, strict=True))
+    assert all(
+        len(f.ious) == 5 and f.ious[: len(s.ious)] == s.ious
+        for s, f in zip(short.samples, full.samples, strict=True)
+    )
 
 
 def test_an_empty_object_counts_as_iou_1_and_warns_with_its_name() -> None:
@@ -158,7 +191,8 @@ def test_a_method_of_the_wrong_shape_is_a_failure_with_its_reason() -> None:
 
     results = run_benchmark({"wrong": Wrong}, {"boxes": Boxes(1)}, prompt="drag")
     assert results.samples[0].error == (
-        "ValueError: the method returned (2, 2), or numbers that are not finite; wanted probabilities of (30, 40)"
+        "ValueError: the method returned (2, 2), or numbers that are not finite; wanted probabilities of "
+        "(30, 40)"
     )
 
 
@@ -168,7 +202,10 @@ def test_a_method_of_the_wrong_shape_is_a_failure_with_its_reason() -> None:
 def test_a_sample_that_fails_is_recorded_and_the_run_goes_on(tmp_path: Path) -> None:
     data = {"boxes": Boxes(5, broken=[1, 3])}
     results = run_benchmark({"disc": {}}, data, prompt="drag", out=tmp_path)
-    assert [(r.index, r.error) for r in results.failed] == [(1, "ValueError: box1 is torn"), (3, "ValueError: box3 is torn")]
+    assert [(r.index, r.error) for r in results.failed] == [
+        (1, "ValueError: box1 is torn"),
+        (3, "ValueError: box3 is torn"),
+    ]
     assert len(results.select("boxes", "disc")) == 3
     assert "2 samples failed; first: boxes box1 (disc): ValueError: box1 is torn" in markdown(results)
     mended = run_benchmark({"disc": {}}, {"boxes": Boxes(5)}, prompt="drag", out=tmp_path)
@@ -196,16 +233,24 @@ def test_held_out_measures_just_what_training_never_sees(tmp_path: Path) -> None
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True)
     labels = np.zeros((40, 50), np.uint8)
-    labels[5:20, 5:20], labels[25:38, 20:45] = 1, 2  # two objects a photograph
+    # two objects a photograph
+    labels[5:20, 5:20] = 1
+    labels[25:38, 20:45] = 2
     for number in range(12):
         Image.fromarray(np.full((40, 50, 3), 20 * number, np.uint8)).save(folder / "images" / f"{number}.jpg")
         Image.fromarray(labels).save(folder / "masks" / f"{number}.png")
-    data = ClickSimulatorDataModule(dataset="Folder", root=str(folder), holdout=0.3, batch_size=2, crop_size=32, num_workers=0)
+    data = ClickSimulatorDataModule(
+        dataset="Folder", root=str(folder), holdout=0.3, batch_size=2, crop_size=32, num_workers=0
+    )
     data.setup("fit")
     assert data.train_set is not None
     (dataset,) = data.train_set.datasets
-    trained = {Path(dataset.image_name(dataset.samples_of(image)[0])).stem for _, image in data.train_set.photos}
-    results = run_benchmark({"disc": {}}, {"cats": folder}, prompt="drag", max_clicks=2, held_out=0.3, out=tmp_path / "out")
+    trained = {
+        Path(dataset.image_name(dataset.samples_of(image)[0])).stem for _, image in data.train_set.photos
+    }
+    results = run_benchmark(
+        {"disc": {}}, {"cats": folder}, prompt="drag", max_clicks=2, held_out=0.3, out=tmp_path / "out"
+    )
     measured = {Path(record.name).stem for record in results.samples}
     assert len(trained) + len(measured) == 12
     assert trained.isdisjoint(measured)
@@ -237,8 +282,15 @@ def test_results_come_back_from_their_file(tmp_path: Path) -> None:
         "max_clicks": 5,
         "target": 0.9,
     }
-    assert content["methods"]["disc"] == {"method": "disc", "paper": "", "options": {"seed_radius": 5.0}, "files": {}}
-    assert {"started", "python", "versions", "machine", "threads", "workers", "ranks"} <= set(content["runs"][0])
+    assert content["methods"]["disc"] == {
+        "method": "disc",
+        "paper": "",
+        "options": {"seed_radius": 5.0},
+        "files": {},
+    }
+    assert {"started", "python", "versions", "machine", "threads", "workers", "ranks"} <= set(
+        content["runs"][0]
+    )
     assert content["data"] == {"boxes": {"kind": "Boxes", "root": None, "num_samples": 6}}
 
 
@@ -264,10 +316,14 @@ def test_methods_gather_in_one_folder(tmp_path: Path) -> None:
 
 def test_a_folder_under_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
     quick(out=tmp_path)
-    with pytest.raises(ValueError, match=r"holds a run with target 0\.9, this one has 0\.95; give another --out"):
+    with pytest.raises(
+        ValueError, match=r"holds a run with target 0\.9, this one has 0\.95; give another --out"
+    ):
         quick(out=tmp_path, target=0.95)
     with pytest.raises(ValueError, match=r"holds a run of method disc with seed_radius 5\.0 \(now 3\.0\)"):
-        run_benchmark({"disc": {"seed_radius": 3.0}}, {"boxes": Boxes()}, prompt="drag", max_clicks=5, out=tmp_path)
+        run_benchmark(
+            {"disc": {"seed_radius": 3.0}}, {"boxes": Boxes()}, prompt="drag", max_clicks=5, out=tmp_path
+        )
 
 
 def test_new_weights_under_an_old_name_are_another_method(tmp_path: Path) -> None:
@@ -280,7 +336,9 @@ def test_new_weights_under_an_old_name_are_another_method(tmp_path: Path) -> Non
     run_benchmark({"net": Trained}, {"boxes": Boxes(1)}, prompt="drag", out=tmp_path / "out")
     run_benchmark({"net": Trained}, {"boxes": Boxes(1)}, prompt="drag", out=tmp_path / "out")
     weights.write_text("second")
-    with pytest.raises(ValueError, match=r"holds a run of method net with contents of checkpoint \w{12} \(now \w{12}\)"):
+    with pytest.raises(
+        ValueError, match=r"holds a run of method net with contents of checkpoint \w{12} \(now \w{12}\)"
+    ):
         run_benchmark({"net": Trained}, {"boxes": Boxes(1)}, prompt="drag", out=tmp_path / "out")
 
 
@@ -301,7 +359,8 @@ sys.path.insert(0, {tests!r})
 from functools import partial
 from test_benchmark import Boxes, Shy, run_benchmark
 if __name__ == "__main__":
-    run_benchmark({{"shy": partial(Shy, sleep=0.3)}}, {{"boxes": Boxes()}}, prompt="drag", out={out!r}, max_clicks=5, workers={workers})
+    methods = {{"shy": partial(Shy, sleep=0.3)}}
+    run_benchmark(methods, {{"boxes": Boxes()}}, prompt="drag", out={out!r}, max_clicks=5, workers={workers})
 """
 
 
@@ -311,7 +370,9 @@ def test_a_killed_run_loses_only_the_samples_in_work(tmp_path: Path, workers: in
     out = tmp_path / "out"
     script = tmp_path / "killed.py"
     script.write_text(KILLED.format(tests=str(Path(__file__).parent), out=str(out), workers=workers))
-    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 300
     while not any(path.read_text().count("\n") >= 3 for path in journals(out)):
         assert process.poll() is None
@@ -326,7 +387,9 @@ def test_a_killed_run_loses_only_the_samples_in_work(tmp_path: Path, workers: in
         file.write('{"sample": {"data": "bo')  # torn in the middle of a write
 
     log = tmp_path / "log"
-    resumed = run_benchmark({"shy": partial(Shy, log=str(log))}, {"boxes": Boxes()}, prompt="drag", out=out, max_clicks=5)
+    resumed = run_benchmark(
+        {"shy": partial(Shy, log=str(log))}, {"boxes": Boxes()}, prompt="drag", out=out, max_clicks=5
+    )
     assert log.read_text().count("reset") == 1 + 6 - kept
     whole = run_benchmark({"shy": Shy}, {"boxes": Boxes()}, prompt="drag", max_clicks=5)
     assert without_times(resumed) == without_times(whole)
@@ -346,7 +409,9 @@ def test_two_workers_give_the_same_numbers_to_the_last_digit(tmp_path: Path) -> 
 
 
 def _on_a_rank(rank: int, world_size: int, out: str) -> list[SampleRecord]:
-    results = run_benchmark({"shy": Shy}, {"boxes": Boxes(5)}, prompt="drag", max_clicks=4, click_jitter=2.0, out=out)
+    results = run_benchmark(
+        {"shy": Shy}, {"boxes": Boxes(5)}, prompt="drag", max_clicks=4, click_jitter=2.0, out=out
+    )
     return without_times(results)
 
 
@@ -379,7 +444,9 @@ def test_jittered_clicks_stay_in_the_wrong_region_and_near() -> None:
         mask = Boxes().read(index).mask
         (reference,) = [r for r in exact.samples if r.index == index]
         for seed in (0, 1):
-            (record,) = [r for r in off.select("boxes", "disc", [Condition(4.0, 0.0, seed)]) if r.index == index]
+            (record,) = [
+                r for r in off.select("boxes", "disc", [Condition(4.0, 0.0, seed)]) if r.index == index
+            ]
             first, true = record.clicks[0], reference.clicks[0]
             assert mask[int(first.row), int(first.col)]
             assert np.hypot(first.row - true.row, first.col - true.col) <= 4
@@ -409,12 +476,27 @@ def test_the_robustness_table_holds_exact_and_disturbed_clicks_side_by_side() ->
 def by_hand(target: float | None = 0.9, prompt: str = "drag", **ious: Sequence[float]) -> Results:
     settings = Settings(prompt, max_clicks=4, target=target)  # type: ignore[arg-type]
     samples = [
-        SampleRecord("GrabCut", "mine", Condition(), i, name, (4, 4), (), tuple(values), 0.5, (0.1,) * len(values), 1.0)
+        SampleRecord(
+            "GrabCut", "mine", Condition(), i, name, (4, 4), (), tuple(values), 0.5, (0.1,) * len(values), 1.0
+        )
         for i, (name, values) in enumerate(ious.items())
     ]
-    run = {"python": "3", "versions": {}, "machine": {"processor": "p", "cores": 2, "gpu": None}, "threads": 1, "workers": 1, "ranks": 1}
+    run = {
+        "python": "3",
+        "versions": {},
+        "machine": {"processor": "p", "cores": 2, "gpu": None},
+        "threads": 1,
+        "workers": 1,
+        "ranks": 1,
+    }
     methods = {"mine": {"method": "mine", "paper": "", "options": {}}}
-    return Results(settings, methods, {"GrabCut": {"kind": "GrabCut", "root": None, "num_samples": len(samples)}}, [run], samples)
+    return Results(
+        settings,
+        methods,
+        {"GrabCut": {"kind": "GrabCut", "root": None, "num_samples": len(samples)}},
+        [run],
+        samples,
+    )
 
 
 def test_the_summary_is_what_one_counts_by_hand() -> None:
@@ -434,7 +516,7 @@ def test_the_summary_is_what_one_counts_by_hand() -> None:
 
 def test_the_benchmark_s_own_share_is_all_but_the_methods() -> None:
     results = by_hand(a=[0.5, 0.86, 0.92], b=[0.95])  # 0.5 s to encode, 0.1 s a click, 1 s in all
-    assert own_share(results) == pytest.approx(1 - (1.0 + 0.4) / 2)
+    assert overhead_share(results) == pytest.approx(1 - (1.0 + 0.4) / 2)
     assert "Reading, clicks, IoU and writing took 30.0 % of the time." in markdown(results)
 
 
@@ -463,7 +545,9 @@ def test_published_rows_stand_before_ours_and_a_drag_never_without_the_floor() -
 
 def test_every_table_carries_its_protocol() -> None:
     text = markdown(by_hand(a=[0.95]))
-    assert text.startswith("Protocol: rule max_distance v1, prompt drag, threshold 0.5, at most 4 clicks, stopped at IoU 0.9.")
+    assert text.startswith(
+        "Protocol: rule max_distance v1, prompt drag, threshold 0.5, at most 4 clicks, stopped at IoU 0.9."
+    )
     rows = list(csv.reader(as_csv(detail_table(by_hand(a=[0.95]))).splitlines()))
     assert rows[1][:3] == ["GrabCut", "mine", "1"]
 
@@ -471,14 +555,34 @@ def test_every_table_carries_its_protocol() -> None:
 # pictures and the command
 
 
-def test_the_command_writes_results_tables_curves_and_strips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["--method", "disc,big=disc", "--option", "big.seed_radius=7", "--data", "Shapes", "--prompt", "drag"]
-    code = command.main([*argv, "--out", str(tmp_path), "--limit", "3", "--full", "--max-clicks", "4", "--strips", "2"])
+def test_the_command_writes_results_tables_curves_and_strips(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [
+        "--method",
+        "disc,big=disc",
+        "--option",
+        "big.seed_radius=7",
+        "--data",
+        "Shapes",
+        "--prompt",
+        "drag",
+    ]
+    code = command.main(
+        [*argv, "--out", str(tmp_path), "--limit", "3", "--full", "--max-clicks", "4", "--strips", "2"]
+    )
     assert code == 0
     assert "| big " in capsys.readouterr().out
     assert {p.name for p in tmp_path.iterdir()} == {
-        "results.json", "table.md", "table.csv", "table.tex", "details.csv", "miou_vs_clicks.png", "miou_vs_clicks.svg", "strips",
-    }  # fmt: skip
+        "results.json",
+        "table.md",
+        "table.csv",
+        "table.tex",
+        "details.csv",
+        "miou_vs_clicks.png",
+        "miou_vs_clicks.svg",
+        "strips",
+    }
     assert load_results(tmp_path).methods["big"]["options"] == {"seed_radius": 7}
     strips = sorted((tmp_path / "strips" / "Shapes" / "disc").iterdir())
     assert len(strips) == 2
@@ -533,7 +637,9 @@ def _interrupted(*_: object, **__: object) -> Results:
         ("a=dctnet,b=dctnet", [], "a.ckpt", "LABEL.checkpoint=FILE"),
     ],
 )
-def test_options_that_go_nowhere_are_refused(names: str, options: list[str], checkpoint: str | None, message: str) -> None:
+def test_options_that_go_nowhere_are_refused(
+    names: str, options: list[str], checkpoint: str | None, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         command.parse_methods(names, options, checkpoint)
 

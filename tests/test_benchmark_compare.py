@@ -49,9 +49,18 @@ def test_runs_under_other_protocols_are_not_compared() -> None:
         compare(a, by_hand(y=[0.95]), "mine", "mine")
 
 
-def test_two_methods_of_one_run_are_compared_with_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_methods_of_one_run_are_compared_with_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
-    run_benchmark({"disc": {"seed_radius": 2.0}, "graph_cut": {}}, {"boxes": Boxes(4)}, prompt="click", out=run, max_clicks=6, target=0.9)
+    run_benchmark(
+        {"disc": {"seed_radius": 2.0}, "graph_cut": {}},
+        {"boxes": Boxes(4)},
+        prompt="click",
+        out=run,
+        max_clicks=6,
+        target=0.9,
+    )
     assert command.main(["compare", f"{run}:disc", f"{run}:graph_cut", "--out", str(tmp_path / "vs")]) == 0
     text = (tmp_path / "vs" / "compare.md").read_text()
     assert text == capsys.readouterr().out

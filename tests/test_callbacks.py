@@ -1,4 +1,7 @@
-"""What a run leaves to look at: W&B's offline run read by W&B's own reader, TensorBoard's by its own, files by their content."""
+"""What a run leaves to look at.
+
+W&B's offline run read by W&B's own reader, TensorBoard's by its own, files by their content.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,8 @@ from PIL import Image
 from tiny import TINY, tiny_data, tiny_task, tiny_trainer
 
 from dct_seg import Click, DCTNet
-from dct_seg.callbacks import InteractionLogger, click_boxes, draw_iou_curves, play
 from dct_seg.cli import main
+from dct_seg.training.callbacks import InteractionLogger, click_boxes, draw_iou_curves, play
 
 CONFIG = {
     "model": {"network": {**TINY}, "train_clicks": [1, 1], "val_clicks": 3, "val_prompts": ["drag", "click"]},
@@ -46,7 +49,11 @@ CONFIG = {
 
 def keep_wandb_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What W&B writes beside its runs lies in ``folder``, not in the home of whoever runs the tests."""
-    for name, inside in (("WANDB_DATA_DIR", "wandb-data"), ("WANDB_CACHE_DIR", "wandb-cache"), ("WANDB_CONFIG_DIR", "wandb-config")):
+    for name, inside in (
+        ("WANDB_DATA_DIR", "wandb-data"),
+        ("WANDB_CACHE_DIR", "wandb-cache"),
+        ("WANDB_CONFIG_DIR", "wandb-config"),
+    ):
         monkeypatch.setenv(name, str(folder / inside))
 
 
@@ -70,7 +77,12 @@ def records(run: Path) -> list[dict[str, Any]]:
 def table_of(found: list[dict[str, Any]], key: str) -> dict[str, Any]:
     """The last table logged under a key; W&B keeps it, with its pictures, in an artifact."""
     artifacts = [record["artifact"] for record in found if record["type"] == "artifact"]
-    entries = [entry for artifact in artifacts for entry in artifact["manifest"]["contents"] if entry["path"] == f"{key}.table.json"]
+    entries = [
+        entry
+        for artifact in artifacts
+        for entry in artifact["manifest"]["contents"]
+        if entry["path"] == f"{key}.table.json"
+    ]
     table: dict[str, Any] = json.loads(Path(entries[-1]["local_path"]).read_text())
     return table
 
@@ -79,7 +91,19 @@ def fit_with_wandb(config: str, *more: str) -> Path:
     """Train with W&B, offline; the run's folder."""
     import wandb
 
-    assert main(["fit", "--config", config, "--trainer.logger=WandbLogger", "--trainer.logger.project=test", *more]) == 0
+    assert (
+        main(
+            [
+                "fit",
+                "--config",
+                config,
+                "--trainer.logger=WandbLogger",
+                "--trainer.logger.project=test",
+                *more,
+            ]
+        )
+        == 0
+    )
     assert wandb.run is not None
     folder = Path(wandb.run.dir).absolute().parent
     wandb.finish()
@@ -88,7 +112,9 @@ def fit_with_wandb(config: str, *more: str) -> Path:
 
 
 @pytest.mark.slow
-def test_an_offline_wandb_run_holds_masks_boxes_curves_the_worst_samples_and_the_model(config: str, tmp_path: Path) -> None:
+def test_an_offline_wandb_run_holds_masks_boxes_curves_the_worst_samples_and_the_model(
+    config: str, tmp_path: Path
+) -> None:
     run = fit_with_wandb(config)
     assert run.is_relative_to(tmp_path / "out" / "log" / "wandb")
     found = records(run)
@@ -115,7 +141,16 @@ def test_an_offline_wandb_run_holds_masks_boxes_curves_the_worst_samples_and_the
             assert drawn["class_labels"] == {"0": "negative click", "1": "positive click"}
         assert history[f"val/{prompt}/strips.count"] == 2
         worst = table_of(found, f"val/{prompt}/worst")
-        assert worst["columns"] == ["sample", "prompt", "NoC@90", "first IoU", "last IoU", "mean IoU", "interaction", "strip"]
+        assert worst["columns"] == [
+            "sample",
+            "prompt",
+            "NoC@90",
+            "first IoU",
+            "last IoU",
+            "mean IoU",
+            "interaction",
+            "strip",
+        ]
         assert [row[1] for row in worst["data"]] == [prompt] * 2
         assert worst["data"][0][5] <= worst["data"][1][5]
         assert worst["data"][0][6]["masks"].keys() == {"prediction", "truth"}
@@ -125,7 +160,9 @@ def test_an_offline_wandb_run_holds_masks_boxes_curves_the_worst_samples_and_the
     assert {row[curve["columns"].index("lineKey")] for row in curve["data"]} == {"drag", "click"}
     assert len(curve["data"]) == 2 * 3
 
-    artifact = next(r["artifact"] for r in found if r["type"] == "artifact" and r["artifact"]["type"] == "model")
+    artifact = next(
+        r["artifact"] for r in found if r["type"] == "artifact" and r["artifact"]["type"] == "model"
+    )
     (entry,) = artifact["manifest"]["contents"]
     assert (tmp_path / entry["local_path"]).is_relative_to(run)
     net = DCTNet.from_pretrained(tmp_path / entry["local_path"])
@@ -139,11 +176,20 @@ def test_an_offline_wandb_run_holds_masks_boxes_curves_the_worst_samples_and_the
 
 @pytest.mark.slow
 def test_two_wandb_runs_keep_their_configurations_apart(config: str, tmp_path: Path) -> None:
-    runs = [fit_with_wandb(config, f"--model.lr={lr}", "--report=none", "--interactions.log_model=false") for lr in (0.002, 0.001)]
-    stored = [yaml.safe_load((run / "files" / "dct_seg_config.yaml").read_text())["model"]["lr"] for run in runs]
+    runs = [
+        fit_with_wandb(config, f"--model.lr={lr}", "--report=none", "--interactions.log_model=false")
+        for lr in (0.002, 0.001)
+    ]
+    stored = [
+        yaml.safe_load((run / "files" / "dct_seg_config.yaml").read_text())["model"]["lr"] for run in runs
+    ]
     assert stored == [0.002, 0.001]
     assert not (tmp_path / "config.yaml").exists()
-    assert [r["artifact"]["type"] for r in records(runs[0]) if r["type"] == "artifact" and r["artifact"]["type"] == "model"] == []
+    assert [
+        r["artifact"]["type"]
+        for r in records(runs[0])
+        if r["type"] == "artifact" and r["artifact"]["type"] == "model"
+    ] == []
 
 
 def test_tensorboard_gets_the_pictures_by_one_line(config: str, tmp_path: Path) -> None:
@@ -159,18 +205,29 @@ def test_tensorboard_gets_the_pictures_by_one_line(config: str, tmp_path: Path) 
     assert (folder / "config.yaml").is_file()
 
 
-def test_the_csv_logger_leaves_the_same_pictures_as_files(config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_csv_logger_leaves_the_same_pictures_as_files(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["fit", "--config", config]) == 0
     log = tmp_path / "out" / "log" / "version_0"
     assert {path.name for path in log.iterdir()} >= {"config.yaml", "metrics.csv", "interactions"}
     assert "model" in yaml.safe_load((log / "config.yaml").read_text())
     last = sorted((log / "interactions").iterdir())[-1]
-    names = {"drag_strips.png", "drag_worst.png", "click_strips.png", "click_worst.png", "iou_over_clicks.png", "worst.csv"}
+    names = {
+        "drag_strips.png",
+        "drag_worst.png",
+        "click_strips.png",
+        "click_worst.png",
+        "iou_over_clicks.png",
+        "worst.csv",
+    }
     assert {path.name for path in last.iterdir()} == names
     rows = list(csv.DictReader((last / "worst.csv").open()))
     assert [row["prompt"] for row in rows] == ["drag", "drag", "click", "click"]
     assert float(rows[0]["mean IoU"]) <= float(rows[1]["mean IoU"])
-    assert (tmp_path / "out" / "checkpoints").is_dir() is False  # no ModelCheckpoint asked for a place: Lightning's own keeps its
+    assert (
+        tmp_path / "out" / "checkpoints"
+    ).is_dir() is False  # no ModelCheckpoint asked for a place: Lightning's own keeps its
     stored = json.loads(next(tmp_path.rglob("metrics.json")).read_text())
     assert stored["metrics"].keys() == {"drag", "click"}
     assert Path(stored["checkpoint"]).is_file()
@@ -185,14 +242,18 @@ def test_the_worst_samples_are_those_of_the_lowest_mean_iou(tmp_path: Path) -> N
     means = task.val_metrics["drag"].table.mean(1)
     names = [data.val_names[i] for i in means.argsort(stable=True)[:5].tolist()]
     assert [row["sample"] for row in rows] == names
-    assert [float(row["mean IoU"]) for row in rows] == pytest.approx(means.sort().values[:5].tolist(), abs=1e-4)
+    assert [float(row["mean IoU"]) for row in rows] == pytest.approx(
+        means.sort().values[:5].tolist(), abs=1e-4
+    )
 
 
 def test_what_is_played_is_what_validation_measured(tmp_path: Path) -> None:
     task, data = tiny_task(val_clicks=3), tiny_data(val_batch_size=1)
     tiny_trainer(tmp_path).validate(task, data, verbose=False)
     played = play(task.eval(), data.val_dataloader().dataset[1], "drag", 3)
-    assert [turn.iou for turn in played.turns] == pytest.approx(task.val_metrics["drag"].table[1].tolist(), abs=1e-6)
+    assert [turn.iou for turn in played.turns] == pytest.approx(
+        task.val_metrics["drag"].table[1].tolist(), abs=1e-6
+    )
     assert played.name == data.val_names[1]
 
 
@@ -207,7 +268,9 @@ def test_a_network_that_diverges_is_shown_too() -> None:
 
 def test_nothing_is_shown_where_nothing_is_asked_for(tmp_path: Path) -> None:
     quiet = InteractionLogger(num_samples=0, num_worst=0)
-    tiny_trainer(tmp_path, logger=CSVLogger(tmp_path, name=None), callbacks=[quiet]).validate(tiny_task(), tiny_data(), verbose=False)
+    tiny_trainer(tmp_path, logger=CSVLogger(tmp_path, name=None), callbacks=[quiet]).validate(
+        tiny_task(), tiny_data(), verbose=False
+    )
     assert not list(tmp_path.rglob("interactions"))
 
 
@@ -237,7 +300,10 @@ def test_a_logger_whose_package_is_missing_names_its_extra(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["fit", "--config", config, "--trainer.logger=TensorBoardLogger"]) == 2
-    assert "TensorBoardLogger needs a package that is not installed; pip install 'dct-seg[tensorboard]'" in capsys.readouterr().err
+    assert (
+        "TensorBoardLogger needs a package that is not installed; pip install 'dct-seg[tensorboard]'"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_folder_named_by_an_unset_variable_is_refused(
@@ -245,4 +311,7 @@ def test_a_folder_named_by_an_unset_variable_is_refused(
 ) -> None:
     monkeypatch.delenv("WANDB_RUN_ID", raising=False)
     assert main(["fit", "--config", config, "--trainer.default_root_dir=runs/$WANDB_RUN_ID"]) == 2
-    assert "trainer.default_root_dir is 'runs/$WANDB_RUN_ID', and that variable is not set" in capsys.readouterr().err
+    assert (
+        "trainer.default_root_dir is 'runs/$WANDB_RUN_ID', and that variable is not set"
+        in capsys.readouterr().err
+    )

@@ -24,7 +24,13 @@ TINY = {
         "train_clicks": [1, 1],
         "val_clicks": 5,
     },
-    "data": {"dataset": "Shapes", "options": {"num_images": 4, "size": [64, 64]}, "crop_size": 64, "batch_size": 2, "num_workers": 0},
+    "data": {
+        "dataset": "Shapes",
+        "options": {"num_images": 4, "size": [64, 64]},
+        "crop_size": 64,
+        "batch_size": 2,
+        "num_workers": 0,
+    },
     "trainer": {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False},
 }
 
@@ -56,17 +62,32 @@ def complaint(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dct-seg: error:")]
     assert len(lines) == 1
     left = {p for p in Path.cwd().rglob("*") if p.is_file()} - before
-    assert not [p for p in left if p.suffix in (".ckpt", ".safetensors", ".png")], "something was half written"
+    assert not [p for p in left if p.suffix in (".ckpt", ".safetensors", ".png")], (
+        "something was half written"
+    )
     return lines[0]
 
 
 def folder_args(tiny: Path, root: Path) -> list[str]:
-    return ["fit", "--config", str(tiny), "--data.dataset", "Folder", "--data.options", "null", "--data.root", str(root)]
+    return [
+        "fit",
+        "--config",
+        str(tiny),
+        "--data.dataset",
+        "Folder",
+        "--data.options",
+        "null",
+        "--data.root",
+        str(root),
+    ]
 
 
 def test_unknown_click_encoder_lists_the_known_ones(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = complaint(["fit", "--config", str(tiny), "--model.network.click_encoder", "Gausian"], capsys)
-    assert "unknown click encoder 'Gausian'; did you mean 'Gaussian'? known: Disk, Euclidean, Gaussian, SpatialDCT" in line
+    assert (
+        "unknown click encoder 'Gausian'; did you mean 'Gaussian'? known: Disk, Euclidean, Gaussian, "
+        "SpatialDCT" in line
+    )
 
 
 def test_unknown_backbone_names_the_nearest(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,13 +104,17 @@ def test_pretrained_weights_without_a_network_say_what_to_do(
     assert "'none'" in line
 
 
-def test_missing_folder_says_what_is_wanted(tiny: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_missing_folder_says_what_is_wanted(
+    tiny: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     line = complaint(folder_args(tiny, tmp_path / "nowhere"), capsys)
     assert "nowhere" in line
     assert "images" in line
 
 
-def test_size_mismatch_names_both_files(tiny: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_size_mismatch_names_both_files(
+    tiny: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     root = make_folder(tmp_path / "set")
     Image.fromarray(np.ones((80, 64), np.uint8)).save(root / "masks" / "1.png")
     line = complaint(folder_args(tiny, root), capsys)
@@ -106,7 +131,9 @@ def test_empty_masks_are_told(tiny: Path, capsys: pytest.CaptureFixture[str], tm
     assert "no object" in line or "empty" in line
 
 
-def test_a_corrupt_image_among_good_ones_is_skipped_and_counted(tiny: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_corrupt_image_among_good_ones_is_skipped_and_counted(
+    tiny: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     root = make_folder(tmp_path / "set", count=8)
     whole = (root / "images" / "3.png").read_bytes()
     (root / "images" / "3.png").write_bytes(whole[: len(whole) // 2])
@@ -129,10 +156,15 @@ def test_a_corrupt_image_among_good_ones_is_skipped_and_counted(tiny: Path, capf
         )
 
 
-def test_checkpoint_of_another_architecture_is_refused(tiny: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_checkpoint_of_another_architecture_is_refused(
+    tiny: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     assert main(["fit", "--config", str(tiny), "--report", "none"]) == 0
     checkpoint = str(next(tmp_path.rglob("*.ckpt")))
-    line = complaint(["fit", "--config", str(tiny), "--model.network.decoder_width", "16", "--ckpt_path", checkpoint], capsys)
+    line = complaint(
+        ["fit", "--config", str(tiny), "--model.network.decoder_width", "16", "--ckpt_path", checkpoint],
+        capsys,
+    )
     assert "decoder_width 8 (the configuration says 16)" in line
     line = complaint(["fit", "--config", str(tiny), "--ckpt_path", str(truncated(Path(checkpoint)))], capsys)
     assert "cut short" in line
@@ -144,7 +176,9 @@ def truncated(path: Path) -> Path:
     return short
 
 
-def test_truncated_and_foreign_weights_are_refused_by_the_benchmark(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_truncated_and_foreign_weights_are_refused_by_the_benchmark(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     net = DCTNet(DCTNetConfig(backbone="resnet10t", backbone_weights="none", decoder_width=8))
     whole = net.save_pretrained(tmp_path / "whole.safetensors")
     short = tmp_path / "short.safetensors"
@@ -179,12 +213,16 @@ def test_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -
     assert "unknown command 'benchmrk'; did you mean 'benchmark'?" in capsys.readouterr().err
 
 
-def test_a_tiny_run_prints_its_table_and_writes_its_files(tiny: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_tiny_run_prints_its_table_and_writes_its_files(
+    tiny: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     assert main(["fit", "--config", str(tiny), "--report", "before_and_after"]) == 0
     out = capsys.readouterr().out
     assert "drag, before" in out
     assert "drag, after" in out
-    checkpoint, picture = (Path(re.findall(rf"^{name} +(.+)$", out, re.MULTILINE)[0]) for name in ("checkpoint", "picture"))
+    checkpoint, picture = (
+        Path(re.findall(rf"^{name} +(.+)$", out, re.MULTILINE)[0]) for name in ("checkpoint", "picture")
+    )
     assert checkpoint.is_file()
     assert np.asarray(Image.open(picture)).std() > 10
     assert main(["validate", "--config", str(tiny), "--ckpt_path", str(next(tmp_path.rglob("*.ckpt")))]) == 0
@@ -206,7 +244,9 @@ def test_every_configuration_parses(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     overlays = (
-        [arg for o in sorted((CONFIGS / "ablation").glob("*.yaml")) for arg in ("--config", str(o))] if path.stem == "dct_net" else []
+        [arg for o in sorted((CONFIGS / "ablation").glob("*.yaml")) for arg in ("--config", str(o))]
+        if path.stem == "dct_net"
+        else []
     )
     with pytest.raises(SystemExit) as left:
         main(["fit", "--config", str(path), *overlays, "--data.root", "anywhere", "--print_config"])
@@ -216,9 +256,14 @@ def test_every_configuration_parses(
 
 
 def test_help_answers_at_once_without_torch() -> None:
-    code = "import sys; from dct_seg.cli import main; main(['--help']); assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    code = (
+        "import sys; from dct_seg.cli import main; main(['--help']); assert 'torch' not in sys.modules and "
+        "'numpy' not in sys.modules"
+    )
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "quickstart" in done.stdout
     assert time.perf_counter() - start < 30  # a hang, not a speed: the modules above are what makes it fast
@@ -232,8 +277,13 @@ def test_data_check_tells_by_its_exit_code(tmp_path: Path, capsys: pytest.Captur
     assert '"empty"' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("args", [["benchmark", "--data", "Shapes"], ["data", "check"], ["list", "colours"], ["profile", "--colour"]])
-def test_arguments_that_do_not_fit_are_told_in_one_line(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "args",
+    [["benchmark", "--data", "Shapes"], ["data", "check"], ["list", "colours"], ["predict", "--colour"]],
+)
+def test_arguments_that_do_not_fit_are_told_in_one_line(
+    args: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert f"`dct-seg {args[0]}" in complaint(args, capsys)
 
 

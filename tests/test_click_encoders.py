@@ -26,8 +26,13 @@ def batch() -> ClickBatch:
     return ClickBatch.from_clicks(CLICKS)
 
 
-def looped(union: Callable[[list[float]], float], empty: float, value: Callable[[float, Click], float]) -> Tensor:
-    """Eqs. 1 and 2 as they stand: for each image, sign and pixel the union, over the clicks, of a value of distance and click."""
+def looped(
+    union: Callable[[list[float]], float], empty: float, value: Callable[[float, Click], float]
+) -> Tensor:
+    """Eqs. 1 and 2 as they stand.
+
+    For each image, sign and pixel the union, over the clicks, of a value of distance and click.
+    """
     maps = torch.full((len(CLICKS), 2, *SIZE), empty)
     for image, clicks in enumerate(CLICKS):
         for channel, positive in enumerate([True, False]):
@@ -54,14 +59,20 @@ def test_disk_is_one_within_its_radius_of_a_click(batch: ClickBatch) -> None:
 
 
 @pytest.mark.parametrize(("union", "function"), [("max", max), ("min", min)])
-def test_gaussian_has_the_same_width_at_each_click(union: str, function: Callable[..., float], batch: ClickBatch) -> None:
+def test_gaussian_has_the_same_width_at_each_click(
+    union: str, function: Callable[..., float], batch: ClickBatch
+) -> None:
     wanted = looped(function, 0.0, lambda distance, _: gaussian(distance, 2.5))
     torch.testing.assert_close(Gaussian(2.5, union=union)(batch, SIZE), wanted)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("union", "function"), [("max", max), ("min", min)])
-def test_spatial_dct_is_as_wide_as_each_clicks_drag(union: str, function: Callable[..., float], batch: ClickBatch) -> None:
-    wanted = looped(function, 0.0, lambda distance, click: gaussian(distance, max(0.5 * (click.radius or 0.0), 1.5)))
+def test_spatial_dct_is_as_wide_as_each_clicks_drag(
+    union: str, function: Callable[..., float], batch: ClickBatch
+) -> None:
+    wanted = looped(
+        function, 0.0, lambda distance, click: gaussian(distance, max(0.5 * (click.radius or 0.0), 1.5))
+    )
     torch.testing.assert_close(SpatialDCT(0.5, min_sigma=1.5, union=union)(batch, SIZE), wanted)  # type: ignore[arg-type]
 
 
@@ -96,7 +107,10 @@ def test_padding_passes_no_gradient_that_is_not_a_number(batch: ClickBatch) -> N
 
 
 def test_spatial_dct_without_a_radius_says_what_to_do() -> None:
-    with pytest.raises(ValueError, match="SpatialDCT needs a radius for each click, got a click without; drag, or switch auto_drag on"):
+    with pytest.raises(
+        ValueError,
+        match="SpatialDCT needs a radius for each click, got a click without; drag, or switch auto_drag on",
+    ):
         SpatialDCT()(ClickBatch.from_clicks([[Click(1, 1)]]), (4, 4))
 
 
@@ -123,23 +137,35 @@ def encoder(request: pytest.FixtureRequest) -> ClickEncoder:
 class TestContract:
     """What the network relies on, for every registered encoder."""
 
-    def test_maps_are_two_channels_of_float32_between_0_and_1(self, encoder: ClickEncoder, batch: ClickBatch) -> None:
+    def test_maps_are_two_channels_of_float32_between_0_and_1(
+        self, encoder: ClickEncoder, batch: ClickBatch
+    ) -> None:
         maps = encoder(batch, SIZE)
         assert maps.shape == (3, 2, *SIZE)
         assert maps.dtype == torch.float32
         assert 0 <= maps.min() <= maps.max() <= 1
 
-    def test_each_image_is_encoded_as_if_it_were_alone(self, encoder: ClickEncoder, batch: ClickBatch) -> None:
+    def test_each_image_is_encoded_as_if_it_were_alone(
+        self, encoder: ClickEncoder, batch: ClickBatch
+    ) -> None:
         maps = encoder(batch, SIZE)
         for index, clicks in enumerate(CLICKS):
             assert torch.equal(maps[index : index + 1], encoder(ClickBatch.from_clicks([clicks]), SIZE))
 
-    def test_padding_leaves_no_trace_wherever_it_stands(self, encoder: ClickEncoder, batch: ClickBatch) -> None:
+    def test_padding_leaves_no_trace_wherever_it_stands(
+        self, encoder: ClickEncoder, batch: ClickBatch
+    ) -> None:
         coords, labels, radii = torch.full((3, 1, 2), 4.0), torch.full((3, 1), -1), torch.full((3, 1), 5.0)
-        padded = ClickBatch(torch.cat([coords, batch.coords], 1), torch.cat([labels, batch.labels], 1), torch.cat([radii, batch.radii], 1))
+        padded = ClickBatch(
+            torch.cat([coords, batch.coords], 1),
+            torch.cat([labels, batch.labels], 1),
+            torch.cat([radii, batch.radii], 1),
+        )
         assert torch.equal(encoder(padded, SIZE), encoder(batch, SIZE))
 
-    def test_clicks_of_one_sign_leave_the_other_channel_as_without_clicks(self, encoder: ClickEncoder) -> None:
+    def test_clicks_of_one_sign_leave_the_other_channel_as_without_clicks(
+        self, encoder: ClickEncoder
+    ) -> None:
         nothing = encoder(ClickBatch.empty(1), SIZE)[0]
         positive = encoder(ClickBatch.from_clicks([[Click(3, 4, radius=2.0)]]), SIZE)[0]
         negative = encoder(ClickBatch.from_clicks([[Click(3, 4, positive=False, radius=2.0)]]), SIZE)[0]
@@ -149,7 +175,10 @@ class TestContract:
         assert not torch.equal(positive[0], nothing[0])
 
     def test_click_shows_most_at_its_own_pixel(self, encoder: ClickEncoder) -> None:
-        change = encoder(ClickBatch.from_clicks([[Click(3, 4, radius=2.0)]]), SIZE)[0, 0] - encoder(ClickBatch.empty(1), SIZE)[0, 0]
+        change = (
+            encoder(ClickBatch.from_clicks([[Click(3, 4, radius=2.0)]]), SIZE)[0, 0]
+            - encoder(ClickBatch.empty(1), SIZE)[0, 0]
+        )
         assert change.abs()[3, 4] == change.abs().max() > 0
 
     def test_click_outside_the_map_is_no_error(self, encoder: ClickEncoder) -> None:
@@ -159,7 +188,9 @@ class TestContract:
         assert encoder(batch, SIZE).device == batch.device
 
     def test_network_takes_it_by_its_short_name(self, encoder: ClickEncoder) -> None:
-        assert isinstance(DCTNet(DCTNetConfig(**TINY, click_encoder=type(encoder).__name__)).click_encoder, type(encoder))
+        assert isinstance(
+            DCTNet(DCTNetConfig(**TINY, click_encoder=type(encoder).__name__)).click_encoder, type(encoder)
+        )
 
 
 RING = """
@@ -176,7 +207,9 @@ class Ring(ClickEncoder):
 """
 
 
-def test_third_party_s_encoder_is_used_by_its_short_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_third_party_s_encoder_is_used_by_its_short_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_plugin(tmp_path, group="dct_seg.click_encoders", name="Ring", code=RING)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(CLICK_ENCODERS, "_entries", dict(CLICK_ENCODERS._entries))
@@ -188,7 +221,10 @@ def test_third_party_s_encoder_is_used_by_its_short_name(tmp_path: Path, monkeyp
 
 
 def test_option_that_an_encoder_does_not_take_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"click encoder 'Disk' does not take \{'sigma': 3\.0\}: .*unexpected keyword argument 'sigma'"):
+    with pytest.raises(
+        ValueError,
+        match=r"click encoder 'Disk' does not take \{'sigma': 3\.0\}: .*unexpected keyword argument 'sigma'",
+    ):
         DCTNet(DCTNetConfig(**TINY, click_encoder="Disk", click_encoder_options={"sigma": 3.0}))
 
 
@@ -196,7 +232,9 @@ def test_option_that_an_encoder_does_not_take_is_refused() -> None:
 def test_maps_without_a_gradient_are_those_with_one_to_the_bit(seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
     labels = torch.randint(-1, 2, (3, 5), generator=draw)
-    clicks = ClickBatch(torch.rand(3, 5, 2, generator=draw) * 40, labels, torch.rand(3, 5, generator=draw) * 9)
+    clicks = ClickBatch(
+        torch.rand(3, 5, 2, generator=draw) * 40, labels, torch.rand(3, 5, generator=draw) * 9
+    )
     learning = clicks.with_radii(clicks.radii.clone().requires_grad_())
     maps = SpatialDCT()(learning, (33, 47))
     assert maps.requires_grad

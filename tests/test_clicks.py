@@ -28,7 +28,11 @@ def test_shorter_lists_are_padded_at_the_end(batch: ClickBatch) -> None:
     assert batch.labels.tolist() == [[1, 0], [-1, -1], [1, -1]]
     assert batch.num_clicks.tolist() == [2, 0, 1]
     assert batch.valid.tolist() == [[True, True], [False, False], [True, False]]
-    assert (batch.coords.dtype, batch.labels.dtype, batch.radii.dtype) == (torch.float32, torch.int64, torch.float32)
+    assert (batch.coords.dtype, batch.labels.dtype, batch.radii.dtype) == (
+        torch.float32,
+        torch.int64,
+        torch.float32,
+    )
 
 
 def test_click_without_a_drag_lacks_a_radius_and_padding_does_not(batch: ClickBatch) -> None:
@@ -45,13 +49,21 @@ def test_empty_batch_has_no_column() -> None:
 
 
 def test_appending_adds_one_click_to_each_image_that_gets_one(batch: ClickBatch) -> None:
-    longer = batch.append(torch.tensor([[9, 9], [5, 5], [0, 0]]), torch.tensor([0, 1, -1]), torch.tensor([2.0, math.nan, 0.0]))
-    assert longer.to_clicks() == [[*RAGGED[0], Click(9, 9, positive=False, radius=2.0)], [Click(5, 5)], RAGGED[2]]
+    longer = batch.append(
+        torch.tensor([[9, 9], [5, 5], [0, 0]]), torch.tensor([0, 1, -1]), torch.tensor([2.0, math.nan, 0.0])
+    )
+    assert longer.to_clicks() == [
+        [*RAGGED[0], Click(9, 9, positive=False, radius=2.0)],
+        [Click(5, 5)],
+        RAGGED[2],
+    ]
     assert batch.to_clicks() == RAGGED
 
 
 def test_undo_takes_the_last_click_of_each_image_wherever_it_stands(batch: ClickBatch) -> None:
-    longer = batch.append(torch.tensor([[9, 9], [5, 5], [0, 0]]), torch.tensor([0, 1, -1]), torch.full((3,), math.nan))
+    longer = batch.append(
+        torch.tensor([[9, 9], [5, 5], [0, 0]]), torch.tensor([0, 1, -1]), torch.full((3,), math.nan)
+    )
     assert longer.undo().to_clicks() == [RAGGED[0], [], []]
     assert batch.undo().to_clicks() == [RAGGED[0][:1], [], []]
     assert batch.undo().labels.shape == (3, 1)
@@ -117,7 +129,9 @@ def test_click_nowhere_is_refused(row: float, col: float) -> None:
 
 @pytest.mark.parametrize("radius", [-1.0, math.nan, math.inf])
 def test_radius_that_is_no_length_is_refused(radius: float) -> None:
-    with pytest.raises(ValueError, match=rf"a radius is a length in pixels \(0 or more\) or None, got {radius}"):
+    with pytest.raises(
+        ValueError, match=rf"a radius is a length in pixels \(0 or more\) or None, got {radius}"
+    ):
         Click(0, 0, radius=radius)
 
 
@@ -127,5 +141,9 @@ def test_tensors_that_do_not_agree_are_refused() -> None:
 
 
 def test_whole_number_coords_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"wants float coords and radii, got torch.int64 and torch.float32; call \.float\(\)"):
-        ClickBatch(torch.zeros(1, 1, 2, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 1))
+    with pytest.raises(
+        TypeError, match=r"wants float coords and radii, got torch.int64 and torch.float32; call \.float\(\)"
+    ):
+        ClickBatch(
+            torch.zeros(1, 1, 2, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 1)
+        )

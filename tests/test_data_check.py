@@ -96,7 +96,9 @@ def test_the_report_is_plain_json_and_shows_the_first_offenders(tmp_path: Path) 
 
 
 def test_a_folder_of_another_layout_is_told_what_is_wanted(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no folder .*; the check wants images/NAME\.jpg with masks/NAME\.png"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no folder .*; the check wants images/NAME\.jpg with masks/NAME\.png"
+    ):
         check_folder(tmp_path / "nowhere")
     write(tmp_path / "cats", "a", one_object())
     with pytest.raises(FileNotFoundError, match=r"these folders in it have that: cats"):

@@ -28,16 +28,22 @@ def make_folder(root: Path, num: int = 10, size: tuple[int, int] = (60, 80), suf
         (root / folder).mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(num)
     for number in range(num):
-        Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(root / "images" / f"{number}.{suffix}")
+        Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(
+            root / "images" / f"{number}.{suffix}"
+        )
         mask = np.zeros(size, dtype=np.uint8)
-        mask[5:25, 5:30], mask[30:50, 40:70], mask[52:54] = 1, 2, 255
+        mask[5:25, 5:30] = 1
+        mask[30:50, 40:70] = 2
+        mask[52:54] = 255
         Image.fromarray(mask).save(root / "masks" / f"{number}.png")
     return root
 
 
 def module(root: Path | dict[str, float] | list[str] | None, **options: Any) -> ClickSimulatorDataModule:
     settings = {"crop_size": 32, "batch_size": 2, "val_batch_size": 3, "num_workers": 0, "cache_mb": 4}
-    return ClickSimulatorDataModule("Folder", str(root) if isinstance(root, Path) else root, **{**settings, **options})
+    return ClickSimulatorDataModule(
+        "Folder", str(root) if isinstance(root, Path) else root, **{**settings, **options}
+    )
 
 
 def fingerprint(batch: dict[str, Any]) -> str:
@@ -68,19 +74,31 @@ def test_training_and_held_out_photographs_are_apart_and_complete(tmp_path: Path
     assert not trained & held
     assert len(trained | held) == 40
     assert 4 <= len(held) <= 16
-    assert held == {f"images/{number}.png" for number in range(40) if is_held_out(f"images/{number}.png", 0.25)}
+    assert held == {
+        f"images/{number}.png" for number in range(40) if is_held_out(f"images/{number}.png", 0.25)
+    }
     assert data.num_val_samples == 2 * len(held)
 
 
 def test_the_split_is_the_same_for_ever() -> None:
-    names = ["images/a.jpg", "images/b.jpg", "x/airplane00_000000281693.jpg", "y/000000281693.png", "0001.jpg"]
+    names = [
+        "images/a.jpg",
+        "images/b.jpg",
+        "x/airplane00_000000281693.jpg",
+        "y/000000281693.png",
+        "0001.jpg",
+    ]
     assert [is_held_out(name, 0.5) for name in names] == [False, True, True, True, False]
     assert photo_key("images/2008_000003.jpg") == "000003"
 
 
 def test_validation_is_the_picture_as_it_is_under_its_own_number(tmp_path: Path) -> None:
     data = module(make_folder(tmp_path), holdout=0.5)
-    seen = [(int(number), name) for batch in data.val_dataloader() for number, name in zip(batch["sample_id"], batch["name"], strict=True)]
+    seen = [
+        (int(number), name)
+        for batch in data.val_dataloader()
+        for number, name in zip(batch["sample_id"], batch["name"], strict=True)
+    ]
     assert seen == list(enumerate(data.val_names))
     batch = next(iter(data.val_dataloader()))
     stored = np.asarray(Image.open(tmp_path / batch["name"][0].split("#")[0]))
@@ -89,7 +107,12 @@ def test_validation_is_the_picture_as_it_is_under_its_own_number(tmp_path: Path)
 
 def test_pictures_of_several_sizes_are_padded_with_ignore() -> None:
     sizes = [(4, 6), (5, 3)]
-    batch = collate([to_tensors(np.full((*s, 3), 255, dtype=np.uint8), np.ones(s, bool), np.zeros(s, bool), 0, "") for s in sizes])
+    batch = collate(
+        [
+            to_tensors(np.full((*s, 3), 255, dtype=np.uint8), np.ones(s, bool), np.zeros(s, bool), 0, "")
+            for s in sizes
+        ]
+    )
     assert batch["image"].shape == (2, 3, 5, 6)
     for b, (height, width) in enumerate(sizes):
         inside = torch.zeros(5, 6, dtype=torch.bool)
@@ -114,7 +137,11 @@ def test_a_set_of_its_own_for_validation_leaves_all_for_training(tmp_path: Path)
     assert len(data.train_set) == 10
     assert data.num_val_samples == 6
     shapes = ClickSimulatorDataModule(
-        "Shapes", options={"num_images": 4}, val_options={"num_images": 2, "split": "val"}, num_workers=0, crop_size=64
+        "Shapes",
+        options={"num_images": 4},
+        val_options={"num_images": 2, "split": "val"},
+        num_workers=0,
+        crop_size=64,
     )
     assert next(iter(shapes.train_dataloader()))["image"].shape[2:] == (64, 64)
     assert all(name.startswith("val/") for name in shapes.val_names)
@@ -141,13 +168,21 @@ def test_two_photographs_are_one_each_and_one_cannot_be_split(tmp_path: Path) ->
     data.setup()
     assert data.train_set is not None
     assert (len(data.train_set), data.num_val_samples) == (1, 2)
-    with pytest.raises(ValueError, match="one photograph cannot be split; give a val_root, more photographs, or holdout 0"):
+    with pytest.raises(
+        ValueError, match="one photograph cannot be split; give a val_root, more photographs, or holdout 0"
+    ):
         module(make_folder(tmp_path / "one", 1)).setup()
 
 
 def test_a_sample_does_not_depend_on_the_worker_or_the_cache(tmp_path: Path) -> None:
     root = make_folder(tmp_path)
-    options = {"copy_paste": 0.5, "union": 0.5, "object_scale": (0.3, 0.9), "object_scale_prob": 0.5, "aspect": 1.2}
+    options = {
+        "copy_paste": 0.5,
+        "union": 0.5,
+        "object_scale": (0.3, 0.9),
+        "object_scale_prob": 0.5,
+        "aspect": 1.2,
+    }
     runs = []
     for num_workers, cache_mb in ((0, 0), (0, 4), (2, 4)):
         loader = module(root, num_workers=num_workers, cache_mb=cache_mb, **options).train_dataloader()
@@ -199,10 +234,24 @@ class Recorder(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def run(data: ClickSimulatorDataModule, folder: Path, *, max_steps: int = -1, ckpt: str | None = None) -> Recorder:
+def run(
+    data: ClickSimulatorDataModule, folder: Path, *, max_steps: int = -1, ckpt: str | None = None
+) -> Recorder:
     saver = ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=0, save_last=True)
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "use_distributed_sampler": False}
-    trainer = Trainer(max_epochs=3, max_steps=max_steps, callbacks=[saver], accelerator="cpu", num_sanity_val_steps=0, **quiet)  # type: ignore[arg-type]
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+    }
+    trainer = Trainer(
+        max_epochs=3,
+        max_steps=max_steps,
+        callbacks=[saver],
+        accelerator="cpu",
+        num_sanity_val_steps=0,
+        **quiet,
+    )  # type: ignore[arg-type]
     model = Recorder()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -226,13 +275,17 @@ def test_an_unreadable_picture_is_skipped_named_once_and_counted(tmp_path: Path)
     bad.write_bytes(bad.read_bytes()[:2000])  # its header is whole: only decoding finds it out
     data = module(tmp_path, holdout=0.0, batch_size=3)
     loader = data.train_dataloader()
-    with pytest.warns(UserWarning, match=r"images/3\.jpg cannot be decoded and is skipped; `dct-seg data check DIR`") as caught:
+    with pytest.warns(
+        UserWarning, match=r"images/3\.jpg cannot be decoded and is skipped; `dct-seg data check DIR`"
+    ) as caught:
         names = [name for _ in range(4) for batch in loader for name in batch["name"]]
     assert len([warning for warning in caught if "3.jpg" in str(warning.message)]) == 1
     assert len(names) == 24
     assert not any("images/3.jpg" in name for name in names)
     assert {name.split("/", 1)[1]: count for name, count in data.skipped.items()} == {"images/3.jpg": 4}
-    with pytest.warns(UserWarning, match=r"1 photographs could not be decoded and were skipped 4 times: .*/images/3\.jpg"):
+    with pytest.warns(
+        UserWarning, match=r"1 photographs could not be decoded and were skipped 4 times: .*/images/3\.jpg"
+    ):
         data.teardown("fit")
 
 
@@ -247,7 +300,11 @@ def test_an_unreadable_held_out_picture_is_left_out_at_the_start(tmp_path: Path)
 
 
 def test_weights_set_the_share_of_each_folder(tmp_path: Path) -> None:
-    root = {str(make_folder(tmp_path / "a", 20)): 3.0, str(make_folder(tmp_path / "b", 5)): 1.0, str(tmp_path / "c"): 0.0}
+    root = {
+        str(make_folder(tmp_path / "a", 20)): 3.0,
+        str(make_folder(tmp_path / "b", 5)): 1.0,
+        str(tmp_path / "c"): 0.0,
+    }
     data = module(root, samples_per_epoch=400, batch_size=4)
     loader = data.train_dataloader()
     assert len(loader) == 100
@@ -292,13 +349,18 @@ def test_any_callable_may_be_the_transform(tmp_path: Path) -> None:
     assert next(iter(module(root, transform=keep).train_dataloader()))["image"].shape[2:] == (60, 80)
     assert seen == {0, 1, 255}
     own = albumentations.Compose([albumentations.RandomCrop(40, 48), albumentations.VerticalFlip(p=0.5)])
-    runs = [[fingerprint(batch) for batch in module(root, transform=own).train_dataloader()] for _ in range(2)]
+    runs = [
+        [fingerprint(batch) for batch in module(root, transform=own).train_dataloader()] for _ in range(2)
+    ]
     assert runs[0] == runs[1]
 
 
 def test_a_transform_that_loses_every_object_is_told(tmp_path: Path) -> None:
     data = module(make_folder(tmp_path), transform=lambda *, image, mask: {"image": image, "mask": mask * 0})
-    with pytest.raises(ValueError, match=r"30 samples in a row had no usable object .* does the transform cut the objects off"):
+    with pytest.raises(
+        ValueError,
+        match=r"30 samples in a row had no usable object .* does the transform cut the objects off",
+    ):
         next(iter(data.train_dataloader()))
 
 

@@ -55,14 +55,19 @@ def make_folder(root: Path) -> Path:
 def make_grabcut(root: Path) -> Path:
     for name in ("cross.jpg", "llama.bmp"):
         picture(root / "data_GT" / name)
-        save_mask(root / "boundary_GT" / f"{Path(name).stem}.bmp", mask_of(v128=(0, 0, 4, 4), v255=(1, 1, 3, 3)))
+        save_mask(
+            root / "boundary_GT" / f"{Path(name).stem}.bmp", mask_of(v128=(0, 0, 4, 4), v255=(1, 1, 3, 3))
+        )
     return root
 
 
 def make_berkeley(root: Path) -> Path:
     picture(root / "images" / "1.jpg")
     picture(root / "images" / "2.jpg")
-    save_mask(root / "masks" / "1.png", np.repeat(mask_of(v129=(0, 0, 2, 2), v128=(3, 3, 5, 5))[:, :, None], 3, axis=2))
+    save_mask(
+        root / "masks" / "1.png",
+        np.repeat(mask_of(v129=(0, 0, 2, 2), v128=(3, 3, 5, 5))[:, :, None], 3, axis=2),
+    )
     save_mask(root / "masks" / "2#001.png", mask_of(v255=(0, 0, 2, 3)))
     save_mask(root / "masks" / "2#002.png", mask_of(v255=(3, 0, 5, 2)))
     return root
@@ -75,10 +80,15 @@ def make_davis(root: Path) -> Path:
 
 
 def make_sbd(root: Path) -> Path:
-    for name, labels in (("2008_000001", mask_of(v1=(0, 0, 2, 2), v2=(3, 3, 6, 6))), ("2008_000002", mask_of(v1=(0, 0, 3, 3)))):
+    for name, labels in (
+        ("2008_000001", mask_of(v1=(0, 0, 2, 2), v2=(3, 3, 6, 6))),
+        ("2008_000002", mask_of(v1=(0, 0, 3, 3))),
+    ):
         picture(root / "img" / f"{name}.jpg")
         (root / "inst").mkdir(exist_ok=True)
-        savemat(root / "inst" / f"{name}.mat", {"GTinst": {"Segmentation": labels, "Categories": np.array([1])}})
+        savemat(
+            root / "inst" / f"{name}.mat", {"GTinst": {"Segmentation": labels, "Categories": np.array([1])}}
+        )
     (root / "train.txt").write_text("2008_000001\n")
     (root / "val.txt").write_text("2008_000001\n2008_000002\n")
     return root
@@ -86,7 +96,11 @@ def make_sbd(root: Path) -> Path:
 
 def make_voc(root: Path) -> Path:
     picture(root / "JPEGImages" / "x.jpg")
-    save_mask(root / "SegmentationObject" / "x.png", mask_of(v1=(0, 0, 2, 2), v2=(3, 3, 6, 6), v255=(2, 0, 3, 8)), palette=True)
+    save_mask(
+        root / "SegmentationObject" / "x.png",
+        mask_of(v1=(0, 0, 2, 2), v2=(3, 3, 6, 6), v255=(2, 0, 3, 8)),
+        palette=True,
+    )
     lists = root / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True)
     (lists / "train.txt").write_text("x\n")
@@ -95,14 +109,26 @@ def make_voc(root: Path) -> Path:
 
 def make_coco(root: Path) -> Path:
     picture(root / "val2017" / "000000000009.jpg")
-    square = {"size": [HEIGHT, WIDTH], "counts": [0, 2, 4, 2, 40]}  # columns first: two rows of the first two columns
+    square = {
+        "size": [HEIGHT, WIDTH],
+        "counts": [0, 2, 4, 2, 40],
+    }  # columns first: two rows of the first two columns
     annotations = [
         {"id": 70, "image_id": 9, "area": 6, "segmentation": [[1, 1, 4, 1, 4, 3, 1, 3]]},
         {"id": 71, "image_id": 9, "area": 4, "segmentation": square},
         {"id": 69, "image_id": 9, "area": 6, "segmentation": [[1, 1, 4, 1]]},  # a line: no object
-        {"id": 72, "image_id": 9, "area": 6, "iscrowd": 1, "segmentation": {"size": [HEIGHT, WIDTH], "counts": [36, 12]}},
+        {
+            "id": 72,
+            "image_id": 9,
+            "area": 6,
+            "iscrowd": 1,
+            "segmentation": {"size": [HEIGHT, WIDTH], "counts": [36, 12]},
+        },
     ]
-    content = {"images": [{"id": 9, "file_name": "000000000009.jpg", "height": HEIGHT, "width": WIDTH}], "annotations": annotations}
+    content = {
+        "images": [{"id": 9, "file_name": "000000000009.jpg", "height": HEIGHT, "width": WIDTH}],
+        "annotations": annotations,
+    }
     (root / "annotations").mkdir()
     (root / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
     return root
@@ -112,7 +138,10 @@ MAKERS: dict[str, tuple[Callable[[Path], Path], list[tuple[str, int, int]]]] = {
     # the set's maker, and for each sample its name, the pixels of its object and of its ignored region
     "Folder": (make_folder, [("images/a.jpg#1", 4, 1), ("images/a.jpg#2", 8, 1), ("images/b c.png", 6, 0)]),
     "GrabCut": (make_grabcut, [("data_GT/cross.jpg", 4, 12), ("data_GT/llama.bmp", 4, 12)]),
-    "Berkeley": (make_berkeley, [("images/1.jpg", 4, 0), ("images/2.jpg#001", 6, 0), ("images/2.jpg#002", 4, 0)]),
+    "Berkeley": (
+        make_berkeley,
+        [("images/1.jpg", 4, 0), ("images/2.jpg#001", 6, 0), ("images/2.jpg#002", 4, 0)],
+    ),
     "DAVIS": (make_davis, [("img/bear_00.jpg", 8, 0)]),
     "COCO_MVal": (make_davis, [("img/bear_00.jpg", 8, 0)]),
     "SBD": (make_sbd, [("img/2008_000001.jpg#1", 4, 0), ("img/2008_000001.jpg#2", 9, 0)]),
@@ -168,7 +197,11 @@ def test_a_missing_folder_is_told_with_the_layout_that_is_wanted(kind: str, tmp_
 
 def test_the_objects_of_one_photograph_share_its_name(tmp_path: Path) -> None:
     berkeley = open_dataset("Berkeley", make_berkeley(tmp_path))
-    assert [berkeley.image_name(index) for index in range(3)] == ["images/1.jpg", "images/2.jpg", "images/2.jpg"]
+    assert [berkeley.image_name(index) for index in range(3)] == [
+        "images/1.jpg",
+        "images/2.jpg",
+        "images/2.jpg",
+    ]
 
 
 def test_sbd_and_voc_follow_the_split(tmp_path: Path) -> None:
@@ -184,7 +217,9 @@ def test_coco_objects_that_overlap_are_whole_each(tmp_path: Path) -> None:
     assert (first & second).sum() == 1
 
 
-def test_coco_without_pycocotools_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coco_without_pycocotools_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'dct-seg\[coco\]'"):
         open_dataset("COCO", make_coco(tmp_path))
@@ -193,7 +228,9 @@ def test_coco_without_pycocotools_says_what_to_install(tmp_path: Path, monkeypat
 def test_coco_with_two_json_files_asks_which(tmp_path: Path) -> None:
     make_coco(tmp_path)
     (tmp_path / "more.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"2 JSON files; choose one by the option annotations: annotations/.*, more\.json"):
+    with pytest.raises(
+        ValueError, match=r"2 JSON files; choose one by the option annotations: annotations/.*, more\.json"
+    ):
         open_dataset("COCO", tmp_path)
     with pytest.raises(ValueError, match=r"more\.json is no COCO file .*'images' and 'annotations'"):
         open_dataset("COCO", tmp_path, annotations="more.json")
@@ -201,7 +238,10 @@ def test_coco_with_two_json_files_asks_which(tmp_path: Path) -> None:
 
 def test_small_objects_are_no_samples_and_none_left_is_an_error(tmp_path: Path) -> None:
     make_folder(tmp_path)
-    assert [open_dataset("Folder", tmp_path, min_object_size=6).name(index) for index in range(2)] == ["images/a.jpg#2", "images/b c.png"]
+    assert [open_dataset("Folder", tmp_path, min_object_size=6).name(index) for index in range(2)] == [
+        "images/a.jpg#2",
+        "images/b c.png",
+    ]
     with pytest.raises(ValueError, match="none of 2 masks holds an object of at least 9 pixels"):
         open_dataset("Folder", tmp_path, min_object_size=9)
 
@@ -209,14 +249,19 @@ def test_small_objects_are_no_samples_and_none_left_is_an_error(tmp_path: Path) 
 def test_empty_masks_alone_are_an_error(tmp_path: Path) -> None:
     picture(tmp_path / "images" / "a.jpg")
     save_mask(tmp_path / "masks" / "a.png", mask_of())
-    with pytest.raises(ValueError, match=r"none of 1 masks holds an object; a mask has 0 for background and 1\.\.254"):
+    with pytest.raises(
+        ValueError, match=r"none of 1 masks holds an object; a mask has 0 for background and 1\.\.254"
+    ):
         open_dataset("Folder", tmp_path)
 
 
 def test_a_size_mismatch_stops_at_the_start_with_both_sizes(tmp_path: Path) -> None:
     make_folder(tmp_path)
     picture(tmp_path / "images" / "a.jpg", (WIDTH, HEIGHT))
-    with pytest.raises(ValueError, match=r"images/a\.jpg is 6x8 but masks/a\.png is 8x6; is one of them rotated by EXIF\? `dct-seg data"):
+    with pytest.raises(
+        ValueError,
+        match=r"images/a\.jpg is 6x8 but masks/a\.png is 8x6; is one of them rotated by EXIF\? `dct-seg data",
+    ):
         open_dataset("Folder", tmp_path)
 
 
@@ -244,7 +289,9 @@ def test_two_pictures_of_one_stem_are_an_error(tmp_path: Path) -> None:
 
 def test_a_folder_of_folders_names_those_that_would_do(tmp_path: Path) -> None:
     make_folder(tmp_path / "cats")
-    with pytest.raises(FileNotFoundError, match=r"has no images and no masks; .* these folders in it have that: cats"):
+    with pytest.raises(
+        FileNotFoundError, match=r"has no images and no masks; .* these folders in it have that: cats"
+    ):
         open_dataset("Folder", tmp_path)
 
 
@@ -255,7 +302,9 @@ def test_an_unknown_name_reads_a_folder_and_else_gets_the_nearest(tmp_path: Path
 
 
 def test_an_unknown_option_and_a_missing_root_are_told(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"the data set Folder was given splt: .*unexpected keyword argument 'splt'"):
+    with pytest.raises(
+        ValueError, match=r"the data set Folder was given splt: .*unexpected keyword argument 'splt'"
+    ):
         open_dataset("Folder", make_folder(tmp_path), splt="val")
     with pytest.raises(ValueError, match="the data set GrabCut needs a folder: data_GT"):
         open_dataset("GrabCut")
@@ -265,7 +314,10 @@ def test_an_unknown_option_and_a_missing_root_are_told(tmp_path: Path) -> None:
     ("labels", "message"),
     [
         (np.full((6, 8), 300, dtype=np.uint16), r"holds the value 300; a mask holds 0, 1\.\.254"),
-        (np.arange(144, dtype=np.uint8).reshape(6, 8, 3), r"is a coloured picture \(RGB\); save the mask as an indexed or gray PNG"),
+        (
+            np.arange(144, dtype=np.uint8).reshape(6, 8, 3),
+            r"is a coloured picture \(RGB\); save the mask as an indexed or gray PNG",
+        ),
     ],
 )
 def test_a_mask_that_holds_no_labels_is_an_error(labels: np.ndarray, message: str, tmp_path: Path) -> None:
@@ -278,7 +330,9 @@ def test_a_mask_that_holds_no_labels_is_an_error(labels: np.ndarray, message: st
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA", "P", "I;16"])
 def test_a_mask_has_its_labels_in_every_mode(mode: str, tmp_path: Path) -> None:
     labels = mask_of(v255=(1, 1, 3, 4))
-    image = Image.fromarray(labels.astype(np.uint16)) if mode == "I;16" else Image.fromarray(labels).convert(mode)
+    image = (
+        Image.fromarray(labels.astype(np.uint16)) if mode == "I;16" else Image.fromarray(labels).convert(mode)
+    )
     image.save(tmp_path / "m.png")
     values = read_values(tmp_path / "m.png")
     assert values.max() > 0

@@ -15,9 +15,19 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {  # the rows of Table 1, and everyt
     "baseline": {"click_encoder": "Euclidean", "feature_dct": False, "auto_drag": False},
     "spatial_dct": {"feature_dct": False, "auto_drag": False},
     "full": {},
-    "everything": {"previous_mask": True, "normalize_features": True, "rejection": "printed", "join_norm": False},
+    "everything": {
+        "previous_mask": True,
+        "normalize_features": True,
+        "rejection": "printed",
+        "join_norm": False,
+    },
     "late": {"prompt_fusion": "late", "previous_mask": True},
-    "late_baseline": {"prompt_fusion": "late", "click_encoder": "Euclidean", "feature_dct": False, "auto_drag": False},
+    "late_baseline": {
+        "prompt_fusion": "late",
+        "click_encoder": "Euclidean",
+        "feature_dct": False,
+        "auto_drag": False,
+    },
 }
 BACKBONES = ["resnet18", "tf_efficientnet_lite0", "convnext_atto", "vit_tiny_patch16_224"]
 
@@ -46,7 +56,10 @@ def test_auto_drag_serves_only_encoders_that_read_the_radius() -> None:
 def test_any_input_size_works(fusion: str, name: str, size: tuple[int, int]) -> None:
     net = tiny_net(backbone=name, prompt_fusion=fusion, previous_mask=True)
     with torch.inference_mode():
-        logits = net(image(1, *size), ClickBatch.from_clicks([[Click(0, 0), Click(size[0] - 1, size[1] - 1, positive=False)]]))
+        logits = net(
+            image(1, *size),
+            ClickBatch.from_clicks([[Click(0, 0), Click(size[0] - 1, size[1] - 1, positive=False)]]),
+        )
     assert logits.shape == (1, 1, *size)
     assert logits.isfinite().all()
 
@@ -55,7 +68,9 @@ def test_any_input_size_works(fusion: str, name: str, size: tuple[int, int]) -> 
 def test_padding_below_and_right_is_nobody_s_business(fusion: str) -> None:
     net = tiny_net(prompt_fusion=fusion, previous_mask=True)
     small, clicks, previous = image(2, 33, 47), some_clicks(), torch.rand(2, 1, 33, 47)
-    padded, padded_previous = (nn.functional.pad(t, (0, 17, 0, 31), mode="replicate") for t in (small, previous))
+    padded, padded_previous = (
+        nn.functional.pad(t, (0, 17, 0, 31), mode="replicate") for t in (small, previous)
+    )
     maps = net.click_encoder(clicks, (33, 47))
     inside = net(small, clicks, previous)
     assert inside.shape == (2, 1, 33, 47)
@@ -116,7 +131,9 @@ def test_previous_mask_matters_only_where_it_is_switched_on() -> None:
     previous = torch.rand(2, 1, 32, 32)
     with_mask, without = tiny_net(previous_mask=True), tiny_net()
     assert not torch.equal(with_mask(image(), some_clicks(), previous), with_mask(image(), some_clicks()))
-    assert torch.equal(with_mask(image(), some_clicks(), torch.zeros_like(previous)), with_mask(image(), some_clicks()))
+    assert torch.equal(
+        with_mask(image(), some_clicks(), torch.zeros_like(previous)), with_mask(image(), some_clicks())
+    )
     assert torch.equal(without(image(), some_clicks(), previous), without(image(), some_clicks()))
 
 
@@ -124,11 +141,15 @@ def test_previous_mask_matters_only_where_it_is_switched_on() -> None:
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_parameter_has_a_finite_gradient_at_each_click(fusion: str, name: str) -> None:
     """Under DDP a parameter outside the loss hangs or raises."""
-    net = DCTNet(DCTNetConfig(**{**TINY, "backbone": name, "prompt_fusion": fusion}))  # fresh: what starts at zero is at zero
+    net = DCTNet(
+        DCTNetConfig(**{**TINY, "backbone": name, "prompt_fusion": fusion})
+    )  # fresh: what starts at zero is at zero
     clicks = some_clicks(radius=None)
     features = net.encode_image(image())
     log_radii = net.log_radii(features, clicks, None, (32, 32))
-    loss = net(image(), clicks.with_radii(log_radii.detach().exp())).square().mean() + log_radii.square().mean()
+    loss = (
+        net(image(), clicks.with_radii(log_radii.detach().exp())).square().mean() + log_radii.square().mean()
+    )
     loss.backward()
     assert [key for key, p in net.named_parameters() if p.grad is None] == []
     assert [key for key, p in net.named_parameters() if not p.grad.isfinite().all()] == []  # type: ignore[union-attr]
@@ -219,21 +240,35 @@ def test_click_without_a_radius_and_without_the_head_is_refused() -> None:
 def test_image_s_features_can_be_computed_once() -> None:
     net, bare = tiny_net(), some_clicks(radius=None)
     features = net.encode_image(image())
-    assert torch.equal(net.fill_radii(image(), bare, None, features).radii.nan_to_num(), net.fill_radii(image(), bare).radii.nan_to_num())
+    assert torch.equal(
+        net.fill_radii(image(), bare, None, features).radii.nan_to_num(),
+        net.fill_radii(image(), bare).radii.nan_to_num(),
+    )
 
 
 def test_early_fusion_is_the_default_and_has_no_parameter_of_late_fusion() -> None:
     net = tiny_net()
     assert not net.is_late
-    assert {name for name, _ in net.named_children()} == {"click_encoder", "backbone", "decoder", "feature_dct", "auto_drag"}
+    assert {name for name, _ in net.named_children()} == {
+        "click_encoder",
+        "backbone",
+        "decoder",
+        "feature_dct",
+        "auto_drag",
+    }
 
 
-def test_late_fusion_shows_the_backbone_the_image_alone_and_asks_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_late_fusion_shows_the_backbone_the_image_alone_and_asks_it_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     net, previous = tiny_net(prompt_fusion="late", previous_mask=True), torch.rand(2, 1, 32, 32)
     wanted = [net(image(), some_clicks()), net(image(), some_clicks(radius=None), previous)]
     features = net.encode_image(image())
     monkeypatch.setattr(net.backbone, "forward", None)  # whoever calls it now fails
-    given = [net(image(), some_clicks(), None, features), net(image(), some_clicks(radius=None), previous, features)]
+    given = [
+        net(image(), some_clicks(), None, features),
+        net(image(), some_clicks(radius=None), previous, features),
+    ]
     for one, other in zip(given, wanted, strict=True):
         assert torch.equal(one, other)
 
@@ -241,7 +276,9 @@ def test_late_fusion_shows_the_backbone_the_image_alone_and_asks_it_once(monkeyp
 def test_late_fusion_hears_clicks_and_mask_through_its_branch_and_clicks_through_feature_dct() -> None:
     without_dct = tiny_net(prompt_fusion="late", previous_mask=True, feature_dct=False)
     assert not torch.equal(without_dct(image(), some_clicks()), without_dct(image(), some_clicks().undo()))
-    assert not torch.equal(without_dct(image(), some_clicks(), torch.rand(2, 1, 32, 32)), without_dct(image(), some_clicks()))
+    assert not torch.equal(
+        without_dct(image(), some_clicks(), torch.rand(2, 1, 32, 32)), without_dct(image(), some_clicks())
+    )
     deaf = tiny_net(prompt_fusion="late")
     nn.init.zeros_(deaf.prompt_branch.stem.weight)
     assert not torch.equal(deaf(image(), some_clicks()), deaf(image(), some_clicks().undo()))
@@ -252,7 +289,10 @@ def test_late_fusion_hears_clicks_and_mask_through_its_branch_and_clicks_through
 def test_gradient_of_late_fusion_reaches_the_backbone_through_a_shared_encoding() -> None:
     net = tiny_net(prompt_fusion="late").train()
     features = net.encode_image(image())
-    (net(image(), some_clicks(), None, features).mean() + net(image(), some_clicks().undo(), None, features).mean()).backward()
+    (
+        net(image(), some_clicks(), None, features).mean()
+        + net(image(), some_clicks().undo(), None, features).mean()
+    ).backward()
     shared = {name: p.grad.clone() for name, p in net.backbone.named_parameters() if p.grad is not None}
     net.zero_grad()
     (net(image(), some_clicks()).mean() + net(image(), some_clicks().undo()).mean()).backward()
@@ -281,17 +321,34 @@ def test_bfloat16_and_channels_last_are_close_to_float32() -> None:
     [
         ((3, 32, 32), 1, None, r"an image batch is \(B, 3, H, W\), got \(3, 32, 32\)"),
         ((1, 1, 32, 32), 1, None, r"an image batch is \(B, 3, H, W\), got \(1, 1, 32, 32\)"),
-        ((2, 3, 32, 32), 1, None, "2 images need as many lists of clicks, got 1; ClickBatch.empty fills in for none"),
-        ((1, 3, 32, 32), 1, (1, 1, 16, 32), r"the previous mask of images \(1, 3, 32, 32\) is \(B, 1, H, W\), got \(1, 1, 16, 32\)"),
+        (
+            (2, 3, 32, 32),
+            1,
+            None,
+            "2 images need as many lists of clicks, got 1; ClickBatch.empty fills in for none",
+        ),
+        (
+            (1, 3, 32, 32),
+            1,
+            (1, 1, 16, 32),
+            r"the previous mask of images \(1, 3, 32, 32\) is \(B, 1, H, W\), got \(1, 1, 16, 32\)",
+        ),
     ],
 )
-def test_shapes_that_do_not_agree_are_refused(shape: tuple[int, ...], clicks: int, previous: tuple[int, ...] | None, message: str) -> None:
+def test_shapes_that_do_not_agree_are_refused(
+    shape: tuple[int, ...], clicks: int, previous: tuple[int, ...] | None, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
-        tiny_net()(torch.rand(shape), ClickBatch.empty(clicks), None if previous is None else torch.zeros(previous))
+        tiny_net()(
+            torch.rand(shape), ClickBatch.empty(clicks), None if previous is None else torch.zeros(previous)
+        )
 
 
 def test_unknown_key_of_a_configuration_is_named() -> None:
-    with pytest.raises(ValueError, match=r"the model's configuration has unknown keys \['bakbone'\]; was it saved by a newer dct-seg\?"):
+    with pytest.raises(
+        ValueError,
+        match=r"the model's configuration has unknown keys \['bakbone'\]; was it saved by a newer dct-seg\?",
+    ):
         DCTNetConfig.from_dict({"bakbone": "resnet18"})
 
 
@@ -302,7 +359,11 @@ def test_unknown_click_encoder_is_refused() -> None:
 
 def test_defaults_are_the_paper_s() -> None:
     config = DCTNetConfig()
-    assert (config.backbone, config.backbone_weights, config.click_encoder) == ("resnet50", "imagenet", "SpatialDCT")
+    assert (config.backbone, config.backbone_weights, config.click_encoder) == (
+        "resnet50",
+        "imagenet",
+        "SpatialDCT",
+    )
     assert config.feature_dct
     assert config.auto_drag
     assert not config.previous_mask

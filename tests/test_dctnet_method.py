@@ -16,11 +16,15 @@ from dct_seg.methods.views import View, first_view, next_view, object_view, whol
 
 NET = tiny_net(previous_mask=True)
 LATE = tiny_net(previous_mask=True, prompt_fusion="late")
-torch.nn.init.constant_(LATE.decoder.predict.bias, 0.3)  # about half of the pixels are object, so that it zooms
+torch.nn.init.constant_(
+    LATE.decoder.predict.bias, 0.3
+)  # about half of the pixels are object, so that it zooms
 IMAGE = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
 
 
-def blob(top: int, left: int, bottom: int, right: int, shape: tuple[int, int] = (100, 200)) -> NDArray[np.float32]:
+def blob(
+    top: int, left: int, bottom: int, right: int, shape: tuple[int, int] = (100, 200)
+) -> NDArray[np.float32]:
     probs = np.zeros(shape, np.float32)
     probs[top:bottom, left:right] = 0.9
     return probs
@@ -33,9 +37,16 @@ def test_large_image_is_shrunk_to_the_longer_side_and_a_small_one_left() -> None
 
 
 def test_view_s_clicks_point_at_the_same_spot_as_its_pixels() -> None:
-    """Each pixel of a picture knows its place; what lies under a click must say so after cropping and resizing."""
+    """Each pixel of a picture knows its place.
+
+    What lies under a click must say so after cropping and resizing.
+    """
     rows, cols = np.mgrid[:100, :200].astype(np.float32)
-    for view in (View(10, 40, 60, 120, (30, 60)), View(10, 40, 40, 80, (80, 160)), whole_view((100, 200), 150)):
+    for view in (
+        View(10, 40, 60, 120, (30, 60)),
+        View(10, 40, 40, 80, (80, 160)),
+        whole_view((100, 200), 150),
+    ):
         seen = view.crop(np.dstack([rows, cols]))
         assert seen.shape[:2] == view.size
         for click in (Click(31.5, 77.25), Click(44, 100)):
@@ -67,7 +78,11 @@ def test_small_object_is_enlarged_four_times_and_no_more() -> None:
 
 
 def test_region_holds_every_click_and_the_circles_of_the_positive_ones() -> None:
-    clicks = [Click(50, 80, radius=5.0), Click(20, 30, radius=8.0), Click(90, 190, positive=False, radius=50.0)]
+    clicks = [
+        Click(50, 80, radius=5.0),
+        Click(20, 30, radius=8.0),
+        Click(90, 190, positive=False, radius=50.0),
+    ]
     view = object_view(blob(40, 60, 60, 100), clicks, 384, margin=1.0)
     assert view is not None
     assert (view.top, view.left, view.top + view.height, view.left + view.width) == (12, 22, 91, 191)
@@ -80,7 +95,11 @@ def test_region_lies_in_the_image_and_clicks_lie_in_what_the_network_sees(seed: 
     clicks = [
         Click(float(r), float(c), bool(p), float(d))
         for r, c, p, d in zip(
-            rng.uniform(-0.5, 99.4, 4), rng.uniform(-0.5, 199.4, 4), rng.random(4) < 0.5, rng.uniform(0, 80, 4), strict=True
+            rng.uniform(-0.5, 99.4, 4),
+            rng.uniform(-0.5, 199.4, 4),
+            rng.random(4) < 0.5,
+            rng.uniform(0, 80, 4),
+            strict=True,
         )
     ]
     view = object_view(blob(top, left, bottom, right), clicks, 64, margin=1.4)
@@ -117,13 +136,17 @@ def test_small_image_is_given_to_the_network_as_it_is() -> None:
     tensor = torch.from_numpy(IMAGE).permute(2, 0, 1)[None] / 255
     with torch.inference_mode():
         wanted = NET(tensor, ClickBatch.from_clicks([clicks])).sigmoid()[0, 0].numpy()
-    np.testing.assert_allclose(method(first_reach=0, look_again=False).predict(IMAGE, clicks, None), wanted, atol=1e-5)
+    np.testing.assert_allclose(
+        method(first_reach=0, look_again=False).predict(IMAGE, clicks, None), wanted, atol=1e-5
+    )
 
 
 def test_previous_mask_is_given_to_the_network() -> None:
     clicks = [Click(10, 20, radius=5.0)]
     one = method(zoom_in=False)
-    assert not np.array_equal(one.predict(IMAGE, clicks, None), one.predict(IMAGE, clicks, np.ones((60, 90), np.float32)))
+    assert not np.array_equal(
+        one.predict(IMAGE, clicks, None), one.predict(IMAGE, clicks, np.ones((60, 90), np.float32))
+    )
 
 
 def test_from_the_second_click_on_the_object_s_region_alone_is_predicted() -> None:
@@ -139,7 +162,9 @@ def test_from_the_second_click_on_the_object_s_region_alone_is_predicted() -> No
     tensor = torch.from_numpy(view.crop(IMAGE)).permute(2, 0, 1)[None] / 255
     with torch.inference_mode():
         seen = NET(tensor, view.clicks(clicks), torch.from_numpy(view.crop(previous))[None, None]).sigmoid()
-    np.testing.assert_allclose(probs[inside], cv2.resize(seen[0, 0].numpy(), (view.width, view.height)).ravel(), atol=1e-5)
+    np.testing.assert_allclose(
+        probs[inside], cv2.resize(seen[0, 0].numpy(), (view.width, view.height)).ravel(), atol=1e-5
+    )
 
 
 def test_first_click_of_a_large_drag_and_zoom_switched_off_see_the_whole_image() -> None:
@@ -151,17 +176,26 @@ def test_first_click_of_a_large_drag_and_zoom_switched_off_see_the_whole_image()
     assert (method().predict(IMAGE, [Click(25, 40, radius=12.0)], None) > 0).all()
 
 
-@pytest.mark.parametrize("previous", [None, np.zeros((60, 90), np.float32), np.full((60, 90), 0.4, np.float32)])
-def test_clicks_of_small_drags_are_looked_at_closely_until_there_is_a_mask(previous: NDArray[np.float32] | None) -> None:
-    probs = method(zoom_size=80).predict(IMAGE, [Click(25, 40, radius=2.0), Click(28, 42, radius=1.0)], previous)
+@pytest.mark.parametrize(
+    "previous", [None, np.zeros((60, 90), np.float32), np.full((60, 90), 0.4, np.float32)]
+)
+def test_clicks_of_small_drags_are_looked_at_closely_until_there_is_a_mask(
+    previous: NDArray[np.float32] | None,
+) -> None:
+    probs = method(zoom_size=80).predict(
+        IMAGE, [Click(25, 40, radius=2.0), Click(28, 42, radius=1.0)], previous
+    )
     inside = np.zeros((60, 90), bool)
-    inside[9:42, 24:57] = True  # 25 - 8 * 2, 25 + 8 * 2 + 1; 40 likewise; the second click's reach ends within
+    inside[9:42, 24:57] = (
+        True  # 25 - 8 * 2, 25 + 8 * 2 + 1; 40 likewise; the second click's reach ends within
+    )
     assert (probs[inside] > 0).all()
     assert (probs[~inside] == 0).all()
 
 
 @pytest.mark.parametrize(
-    ("options", "share", "looks"), [({}, 1.0, 2), ({"look_again": False}, 1.0, 1), ({"zoom_in": False}, 1.0, 1), ({}, 0.5, 1)]
+    ("options", "share", "looks"),
+    [({}, 1.0, 2), ({"look_again": False}, 1.0, 1), ({"zoom_in": False}, 1.0, 1), ({}, 0.5, 1)],
 )
 def test_an_object_just_found_is_looked_at_again_in_its_own_region(
     monkeypatch: pytest.MonkeyPatch, options: dict[str, bool], share: float, looks: int
@@ -192,7 +226,9 @@ def test_first_look_is_as_wide_as_the_positive_clicks_reach() -> None:
     assert first_view((100, 200), far, whole, 90, reach=0) == whole
 
 
-@pytest.mark.parametrize("clicks", [[Click(50, 80)], [Click(50, 80, positive=False, radius=2.0)], [Click(50, 80, radius=12.0)]])
+@pytest.mark.parametrize(
+    "clicks", [[Click(50, 80)], [Click(50, 80, positive=False, radius=2.0)], [Click(50, 80, radius=12.0)]]
+)
 def test_first_look_is_at_the_whole_image_where_no_radius_says_better(clicks: list[Click]) -> None:
     whole = whole_view((100, 200), 200)
     assert first_view((100, 200), clicks, whole, 200, reach=8) == whole
@@ -206,7 +242,9 @@ def test_radius_of_the_auto_drag_head_is_in_pixels_of_the_image() -> None:
     shrunk = method(first_size=45)  # half of 90
     view = whole_view((60, 90), 45)
     with torch.inference_mode():
-        tensor = (torch.from_numpy(view.crop(IMAGE)).permute(2, 0, 1)[None] / 255).contiguous(memory_format=torch.channels_last)
+        tensor = (torch.from_numpy(view.crop(IMAGE)).permute(2, 0, 1)[None] / 255).contiguous(
+            memory_format=torch.channels_last
+        )
         seen = shrunk.net.fill_radii(tensor, view.clicks([Click(30, 40)])).radii.item()
     (click,) = shrunk.fill_radii([Click(30, 40)], None)
     assert click.radius == pytest.approx(2 * seen, rel=1e-4)
@@ -250,7 +288,9 @@ def test_bfloat16_is_close_to_float32() -> None:
     clicks = [Click(10, 20, radius=5.0)]
     half, full = method(precision="bfloat16"), method()
     assert half.options["precision"] == "bfloat16"
-    np.testing.assert_allclose(half.predict(IMAGE, clicks, None), full.predict(IMAGE, clicks, None), atol=0.05)
+    np.testing.assert_allclose(
+        half.predict(IMAGE, clicks, None), full.predict(IMAGE, clicks, None), atol=0.05
+    )
     (one,), (other,) = (m.fill_radii([Click(10, 20)], None) for m in (half, full))
     assert one.radius is not None
     assert one.radius == pytest.approx(other.radius, rel=0.1)
@@ -267,7 +307,9 @@ def test_image_of_a_few_pixels_is_no_error(shape: tuple[int, int]) -> None:
     one.reset(tiny)
     clicks = one.fill_radii([Click(0, 0)], None)
     first = one.predict(tiny, clicks, None)
-    second = one.predict(tiny, one.fill_radii([*clicks, Click(0, shape[1] - 1, positive=False)], first), first)
+    second = one.predict(
+        tiny, one.fill_radii([*clicks, Click(0, shape[1] - 1, positive=False)], first), first
+    )
     assert first.shape == second.shape == shape
     assert np.isfinite(second).all()
 
@@ -341,7 +383,10 @@ def test_answer_from_a_kept_encoding_is_that_of_a_fresh_one_to_the_bit(seed: int
     rng = np.random.default_rng(seed)
     kept, clicks, previous = late(flip=flip), [], None
     for _ in range(6):
-        clicks = [*clicks, Click(float(rng.uniform(0, 59)), float(rng.uniform(0, 89)), bool(rng.random() < 0.6), 4.0)]
+        clicks = [
+            *clicks,
+            Click(float(rng.uniform(0, 59)), float(rng.uniform(0, 89)), bool(rng.random() < 0.6), 4.0),
+        ]
         answer = kept.predict(IMAGE, clicks, previous)
         assert np.array_equal(answer, late(flip=flip).predict(IMAGE, clicks, previous))
         assert np.array_equal(answer, kept.predict(IMAGE, clicks, previous))
@@ -361,7 +406,9 @@ def count_encodings(one: DCTNetMethod, monkeypatch: pytest.MonkeyPatch) -> list[
 
 
 @pytest.mark.parametrize(("flip", "each"), [(False, 1), (True, 2)])
-def test_late_network_encodes_a_view_once_whatever_is_clicked_in_it(monkeypatch: pytest.MonkeyPatch, flip: bool, each: int) -> None:
+def test_late_network_encodes_a_view_once_whatever_is_clicked_in_it(
+    monkeypatch: pytest.MonkeyPatch, flip: bool, each: int
+) -> None:
     one = late(flip=flip)
     calls = count_encodings(one, monkeypatch)
     one.reset(IMAGE)
@@ -379,7 +426,9 @@ def test_late_network_encodes_a_view_once_whatever_is_clicked_in_it(monkeypatch:
     assert one.encode_seconds > spent
 
 
-def test_early_network_looks_afresh_at_each_click_and_encodes_for_missing_radii_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_early_network_looks_afresh_at_each_click_and_encodes_for_missing_radii_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     one = method(zoom_size=64)
     calls = count_encodings(one, monkeypatch)
     previous, clicks = blob(20, 30, 35, 50, (60, 90)), [Click(25, 40, radius=3.0), Click(30, 45, radius=2.0)]
@@ -398,5 +447,7 @@ def test_no_more_than_a_few_views_are_kept() -> None:
 
 
 def test_image_of_another_size_than_the_one_set_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"predict\(\) got an image of \(20, 90, 3\), reset\(\) was given \(60, 90\)"):
+    with pytest.raises(
+        ValueError, match=r"predict\(\) got an image of \(20, 90, 3\), reset\(\) was given \(60, 90\)"
+    ):
         method().predict(IMAGE[:20], [Click(3, 3, radius=2.0)], None)

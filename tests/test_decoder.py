@@ -9,7 +9,10 @@ from dct_seg.models.decoder import ConvNorm, PyramidPooling, UNetDecoder, adapti
 
 def test_normalised_channels_have_the_mean_and_the_deviation_asked_for() -> None:
     x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 7 + 3
-    mean, std = torch.tensor([[1.0, 2.0, -3.0], [0.0, 5.0, 1.0]]), torch.tensor([[1.0, 0.5, 2.0], [3.0, 1.0, 0.1]])
+    mean, std = (
+        torch.tensor([[1.0, 2.0, -3.0], [0.0, 5.0, 1.0]]),
+        torch.tensor([[1.0, 0.5, 2.0], [3.0, 1.0, 0.1]]),
+    )
     out = adaptive_instance_norm(x, mean, std)
     torch.testing.assert_close(out.mean((2, 3)), mean, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(out.std((2, 3), correction=0), std, atol=1e-4, rtol=1e-4)
@@ -85,8 +88,14 @@ def test_predicted_statistics_go_to_the_coarsest_blocks_and_change_the_logits() 
 
 def test_without_the_norm_where_inputs_join_the_strength_of_a_feature_in_this_image_counts() -> None:
     features = pyramid(128)
-    brighter = [features[0] + 1, *features[1:]]  # as strong everywhere: for instance norm there is no difference but at the borders
-    kept, gone = (_changed_inside(UNetDecoder([4, 6, 8, 10], width=16, join_norm=norm), features, brighter) for norm in (False, True))
+    brighter = [
+        features[0] + 1,
+        *features[1:],
+    ]  # as strong everywhere: for instance norm there is no difference but at the borders
+    kept, gone = (
+        _changed_inside(UNetDecoder([4, 6, 8, 10], width=16, join_norm=norm), features, brighter)
+        for norm in (False, True)
+    )
     assert gone < 0.2 * kept
     plain = UNetDecoder([4, 6, 8, 10], width=16, join_norm=False).blocks[-1].join
     assert [name for name, _ in plain.named_parameters()] == ["conv.weight", "conv.bias"]
@@ -103,4 +112,9 @@ def _changed_inside(decoder: UNetDecoder, before: list[Tensor], after: list[Tens
 
 def test_skips_of_any_size_are_joined() -> None:
     decoder = UNetDecoder([4, 6, 10], width=16)
-    assert decoder([torch.randn(1, 4, 9, 13), torch.randn(1, 6, 5, 7), torch.randn(1, 10, 3, 3)]).shape == (1, 1, 9, 13)
+    assert decoder([torch.randn(1, 4, 9, 13), torch.randn(1, 6, 5, 7), torch.randn(1, 10, 3, 3)]).shape == (
+        1,
+        1,
+        9,
+        13,
+    )

@@ -13,10 +13,14 @@ KINDS = list(product([nn.Conv2d, Conv2dSame], [3, 5], [1, 2]))
 SIZES = [(8, 8), (7, 10), (5, 5), (1, 1), (2, 9)]
 
 
-def depthwise(kind: type[nn.Conv2d], kernel: int, stride: int, *, channels: int = 3, dtype: torch.dtype = torch.float64) -> nn.Conv2d:
+def depthwise(
+    kind: type[nn.Conv2d], kernel: int, stride: int, *, channels: int = 3, dtype: torch.dtype = torch.float64
+) -> nn.Conv2d:
     torch.manual_seed(0)
     padding = 0 if kind is Conv2dSame else kernel // 2
-    return kind(channels, channels, kernel, stride=stride, padding=padding, groups=channels, bias=False).to(dtype)
+    return kind(channels, channels, kernel, stride=stride, padding=padding, groups=channels, bias=False).to(
+        dtype
+    )
 
 
 class ByHand(nn.Module):
@@ -28,7 +32,9 @@ class ByHand(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         (top, bottom), (left, right) = self.conv.padding(x.shape[2]), self.conv.padding(x.shape[3])
-        return self.conv.with_fast_gradient(nn.functional.pad(x, (left, right, top, bottom)), self.conv.weight)
+        return self.conv.with_fast_gradient(
+            nn.functional.pad(x, (left, right, top, bottom)), self.conv.weight
+        )
 
 
 def forward_and_gradients(module: nn.Module, weight: Tensor, x: Tensor) -> list[Tensor]:
@@ -63,7 +69,10 @@ def test_bfloat16_under_autocast_is_close_to_the_plain_convolution(kernel: int) 
     fast = DepthwiseConv2d(conv)
     x = torch.randn(2, 8, 16, 16).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
-        ours, theirs = forward_and_gradients(fast, fast.weight, x), forward_and_gradients(conv, conv.weight, x)
+        ours, theirs = (
+            forward_and_gradients(fast, fast.weight, x),
+            forward_and_gradients(conv, conv.weight, x),
+        )
     assert ours[0].dtype == torch.bfloat16
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a.float(), b.float(), atol=0.05, rtol=0.05)
@@ -78,7 +87,12 @@ def test_without_gradient_the_value_is_the_same() -> None:
 
 
 def test_replacement_keeps_the_weights_and_their_names() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), depthwise(nn.Conv2d, 3, 1, channels=4), nn.ReLU(), depthwise(Conv2dSame, 5, 2, channels=4))
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        depthwise(nn.Conv2d, 3, 1, channels=4),
+        nn.ReLU(),
+        depthwise(Conv2dSame, 5, 2, channels=4),
+    )
     before = dict(net.named_parameters())
     use_fast_depthwise(net)
     assert [type(m).__name__ for m in net] == ["Conv2d", "DepthwiseConv2d", "ReLU", "DepthwiseConv2d"]

@@ -1,4 +1,7 @@
-"""The three example packages that CONTRIBUTING points at: installed by pip, and used by their short names from the command line."""
+"""The three example packages that CONTRIBUTING points at.
+
+Installed by pip, and used by their short names from the command line.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,13 @@ CONFIG = {
         "train_clicks": [2, 2],
         "val_clicks": 2,
     },
-    "data": {"dataset": "SideBySide", "batch_size": 2, "crop_size": 32, "num_workers": 0, "min_object_size": 20},
+    "data": {
+        "dataset": "SideBySide",
+        "batch_size": 2,
+        "crop_size": 32,
+        "num_workers": 0,
+        "min_object_size": 20,
+    },
     "trainer": {"max_epochs": 1, "accelerator": "cpu", "precision": "32-true", "enable_progress_bar": False},
 }
 
@@ -38,8 +47,21 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the three packages in it, as ``pip install`` leaves them."""
     pytest.importorskip("hatchling")  # the build backend; without it pip would fetch one
     folder = tmp_path_factory.mktemp("installed")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--target", str(folder)]
-    done = subprocess.run([*pip, *(str(TESTS / name) for name in EXAMPLES)], capture_output=True, text=True, check=False)
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--no-build-isolation",
+        "--target",
+        str(folder),
+    ]
+    done = subprocess.run(
+        [*pip, *(str(TESTS / name) for name in EXAMPLES)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -54,7 +76,9 @@ def pictures(tmp_path: Path) -> Path:
         mask = np.zeros((48, 64), np.uint8)
         cv2.circle(mask, (20 + 2 * number, 24), 14, 255, -1)
         image = np.where(mask[..., None] > 0, (220, 180, 40), (40, 60, 90)) + rng.integers(0, 6, (48, 64, 3))
-        Image.fromarray(np.hstack([image, np.repeat(mask[..., None], 3, 2)]).astype(np.uint8)).save(folder / f"{number}.png")
+        Image.fromarray(np.hstack([image, np.repeat(mask[..., None], 3, 2)]).astype(np.uint8)).save(
+            folder / f"{number}.png"
+        )
     return folder
 
 
@@ -62,7 +86,9 @@ def dct_seg(installed: Path, *args: str, code: int = 0) -> str:
     """What the command prints in a process that finds the installed packages."""
     path = os.pathsep.join(filter(None, [str(installed), os.environ.get("PYTHONPATH", "")]))
     command = [sys.executable, "-m", "dct_seg.cli", *args]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path})
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path}
+    )
     assert done.returncode == code, done.stderr
     return done.stdout + done.stderr
 
@@ -75,18 +101,43 @@ def test_all_three_are_listed_by_their_short_names(installed: Path) -> None:
 
 
 def test_a_misspelt_short_name_is_answered_with_the_installed_one(installed: Path, tmp_path: Path) -> None:
-    line = dct_seg(installed, "benchmark", "--method", "samecolour", "--data", "Shapes", "--prompt", "drag", "--out", str(tmp_path), code=2)
+    line = dct_seg(
+        installed,
+        "benchmark",
+        "--method",
+        "samecolour",
+        "--data",
+        "Shapes",
+        "--prompt",
+        "drag",
+        "--out",
+        str(tmp_path),
+        code=2,
+    )
     assert "unknown method 'samecolour'; did you mean 'same_colour'?" in line
 
 
 @pytest.mark.slow
-def test_the_encoder_trains_on_the_data_set_and_is_measured_beside_the_method(installed: Path, pictures: Path, tmp_path: Path) -> None:
+def test_the_encoder_trains_on_the_data_set_and_is_measured_beside_the_method(
+    installed: Path, pictures: Path, tmp_path: Path
+) -> None:
     config = tmp_path / "ring.yaml"
     trainer = {**CONFIG["trainer"], "default_root_dir": str(tmp_path / "run")}
-    config.write_text(yaml.safe_dump({**CONFIG, "data": {**CONFIG["data"], "root": str(pictures)}, "trainer": trainer}))
+    config.write_text(
+        yaml.safe_dump({**CONFIG, "data": {**CONFIG["data"], "root": str(pictures)}, "trainer": trainer})
+    )
     assert "mIoU@1" in dct_seg(installed, "fit", "--config", str(config), "--trainer.logger", "false")
     (checkpoint,) = (tmp_path / "run").rglob("*.ckpt")
-    args = ["--checkpoint", str(checkpoint), "--data", f"SideBySide={pictures}", "--prompt", "drag", "--max-clicks", "3"]
+    args = [
+        "--checkpoint",
+        str(checkpoint),
+        "--data",
+        f"SideBySide={pictures}",
+        "--prompt",
+        "drag",
+        "--max-clicks",
+        "3",
+    ]
     table = dct_seg(
         installed,
         "benchmark",
@@ -99,5 +150,7 @@ def test_the_encoder_trains_on_the_data_set_and_is_measured_beside_the_method(in
         str(tmp_path / "b"),
     )
     assert "| SideBySide | dctnet      | 10 |" in table
-    assert "| SideBySide | same_colour | 10 | 1.00 [1.00, 1.00]" in table, table  # one colour a disk: one click
+    assert "| SideBySide | same_colour | 10 | 1.00 [1.00, 1.00]" in table, (
+        table
+    )  # one colour a disk: one click
     assert "same_colour: tolerance 30" in table

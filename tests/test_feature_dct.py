@@ -14,7 +14,10 @@ READINGS: list[Rejection] = ["true", "printed"]
 
 
 def folded(q: list[list[float]], labels: list[int], rejection: Rejection) -> list[float]:
-    """Eq. 3 as it stands, click by click; f starts as the Q of the first positive click, padding is skipped."""
+    """Eq. 3 as it stands, click by click.
+
+    F starts as the Q of the first positive click, padding is skipped.
+    """
     f = [0.0] * len(q[0])
     started = False
     for q_c, label in zip(q, labels, strict=True):
@@ -25,7 +28,10 @@ def folded(q: list[list[float]], labels: list[int], rejection: Rejection) -> lis
             length = math.sqrt(sum(b * b for b in q_c))
             if length > 0:
                 dot = sum(a * b for a, b in zip(f, q_c, strict=True))
-                f = [a - dot * b / (length if rejection == "printed" else length**2) for a, b in zip(f, q_c, strict=True)]
+                f = [
+                    a - dot * b / (length if rejection == "printed" else length**2)
+                    for a, b in zip(f, q_c, strict=True)
+                ]
     return f
 
 
@@ -35,7 +41,9 @@ def test_fold_equals_the_paper_s_recurrence(rejection: Rejection) -> None:
     q = torch.randn(20, 7, 5, generator=generator, dtype=torch.float64)
     labels = torch.randint(-1, 2, (20, 7), generator=generator)
     wanted = [folded(one, its, rejection) for one, its in zip(q.tolist(), labels.tolist(), strict=True)]
-    torch.testing.assert_close(fold_clicks(q, labels, rejection=rejection), torch.tensor(wanted, dtype=torch.float64))
+    torch.testing.assert_close(
+        fold_clicks(q, labels, rejection=rejection), torch.tensor(wanted, dtype=torch.float64)
+    )
 
 
 def test_negative_click_leaves_no_component_along_q() -> None:
@@ -71,16 +79,22 @@ def test_padding_is_skipped_wherever_it_stands() -> None:
     q = torch.randn(1, 3, 4, generator=torch.Generator().manual_seed(1))
     noise = torch.full((1, 1, 4), 1e6)
     padded = torch.cat([noise, q[:, :1], noise, q[:, 1:], noise], 1)
-    assert torch.equal(fold_clicks(padded, torch.tensor([[-1, 1, -1, 1, 0, -1]])), fold_clicks(q, torch.tensor([[1, 1, 0]])))
+    assert torch.equal(
+        fold_clicks(padded, torch.tensor([[-1, 1, -1, 1, 0, -1]])), fold_clicks(q, torch.tensor([[1, 1, 0]]))
+    )
 
 
 def test_order_of_clicks_matters() -> None:
     q = torch.tensor([[[2.0, 0.0], [0.0, 2.0], [2.0, 2.0]]])
-    assert not torch.equal(fold_clicks(q, torch.tensor([[1, 1, 0]])), fold_clicks(q.flip(1), torch.tensor([[0, 1, 1]])))
+    assert not torch.equal(
+        fold_clicks(q, torch.tensor([[1, 1, 0]])), fold_clicks(q.flip(1), torch.tensor([[0, 1, 1]]))
+    )
 
 
 @pytest.mark.parametrize("rejection", READINGS)
-def test_negative_click_on_a_feature_of_zeros_removes_nothing_and_its_gradient_is_finite(rejection: Rejection) -> None:
+def test_negative_click_on_a_feature_of_zeros_removes_nothing_and_its_gradient_is_finite(
+    rejection: Rejection,
+) -> None:
     q = torch.tensor([[[1.0, 2.0], [0.0, 0.0]]], requires_grad=True)
     f = fold_clicks(q, torch.tensor([[1, 0]]), rejection=rejection)
     assert f.tolist() == [[1.0, 2.0]]
@@ -112,13 +126,17 @@ def test_features_are_taken_bilinearly_where_the_click_lies() -> None:
     generator = torch.Generator().manual_seed(3)
     feature = torch.randn(1, 3, 4, 6, generator=generator)  # of an image of 32 x 48: a stride of 8
     coords = torch.rand(1, 40, 2, generator=generator) * torch.tensor([36.0, 52.0]) - 2  # some outside
-    wanted = [bilinear(feature[0], (row + 0.5) / 8 - 0.5, (col + 0.5) / 8 - 0.5) for row, col in coords[0].tolist()]
+    wanted = [
+        bilinear(feature[0], (row + 0.5) / 8 - 0.5, (col + 0.5) / 8 - 0.5) for row, col in coords[0].tolist()
+    ]
     torch.testing.assert_close(sample_at(feature, coords, (32, 48))[0], torch.stack(wanted))
 
 
 def test_feature_at_stride_1_is_the_pixel_under_the_click() -> None:
     feature = torch.arange(12.0).reshape(1, 1, 3, 4)
-    assert sample_at(feature, torch.tensor([[[2.0, 1.0], [0.0, 3.0]]]), (3, 4)).flatten().tolist() == pytest.approx([9.0, 3.0])
+    assert sample_at(
+        feature, torch.tensor([[[2.0, 1.0], [0.0, 3.0]]]), (3, 4)
+    ).flatten().tolist() == pytest.approx([9.0, 3.0])
 
 
 def test_padding_the_image_below_and_right_does_not_move_where_a_click_reads() -> None:
@@ -139,7 +157,11 @@ def features() -> list[Tensor]:
 @pytest.fixture
 def clicks() -> ClickBatch:
     return ClickBatch.from_clicks(
-        [[Click(3, 5), Click(20, 30, positive=False)], [Click(9, 9)], [Click(1, 1), Click(2, 30), Click(30, 4, positive=False)]]
+        [
+            [Click(3, 5), Click(20, 30, positive=False)],
+            [Click(9, 9)],
+            [Click(1, 1), Click(2, 30), Click(30, 4, positive=False)],
+        ]
     )
 
 
@@ -152,28 +174,43 @@ def awake(**options: object) -> FeatureDCT:
 
 
 def test_statistics_start_as_plain_instance_norm(features: list[Tensor], clicks: ClickBatch) -> None:
-    for (mean, std), channels in zip(FeatureDCT([4, 6, 8], [5, 7, 3])(features, clicks, (32, 32)), [5, 7, 3], strict=True):
+    for (mean, std), channels in zip(
+        FeatureDCT([4, 6, 8], [5, 7, 3])(features, clicks, (32, 32)), [5, 7, 3], strict=True
+    ):
         assert torch.equal(mean, torch.zeros(3, channels))
         assert torch.equal(std, torch.ones(3, channels))
 
 
-def test_statistics_come_from_the_concatenated_features_of_three_layers(features: list[Tensor], clicks: ClickBatch) -> None:
+def test_statistics_come_from_the_concatenated_features_of_three_layers(
+    features: list[Tensor], clicks: ClickBatch
+) -> None:
     module = awake()
     for index, one in enumerate(clicks.to_clicks()):
         q = [
-            torch.cat([bilinear(f[index], (c.row + 0.5) * f.shape[2] / 32 - 0.5, (c.col + 0.5) * f.shape[3] / 32 - 0.5) for f in features])
+            torch.cat(
+                [
+                    bilinear(
+                        f[index], (c.row + 0.5) * f.shape[2] / 32 - 0.5, (c.col + 0.5) * f.shape[3] / 32 - 0.5
+                    )
+                    for f in features
+                ]
+            )
             for c in one
         ]
         f = torch.tensor(folded([x.tolist() for x in q], [int(c.positive) for c in one], "true"))
         numbers = module.net(f)
         means, stds = numbers[:15].split([5, 7, 3]), (1 + numbers[15:]).split([5, 7, 3])
-        for (mean, std), wanted_mean, wanted_std in zip(module(features, clicks, (32, 32)), means, stds, strict=True):
+        for (mean, std), wanted_mean, wanted_std in zip(
+            module(features, clicks, (32, 32)), means, stds, strict=True
+        ):
             torch.testing.assert_close(mean[index], wanted_mean, atol=1e-4, rtol=1e-4)
             torch.testing.assert_close(std[index], wanted_std, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-def test_each_image_has_the_statistics_it_would_have_alone(normalize: bool, features: list[Tensor], clicks: ClickBatch) -> None:
+def test_each_image_has_the_statistics_it_would_have_alone(
+    normalize: bool, features: list[Tensor], clicks: ClickBatch
+) -> None:
     module = awake(normalize=normalize)
     together = module(features, clicks, (32, 32))
     for index, one in enumerate(clicks.to_clicks()):
@@ -189,14 +226,20 @@ def test_without_clicks_there_are_statistics_all_the_same(features: list[Tensor]
         assert std.isfinite().all()
 
 
-def test_normalised_features_do_not_care_how_large_a_layer_s_values_are(features: list[Tensor], clicks: ClickBatch) -> None:
+def test_normalised_features_do_not_care_how_large_a_layer_s_values_are(
+    features: list[Tensor], clicks: ClickBatch
+) -> None:
     louder = [features[0] * 100, *features[1:]]
     normalised, plain = awake(normalize=True), awake()
     mean, loud_mean = (normalised(f, clicks, (32, 32))[0][0] for f in (features, louder))
     torch.testing.assert_close(mean, loud_mean, atol=1e-2, rtol=1e-2)
-    assert not torch.allclose(plain(features, clicks, (32, 32))[0][0], plain(louder, clicks, (32, 32))[0][0], atol=1e-2, rtol=1e-2)
+    assert not torch.allclose(
+        plain(features, clicks, (32, 32))[0][0], plain(louder, clicks, (32, 32))[0][0], atol=1e-2, rtol=1e-2
+    )
 
 
 def test_unknown_reading_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"unknown rejection 'printd'; did you mean 'printed'\? known: true, printed"):
+    with pytest.raises(
+        ValueError, match=r"unknown rejection 'printd'; did you mean 'printed'\? known: true, printed"
+    ):
         FeatureDCT([4], [4], rejection="printd")  # type: ignore[arg-type]

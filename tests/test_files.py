@@ -66,7 +66,9 @@ def test_no_pattern_for_pictures_finds_the_temporary(tmp_path: Path) -> None:
         assert list(tmp_path.glob("*.png")) == []
 
 
-def test_durable_files_are_on_the_disk_before_they_get_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_durable_files_are_on_the_disk_before_they_get_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done: list[str] = []
     sync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda handle: (done.append("sync"), sync(handle)))

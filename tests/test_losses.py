@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dct_seg.losses import LOSSES, binary_cross_entropy, dice, normalized_focal, weighted_sum
+from dct_seg.training.losses import LOSSES, binary_cross_entropy, dice, normalized_focal, weighted_sum
 
 
 def probs_to_logits(*probs: float) -> Tensor:
@@ -31,7 +31,9 @@ def test_focal_weights_are_scaled_to_sum_to_the_number_of_pixels() -> None:
 
 
 def test_focal_loss_with_gamma_0_is_cross_entropy() -> None:
-    torch.testing.assert_close(normalized_focal(LOGITS, MASK, ALL, gamma=0.0), binary_cross_entropy(LOGITS, MASK, ALL))
+    torch.testing.assert_close(
+        normalized_focal(LOGITS, MASK, ALL, gamma=0.0), binary_cross_entropy(LOGITS, MASK, ALL)
+    )
 
 
 def test_focal_loss_looks_at_the_hard_pixels() -> None:
@@ -57,7 +59,9 @@ class TestContract:
         valid = torch.tensor([[[True, True, False]]])
         kept = loss(LOGITS[..., :2], MASK[..., :2], ALL[..., :2])
         torch.testing.assert_close(loss(LOGITS, MASK, valid), kept)
-        torch.testing.assert_close(loss(LOGITS, ~MASK | MASK.roll(1), valid), loss(LOGITS, (~MASK | MASK.roll(1)) & valid, valid))
+        torch.testing.assert_close(
+            loss(LOGITS, ~MASK | MASK.roll(1), valid), loss(LOGITS, (~MASK | MASK.roll(1)) & valid, valid)
+        )
 
     def test_each_image_has_the_loss_it_would_have_alone(self, name: str) -> None:
         loss, generator = LOSSES.get(name), torch.Generator().manual_seed(0)
@@ -66,7 +70,9 @@ class TestContract:
         together = loss(logits, mask, valid)
         assert together.shape == (3,)
         for i in range(3):
-            torch.testing.assert_close(together[i : i + 1], loss(logits[i : i + 1], mask[i : i + 1], valid[i : i + 1]))
+            torch.testing.assert_close(
+                together[i : i + 1], loss(logits[i : i + 1], mask[i : i + 1], valid[i : i + 1])
+            )
 
     def test_right_answer_costs_next_to_nothing_and_a_wrong_one_much(self, name: str) -> None:
         loss, sure = LOSSES.get(name), torch.where(MASK, 12.0, -12.0)
@@ -75,9 +81,13 @@ class TestContract:
 
     @pytest.mark.parametrize("logit", [0.0, 60.0, -60.0])
     @pytest.mark.parametrize("share", [0.0, 1.0])
-    def test_value_and_gradient_are_finite_at_the_extremes(self, name: str, logit: float, share: float) -> None:
+    def test_value_and_gradient_are_finite_at_the_extremes(
+        self, name: str, logit: float, share: float
+    ) -> None:
         logits = torch.full((2, 3, 3), logit, requires_grad=True)
-        valid = torch.tensor([True, False])[:, None, None].expand(2, 3, 3)  # of the second image nothing counts
+        valid = torch.tensor([True, False])[:, None, None].expand(
+            2, 3, 3
+        )  # of the second image nothing counts
         value = LOSSES.get(name)(logits, torch.full((2, 3, 3), share > 0), valid)
         value.sum().backward()
         assert value.isfinite().all()
@@ -102,7 +112,10 @@ def batch(size: int = 3) -> tuple[Tensor, Tensor, Tensor]:
 def test_losses_are_added_by_their_weights() -> None:
     logits, mask, ignore = batch()
     none = torch.zeros(3, dtype=torch.bool)
-    wanted = 2 * binary_cross_entropy(logits[:, 0], mask, ~ignore).mean() + 0.5 * dice(logits[:, 0], mask, ~ignore).mean()
+    wanted = (
+        2 * binary_cross_entropy(logits[:, 0], mask, ~ignore).mean()
+        + 0.5 * dice(logits[:, 0], mask, ~ignore).mean()
+    )
     torch.testing.assert_close(weighted_sum({"bce": 2.0, "dice": 0.5}, logits, mask, ignore, none), wanted)
 
 
@@ -130,10 +143,15 @@ def test_batch_of_finished_images_costs_0_and_has_a_gradient_of_zeros() -> None:
 
 def test_bfloat16_logits_are_summed_in_float32() -> None:
     logits, mask, ignore = batch()
-    assert weighted_sum({"bce": 1.0}, logits.bfloat16(), mask, ignore, torch.zeros(3, dtype=torch.bool)).dtype == torch.float32
+    assert (
+        weighted_sum({"bce": 1.0}, logits.bfloat16(), mask, ignore, torch.zeros(3, dtype=torch.bool)).dtype
+        == torch.float32
+    )
 
 
 def test_unknown_loss_is_refused() -> None:
     logits, mask, ignore = batch()
-    with pytest.raises(ValueError, match=r"unknown loss 'BCE'; did you mean 'bce'\? known: bce, dice, normalized_focal"):
+    with pytest.raises(
+        ValueError, match=r"unknown loss 'BCE'; did you mean 'bce'\? known: bce, dice, normalized_focal"
+    ):
         weighted_sum({"BCE": 1.0}, logits, mask, ignore, ignore[:, 0, 0])

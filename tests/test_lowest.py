@@ -16,6 +16,10 @@ def test_the_lowest_versions_are_the_declared_lower_bounds() -> None:
     lines = (ROOT / ".ci" / "lowest.txt").read_text(encoding="utf-8").splitlines()
     lowest = dict(line.split("==") for line in lines if not line.startswith("#"))
     assert set(lowest) == set(declared)
-    too_high = {name: version for name, version in lowest.items() if not f"{version}.".startswith(f"{declared[name]}.")}
+    too_high = {
+        name: version
+        for name, version in lowest.items()
+        if not f"{version}.".startswith(f"{declared[name]}.")
+    }
     assert not too_high, f"not the bound of pyproject.toml: {too_high}"
     assert len(declared) == section[1].count('",')

@@ -4,14 +4,24 @@ import torch
 from ddp import run_on_ranks
 from torch.utils.data import DistributedSampler
 
-from dct_seg.metrics import NumberOfClicks, at_least_max, auc, bootstrap_interval, failures, hold_last, iou, miou_at, num_clicks_to
+from dct_seg.metrics import (
+    NumberOfClicks,
+    at_least_max,
+    auc,
+    bootstrap_interval,
+    failures,
+    hold_last,
+    iou,
+    miou_at,
+    num_clicks_to,
+)
 
 
 def bits(text):
     return torch.tensor([[[pixel == "#" for pixel in text]]])
 
 
-# --- IoU -----------------------------------------------------------------------------------------------------------------
+# --- IoU ----------------------------------------------------------------------------------------------------
 
 
 def test_iou_counts_pixels():
@@ -41,7 +51,7 @@ def test_probabilities_are_refused():
         iou(torch.rand(1, 2, 2), torch.zeros(1, 2, 2, dtype=torch.bool))
 
 
-# --- runs ----------------------------------------------------------------------------------------------------------------
+# --- runs ---------------------------------------------------------------------------------------------------
 
 
 def test_clicks_are_counted_to_the_first_that_reaches_the_threshold():
@@ -79,7 +89,9 @@ def test_a_run_stopped_at_a_target_says_nothing_above_it():
 def test_a_short_run_without_a_reason_is_an_error():
     runs = torch.tensor([[0.5, 0.6, 0.7], [0.5, 0.86, float("nan")]])
     assert num_clicks_to(runs, 0.85, 3).tolist() == [3, 2]
-    with pytest.raises(ValueError, match=r"run 1 ends after 2 of 3 clicks at IoU 0\.86, below 0\.9; give `target`"):
+    with pytest.raises(
+        ValueError, match=r"run 1 ends after 2 of 3 clicks at IoU 0\.86, below 0\.9; give `target`"
+    ):
         num_clicks_to(runs, 0.9, 3)
     assert num_clicks_to(runs, 0.9, 3, target=1.0).tolist() == [3, 3]
 
@@ -108,7 +120,7 @@ def test_numbers_are_the_plain_loop_over_random_runs():
     assert miou_at(table, 3, 6, target=1.0).item() == pytest.approx(np.mean([run[2] for run in held]))
 
 
-# --- the interval --------------------------------------------------------------------------------------------------------
+# --- the interval -------------------------------------------------------------------------------------------
 
 
 def test_the_interval_is_near_the_normal_one():
@@ -121,8 +133,12 @@ def test_the_interval_is_near_the_normal_one():
 
 def test_the_same_seed_gives_the_same_interval():
     values = np.random.default_rng(0).integers(1, 21, 6000)
-    assert bootstrap_interval(values, num_resamples=1000) == bootstrap_interval(values.tolist(), num_resamples=1000)
-    assert bootstrap_interval(values, num_resamples=1000) != bootstrap_interval(values, num_resamples=1000, seed=1)
+    assert bootstrap_interval(values, num_resamples=1000) == bootstrap_interval(
+        values.tolist(), num_resamples=1000
+    )
+    assert bootstrap_interval(values, num_resamples=1000) != bootstrap_interval(
+        values, num_resamples=1000, seed=1
+    )
 
 
 def test_an_interval_of_nothing_is_an_error():
@@ -130,7 +146,7 @@ def test_an_interval_of_nothing_is_an_error():
         bootstrap_interval([])
 
 
-# --- the metric ----------------------------------------------------------------------------------------------------------
+# --- the metric ---------------------------------------------------------------------------------------------
 
 
 def runs_of(num_samples, max_clicks=20):
@@ -155,11 +171,21 @@ def measured_on_rank(rank, world_size, num_samples, how):
     return measured(num_samples, ids)
 
 
-CASES = [(1, "padded"), (5, "padded"), (50, "padded"), (5, "uneven"), (50, "uneven"), (5, "one rank saw nothing")]
+CASES = [
+    (1, "padded"),
+    (5, "padded"),
+    (50, "padded"),
+    (5, "uneven"),
+    (50, "uneven"),
+    (5, "one rank saw nothing"),
+]
 
 
 def all_cases_on_rank(rank, world_size):
-    return [{name: value.item() for name, value in measured_on_rank(rank, world_size, *case).items()} for case in CASES]
+    return [
+        {name: value.item() for name, value in measured_on_rank(rank, world_size, *case).items()}
+        for case in CASES
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +252,12 @@ def test_a_threshold_above_the_target_is_refused():
 def test_a_run_with_a_target_has_no_curve():
     metric = NumberOfClicks(1, max_clicks=3, thresholds=(0.85,), miou_at=(1,), target=0.85)
     metric.update(torch.tensor([[0.5, 0.86]]), torch.tensor([0]))
-    assert {name: value.item() for name, value in metric.compute().items()} == {"NoC@85": 2, "NoF@85": 0, ">=3@85": 0, "num_seen": 1}
+    assert {name: value.item() for name, value in metric.compute().items()} == {
+        "NoC@85": 2,
+        "NoF@85": 0,
+        ">=3@85": 0,
+        "num_seen": 1,
+    }
 
 
 def test_reset_forgets_and_a_saved_table_comes_back():
@@ -254,5 +285,7 @@ def test_an_id_outside_the_data_set_is_refused(ids):
 
 
 def test_k_above_max_clicks_is_refused():
-    with pytest.raises(ValueError, match=r"miou_at counts clicks from 1 to max_clicks \(4\), got \(1, 3, 5\)"):
+    with pytest.raises(
+        ValueError, match=r"miou_at counts clicks from 1 to max_clicks \(4\), got \(1, 3, 5\)"
+    ):
         NumberOfClicks(3, max_clicks=4)

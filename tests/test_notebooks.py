@@ -1,4 +1,6 @@
-"""The notebooks: each agrees with its plain-text twin, holds its outputs and no more, and runs from a fresh kernel."""
+"""The notebooks: each agrees with its plain-text twin, holds its outputs and no more, and runs from a fresh
+kernel.
+"""
 
 from __future__ import annotations
 
@@ -39,18 +41,26 @@ def test_notebook_says_what_its_twin_says(name: str) -> None:
 def test_outputs_are_kept_small_and_whole(name: str) -> None:
     assert (NOTEBOOKS / f"{name}.ipynb").stat().st_size < MOST_BYTES
     code = [cell for cell in stored(name)["cells"] if cell["cell_type"] == "code"]
-    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1)), "not run from the first cell to the last"
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1)), (
+        "not run from the first cell to the last"
+    )
     outputs = [output for cell in code for output in cell["outputs"]]
     assert any("image/png" in output.get("data", {}) for output in outputs), "a notebook without a picture"
     assert [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"] == []
-    assert not re.search(r"/(home|tmp|Users|root|usr)/|site-packages", json.dumps([o.get("text", "") for o in outputs]))
+    assert not re.search(
+        r"/(home|tmp|Users|root|usr)/|site-packages", json.dumps([o.get("text", "") for o in outputs])
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_links_between_notebooks_lead_somewhere(name: str) -> None:
     text = "\n".join(source for kind, source in sources(stored(name)["cells"]) if kind == "markdown")
     assert all((NOTEBOOKS / target).is_file() for target in re.findall(r"\]\(([^)]+\.ipynb)\)", text))
-    assert all((ROOT / target).exists() for target in re.findall(r"configs/[\w/]+\.yaml|`(CONTRIBUTING\.md)`", text) if target)
+    assert all(
+        (ROOT / target).exists()
+        for target in re.findall(r"configs/[\w/]+\.yaml|`(CONTRIBUTING\.md)`", text)
+        if target
+    )
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 APP = Path(str(files("dct_seg.app")))
-PAGE, STATIC = APP / "page", APP / "static"
+PAGE = Path(__file__).parents[1] / "page"
+STATIC = APP / "static"
 BUILD = json.loads((STATIC / "build.json").read_text())
 NAMES = {"SegmentedObject": "Object", "Click": "GivenClick"}
 """Shapes whose name in the page is not the schema's, where that is taken in TypeScript or clearer."""
@@ -21,16 +22,22 @@ NAMES = {"SegmentedObject": "Object", "Click": "GivenClick"}
 def hashes(folder: Path, names: list[str]) -> dict[str, str]:
     found = [folder / name for name in names]
     paths = [path for one in found for path in (one.rglob("*") if one.is_dir() else [one]) if path.is_file()]
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths
+    }
 
 
 def test_page_was_built_from_its_present_sources() -> None:
     sources = ["index.html", "package.json", "package-lock.json", "tsconfig.json", "vite.config.ts", "src"]
-    assert hashes(PAGE, sources) == BUILD["sources"], "run `npm ci && npm run build` in src/dct_seg/app/page and commit app/static"
+    assert hashes(PAGE, sources) == BUILD["sources"], (
+        "run `npm ci && npm run build` in page/ and commit src/dct_seg/app/static"
+    )
 
 
 def test_built_page_was_not_changed_by_hand() -> None:
-    assert hashes(STATIC, ["index.html", "assets"]) == BUILD["built"], "run `npm ci && npm run build` in src/dct_seg/app/page"
+    assert hashes(STATIC, ["index.html", "assets"]) == BUILD["built"], (
+        "run `npm ci && npm run build` in page/"
+    )
 
 
 def test_built_page_asks_for_nothing_but_its_own_files() -> None:
@@ -71,7 +78,9 @@ def test_shape_in_the_page_is_that_of_the_servers_schema(name: str, schema: dict
     for field, kind in INTERFACES[name].items():
         assert field in properties, f"the server has no {name}.{field}; it has {', '.join(properties)}"
         may_be_null = any(one.get("type") == "null" for one in properties[field].get("anyOf", []))
-        assert may_be_null == kind.endswith("| null"), f"{name}.{field} is {kind} in the page, {properties[field]} in the server"
+        assert may_be_null == kind.endswith("| null"), (
+            f"{name}.{field} is {kind} in the page, {properties[field]} in the server"
+        )
 
 
 def test_all_formats_of_the_menu_are_known_to_the_server() -> None:

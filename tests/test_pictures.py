@@ -8,7 +8,16 @@ import numpy as np
 from PIL import Image
 
 from dct_seg.clicks import Click
-from dct_seg.pictures import MASK_COLOR, NEGATIVE_COLOR, POSITIVE_COLOR, Turn, draw_strip, draw_strips, draw_turn, save_png
+from dct_seg.pictures import (
+    MASK_COLOR,
+    NEGATIVE_COLOR,
+    POSITIVE_COLOR,
+    Turn,
+    draw_strip,
+    draw_strips,
+    draw_turn,
+    save_png,
+)
 
 
 def test_a_click_is_drawn_where_it_is_and_its_drag_as_a_circle_of_its_radius() -> None:
@@ -35,7 +44,10 @@ def test_the_mask_is_tinted_dark_red_with_a_white_outline() -> None:
 def test_a_strip_has_room_for_clicks_that_were_not_needed() -> None:
     image = np.zeros((40, 60, 3), np.uint8)
     turn = Turn([Click(5, 5)], np.zeros((40, 60), bool), float("nan"))
-    one, five = draw_strip(image, [turn], num_turns=5, height=80), draw_strip(image, [turn] * 5, num_turns=5, height=80)
+    one, five = (
+        draw_strip(image, [turn], num_turns=5, height=80),
+        draw_strip(image, [turn] * 5, num_turns=5, height=80),
+    )
     assert one.shape == five.shape
     assert (one[:, -60:] == 255).all()
 
@@ -43,7 +55,10 @@ def test_a_strip_has_room_for_clicks_that_were_not_needed() -> None:
 def test_strips_of_different_width_stand_above_each_other() -> None:
     turn = Turn([], np.zeros((40, 60), bool), 0.1)
     picture = draw_strips(
-        [(np.zeros((40, 60, 3), np.uint8), [turn]), (np.zeros((40, 20, 3), np.uint8), [Turn([], np.zeros((40, 20), bool), 0.1)])]
+        [
+            (np.zeros((40, 60, 3), np.uint8), [turn]),
+            (np.zeros((40, 20, 3), np.uint8), [Turn([], np.zeros((40, 20), bool), 0.1)]),
+        ]
     )
     assert picture.shape[0] > 2 * 160
     assert (picture[-50:, -20:] == 255).all()

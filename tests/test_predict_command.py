@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from dct_seg import Click, Predictor
-from dct_seg.app import exports, working
+from dct_seg.app import exports, working_image
 from dct_seg.app.editing import Editor
 from dct_seg.app.outlines import decode
 from dct_seg.app.replay import read_click_log
@@ -58,7 +58,7 @@ def test_log_of_the_annotator_gives_its_masks_to_the_bit(
     tmp_path: Path, folder: Path, weights: Path, shrunk: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if shrunk:
-        monkeypatch.setattr(working, "MAX_WORKING_PIXELS", 5000)
+        monkeypatch.setattr(working_image, "MAX_WORKING_PIXELS", 5000)
     net = DCTNetMethod(weights).net
     page = Page(folder, lambda: DCTNetMethod(net=net))
     page.net = net  # type: ignore[attr-defined]
@@ -72,7 +72,11 @@ def test_log_of_the_annotator_gives_its_masks_to_the_bit(
     page.click(70, 20, 9.0, "a.png")
     page.finish("a.png", class_id=2, threshold=median_threshold(page, "a.png"))
     log = exports.write(page.project, "clicks").path
-    masks = {(picture.name, one.id): decode(one.rle) for picture in exports.annotated(page.project) for one in picture.objects}
+    masks = {
+        (picture.name, one.id): decode(one.rle)
+        for picture in exports.annotated(page.project)
+        for one in picture.objects
+    }
     page.project.close()
 
     out = tmp_path / "out"
@@ -81,20 +85,30 @@ def test_log_of_the_annotator_gives_its_masks_to_the_bit(
     assert len(masks) == 4
     for (name, number), mask in masks.items():
         assert 0 < mask.sum() < mask.size
-        np.testing.assert_array_equal(read(out / "masks" / Path(name).with_suffix("") / f"{number}.png"), mask)
+        np.testing.assert_array_equal(
+            read(out / "masks" / Path(name).with_suffix("") / f"{number}.png"), mask
+        )
     coco = json.loads((out / "coco.json").read_text())
     files = {one["id"]: one["file_name"] for one in coco["images"]}
     assert {one["name"] for one in coco["categories"]} == {"cat", "dog"}
-    found = [(files[one["image_id"]], coco_mask.decode(one["segmentation"]).sum()) for one in coco["annotations"]]
+    found = [
+        (files[one["image_id"]], coco_mask.decode(one["segmentation"]).sum()) for one in coco["annotations"]
+    ]
     assert sorted(found) == sorted((name, mask.sum()) for (name, _), mask in masks.items())
-    assert all((one["area"], one["bbox"][2] > 0) == (area, True) for one, (_, area) in zip(coco["annotations"], found, strict=True))
+    assert all(
+        (one["area"], one["bbox"][2] > 0) == (area, True)
+        for one, (_, area) in zip(coco["annotations"], found, strict=True)
+    )
 
 
-def test_imported_mask_and_a_mask_that_was_corrected_come_back(tmp_path: Path, folder: Path, weights: Path) -> None:
+def test_imported_mask_and_a_mask_that_was_corrected_come_back(
+    tmp_path: Path, folder: Path, weights: Path
+) -> None:
     net = DCTNetMethod(weights).net
     page = Page(folder, lambda: DCTNetMethod(net=net))
     labels = np.zeros((96, 128), np.uint8)
-    labels[10:40, 20:70], labels[50:80, 10:40] = 1, 2
+    labels[10:40, 20:70] = 1
+    labels[50:80, 10:40] = 2
     file = io.BytesIO()
     Image.fromarray(labels).save(file, format="PNG")
     Editor(page.project, lambda: DCTNetMethod(net=net)).import_masks(page.ids["a.png"], file.getvalue(), None)
@@ -102,7 +116,9 @@ def test_imported_mask_and_a_mask_that_was_corrected_come_back(tmp_path: Path, f
     page.click(60, 20, 9.0, "a.png")
     page.finish("a.png", threshold=0.3)
     log = exports.write(page.project, "clicks").path
-    masks = {one.id: decode(one.rle) for picture in exports.annotated(page.project) for one in picture.objects}
+    masks = {
+        one.id: decode(one.rle) for picture in exports.annotated(page.project) for one in picture.objects
+    }
     page.project.close()
     assert run(folder, "--clicks", log, "--weights", weights, "--out", tmp_path / "out") == 0
     log.unlink()
@@ -118,7 +134,9 @@ def test_clicks_given_are_those_of_the_predictor(tmp_path: Path, folder: Path, w
     assert run(folder / "a.png", *given, "--threshold", 0.45, "--weights", weights, "--out", out) == 0
     predictor = Predictor.from_pretrained(weights, threshold=0.45)
     predictor.set_image(np.asarray(Image.open(folder / "a.png")))
-    expected = predictor.predict([Click(40, 50, radius=12.0), Click(20, 100, positive=False), Click(70.5, 30.5, False, 8.0)])
+    expected = predictor.predict(
+        [Click(40, 50, radius=12.0), Click(20, 100, positive=False), Click(70.5, 30.5, False, 8.0)]
+    )
     np.testing.assert_array_equal(read(out / "masks" / "a.png"), expected.mask)
     overlay = np.asarray(Image.open(out / "overlays" / "a.png")).astype(int)
     assert overlay.shape == (96, 128, 3)
@@ -159,7 +177,7 @@ def test_picture_that_fails_does_not_stop_the_others(
     assert "2 masks of 2 pictures" in told.out
     assert "2 failed" in told.out
     assert "broken.png: broken.png cannot be decoded" in told.err
-    assert "small.png: click (40.0, 50.0) lies outside the image of 20 rows and 20 columns" in told.err
+    assert "small.png: click (40, 50) lies outside the image of 20 rows and 20 columns" in told.err
     assert sorted(path.name for path in (tmp_path / "out" / "masks").rglob("*.png")) == ["a.png", "b.png"]
 
 
@@ -208,7 +226,10 @@ def test_pictures_of_one_name_and_pictures_that_are_not_there_are_refused(
         ('{"clicks": []}', "'image' is missing"),
         ('{"image": "a.png", "clicks": []}', "neither clicks nor a mask"),
         ('{"image": "a.png", "clicks": [{"row": 1}]}', "'col' is missing"),
-        ('{"image": "a.png", "clicks": [{"row": 1, "col": 2, "positive": "no"}]}', "positive is true or false"),
+        (
+            '{"image": "a.png", "clicks": [{"row": 1, "col": 2, "positive": "no"}]}',
+            "positive is true or false",
+        ),
         ('{"image": "a.png", "clicks": [{"row": 1, "col": 2}], "threshold": 7}', "between 0 and 1"),
         ("", "holds no object"),
     ],

@@ -21,7 +21,8 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
 class Counting(Method):
     """Adds up what it is given, so that any click or previous mask that is not the right one shows."""
 
-    name, paper = "counting", ""
+    name = "counting"
+    paper = ""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -33,17 +34,23 @@ class Counting(Method):
         guess = 1.0 if previous is None else 1.0 + float(previous.mean())
         return [c if c.radius is not None else Click(c.row, c.col, c.positive, guess) for c in clicks]
 
-    def predict(self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    def predict(
+        self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
         self.calls += 1
         assert image is self.image
         probs = np.zeros(image.shape[:2], np.float32) if previous is None else previous / 2
         for place, click in enumerate(clicks, start=1):
-            probs[round(click.row), round(click.col)] += (1 + click.positive) * (click.radius or 0.0) / (7 * place)
+            probs[round(click.row), round(click.col)] += (
+                (1 + click.positive) * (click.radius or 0.0) / (7 * place)
+            )
         return np.clip(probs, 0, 1)
 
 
 NET = tiny_net(previous_mask=True)
-torch.nn.init.constant_(NET.decoder.predict.bias, 0.3)  # about half of the pixels are object, so that it zooms
+torch.nn.init.constant_(
+    NET.decoder.predict.bias, 0.3
+)  # about half of the pixels are object, so that it zooms
 
 
 def network() -> DCTNetMethod:
@@ -75,7 +82,9 @@ def some_click(rng: np.random.Generator) -> Click:
 
 @pytest.mark.parametrize("make", [Counting, network, late_network, late_and_mirrored])
 @pytest.mark.parametrize("seed", range(3))
-def test_replayed_incremental_and_fresh_predictions_are_the_same(make: Callable[[], Method], seed: int) -> None:
+def test_replayed_incremental_and_fresh_predictions_are_the_same(
+    make: Callable[[], Method], seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     incremental, jumping = Predictor(make()), Predictor(make())
     for predictor in (incremental, jumping):
@@ -114,7 +123,10 @@ def test_beginning_that_is_known_is_not_computed_again() -> None:
 def test_radii_that_were_used_are_told() -> None:
     predictor = Predictor(Counting())
     predictor.set_image(IMAGE)
-    assert predictor.predict([Click(1, 1), Click(2, 2, radius=4.0)]).clicks == (Click(1, 1, radius=1.0), Click(2, 2, radius=4.0))
+    assert predictor.predict([Click(1, 1), Click(2, 2, radius=4.0)]).clicks == (
+        Click(1, 1, radius=1.0),
+        Click(2, 2, radius=4.0),
+    )
 
 
 def test_radius_of_an_earlier_click_is_not_guessed_anew() -> None:
@@ -232,7 +244,9 @@ def test_read_only_image_is_taken_without_a_warning(recwarn: pytest.WarningsReco
     ],
 )
 def test_image_of_another_kind_is_refused(image: Any, given: str) -> None:
-    with pytest.raises(ValueError, match=rf"an image is a \(height, width, 3\) uint8 array in RGB, got {given}"):
+    with pytest.raises(
+        ValueError, match=rf"an image is a \(height, width, 3\) uint8 array in RGB, got {given}"
+    ):
         Predictor(Counting()).set_image(image)
 
 
@@ -246,7 +260,9 @@ def test_click_outside_the_image_is_refused_and_changes_nothing(row: float, col:
     predictor = Predictor(Counting())
     predictor.set_image(IMAGE)
     before = predictor.click(5, 5)
-    with pytest.raises(ValueError, match=rf"click \({row}, {col}\) lies outside the image of 40 rows and 56 columns"):
+    with pytest.raises(
+        ValueError, match=rf"click \({row}, {col}\) lies outside the image of 40 rows and 56 columns"
+    ):
         predictor.click(row, col)
     assert_same(predictor.predict([Click(5, 5)]), before)
     assert predictor.click(6, 6).clicks[0].row == 5
@@ -260,19 +276,28 @@ def test_network_is_put_in_evaluation_mode() -> None:
 
 def test_predictor_of_a_file_predicts_as_the_network_that_wrote_it(tmp_path: Any) -> None:
     file = tiny_net().save_pretrained(tmp_path)
-    predictor, other = Predictor.from_pretrained(file, zoom_in=False), Predictor(DCTNetMethod(net=tiny_net(), zoom_in=False))
+    predictor, other = (
+        Predictor.from_pretrained(file, zoom_in=False),
+        Predictor(DCTNetMethod(net=tiny_net(), zoom_in=False)),
+    )
     for one in (predictor, other):
         one.set_image(IMAGE)
     assert_same(predictor.click(20, 20), other.click(20, 20))
 
 
-def test_history_is_bounded_and_an_undo_beyond_it_plays_the_clicks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_history_is_bounded_and_an_undo_beyond_it_plays_the_clicks_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("dct_seg.predictor.HISTORY_BYTES", 2 * IMAGE[..., 0].size * 4)
     method = Counting()
     predictor = Predictor(method)
     predictor.set_image(IMAGE)
     one = Click(0, 0, radius=7.0)
-    clicks = [one, Click(39, 55, radius=7.0), *[Click(row, 9, radius=7.0) for row in range(2, 6)]]  # the first two span the image
+    clicks = [
+        one,
+        Click(39, 55, radius=7.0),
+        *[Click(row, 9, radius=7.0) for row in range(2, 6)],
+    ]  # the first two span the image
     answers = [predictor.predict(clicks[:count]) for count in range(1, 7)]
     kept = [turn.part is not None for turn in predictor._turns]
     assert kept == [False, False, False, True, True, True]

@@ -24,10 +24,14 @@ def logits(net: DCTNet) -> Tensor:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    return tiny_net(normalize_features=True).save_pretrained(tmp_path / "net.safetensors", training_data="drawn shapes")
+    return tiny_net(normalize_features=True).save_pretrained(
+        tmp_path / "net.safetensors", training_data="drawn shapes"
+    )
 
 
-def rewritten(file: Path, *, drop: str = "", change: dict[str, Tensor] | None = None, **metadata: str) -> Path:
+def rewritten(
+    file: Path, *, drop: str = "", change: dict[str, Tensor] | None = None, **metadata: str
+) -> Path:
     """The file with a tensor less, or others, or other lines of metadata (empty: left out)."""
     with safe_open(file, framework="pt") as handle:
         lines = {k: v for k, v in {**handle.metadata(), **metadata}.items() if v}
@@ -62,7 +66,10 @@ def test_half_precision_is_half_the_size_and_close(saved: Path) -> None:
 def test_weight_that_float16_cannot_hold_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     net = tiny_net()
     torch.nn.init.constant_(net.decoder.predict.bias, 1e5)
-    with pytest.raises(ValueError, match=r"'decoder\.predict\.bias' holds values up to 1e\+05, more than float16 can; save without half"):
+    with pytest.raises(
+        ValueError,
+        match=r"'decoder\.predict\.bias' holds values up to 1e\+05, more than float16 can; save without half",
+    ):
         net.save_pretrained(tmp_path / "new" / "net.safetensors", half=True)
     assert list(tmp_path.iterdir()) == []
 
@@ -82,7 +89,9 @@ def test_card_s_lines_travel_with_the_weights_and_cannot_replace_the_configurati
     assert stored.config["backbone"] == "resnet18"
 
 
-def test_write_that_fails_leaves_the_old_file_and_no_other(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_that_fails_leaves_the_old_file_and_no_other(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = saved.read_bytes()
 
     def full(path: Path, content: bytes) -> int:
@@ -105,31 +114,47 @@ def test_weights_can_be_read_by_whoever_may_read_other_new_files(saved: Path) ->
 
 
 def test_suffix_of_another_format_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"weights are written as safetensors, got '.*net\.pth'; give a \.safetensors file or a folder"):
+    with pytest.raises(
+        ValueError,
+        match=r"weights are written as safetensors, got '.*net\.pth'; give a \.safetensors file or a folder",
+    ):
         tiny_net().save_pretrained(tmp_path / "net.pth")
 
 
 def test_unknown_name_gets_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrained, "names", lambda: ["dct-lite0", "dct-resnet50"])
-    with pytest.raises(ValueError, match=r"unknown pretrained model 'dct-lite'; did you mean 'dct-lite0'\? known: dct-lite0, dct-resnet50"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"unknown pretrained model 'dct-lite'; did you mean 'dct-lite0'\? known: dct-lite0, "
+            r"dct-resnet50"
+        ),
+    ):
         DCTNet.from_pretrained("dct-lite")
 
 
 @pytest.mark.parametrize("path", ["runs/net.safetensors", "net.ckpt", "runs/folder"])
 def test_missing_file_is_named(path: str) -> None:
-    with pytest.raises(FileNotFoundError, match=rf"no weights at '{path}'; give a file that dct-seg wrote, or one of the shipped names: "):
+    with pytest.raises(
+        FileNotFoundError,
+        match=rf"no weights at '{path}'; give a file that dct-seg wrote, or one of the shipped names: ",
+    ):
         DCTNet.from_pretrained(path)
 
 
 def test_truncated_file_is_refused(saved: Path) -> None:
     saved.write_bytes(saved.read_bytes()[:-1000])
-    with pytest.raises(ValueError, match=r"is not a whole safetensors file \(.*\); was it cut short\? fetch or save it again"):
+    with pytest.raises(
+        ValueError, match=r"is not a whole safetensors file \(.*\); was it cut short\? fetch or save it again"
+    ):
         DCTNet.from_pretrained(saved)
 
 
 def test_safetensors_of_somebody_else_are_refused(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match=r"holds no dct-seg configuration; write weights with DCTNet\.save_pretrained"):
+    with pytest.raises(
+        ValueError, match=r"holds no dct-seg configuration; write weights with DCTNet\.save_pretrained"
+    ):
         DCTNet.from_pretrained(tmp_path / "other.safetensors")
 
 
@@ -140,7 +165,11 @@ def test_file_of_a_newer_format_is_refused(saved: Path) -> None:
 
 def test_lacking_tensor_is_refused(saved: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"is of another architecture: 1 tensors missing, 0 unknown, 0 of another shape, first 'decoder\.predict"
+        ValueError,
+        match=(
+            r"is of another architecture: 1 tensors missing, 0 unknown, 0 of another shape, first "
+            r"'decoder\.predict"
+        ),
     ):
         DCTNet.from_pretrained(rewritten(saved, drop="decoder.predict.weight"))
 
@@ -154,15 +183,23 @@ def test_configuration_of_another_network_is_refused(saved: Path) -> None:
     with safe_open(saved, framework="pt") as handle:
         config = json.loads(handle.metadata()["config"])
     wider = rewritten(saved, config=json.dumps({**config, "decoder_width": 32}))
-    with pytest.raises(ValueError, match=r"is of another architecture: 0 tensors missing, 0 unknown, \d+ of another shape, first"):
+    with pytest.raises(
+        ValueError,
+        match=r"is of another architecture: 0 tensors missing, 0 unknown, \d+ of another shape, first",
+    ):
         DCTNet.from_pretrained(wider)
 
 
 def checkpoint(folder: Path, **parts: object) -> Path:
     net = tiny_net()
-    state = {f"net.{key}": value for key, value in net.state_dict().items()} | {"other.weight": torch.zeros(1)}
+    state = {f"net.{key}": value for key, value in net.state_dict().items()} | {
+        "other.weight": torch.zeros(1)
+    }
     config = {**net.config.__dict__}
-    torch.save({"state_dict": state, "hyper_parameters": {"network": config, "lr": 1.0}, **parts}, folder / "last.ckpt")
+    torch.save(
+        {"state_dict": state, "hyper_parameters": {"network": config, "lr": 1.0}, **parts},
+        folder / "last.ckpt",
+    )
     return folder / "last.ckpt"
 
 
@@ -175,12 +212,17 @@ def test_training_checkpoint_gives_its_network(tmp_path: Path) -> None:
 def test_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
     file = checkpoint(tmp_path)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(ValueError, match=r"last\.ckpt' is not a whole training checkpoint \(RuntimeError\); was it cut short\?"):
+    with pytest.raises(
+        ValueError,
+        match=r"last\.ckpt' is not a whole training checkpoint \(RuntimeError\); was it cut short\?",
+    ):
         DCTNet.from_pretrained(file)
 
 
 def test_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is a checkpoint, but not one of `dct-seg fit`: it holds no network configuration"):
+    with pytest.raises(
+        ValueError, match="is a checkpoint, but not one of `dct-seg fit`: it holds no network configuration"
+    ):
         DCTNet.from_pretrained(checkpoint(tmp_path, hyper_parameters={}))
 
 

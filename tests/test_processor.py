@@ -28,7 +28,10 @@ def test_the_trainer_computes_in_what_is_fast(monkeypatch):
         assert processor.trainer_precision() == precision
 
 
-@pytest.mark.skipif(platform.system() != "Linux" or platform.libc_ver()[0] != "glibc", reason="only glibc's malloc can be told")
+@pytest.mark.skipif(
+    platform.system() != "Linux" or platform.libc_ver()[0] != "glibc",
+    reason="only glibc's malloc can be told",
+)
 def test_kept_memory_is_not_cleared_anew_by_the_system():
     script = """
 import resource, sys
@@ -43,7 +46,10 @@ def faults():
 faults()
 print(faults())
 """
-    kept, plain = (int(subprocess.check_output([sys.executable, "-c", script, how], text=True)) for how in ("keep", "plain"))
+    kept, plain = (
+        int(subprocess.check_output([sys.executable, "-c", script, how], text=True))
+        for how in ("keep", "plain")
+    )
     assert kept < plain / 4
 
 

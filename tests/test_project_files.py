@@ -1,4 +1,7 @@
-"""The files around the code agree with it: the version, the citation, the paths and commands that the documents name."""
+"""The files around the code agree with it.
+
+The version, the citation, the paths and commands that the documents name.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,9 @@ def test_the_citation_is_of_this_version_and_of_the_paper() -> None:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_path_in_a_document_exists(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
-    named = set(re.findall(r"\]\(([\w./-]+)\)", text)) | set(re.findall(r"(?:configs|docs|tests|notebooks|\.ci)/[\w./-]*\w", text))
+    named = set(re.findall(r"\]\(([\w./-]+)\)", text)) | set(
+        re.findall(r"(?:configs|docs|tests|notebooks|\.ci)/[\w./-]*\w", text)
+    )
     assert named
     assert {path for path in named if not (ROOT / path).exists()} == set()
 
@@ -50,7 +55,9 @@ def test_the_keys_in_the_contributing_commands_exist(capsys: pytest.CaptureFixtu
         .replace("click_encoder Ring", "click_encoder Disk")
         .replace("width: ", "radius: ")
     )
-    commands = [line for line in text.replace("SideBySide", "Folder").splitlines() if line.startswith("dct-seg fit ")]
+    commands = [
+        line for line in text.replace("SideBySide", "Folder").splitlines() if line.startswith("dct-seg fit ")
+    ]
     assert len(commands) == 2
     for command in commands:
         args = [str(ROOT / a) if a.startswith("configs/") else a for a in shlex.split(command)[1:]]
@@ -60,7 +67,12 @@ def test_the_keys_in_the_contributing_commands_exist(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
-    "path", [".pre-commit-config.yaml", ".github/workflows/ci.yml", *(f".github/ISSUE_TEMPLATE/{n}.yml" for n in ("bug", "idea"))]
+    "path",
+    [
+        ".pre-commit-config.yaml",
+        ".github/workflows/ci.yml",
+        *(f".github/ISSUE_TEMPLATE/{n}.yml" for n in ("bug", "idea")),
+    ],
 )
 def test_configuration_of_other_tools_is_well_formed(path: str) -> None:
     text = (ROOT / path).read_text(encoding="utf-8")

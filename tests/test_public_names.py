@@ -53,7 +53,11 @@ def test_public_name_is_its_home_s_and_says_what_it_is(name: str) -> None:
 def test_public_methods_are_documented(name: str) -> None:
     thing = getattr(dct_seg, name)
     if inspect.isclass(thing):
-        mine = {k: v for k, v in vars(thing).items() if not k.startswith("_") and (inspect.isroutine(v) or isinstance(v, property))}
+        mine = {
+            k: v
+            for k, v in vars(thing).items()
+            if not k.startswith("_") and (inspect.isroutine(v) or isinstance(v, property))
+        }
         assert [k for k in mine if not inspect.getdoc(getattr(thing, k))] == []
 
 
@@ -64,12 +68,18 @@ def test_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
-    code = "import sys, dct_seg; print([m for m in ('torch', 'numpy', 'timm', 'lightning', 'cv2') if m in sys.modules])"
+    code = (
+        "import sys, dct_seg; print([m for m in ('torch', 'numpy', 'timm', 'lightning', 'cv2') if m in "
+        "sys.modules])"
+    )
     assert run(code) == "[]"
 
 
 def test_name_brings_only_what_it_needs() -> None:
-    code = "import sys; from dct_seg import Click; print([m for m in ('timm', 'lightning', 'cv2', 'torchmetrics') if m in sys.modules])"
+    code = (
+        "import sys; from dct_seg import Click; print([m for m in ('timm', 'lightning', 'cv2', "
+        "'torchmetrics') if m in sys.modules])"
+    )
     assert run(code) == "[]"
 
 

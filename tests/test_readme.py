@@ -17,7 +17,10 @@ from dct_seg.cli import main
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
-    line for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line.startswith("dct-seg ")
+    line
+    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("dct-seg ")
 ]
 
 
@@ -34,7 +37,9 @@ def test_the_python_snippet_runs_as_it_stands(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if " fit " in c])
-def test_every_fit_command_names_a_configuration_that_parses(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_fit_command_names_a_configuration_that_parses(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     args = [str(ROOT / a) if a.startswith("configs/") else a for a in shlex.split(command)[1:]]
     assert all(Path(a).is_file() for a in args if a.endswith(".yaml"))
     with pytest.raises(SystemExit) as left:
@@ -49,14 +54,18 @@ def small_grabcut(root: Path) -> Path:
     for i in range(2):
         mask = np.zeros((48, 64), np.uint8)
         mask[10:35, 15 + 5 * i : 45] = 255
-        image = np.where(mask[..., None] > 0, 200, 60).astype(np.uint8) + rng.integers(0, 20, (48, 64, 3), dtype=np.uint8)
+        image = np.where(mask[..., None] > 0, 200, 60).astype(np.uint8) + rng.integers(
+            0, 20, (48, 64, 3), dtype=np.uint8
+        )
         Image.fromarray(image).save(root / "data_GT" / f"{i}.jpg")
         Image.fromarray(mask).save(root / "boundary_GT" / f"{i}.bmp")
     return root
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="paths in the README are POSIX")
-def test_every_benchmark_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_benchmark_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     small_grabcut(tmp_path / "data" / "GrabCut")
     net = DCTNet(DCTNetConfig(backbone="resnet10t", backbone_weights="none", decoder_width=8))
@@ -77,11 +86,17 @@ def test_every_predict_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "DIR").mkdir()
     for path in ("photo.jpg", "DIR/a.jpg"):
-        Image.fromarray(np.random.default_rng(0).integers(0, 255, (240, 320, 3), dtype=np.uint8)).save(tmp_path / path)
-    (tmp_path / "clicks.jsonl").write_text('{"image": "a.jpg", "clicks": [{"row": 20, "col": 30, "radius": 9}]}\n')
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (240, 320, 3), dtype=np.uint8)).save(
+            tmp_path / path
+        )
+    (tmp_path / "clicks.jsonl").write_text(
+        '{"image": "a.jpg", "clicks": [{"row": 20, "col": 30, "radius": 9}]}\n'
+    )
     commands = [shlex.split(command)[1:] for command in COMMANDS if " predict " in command]
     assert [main(args) for args in commands] == [0, 0]
-    assert sorted(path.relative_to("predicted/masks").as_posix() for path in Path("predicted/masks").rglob("*.png")) == [
+    assert sorted(
+        path.relative_to("predicted/masks").as_posix() for path in Path("predicted/masks").rglob("*.png")
+    ) == [
         "a/1.png",
         "photo.png",
     ]

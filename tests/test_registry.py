@@ -1,4 +1,4 @@
-"""The registry: an unknown name is answered with the known ones, and other packages add names of their own."""
+"""The registry: an unknown name is answered with known ones; other packages add their own."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,10 @@ def shapes() -> Registry[type]:
 
 
 def test_unknown_encoder_is_answered_with_the_nearest_and_all_known() -> None:
-    wanted = "unknown click encoder 'Gausian'; did you mean 'Gaussian'? known: Disk, Euclidean, Gaussian, SpatialDCT"
+    wanted = (
+        "unknown click encoder 'Gausian'; did you mean 'Gaussian'? known: Disk, Euclidean, Gaussian, "
+        "SpatialDCT"
+    )
     with pytest.raises(ValueError, match=f"^{re.escape(wanted)}$"):
         CLICK_ENCODERS.get("Gausian")
 
@@ -62,7 +65,9 @@ def test_taken_name_is_refused_unless_it_is_the_same_thing(shapes: Registry[type
         shapes.register("Disk")(str)
 
 
-def test_another_package_adds_a_name_by_an_entry_point(shapes: Registry[type], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_package_adds_a_name_by_an_entry_point(
+    shapes: Registry[type], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_plugin(tmp_path, group=GROUP, name="Star", code="class Star: ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert shapes.names() == ["Disk", "Ring", "Star"]

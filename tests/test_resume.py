@@ -30,7 +30,10 @@ class LastWeights(Callback):
 
 
 def train(folder, when, *, is_killed=False, ckpt_path=None, num_workers=0):
-    """Two epochs of four batches with everything random switched on; the weights as trained, and as averaged."""
+    """Two epochs of four batches with everything random switched on.
+
+    The weights as trained, and as averaged.
+    """
     # Weights drawn anew in the second process must be replaced by the checkpoint's.
     task = tiny_task(
         weights_seed=0 if ckpt_path is None else 1,
@@ -61,7 +64,9 @@ def uninterrupted(tmp_path_factory):
 
 
 def kill(folder, when):
-    process = multiprocessing.get_context("spawn").Process(target=train, args=(folder, when), kwargs={"is_killed": True})
+    process = multiprocessing.get_context("spawn").Process(
+        target=train, args=(folder, when), kwargs={"is_killed": True}
+    )
     process.start()
     process.join(300)
     assert process.exitcode == -signal.SIGKILL

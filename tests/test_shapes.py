@@ -23,7 +23,11 @@ def test_a_picture_is_a_pure_function_of_its_number() -> None:
 
 def test_splits_seeds_and_numbers_share_no_picture() -> None:
     sets = [tiny(), tiny(split="val"), tiny(seed=1), tiny(split="val", seed=1)]
-    pictures = [hashlib.sha256(one.read_photo(number).image.tobytes()).digest() for one in sets for number in range(12)]
+    pictures = [
+        hashlib.sha256(one.read_photo(number).image.tobytes()).digest()
+        for one in sets
+        for number in range(12)
+    ]
     assert len(set(pictures)) == len(pictures)
 
 
@@ -54,5 +58,7 @@ def test_pictures_use_the_range_and_have_noise() -> None:
 
 @pytest.mark.parametrize("options", [{"num_images": 0}, {"size": (8, 80)}, {"max_shapes": 1}])
 def test_options_out_of_range_are_told(options: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"Shapes wants num_images >= 1, sides >= 16 pixels and max_shapes >= 2, got"):
+    with pytest.raises(
+        ValueError, match=r"Shapes wants num_images >= 1, sides >= 16 pixels and max_shapes >= 2, got"
+    ):
         tiny(**options)

@@ -13,8 +13,17 @@ from dct_seg import Click, DCTNet, DCTNetConfig, Predictor
 from dct_seg.models import pretrained
 
 TRAINING_SETS = {
-    "ecssd", "ccp", "feralcat", "coco128", "coco_mval_train", "coco_minis", "bsds_regions", "wild_animals", "food", "fire_trucks",
-}  # fmt: skip
+    "ecssd",
+    "ccp",
+    "feralcat",
+    "coco128",
+    "coco_mval_train",
+    "coco_minis",
+    "bsds_regions",
+    "wild_animals",
+    "food",
+    "fire_trucks",
+}
 
 
 @pytest.fixture(params=pretrained.names())
@@ -30,7 +39,9 @@ def test_their_configuration_is_of_the_very_network_that_ships() -> None:
     """So that the same file can also go on training from them (``--model.start_from``)."""
     model = yaml.safe_load((Path(__file__).parent.parent / "configs" / "shipped.yaml").read_text())["model"]
     shipped = DCTNetConfig.from_dict(pretrained.load(pretrained.DEFAULT).config)
-    assert DCTNetConfig.from_dict({**model["network"], "backbone_weights": shipped.backbone_weights}) == shipped
+    assert (
+        DCTNetConfig.from_dict({**model["network"], "backbone_weights": shipped.backbone_weights}) == shipped
+    )
 
 
 def test_weights_are_at_most_12_megabytes(name: str) -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy.ndimage import distance_transform_edt
 
-import dct_seg.simulation as simulation
-import dct_seg.wrong_pixels as wrong_pixels
+import dct_seg.simulation.user as simulation
+import dct_seg.simulation.wrong_pixels as wrong_pixels
 from dct_seg.clicks import Click, ClickBatch
 from dct_seg.simulation import SimulatedUser, first_click, next_click, predicted
 
@@ -34,16 +34,24 @@ def clicked(*pixels):
     return ClickBatch.from_clicks([[Click(*pixel) for pixel in pixels]])
 
 
-# --- the rules, as plain loops over pixels -------------------------------------------------------------------------------
+# --- the rules, as plain loops over pixels ------------------------------------------------------------------
 
 
 def naive_squares(wrong):
-    """The squared distance of each True pixel to the nearest pixel that is not, those around the image included."""
+    """The squared distance of each True pixel to the nearest pixel that is not, those around the image
+    included.
+    """
     height, width = wrong.shape
     zeros = [
-        (r, c) for r, c in product(range(-1, height + 1), range(-1, width + 1)) if not (0 <= r < height and 0 <= c < width and wrong[r, c])
+        (r, c)
+        for r, c in product(range(-1, height + 1), range(-1, width + 1))
+        if not (0 <= r < height and 0 <= c < width and wrong[r, c])
     ]
-    return {(r, c): min((r - i) ** 2 + (c - j) ** 2 for i, j in zeros) for r, c in product(range(height), range(width)) if wrong[r, c]}
+    return {
+        (r, c): min((r - i) ** 2 + (c - j) ** 2 for i, j in zeros)
+        for r, c in product(range(height), range(width))
+        if wrong[r, c]
+    }
 
 
 def naive_first_of_deepest(squares, taken):
@@ -112,7 +120,9 @@ def random_case(seed):
 @pytest.mark.parametrize("rule", NAIVE)
 @pytest.mark.parametrize("small_windows", [False, True])
 def test_each_rule_is_the_plain_loop(rule, small_windows, monkeypatch):
-    if small_windows:  # what large images go through: tiles, one window for many blobs, distances measured again
+    if (
+        small_windows
+    ):  # what large images go through: tiles, one window for many blobs, distances measured again
         monkeypatch.setattr(wrong_pixels, "_TILE", 3)
         monkeypatch.setattr(wrong_pixels, "_MAX_WINDOWS", 1)
         monkeypatch.setattr(wrong_pixels, "_EXACT_BELOW", 2)
@@ -123,7 +133,7 @@ def test_each_rule_is_the_plain_loop(rule, small_windows, monkeypatch):
         assert as_click(found) == NAIVE[rule](pred, mask, ignore, taken), f"seed {seed}"
 
 
-# --- known answers -------------------------------------------------------------------------------------------------------
+# --- known answers ------------------------------------------------------------------------------------------
 
 
 def test_a_square_is_clicked_in_its_middle():
@@ -159,7 +169,12 @@ def test_a_thin_ignored_line_is_a_boundary():
 def test_nothing_wrong_is_done(rule):
     mask = square(9, 2, 2, 5)
     found = next_click(mask, mask, rule=rule)
-    assert (found.done.item(), found.labels.item(), found.radii.item(), found.coords.tolist()) == (True, -1, 0, [[0, 0]])
+    assert (found.done.item(), found.labels.item(), found.radii.item(), found.coords.tolist()) == (
+        True,
+        -1,
+        0,
+        [[0, 0]],
+    )
 
 
 @pytest.mark.parametrize("rule", NAIVE)
@@ -200,7 +215,7 @@ def test_regions_of_one_size_and_sign_go_by_their_first_pixel():
     assert as_click(next_click(torch.zeros_like(mask), mask, rule="largest_region"))[:2] == (0, 5)
 
 
-# --- large images --------------------------------------------------------------------------------------------------------
+# --- large images -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -223,7 +238,7 @@ def test_a_long_strip_is_clicked_at_its_first_pixel_of_full_depth():
     assert as_click(first_click(mask)) == (5, 12, 1, 16)
 
 
-# --- batches and devices -------------------------------------------------------------------------------------------------
+# --- batches and devices ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rule", NAIVE)
@@ -246,14 +261,18 @@ def test_an_image_that_is_done_leaves_the_others_alone():
 
 def test_padding_and_clicks_outside_the_image_are_no_clicks():
     mask = square(9, 2, 2, 5)
-    clicks = ClickBatch(torch.tensor([[[4.0, 4.0], [-3.0, 4.0], [4.0, 99.0]]]), torch.tensor([[-1, 1, 1]]), torch.zeros(1, 3))
+    clicks = ClickBatch(
+        torch.tensor([[[4.0, 4.0], [-3.0, 4.0], [4.0, 99.0]]]), torch.tensor([[-1, 1, 1]]), torch.zeros(1, 3)
+    )
     assert as_click(next_click(torch.zeros_like(mask), mask, clicks=clicks)) == (4, 4, 1, 9)
 
 
 def test_views_of_other_tensors_are_read_as_they_are():
     mask = square(9, 1, 3, 5)
     assert as_click(first_click(mask.transpose(1, 2))) == (5, 3, 1, 9)
-    assert as_click(first_click(mask.flip(2)[:, ::2].expand(3, -1, -1)), 2) == as_click(first_click(mask.flip(2)[:, ::2].contiguous()))
+    assert as_click(first_click(mask.flip(2)[:, ::2].expand(3, -1, -1)), 2) == as_click(
+        first_click(mask.flip(2)[:, ::2].contiguous())
+    )
 
 
 def test_an_empty_batch_gives_no_clicks():
@@ -269,7 +288,7 @@ def test_nothing_given_is_changed():
     assert torch.equal(pred, before[1])
 
 
-# --- the user --------------------------------------------------------------------------------------------------------------
+# --- the user -----------------------------------------------------------------------------------------------
 
 
 def test_a_probability_must_be_above_the_threshold():
@@ -284,7 +303,9 @@ def test_logits_may_have_a_channel():
 
 def test_the_prompt_says_whether_the_radius_is_told():
     mask = square(9, 2, 2, 5)
-    told, untold = (SimulatedUser(mask, prompt=prompt)(None, ClickBatch.empty(1)) for prompt in ("drag", "click"))
+    told, untold = (
+        SimulatedUser(mask, prompt=prompt)(None, ClickBatch.empty(1)) for prompt in ("drag", "click")
+    )
     assert told.radii.item() == told.true_radii.item() == 3
     assert math.isnan(untold.radii.item())
     assert untold.true_radii.item() == 3
@@ -314,7 +335,9 @@ def two_blobs():
 
 
 @pytest.mark.parametrize("rule", NAIVE)
-@pytest.mark.parametrize("options", [{"place": "core"}, {"click_jitter": 3.0}, {"place": "core", "click_jitter": 2.5}])
+@pytest.mark.parametrize(
+    "options", [{"place": "core"}, {"click_jitter": 3.0}, {"place": "core", "click_jitter": 2.5}]
+)
 def test_a_random_place_stays_in_the_region_and_knows_its_distance(rule, options):
     mask, pred = two_blobs()
     missed = (mask & ~pred)[0].numpy()
@@ -340,7 +363,9 @@ def test_a_random_place_stays_in_the_region_and_knows_its_distance(rule, options
 
 def test_radius_noise_stays_in_its_range_and_leaves_the_true_radius():
     mask = square(9, 2, 2, 5).repeat(200, 1, 1)
-    found = SimulatedUser(mask, radius_noise=0.2, generator=torch.Generator().manual_seed(0))(None, ClickBatch.empty(200))
+    found = SimulatedUser(mask, radius_noise=0.2, generator=torch.Generator().manual_seed(0))(
+        None, ClickBatch.empty(200)
+    )
     assert (found.true_radii == 3).all()
     assert 2.4 <= found.radii.min() < 2.5
     assert 3.5 < found.radii.max() <= 3.6
@@ -350,7 +375,13 @@ def test_the_same_generator_gives_the_same_clicks(monkeypatch):
     mask, pred = (one.repeat(4, 1, 1) for one in two_blobs())
 
     def clicks_of(seed):
-        user = SimulatedUser(mask, place="core", click_jitter=2, radius_noise=0.1, generator=torch.Generator().manual_seed(seed))
+        user = SimulatedUser(
+            mask,
+            place="core",
+            click_jitter=2,
+            radius_noise=0.1,
+            generator=torch.Generator().manual_seed(seed),
+        )
         found = user(torch.where(pred, 5.0, -5.0), ClickBatch.empty(4))
         return torch.cat([found.coords.flatten(), found.radii])
 
@@ -360,16 +391,20 @@ def test_the_same_generator_gives_the_same_clicks(monkeypatch):
     assert not torch.equal(one, clicks_of(1))
 
 
-# --- errors --------------------------------------------------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------------------------
 
 
 def test_maps_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match=r"pred is \(B, H, W\) as mask is, got \(1, 4, 5\) with mask \(1, 4, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"pred is \(B, H, W\) as mask is, got \(1, 4, 5\) with mask \(1, 4, 4\)"
+    ):
         next_click(torch.zeros(1, 4, 5, dtype=torch.bool), torch.zeros(1, 4, 4, dtype=torch.bool))
 
 
 def test_maps_that_are_not_bool_are_refused():
-    with pytest.raises(TypeError, match=r"mask is a bool tensor, got torch.float32; compare it with a threshold first"):
+    with pytest.raises(
+        TypeError, match=r"mask is a bool tensor, got torch.float32; compare it with a threshold first"
+    ):
         first_click(torch.zeros(1, 4, 4))
 
 

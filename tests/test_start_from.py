@@ -1,4 +1,7 @@
-"""A run that starts from trained weights: their network, their numbers, and a word when the configuration says otherwise."""
+"""A run that starts from trained weights.
+
+Their network, their numbers, and a word when the configuration says otherwise.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,9 @@ def test_training_starts_with_the_weights_and_their_network(trained: Path) -> No
     assert task.net.training
 
 
-def test_one_epoch_moves_the_weights_and_its_checkpoint_loads_without_the_file(trained: Path, tmp_path: Path) -> None:
+def test_one_epoch_moves_the_weights_and_its_checkpoint_loads_without_the_file(
+    trained: Path, tmp_path: Path
+) -> None:
     task = InteractiveSegmentationTask(start_from=str(trained), lr=1e-3, train_clicks=(1, 1), val_clicks=1)
     trainer = tiny_trainer(tmp_path)
     before = weights(task.net)
@@ -32,7 +37,9 @@ def test_one_epoch_moves_the_weights_and_its_checkpoint_loads_without_the_file(t
     assert any(not torch.equal(before[key], value) for key, value in weights(task.net).items())
     trainer.save_checkpoint(tmp_path / "after.ckpt")
     trained.unlink()
-    assert_same_weights(weights(InteractiveSegmentationTask.load_from_checkpoint(tmp_path / "after.ckpt")), weights(task))
+    assert_same_weights(
+        weights(InteractiveSegmentationTask.load_from_checkpoint(tmp_path / "after.ckpt")), weights(task)
+    )
 
 
 def test_a_network_that_is_not_theirs_is_refused_by_its_first_difference(trained: Path) -> None:

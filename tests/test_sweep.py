@@ -1,4 +1,6 @@
-"""``dct-seg sweep``: the file's mistakes, the three searches, the tables, and four trials killed and gone on with."""
+"""``dct-seg sweep``: the file's mistakes, the three searches, the tables, and four trials killed and gone on
+with.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +37,23 @@ FOUR = {"model.lr": {"values": [1e-3, 1e-4]}, "seed_everything": {"values": [0, 
 
 
 def content(**changes: Any) -> dict[str, Any]:
-    return {"program": "dct-seg", "method": "grid", "metric": METRIC, "parameters": FOUR, "command": COMMAND, **changes}
+    return {
+        "program": "dct-seg",
+        "method": "grid",
+        "metric": METRIC,
+        "parameters": FOUR,
+        "command": COMMAND,
+        **changes,
+    }
 
 
 def write(folder: Path, **changes: Any) -> Path:
     path = folder / "sweep.yaml"
-    path.write_text(yaml.safe_dump({key: value for key, value in content(**changes).items() if value is not None}, sort_keys=False))
+    path.write_text(
+        yaml.safe_dump(
+            {key: value for key, value in content(**changes).items() if value is not None}, sort_keys=False
+        )
+    )
     return path
 
 
@@ -54,28 +67,70 @@ def write(folder: Path, **changes: Any) -> Path:
         ({"metod": "grid"}, "unknown key of a sweep file 'metod'; did you mean 'method'?"),
         ({"method": "gird"}, "unknown sweep method 'gird'; did you mean 'grid'?"),
         ({"parameters": {}}, "parameters is a mapping of command-line keys"),
-        ({"parameters": {"model lr": {"value": 1}}}, "a parameter is named by a key of the command line, such as model.lr, got 'model lr'"),
+        (
+            {"parameters": {"model lr": {"value": 1}}},
+            "a parameter is named by a key of the command line, such as model.lr, got 'model lr'",
+        ),
         ({"parameters": {"a": 3}}, r"parameter 'a' is a mapping such as \{values: \[1, 2\]\}, got 3"),
-        ({"parameters": {"a": {"min": 1}}}, "parameter 'a' has neither value, values, min and max, nor a distribution"),
+        (
+            {"parameters": {"a": {"min": 1}}},
+            "parameter 'a' has neither value, values, min and max, nor a distribution",
+        ),
         ({"parameters": {"a": {"distribution": "unifrom", "min": 0, "max": 1}}}, "did you mean 'uniform'?"),
-        ({"parameters": {"a": {"distribution": "uniform", "min": 0}}}, "parameter 'a' has distribution uniform, which needs max"),
+        (
+            {"parameters": {"a": {"distribution": "uniform", "min": 0}}},
+            "parameter 'a' has distribution uniform, which needs max",
+        ),
         ({"parameters": {"a": {"values": []}}}, "values of parameter 'a' is a list of at least one"),
-        ({"parameters": {"a": {"values": [1, 2], "probabilities": [0.5, 0.4]}}}, "are as many as its values and sum to 1"),
+        (
+            {"parameters": {"a": {"values": [1, 2], "probabilities": [0.5, 0.4]}}},
+            "are as many as its values and sum to 1",
+        ),
         ({"parameters": {"a": {"min": "low", "max": 1}}}, "min of parameter 'a' is a number, got 'low'"),
-        ({"parameters": {"a": {"min": 2, "max": 1}}}, "parameter 'a' has min 2 and max 1; min is the smaller one"),
-        ({"parameters": {"a": {"distribution": "log_uniform_values", "min": 0, "max": 1}}}, "min is above 0, got 0"),
-        ({"parameters": {"a": {"distribution": "int_uniform", "min": 0.5, "max": 1}}}, "whole numbers between min and max, got 0.5"),
-        ({"parameters": {"a": {"distribution": "q_uniform", "min": 0, "max": 1, "q": 0}}}, "has q above 0 and sigma from 0 on"),
-        ({"parameters": {"a": {"min": 0.0, "max": 1.0}}}, "parameter 'a' has distribution uniform, and grid takes"),
+        (
+            {"parameters": {"a": {"min": 2, "max": 1}}},
+            "parameter 'a' has min 2 and max 1; min is the smaller one",
+        ),
+        (
+            {"parameters": {"a": {"distribution": "log_uniform_values", "min": 0, "max": 1}}},
+            "min is above 0, got 0",
+        ),
+        (
+            {"parameters": {"a": {"distribution": "int_uniform", "min": 0.5, "max": 1}}},
+            "whole numbers between min and max, got 0.5",
+        ),
+        (
+            {"parameters": {"a": {"distribution": "q_uniform", "min": 0, "max": 1, "q": 0}}},
+            "has q above 0 and sigma from 0 on",
+        ),
+        (
+            {"parameters": {"a": {"min": 0.0, "max": 1.0}}},
+            "parameter 'a' has distribution uniform, and grid takes",
+        ),
         ({"run_cap": 0}, "run_cap is a number of trials, at least 1, got 0"),
-        ({"metric": {"name": "NoC@90"}}, "the metric's name is one of validation, val/PROMPT/NAME such as val/drag/NoC@90"),
-        ({"metric": {"name": "val/drag/AuC", "goal": "maximise"}}, "unknown goal 'maximise'; did you mean 'maximize'?"),
+        (
+            {"metric": {"name": "NoC@90"}},
+            "the metric's name is one of validation, val/PROMPT/NAME such as val/drag/NoC@90",
+        ),
+        (
+            {"metric": {"name": "val/drag/AuC", "goal": "maximise"}},
+            "unknown goal 'maximise'; did you mean 'maximize'?",
+        ),
         ({"method": "bayes", "metric": None}, "method bayes needs a metric"),
         ({"command": None}, r"command is a list with \$\{args\} in it"),
         ({"command": ["${program}", "fit"]}, r"command is a list with \$\{args\} in it"),
-        ({"command": ["${program}", "benchmark", "${args}"]}, "command runs 'dct-seg benchmark', and here it is dct-seg fit"),
-        ({"command": ["python", "train.py", "${args}"]}, "command runs 'python train.py', and here it is dct-seg fit"),
-        ({"command": ["${program}", "fit", "${args_no_hyphens}", "${args}"]}, "which only W&B's agent fills in"),
+        (
+            {"command": ["${program}", "benchmark", "${args}"]},
+            "command runs 'dct-seg benchmark', and here it is dct-seg fit",
+        ),
+        (
+            {"command": ["python", "train.py", "${args}"]},
+            "command runs 'python train.py', and here it is dct-seg fit",
+        ),
+        (
+            {"command": ["${program}", "fit", "${args_no_hyphens}", "${args}"]},
+            "which only W&B's agent fills in",
+        ),
     ],
 )
 def test_a_mistake_in_the_file_is_named(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -96,26 +151,49 @@ def test_what_is_no_sweep_file_is_said(tmp_path: Path) -> None:
         load_sweep(tmp_path / "broken.yaml")
 
 
-def test_nested_parameters_get_dotted_keys_and_an_envvar_is_filled_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nested_parameters_get_dotted_keys_and_an_envvar_is_filled_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DCT_SEG_TEST_ROOT", "pictures")
-    nested = {"model": {"parameters": {"network": {"parameters": {"decoder_width": {"values": [8, 16]}}}}}, "seed_everything": {"value": 3}}
+    nested = {
+        "model": {"parameters": {"network": {"parameters": {"decoder_width": {"values": [8, 16]}}}}},
+        "seed_everything": {"value": 3},
+    }
     command = [*COMMAND[:-1], "--data.root=${envvar:DCT_SEG_TEST_ROOT}", "${args}"]
-    sweep = load_sweep(write(tmp_path, parameters=nested, command=command, early_terminate={"type": "hyperband"}))
-    assert [parameter.name for parameter in sweep.parameters] == ["model.network.decoder_width", "seed_everything"]
+    sweep = load_sweep(
+        write(tmp_path, parameters=nested, command=command, early_terminate={"type": "hyperband"})
+    )
+    assert [parameter.name for parameter in sweep.parameters] == [
+        "model.network.decoder_width",
+        "seed_everything",
+    ]
     assert (sweep.name, sweep.ignored) == ("sweep", ("early_terminate",))
-    words = ["fit", "--config", "base.yaml", "--data.root=pictures", "--model.network.decoder_width=16", "--seed_everything=3"]
+    words = [
+        "fit",
+        "--config",
+        "base.yaml",
+        "--data.root=pictures",
+        "--model.network.decoder_width=16",
+        "--seed_everything=3",
+    ]
     assert fit_arguments(sweep, planned(sweep)[1]) == words
     with pytest.raises(ValueError, match=r"no --config that b\.yaml could stand in for"):
-        fit_arguments(load_sweep(write(tmp_path, command=["${program}", "fit", "${args}"])), {}, base="b.yaml")
+        fit_arguments(
+            load_sweep(write(tmp_path, command=["${program}", "fit", "${args}"])), {}, base="b.yaml"
+        )
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_every_trial_of_a_shipped_sweep_is_a_command_that_parses(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_trial_of_a_shipped_sweep_is_a_command_that_parses(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(ROOT)
     sweep = load_sweep(path)
     seen = set()
     for values in planned(sweep):
-        setting = json.dumps({key: value for key, value in values.items() if key != "seed_everything"}, sort_keys=True)
+        setting = json.dumps(
+            {key: value for key, value in values.items() if key != "seed_everything"}, sort_keys=True
+        )
         if setting in seen:
             continue  # another seed of the same
         seen.add(setting)
@@ -153,14 +231,21 @@ def test_every_sweep_command_of_the_documents_runs_dry(
 
 def test_a_grid_is_all_combinations_the_last_parameter_fastest(tmp_path: Path) -> None:
     sweep = load_sweep(write(tmp_path))
-    assert [tuple(values.values()) for values in planned(sweep)] == [(1e-3, 0), (1e-3, 1), (1e-4, 0), (1e-4, 1)]
+    assert [tuple(values.values()) for values in planned(sweep)] == [
+        (1e-3, 0),
+        (1e-3, 1),
+        (1e-4, 0),
+        (1e-4, 1),
+    ]
     assert len(planned(sweep, trials=3)) == 3
     ranges = {"a": {"min": 1, "max": 3}, "b": {"distribution": "q_uniform", "min": 0.0, "max": 1.0, "q": 0.5}}
     grid = planned(load_sweep(write(tmp_path, parameters=ranges)))
     assert [tuple(values.values()) for values in grid] == [(a, b) for a in (1, 2, 3) for b in (0.0, 0.5)]
 
 
-def test_a_random_search_draws_from_each_distribution_and_its_start_does_not_depend_on_its_length(tmp_path: Path) -> None:
+def test_a_random_search_draws_from_each_distribution_and_its_start_does_not_depend_on_its_length(
+    tmp_path: Path,
+) -> None:
     parameters = {
         "whole": {"min": 1, "max": 4},
         "even": {"min": 0.0, "max": 2.0},
@@ -220,8 +305,13 @@ def test_a_bayesian_search_learns_counts_what_was_and_takes_up_what_was_stopped(
     assert again.next() == known[0][0]
     assert again.next() is not None
     assert again.next() is None
-    with pytest.raises(ValueError, match="parameter 'x' has distribution normal, which method bayes cannot draw"):
-        OptunaSearch(load_sweep(write(tmp_path, method="bayes", parameters={"x": {"distribution": "normal"}})), trials=1)
+    with pytest.raises(
+        ValueError, match="parameter 'x' has distribution normal, which method bayes cannot draw"
+    ):
+        OptunaSearch(
+            load_sweep(write(tmp_path, method="bayes", parameters={"x": {"distribution": "normal"}})),
+            trials=1,
+        )
 
 
 def test_bayes_without_optuna_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,21 +327,34 @@ def test_bayes_without_optuna_says_what_to_install(tmp_path: Path, monkeypatch: 
 def outcome(values: dict[str, Any], noc: float | None, *, prompt: str = "drag", number: int = 0) -> Outcome:
     if noc is None:
         return Outcome(values, "failed", error="out of memory", number=number)
-    return Outcome(values, "finished", {prompt: {"NoC@90": noc, "AuC": 1 - noc / 20}}, f"{number}.ckpt", number=number, seconds=10)
+    return Outcome(
+        values,
+        "finished",
+        {prompt: {"NoC@90": noc, "AuC": 1 - noc / 20}},
+        f"{number}.ckpt",
+        number=number,
+        seconds=10,
+    )
 
 
 def table1_outcomes() -> list[Outcome]:
     prompts = {row.overlay: row.prompt for row in TABLE_1}
     found = {"baseline": (5.0, 6.0), "spatial_dct": (3.0, 3.5), "full": (2.0, 2.5), "click_only": (4.0, 4.5)}
     return [
-        outcome({"config": f"configs/ablation/{name}.yaml", "seed_everything": seed}, noc, prompt=prompts[name])
+        outcome(
+            {"config": f"configs/ablation/{name}.yaml", "seed_everything": seed}, noc, prompt=prompts[name]
+        )
         for name, both in found.items()
         for seed, noc in enumerate(both)
     ]
 
 
 def test_rows_are_settings_with_mean_and_spread_over_seeds() -> None:
-    done = [outcome({"model.lr": lr, "trainer.max_epochs": 3, "model.seed": s}, 2 + 1000 * lr + s) for lr in (1e-3, 2e-3) for s in (0, 1)]
+    done = [
+        outcome({"model.lr": lr, "trainer.max_epochs": 3, "model.seed": s}, 2 + 1000 * lr + s)
+        for lr in (1e-3, 2e-3)
+        for s in (0, 1)
+    ]
     rows = rows_of(done)
     assert [row.values for row in rows] == [{"model.lr": 1e-3}, {"model.lr": 2e-3}]
     lines = table(rows)
@@ -271,14 +374,21 @@ def test_the_papers_table_1_stands_beside_ours_to_the_digit() -> None:
     ]
     for row in TABLE_1:
         header = (ROOT / "configs" / "ablation" / f"{row.overlay}.yaml").read_text().splitlines()
-        said = re.findall(r"\d+\.\d+", " ".join(line.partition("AuC: ")[2] or line for line in header if line.startswith("#"))[0:400])
-        assert [float(number) for number in said[:6]] == [number for pair in row.numbers.values() for number in pair]
+        said = re.findall(
+            r"\d+\.\d+",
+            " ".join(line.partition("AuC: ")[2] or line for line in header if line.startswith("#"))[0:400],
+        )
+        assert [float(number) for number in said[:6]] == [
+            number for pair in row.numbers.values() for number in pair
+        ]
     assert len(paper_table(rows_of([outcome({"model.lr": 1}, 2.0)]))) == 1
 
 
 def test_the_report_is_written_whole_with_a_picture_and_names_what_failed(tmp_path: Path) -> None:
     sweep = load_sweep(ROOT / "configs" / "sweeps" / "table1.yaml")
-    text = write_report(sweep, [*table1_outcomes(), outcome({"config": "x.yaml", "seed_everything": 0}, None)], tmp_path)
+    text = write_report(
+        sweep, [*table1_outcomes(), outcome({"config": "x.yaml", "seed_everything": 0}, None)], tmp_path
+    )
     assert "8 of 9 trials finished" in text
     assert "- config x, seed 0: out of memory" in text
     assert "Best NoC@90 with prompt drag: config full, 2.25 ± 0.35." in text
@@ -320,7 +430,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a configuration whose training takes seconds."""
     monkeypatch.chdir(tmp_path)
     keep_wandb_in(tmp_path, monkeypatch)
-    callbacks = [{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"save_last": True, "every_n_epochs": 1}}]
+    callbacks = [
+        {
+            "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+            "init_args": {"save_last": True, "every_n_epochs": 1},
+        }
+    ]
     trainer = {key: value for key, value in CONFIG["trainer"].items() if key != "default_root_dir"}
     config = {**CONFIG, "trainer": {**trainer, "callbacks": callbacks}, "report": "after"}
     Path("base.yaml").write_text(yaml.safe_dump(config))
@@ -335,14 +450,18 @@ def alive(marker: str) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pgrep") is None, reason="looks for processes with pgrep")
-def test_four_trials_killed_are_gone_on_with_and_leave_runs_that_wandb_reads(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_four_trials_killed_are_gone_on_with_and_leave_runs_that_wandb_reads(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("wandb")
     write(here, name="four", command=[*COMMAND[:-1], "--trainer.logger=WandbLogger", "${args}"])
     args = ["sweep", "sweep.yaml", "--jobs", "2", "--out", "killed"]
     with (here / "first.log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "dct_seg.cli", *args], stdout=log, stderr=log)
         deadline = time.monotonic() + 240
-        while len(list(here.glob("killed/trials/*/trial.json"))) < 3:  # the third starts when one of the first two has finished
+        while (
+            len(list(here.glob("killed/trials/*/trial.json"))) < 3
+        ):  # the third starts when one of the first two has finished
             assert process.poll() is None, (here / "first.log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -353,7 +472,11 @@ def test_four_trials_killed_are_gone_on_with_and_leave_runs_that_wandb_reads(her
         time.sleep(0.1)
     assert alive("killed/trials/") == []  # no trial outlives the sweep
 
-    before = {trial.key: trial.folder / "outcome.json" for trial in trials_in(Path("killed")) if trial.read_outcome() is not None}
+    before = {
+        trial.key: trial.folder / "outcome.json"
+        for trial in trials_in(Path("killed"))
+        if trial.read_outcome() is not None
+    }
     assert 1 <= len(before) < 4
     times = {name: path.stat().st_mtime_ns for name, path in before.items()}
     assert main(args) == 2
@@ -368,7 +491,9 @@ def test_four_trials_killed_are_gone_on_with_and_leave_runs_that_wandb_reads(her
     assert {name: path.stat().st_mtime_ns for name, path in before.items()} == times
     found = trials_in(Path("killed"))
     assert [trial.read_start()["attempts"] for trial in found if trial.key in before] == [1] * len(before)
-    assert any(trial.read_start()["attempts"] == 2 for trial in found)  # one was at work when the sweep was killed
+    assert any(
+        trial.read_start()["attempts"] == 2 for trial in found
+    )  # one was at work when the sweep was killed
 
     for trial in found:
         outcome = trial.read_outcome()
@@ -385,14 +510,18 @@ def test_four_trials_killed_are_gone_on_with_and_leave_runs_that_wandb_reads(her
             if record["type"] == "history":
                 logged.update(record["history"]["item"])
         assert logged["val/drag/NoC@90"] == pytest.approx(outcome.metrics["drag"]["NoC@90"])
-    assert re.search(r"^\| lr +\| prompt +\| seeds \|", (here / "killed" / "table.md").read_text(), re.MULTILINE)
+    assert re.search(
+        r"^\| lr +\| prompt +\| seeds \|", (here / "killed" / "table.md").read_text(), re.MULTILINE
+    )
 
     assert main([*args, "--resume", "--dry-run"]) == 0
     assert "4 trials, 4 finished" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_a_trial_that_fails_is_told_the_rest_goes_on_and_it_is_tried_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trial_that_fails_is_told_the_rest_goes_on_and_it_is_tried_again(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     parameters = {"model.network.click_encoder": {"values": ["Dsk", "Disk"]}}
     args = ["sweep", str(write(here, parameters=parameters)), "--out", "out"]
     assert main(args) == 1

@@ -62,7 +62,7 @@ def train_on(task, batch, folder, **options):
     return trainer, watch.gradients
 
 
-# --- when the optimizer steps --------------------------------------------------------------------------------------------
+# --- when the optimizer steps -------------------------------------------------------------------------------
 
 
 def clicks_by_hand(net, batch, num_clicks):
@@ -77,7 +77,9 @@ def clicks_by_hand(net, batch, num_clicks):
 
 
 def task_that_sees_clicks(fusion, **options):
-    """The weights through which clicks enter early start at zero, and each click would have the same gradient."""
+    """The weights through which clicks enter early start at zero, and each click would have the same
+    gradient.
+    """
     task = tiny_task({**NO_HEAD, "prompt_fusion": fusion}, **options)
     for parameter in task.net.backbone.stem_map_parameters():
         nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(0))
@@ -95,7 +97,8 @@ def test_the_weights_change_after_every_click(fusion, tmp_path):
         optimizer.zero_grad()
     trainer, gradients = train_on(task, squares(), tmp_path)
     assert trainer.global_step == len(gradients) == 3
-    # Weights whose gradient is nothing but rounding go anywhere under Adam, and change no output: so compare that.
+    # Weights whose gradient is nothing but rounding go anywhere under Adam, and change no output: so compare
+    # that.
     with torch.no_grad():
         (mine,), (its,) = clicks_by_hand(net, squares(), 1), clicks_by_hand(task.net, squares(), 1)
     assert its.item() == pytest.approx(mine.item(), rel=1e-4)
@@ -103,7 +106,9 @@ def test_the_weights_change_after_every_click(fusion, tmp_path):
 
 @pytest.mark.parametrize("fusion", ["early", "late"])
 @pytest.mark.parametrize("update", ["last", "sum"])
-def test_the_weights_change_once_a_batch_by_the_last_clicks_gradient_or_the_sum_of_all(update, fusion, tmp_path):
+def test_the_weights_change_once_a_batch_by_the_last_clicks_gradient_or_the_sum_of_all(
+    update, fusion, tmp_path
+):
     task = task_that_sees_clicks(fusion, update=update, train_clicks=(3, 3))
     net = copy.deepcopy(task.net)
     *first, last = clicks_by_hand(net, squares(), 3)
@@ -120,7 +125,9 @@ def test_half_of_the_batches_have_clicks_ahead_that_teach_nothing(tmp_path):
 
     class Look(Callback):
         def on_train_start(self, trainer, pl_module):
-            pl_module.net.register_forward_pre_hook(lambda module, args: seen.append((args[1].coords.shape[1], torch.is_grad_enabled())))
+            pl_module.net.register_forward_pre_hook(
+                lambda module, args: seen.append((args[1].coords.shape[1], torch.is_grad_enabled()))
+            )
 
     task = tiny_task(NO_HEAD, train_clicks=(2, 2), clicks_ahead=3)
     trainer = tiny_trainer(tmp_path, callbacks=[Look()], limit_train_batches=1, max_epochs=20)
@@ -143,7 +150,9 @@ def test_the_next_click_is_made_on_the_mask_of_the_changed_weights_under_bf16_to
 
     class Look(Callback):
         def on_train_start(self, trainer, pl_module):
-            pl_module.net.decoder.predict.register_forward_hook(lambda module, args, out: seen.append(out.detach().clone()))
+            pl_module.net.decoder.predict.register_forward_hook(
+                lambda module, args, out: seen.append(out.detach().clone())
+            )
 
     task = tiny_task(NO_HEAD, lr=0.1)
     task.net.decoder.predict.weight.data.zero_()
@@ -153,7 +162,7 @@ def test_the_next_click_is_made_on_the_mask_of_the_changed_weights_under_bf16_to
     assert seen[1].std() > 0
 
 
-# --- finished samples ----------------------------------------------------------------------------------------------------
+# --- finished samples ---------------------------------------------------------------------------------------
 
 
 def test_a_finished_sample_weighs_nothing(tmp_path):
@@ -187,7 +196,7 @@ def test_all_parameters_get_a_gradient_even_when_all_samples_are_finished(networ
     assert_same_weights(before, weights(task.net))
 
 
-# --- learning rate, clipping, precision ----------------------------------------------------------------------------------
+# --- learning rate, clipping, precision ---------------------------------------------------------------------
 
 
 def rates(num, max_epochs=20, **options):
@@ -222,7 +231,9 @@ def test_constant_stays():
 
 
 def test_cosine_without_an_end_is_an_error():
-    with pytest.raises(ValueError, match="cosine ends with the last epoch, but the Trainer has no max_epochs"):
+    with pytest.raises(
+        ValueError, match="cosine ends with the last epoch, but the Trainer has no max_epochs"
+    ):
         rates(1, max_epochs=-1, schedule="cosine")
 
 
@@ -238,25 +249,33 @@ def test_the_gradient_is_clipped_to_its_norm(tmp_path):
 
 def test_under_16_mixed_the_gradient_is_unscaled_before_it_is_clipped(tmp_path):
     plugin = MixedPrecision("16-mixed", device="cpu")
-    _, (gradients,) = train_on(tiny_task(NO_HEAD, gradient_clip=0.01, train_clicks=(1, 1)), squares(), tmp_path, plugins=[plugin])
+    _, (gradients,) = train_on(
+        tiny_task(NO_HEAD, gradient_clip=0.01, train_clicks=(1, 1)), squares(), tmp_path, plugins=[plugin]
+    )
     assert torch.cat([g.flatten() for g in gradients.values()]).norm().item() == pytest.approx(0.01, rel=0.01)
 
 
-# --- a whole run ---------------------------------------------------------------------------------------------------------
+# --- a whole run --------------------------------------------------------------------------------------------
 
 
 class AverageByHand(Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         now = weights(pl_module)
         mean = getattr(self, "mean", now)
-        self.mean = {key: 0.75 * mean[key] + 0.25 * now[key] if mean[key].is_floating_point() else now[key] for key in now}
+        self.mean = {
+            key: 0.75 * mean[key] + 0.25 * now[key] if mean[key].is_floating_point() else now[key]
+            for key in now
+        }
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Two epochs with validation, averaged weights and a checkpoint."""
     folder = tmp_path_factory.mktemp("run")
-    task, by_hand = tiny_task(lr=1e-3, step_epochs=1, val_prompts=["drag", "click"], val_threshold=0.3), AverageByHand()
+    task, by_hand = (
+        tiny_task(lr=1e-3, step_epochs=1, val_prompts=["drag", "click"], val_threshold=0.3),
+        AverageByHand(),
+    )
     before = weights(task.net.backbone)
     trainer = tiny_trainer(
         folder,
@@ -266,19 +285,38 @@ def run(tmp_path_factory):
         callbacks=[
             by_hand,
             EMAWeightAveraging(decay=0.75),
-            ModelCheckpoint(folder, monitor="val/drag/NoC@90", save_on_train_epoch_end=True, save_top_k=-1, save_last=True),
+            ModelCheckpoint(
+                folder, monitor="val/drag/NoC@90", save_on_train_epoch_end=True, save_top_k=-1, save_last=True
+            ),
         ],
         precision="bf16-mixed",
     )
     trainer.fit(task, tiny_data())
-    return {"task": task, "trainer": trainer, "before": before, "mean": by_hand.mean, "file": folder / "last.ckpt"}
+    return {
+        "task": task,
+        "trainer": trainer,
+        "before": before,
+        "mean": by_hand.mean,
+        "file": folder / "last.ckpt",
+    }
 
 
 def test_both_prompts_get_their_own_row(run):
     metrics = run["trainer"].callback_metrics
     for prompt in ("drag", "click"):
         names = {name.removeprefix(f"val/{prompt}/") for name in metrics if name.startswith(f"val/{prompt}/")}
-        assert names == {"NoC@85", "NoF@85", ">=3@85", "NoC@90", "NoF@90", ">=3@90", "mIoU@1", "mIoU@3", "AuC", "num_seen"}
+        assert names == {
+            "NoC@85",
+            "NoF@85",
+            ">=3@85",
+            "NoC@90",
+            "NoF@90",
+            ">=3@90",
+            "mIoU@1",
+            "mIoU@3",
+            "AuC",
+            "num_seen",
+        }
         assert metrics[f"val/{prompt}/num_seen"] == run["trainer"].datamodule.num_val_samples
 
 
@@ -314,19 +352,26 @@ def test_the_checkpoint_of_a_run_with_averaging_gives_averaged_weights(run):
     assert_same_weights(weights(net), weights(task.net))
     for key, value in run["mean"].items():
         assert torch.allclose(value.float(), task.state_dict()[key].float(), atol=1e-6), key
-    assert_same_weights(weights(run["task"]), weights(task))  # and so has the task in hand when training is over
+    assert_same_weights(
+        weights(run["task"]), weights(task)
+    )  # and so has the task in hand when training is over
 
 
 def test_loading_a_checkpoint_fetches_no_pretrained_weights(run, tmp_path):
     checkpoint = torch.load(run["file"], weights_only=True)
     checkpoint["hyper_parameters"]["network"]["backbone_weights"] = "gone.safetensors"
     torch.save(checkpoint, tmp_path / "moved.ckpt")
-    assert_same_weights(weights(run["task"]), weights(InteractiveSegmentationTask.load_from_checkpoint(tmp_path / "moved.ckpt")))
+    assert_same_weights(
+        weights(run["task"]),
+        weights(InteractiveSegmentationTask.load_from_checkpoint(tmp_path / "moved.ckpt")),
+    )
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path):
     def trained(seed):
-        task = tiny_task(seed=seed, train_clicks=(1, 3), drag_share=0.5, place="core", radius_noise=0.2, click_jitter=3.0)
+        task = tiny_task(
+            seed=seed, train_clicks=(1, 3), drag_share=0.5, place="core", radius_noise=0.2, click_jitter=3.0
+        )
         torch.manual_seed(torch.seed())  # none of it may come from torch's own randomness
         tiny_trainer(tmp_path, limit_train_batches=2, limit_val_batches=0).fit(task, tiny_data())
         return weights(task)
@@ -337,7 +382,7 @@ def test_the_same_seed_gives_the_same_weights(tmp_path):
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
-# --- validation ----------------------------------------------------------------------------------------------------------
+# --- validation ---------------------------------------------------------------------------------------------
 
 
 class Rehearsed(nn.Module):
@@ -347,7 +392,8 @@ class Rehearsed(nn.Module):
 
     def __init__(self, answers):
         super().__init__()
-        self.answers, self.modes = list(answers), []
+        self.answers = list(answers)
+        self.modes = []
 
     def forward(self, image, clicks, previous=None, features=None):
         self.modes.append(torch.is_inference_mode_enabled())
@@ -359,7 +405,8 @@ def test_a_finished_sample_keeps_its_last_iou_while_others_go_on():
     right, wrong = batch["mask"], torch.zeros_like(batch["mask"])
     first_right = torch.stack([right[0], wrong[1]])
     task = tiny_task(val_clicks=4)
-    # The first sample's mask is perfect after two clicks and spoilt at the third; the second's is never right.
+    # The first sample's mask is perfect after two clicks and spoilt at the third; the second's is never
+    # right.
     task.net = Rehearsed([wrong, first_right, wrong, wrong])
     task.val_metrics = {"drag": NumberOfClicks(2, max_clicks=4, miou_at=())}
     task.validation_step(batch, 0)
@@ -369,7 +416,9 @@ def test_a_finished_sample_keeps_its_last_iou_while_others_go_on():
 def test_a_batch_of_finished_samples_ends_early_and_holds_the_last_iou(tmp_path):
     batch = squares()
     task = tiny_task(val_clicks=4)
-    task.net = Rehearsed([torch.zeros_like(batch["mask"]), batch["mask"]])  # a third call would find the list empty
+    task.net = Rehearsed(
+        [torch.zeros_like(batch["mask"]), batch["mask"]]
+    )  # a third call would find the list empty
     trainer = tiny_trainer(tmp_path)
     (row,) = trainer.validate(task, loader_of(batch), verbose=False)
     assert row["val/drag/NoC@90"] == 2
@@ -386,9 +435,12 @@ def test_testing_logs_the_same_under_its_own_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fusion", "update", "times"), [("early", "every", 1), ("late", "every", 3), ("late", "sum", 1), ("late", "last", 1)]
+    ("fusion", "update", "times"),
+    [("early", "every", 1), ("late", "every", 3), ("late", "sum", 1), ("late", "last", 1)],
 )
-def test_training_encodes_an_image_again_only_where_the_weights_of_late_fusion_have_changed(fusion, update, times, tmp_path, monkeypatch):
+def test_training_encodes_an_image_again_only_where_the_weights_of_late_fusion_have_changed(
+    fusion, update, times, tmp_path, monkeypatch
+):
     task = tiny_task({"prompt_fusion": fusion}, update=update, train_clicks=(3, 3))
     calls = []
     encode = task.net.encode_image
@@ -407,7 +459,7 @@ def test_validation_with_clicks_encodes_an_image_once(fusion, tmp_path, monkeypa
     assert len(calls) == 1
 
 
-# --- what is refused -----------------------------------------------------------------------------------------------------
+# --- what is refused ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -12,16 +12,20 @@ DATA = {"crop_size": 64, "val_batch_size": 2, "options": {"num_images": 8, "size
 
 
 class Record(Callback):
-    """Keeps the first batch, the gradients of the first optimizer step, and how many steps each batch took."""
+    """Record the first batch, the gradients of the first optimizer step, and each batch's steps."""
 
     def __init__(self):
-        self.steps, self.batch, self.gradients = [0], None, None
+        self.steps = [0]
+        self.batch = None
+        self.gradients = None
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self.batch = self.batch or batch
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        self.gradients = self.gradients or {name: p.grad.clone() for name, p in pl_module.net.named_parameters()}
+        self.gradients = self.gradients or {
+            name: p.grad.clone() for name, p in pl_module.net.named_parameters()
+        }
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.steps.append(trainer.global_step)
@@ -35,7 +39,13 @@ def train(rank, world_size, folder):
     task = tiny_task(**OPTIONS)
     trainer.fit(task, tiny_data(**DATA))
     val = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-    return {"weights": weights(task), "val": val, "steps": record.steps, "batch": record.batch, "gradients": record.gradients}
+    return {
+        "weights": weights(task),
+        "val": val,
+        "steps": record.steps,
+        "batch": record.batch,
+        "gradients": record.gradients,
+    }
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,9 @@ from dct_seg.data.compositing import paste, union_of
 from dct_seg.data.transforms import PADDING_COLOUR, ObjectCrop, cut, training_transform
 
 
-def scene(height: int = 90, width: int = 120, box: tuple[int, int, int, int] = (20, 30, 50, 70)) -> tuple[np.ndarray, np.ndarray]:
+def scene(
+    height: int = 90, width: int = 120, box: tuple[int, int, int, int] = (20, 30, 50, 70)
+) -> tuple[np.ndarray, np.ndarray]:
     """A gray picture with a white object, ignore to the right of it."""
     image = np.full((height, width, 3), 60, dtype=np.uint8)
     mask = np.zeros((height, width), dtype=np.uint8)
@@ -27,7 +29,9 @@ def scene(height: int = 90, width: int = 120, box: tuple[int, int, int, int] = (
 
 def test_the_object_is_always_in_the_crop_and_lies_where_it_is_drawn() -> None:
     image, mask = scene()
-    transform = training_transform(64, object_scale=(0.2, 0.8), object_scale_prob=0.5, aspect=1.3, color_jitter=False)
+    transform = training_transform(
+        64, object_scale=(0.2, 0.8), object_scale_prob=0.5, aspect=1.3, color_jitter=False
+    )
     for seed in range(60):
         transform.set_random_seed(seed)
         drawn = transform(image=image, mask=mask)
@@ -63,7 +67,13 @@ def test_beyond_the_edge_is_ignored_and_filled() -> None:
 
 def test_cut_equals_a_plain_loop() -> None:
     mask = np.random.default_rng(0).integers(0, 3, (9, 7)).astype(np.uint8)
-    top, left, height, width, size = -2, 1, 8, 8, 16  # every pixel twice, two rows and two columns beyond the edge
+    top, left, height, width, size = (
+        -2,
+        1,
+        8,
+        8,
+        16,
+    )  # every pixel twice, two rows and two columns beyond the edge
     wanted = np.full((size, size), 255, dtype=np.uint8)
     for row in range(size):
         for col in range(size):
@@ -75,7 +85,10 @@ def test_cut_equals_a_plain_loop() -> None:
 
 def test_scale_is_drawn_pixels_per_picture_pixel() -> None:
     mask = scene(300, 300)[1]
-    sides = [ObjectCrop(60, scale=(0.75, 1.25)).draw_window(mask, np.random.default_rng(seed))[2] for seed in range(200)]
+    sides = [
+        ObjectCrop(60, scale=(0.75, 1.25)).draw_window(mask, np.random.default_rng(seed))[2]
+        for seed in range(200)
+    ]
     assert min(sides) >= 48
     assert max(sides) <= 80
     assert max(sides) - min(sides) > 25
@@ -89,7 +102,10 @@ def test_object_scale_sets_the_objects_share_and_keeps_it_in_sight(box: tuple[in
     for seed in range(40):
         top, left, height, width = crop.draw_window(mask, np.random.default_rng(seed))
         share = side / height
-        assert 0.29 <= share <= 0.61 or height in (32, 300)  # but never zoomed more than 4 times, nor out beyond the picture
+        assert 0.29 <= share <= 0.61 or height in (
+            32,
+            300,
+        )  # but never zoomed more than 4 times, nor out beyond the picture
         seen = (mask[max(0, top) : top + height, max(0, left) : left + width] == 1).sum()
         assert seen >= 0.7 * (mask == 1).sum()
 

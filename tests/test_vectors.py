@@ -55,7 +55,8 @@ def test_a_whole_run_is_the_reference_run(case):
     for k in range(int(VECTORS["seq_max_clicks"][case])):
         click = user(logits, clicks)
         if click.done.all():
-            # The reference goes on with stray clicks at (0, 0), and may even spoil the mask; our run ends here.
+            # The reference goes on with stray clicks at (0, 0), and may even spoil the mask; our run ends
+            # here.
             assert ties[k] & ALL_CLICKED_OR_PERFECT
             break
         assert as_row(click) == expected[k].tolist()
@@ -73,7 +74,9 @@ def test_a_whole_run_is_the_reference_run(case):
 @pytest.mark.parametrize("case", REGIONS)
 def test_the_click_into_the_largest_region_is_the_reference_click(case):
     mask, ignore = maps(VECTORS[f"region_{case:03d}_gt"])
-    click = next_click(torch.from_numpy(VECTORS[f"region_{case:03d}_pred"])[None], mask, ignore, rule="largest_region")
+    click = next_click(
+        torch.from_numpy(VECTORS[f"region_{case:03d}_pred"])[None], mask, ignore, rule="largest_region"
+    )
     expected = VECTORS["region_click"][case].tolist()
     if expected == [-1, -1, -1]:
         assert click.done.all()
@@ -90,5 +93,10 @@ def test_number_of_clicks_is_the_reference_number(group):
         clicks = num_clicks_to(ious, threshold, max_clicks, target=1.0)
         assert clicks.tolist() == VECTORS[f"metric_{group}_noc_each"][:, t].tolist()
         assert clicks.double().mean().item() == pytest.approx(VECTORS[f"metric_{group}_noc"][t])
-        assert at_least_max(ious, threshold, max_clicks, target=1.0).item() == VECTORS[f"metric_{group}_ge_max"][t]
-        assert failures(ious, threshold, max_clicks, target=1.0).item() == VECTORS[f"metric_{group}_failed"][t]
+        assert (
+            at_least_max(ious, threshold, max_clicks, target=1.0).item()
+            == VECTORS[f"metric_{group}_ge_max"][t]
+        )
+        assert (
+            failures(ious, threshold, max_clicks, target=1.0).item() == VECTORS[f"metric_{group}_failed"][t]
+        )

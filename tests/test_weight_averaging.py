@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,32 @@ from tiny import assert_same_weights, tiny_data, tiny_task, tiny_trainer, weight
 
 from dct_seg import InteractiveSegmentationTask
 from dct_seg.models import pretrained
-from dct_seg.weight_averaging import StartWeightAveraging
+from dct_seg.training.weight_averaging import StartWeightAveraging
 
 
 class Seen(Callback):
     """The weights that were trained, and those that validation saw."""
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self.trained = weights(pl_module)
 
-    def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_validation_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self.validated = weights(pl_module)
 
 
-def train(folder: Path, share: float | None, *, max_epochs: int = 2, ckpt_path: str | None = None) -> tuple[Any, Seen]:
+def train(
+    folder: Path, share: float | None, *, max_epochs: int = 2, ckpt_path: str | None = None
+) -> tuple[Any, Seen]:
     task, seen = tiny_task(schedule="constant"), Seen()
     averaging = [] if share is None else [StartWeightAveraging(share)]
     checkpoint = ModelCheckpoint(folder, save_last=True, every_n_epochs=1, save_on_train_epoch_end=True)
-    trainer = tiny_trainer(folder, max_epochs=max_epochs, enable_checkpointing=True, callbacks=[seen, *averaging, checkpoint])
+    trainer = tiny_trainer(
+        folder, max_epochs=max_epochs, enable_checkpointing=True, callbacks=[seen, *averaging, checkpoint]
+    )
     trainer.fit(task, tiny_data(), ckpt_path=ckpt_path)
     return task, seen
 
@@ -45,13 +54,18 @@ def test_the_run_ends_between_its_start_and_what_it_trained(tmp_path: Path) -> N
             torch.testing.assert_close(ended[key], 0.75 * start[key] + 0.25 * value, rtol=1e-5, atol=1e-6)
         else:
             assert torch.equal(ended[key], value)
-    assert any(not torch.equal(ended[key], start[key]) and not torch.equal(ended[key], seen.trained[key]) for key in ended)
+    assert any(
+        not torch.equal(ended[key], start[key]) and not torch.equal(ended[key], seen.trained[key])
+        for key in ended
+    )
     assert_same_weights(ended, seen.validated)
 
 
 def test_a_checkpoint_holds_the_average_as_the_weights_to_use(tmp_path: Path) -> None:
     task, _ = train(tmp_path, 0.5)
-    assert_same_weights(weights(InteractiveSegmentationTask.load_from_checkpoint(tmp_path / "last.ckpt")), weights(task))
+    assert_same_weights(
+        weights(InteractiveSegmentationTask.load_from_checkpoint(tmp_path / "last.ckpt")), weights(task)
+    )
     stored = pretrained.load(tmp_path / "last.ckpt").state
     assert_same_weights(stored, weights(task.net))
 
@@ -68,3 +82,16 @@ def test_a_resumed_run_ends_as_one_that_was_not_stopped(tmp_path: Path) -> None:
 def test_a_share_that_leaves_nothing_to_learn_is_refused(share: float) -> None:
     with pytest.raises(ValueError, match=rf"start_share is a share, 0 or more and below 1, got {share}"):
         StartWeightAveraging(share)
+
+
+@pytest.mark.parametrize(
+    ("old", "names"),
+    [
+        ("task", ["InteractiveSegmentationTask"]),
+        ("callbacks", ["InteractionLogger", "RunConfigCallback"]),
+        ("weight_averaging", ["StartWeightAveraging"]),
+    ],
+)
+def test_former_places_that_configurations_name_still_work(old: str, names: list[str]) -> None:
+    former, present = import_module(f"dct_seg.{old}"), import_module(f"dct_seg.training.{old}")
+    assert [getattr(former, name) is getattr(present, name) for name in names] == [True] * len(names)

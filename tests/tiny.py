@@ -9,14 +9,22 @@ from torch.utils.data import DataLoader
 
 from dct_seg import ClickSimulatorDataModule, DCTNetConfig, InteractiveSegmentationTask
 
-TINY: dict[str, Any] = {"backbone": "resnet18", "backbone_weights": "none", "decoder_stride": 8, "decoder_width": 16}
+TINY: dict[str, Any] = {
+    "backbone": "resnet18",
+    "backbone_weights": "none",
+    "decoder_stride": 8,
+    "decoder_width": 16,
+}
 
 
-def tiny_task(network: dict[str, Any] | None = None, *, weights_seed: int = 0, **options: Any) -> InteractiveSegmentationTask:
+def tiny_task(
+    network: dict[str, Any] | None = None, *, weights_seed: int = 0, **options: Any
+) -> InteractiveSegmentationTask:
     with torch.random.fork_rng():
         torch.manual_seed(weights_seed)
         return InteractiveSegmentationTask(
-            DCTNetConfig(**{**TINY, **(network or {})}), **{"lr": 1e-3, "train_clicks": (2, 2), "val_clicks": 3, **options}
+            DCTNetConfig(**{**TINY, **(network or {})}),
+            **{"lr": 1e-3, "train_clicks": (2, 2), "val_clicks": 3, **options},
         )
 
 
@@ -37,16 +45,30 @@ def tiny_data(**options: Any) -> ClickSimulatorDataModule:
 
 def loader_of(batch: dict[str, Any]) -> DataLoader[Any]:
     """A loader that gives just this batch."""
-    return DataLoader(range(len(batch["image"])), batch_size=len(batch["image"]), collate_fn=lambda numbers: batch)
+    return DataLoader(
+        range(len(batch["image"])), batch_size=len(batch["image"]), collate_fn=lambda numbers: batch
+    )
 
 
 def tiny_trainer(folder: Path | str, **options: Any) -> Trainer:
     torch.set_num_threads(1)
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
     return Trainer(
         default_root_dir=folder,
         accelerator="cpu",
-        **{"devices": 1, "max_epochs": 1, "num_sanity_val_steps": 0, "use_distributed_sampler": False, **quiet, **options},
+        **{
+            "devices": 1,
+            "max_epochs": 1,
+            "num_sanity_val_steps": 0,
+            "use_distributed_sampler": False,
+            **quiet,
+            **options,
+        },
     )
 
 

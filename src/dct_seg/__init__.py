@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dct_seg.models.feature_dct import FeatureDCT
     from dct_seg.predictor import Predictor
     from dct_seg.simulation import SimulatedUser, first_click, next_click
-    from dct_seg.task import InteractiveSegmentationTask
+    from dct_seg.training.task import InteractiveSegmentationTask
 
 __version__ = "0.1.0"
 
@@ -32,7 +32,7 @@ _HOMES = {
     "DCTNet": "models.dct_net",
     "DCTNetConfig": "models.dct_net",
     "FeatureDCT": "models.feature_dct",
-    "InteractiveSegmentationTask": "task",
+    "InteractiveSegmentationTask": "training.task",
     "NumberOfClicks": "metrics",
     "Predictor": "predictor",
     "SimulatedUser": "simulation",

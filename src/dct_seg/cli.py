@@ -1,4 +1,6 @@
-"""The ``dct-seg`` command. What needs no Trainer is dispatched before Lightning is imported, so that help answers at once."""
+"""The ``dct-seg`` command. What needs no Trainer is dispatched before Lightning is imported, so that help
+answers at once.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,6 @@ using
   predict     masks of pictures from clicks given here, or from the annotator's click log
 measuring
   benchmark   the field's protocol: any method, any data set, clicks or drags
-  profile     where the time goes on this machine
 looking
   list        encoders, data sets, methods, pretrained models, backbones
   data check  what in a folder of images and masks would spoil training
@@ -37,7 +38,8 @@ def main(args: list[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0; 1 when a check found something or a sample failed; 2 for a mistake in what was given, told in one line on stderr.
+        0; 1 when a check found something or a sample failed; 2 for a mistake in what was given, told in one
+        line on stderr.
     """
     args = sys.argv[1:] if args is None else args
     if not args or args[0] in ("-h", "--help", "help"):
@@ -64,7 +66,7 @@ def main(args: list[str] | None = None) -> int:
 
 def _run(command: str, args: list[str]) -> int:
     if command in ("fit", "validate", "test"):
-        from dct_seg.training import TrainingCLI
+        from dct_seg.training.command import TrainingCLI
 
         TrainingCLI([command, *args])
         return 0
@@ -74,7 +76,6 @@ def _run(command: str, args: list[str]) -> int:
         "data": _data,
         "list": _list,
         "predict": _predict,
-        "profile": _profile,
         "sweep": _sweep,
     }
     if command not in commands:
@@ -102,15 +103,6 @@ def _benchmark(args: list[str]) -> int:
     return run(args)
 
 
-def _profile(args: list[str]) -> int:
-    from dct_seg.profile import add_arguments
-    from dct_seg.profile import main as run
-
-    parser = OneLineArgumentParser(prog="dct-seg profile", description="Where the time of a training step goes on this machine.")
-    add_arguments(parser)
-    return run(parser.parse_args(args))
-
-
 def _sweep(args: list[str]) -> int:
     from dct_seg.sweep.command import main as run
 
@@ -123,7 +115,9 @@ def _data(args: list[str]) -> int:
     check = actions.add_parser("check", help="find what in a folder of images and masks would spoil training")
     check.add_argument("folder", help="a folder with images/ and masks/")
     check.add_argument("--json", action="store_true", help="print everything found as JSON")
-    check.add_argument("--first", type=int, default=5, metavar="N", help="offenders shown of each kind (default: 5)")
+    check.add_argument(
+        "--first", type=int, default=5, metavar="N", help="offenders shown of each kind (default: 5)"
+    )
     given = parser.parse_args(args)
     from dct_seg.data.check import check_folder
 

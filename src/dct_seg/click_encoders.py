@@ -1,4 +1,6 @@
-"""Click encoders: clicks in, one map of the positive and one of the negative clicks out (the paper's section 2.1)."""
+"""Click encoders: clicks in, one map of the positive and one of the negative clicks out (the paper's section
+2.1).
+"""
 
 from __future__ import annotations
 
@@ -58,12 +60,16 @@ def _nearest_squared(clicks: ClickBatch, size: tuple[int, int], limit: float) ->
     nearest = []
     for label in (1, 0):
         far = torch.where(clicks.labels == label, 0.0, limit**2)[..., None]
-        nearest.append(((by_row + far)[..., :, None] + by_col[..., None, :]).amin(1))  # min over clicks, (B, H, W)
+        nearest.append(
+            ((by_row + far)[..., :, None] + by_col[..., None, :]).amin(1)
+        )  # min over clicks, (B, H, W)
     return torch.stack(nearest, 1).clamp(max=limit**2)
 
 
 def _joined_gaussians(clicks: ClickBatch, size: tuple[int, int], sigma: Tensor, union: ClickUnion) -> Tensor:
-    """(B, 2, H, W): the clicks' Gaussians, each 1 at its click and ``sigma`` (B, N) pixels wide, joined by ``union``."""
+    """(B, 2, H, W): the clicks' Gaussians, each 1 at its click and ``sigma`` (B, N) pixels wide, joined by
+    ``union``.
+    """
     by_row, by_col = _squared_offsets(clicks, size)
     if by_row.shape[1] == 0:
         return by_row.new_zeros(len(clicks), 2, *size)
@@ -85,14 +91,19 @@ def _joined_gaussians(clicks: ClickBatch, size: tuple[int, int], sigma: Tensor, 
 
 
 def _painted(row_part: Tensor, col_part: Tensor, clicks: ClickBatch) -> Tensor:
-    """(B, 2, H, W): the largest product of both parts over the clicks of each sign, one click after the other.
+    """(B, 2, H, W): the largest product of both parts over the clicks of each sign, one click after the
+    other.
 
-    The same numbers as a maximum over all products at once, which goes through N times the memory; no gradient.
+    The same numbers as a maximum over all products at once, which goes through N times the memory; no
+    gradient.
     """
     maps = row_part.new_zeros(len(clicks), 2, row_part.shape[2], col_part.shape[2])
     for b, labels in enumerate(clicks.labels.tolist()):
         for n, label in enumerate(labels):
-            rows, cols = _nonzero_span(row_part[b, n]), _nonzero_span(col_part[b, n])  # outside them the product is 0
+            rows, cols = (
+                _nonzero_span(row_part[b, n]),
+                _nonzero_span(col_part[b, n]),
+            )  # outside them the product is 0
             if label in (0, 1):
                 there = maps[b, 1 - label, rows, cols]
                 torch.maximum(there, row_part[b, n, rows, None] * col_part[b, n, cols], out=there)
@@ -106,9 +117,12 @@ def _nonzero_span(values: Tensor) -> slice:
 
 @CLICK_ENCODERS.register()
 class Euclidean(ClickEncoder):
-    """Distance to the nearest click, truncated at ``limit`` pixels and divided by it: 0 at a click, 1 far away.
+    """Distance to the nearest click, truncated at ``limit`` pixels and divided by it.
 
-    Source: eq. 1 with d the Euclidean distance, the paper's baseline. The paper does not say how the distance is bounded.
+    0 at a click, 1 far away.
+
+    Source: eq. 1 with d the Euclidean distance, the paper's baseline. The paper does not say how the distance
+    is bounded.
 
     Args:
         limit: Pixels from which on all is equally far.
@@ -159,8 +173,9 @@ class Disk(ClickEncoder):
 class Gaussian(ClickEncoder):
     """A Gaussian of fixed ``sigma`` pixels at each click, 1 at its centre.
 
-    Source: eq. 1 with d a Gaussian map. The paper takes the minimum over clicks, we the maximum: where clicks lie apart, the
-    minimum of maps that are 1 at their own click is 0 at all of them. ``union="min"`` restores the formula.
+    Source: eq. 1 with d a Gaussian map. The paper takes the minimum over clicks, we the maximum: where clicks
+    lie apart, the minimum of maps that are 1 at their own click is 0 at all of them. ``union="min"`` restores
+    the formula.
 
     Args:
         sigma: Width in pixels.
@@ -191,8 +206,9 @@ class SpatialDCT(ClickEncoder):
 
     Differentiable in the radius.
 
-    Source: eq. 2, f a Gaussian. The paper gives no relation of r to the width: the scale is an option. It takes the minimum
-    over clicks, we the maximum, as :class:`Gaussian` explains; ``union="min"`` restores the formula.
+    Source: eq. 2, f a Gaussian. The paper gives no relation of r to the width: the scale is an option. It
+    takes the minimum over clicks, we the maximum, as :class:`Gaussian` explains; ``union="min"`` restores the
+    formula.
 
     Args:
         sigma_scale: Width of the Gaussian over the radius.
@@ -211,7 +227,9 @@ class SpatialDCT(ClickEncoder):
 
     needs_radius = True
 
-    def __init__(self, sigma_scale: float = 0.5, *, min_sigma: float = 1.0, union: ClickUnion = "max") -> None:
+    def __init__(
+        self, sigma_scale: float = 0.5, *, min_sigma: float = 1.0, union: ClickUnion = "max"
+    ) -> None:
         super().__init__()
         self.sigma_scale = _positive("sigma_scale", sigma_scale)
         self.min_sigma = _positive("min_sigma", min_sigma)
@@ -219,7 +237,9 @@ class SpatialDCT(ClickEncoder):
 
     def forward(self, clicks: ClickBatch, size: tuple[int, int]) -> Tensor:
         if not torch.compiler.is_compiling() and clicks.lacks_radius.any():  # a graph cannot look
-            raise ValueError("SpatialDCT needs a radius for each click, got a click without; drag, or switch auto_drag on")
+            raise ValueError(
+                "SpatialDCT needs a radius for each click, got a click without; drag, or switch auto_drag on"
+            )
         sigma = (clicks.radii.nan_to_num() * self.sigma_scale).clamp(min=self.min_sigma)
         return _joined_gaussians(clicks, size, sigma, self.union)
 

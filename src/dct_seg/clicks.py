@@ -65,13 +65,20 @@ class ClickBatch:
     radii: Tensor
 
     def __post_init__(self) -> None:
-        if self.coords.shape != (*self.labels.shape, 2) or self.radii.shape != self.labels.shape or self.labels.ndim != 2:
+        if (
+            self.coords.shape != (*self.labels.shape, 2)
+            or self.radii.shape != self.labels.shape
+            or self.labels.ndim != 2
+        ):
             raise ValueError(
                 "ClickBatch wants coords (B, N, 2), labels (B, N) and radii (B, N), got "
                 f"{tuple(self.coords.shape)}, {tuple(self.labels.shape)} and {tuple(self.radii.shape)}"
             )
         if not (self.coords.is_floating_point() and self.radii.is_floating_point()):
-            raise TypeError(f"ClickBatch wants float coords and radii, got {self.coords.dtype} and {self.radii.dtype}; call .float()")
+            raise TypeError(
+                f"ClickBatch wants float coords and radii, got {self.coords.dtype} and {self.radii.dtype}; "
+                "call .float()"
+            )
 
     @classmethod
     def empty(cls, batch_size: int, device: torch.device | str | None = None) -> ClickBatch:
@@ -91,7 +98,8 @@ class ClickBatch:
         radii = torch.full((len(clicks), num), math.nan)
         for b, one in enumerate(clicks):
             for n, click in enumerate(one):
-                coords[b, n, 0], coords[b, n, 1] = click.row, click.col
+                coords[b, n, 0] = click.row
+                coords[b, n, 1] = click.col
                 labels[b, n] = int(click.positive)
                 radii[b, n] = math.nan if click.radius is None else click.radius
         return cls(coords, labels, radii)
@@ -150,11 +158,16 @@ class ClickBatch:
         )
 
     def undo(self) -> ClickBatch:
-        """The batch without the last click of each image that has one; empty columns at the end are dropped."""
+        """The batch without the last click of each image that has one.
+
+        Empty columns at the end are dropped.
+        """
         if self.labels.shape[1] == 0:
             return self
         order = torch.arange(self.labels.shape[1], device=self.device).expand_as(self.labels)
-        last = torch.where(self.valid, order, -1).amax(1, keepdim=True)  # (B, 1), -1 for an image without a click
+        last = torch.where(self.valid, order, -1).amax(
+            1, keepdim=True
+        )  # (B, 1), -1 for an image without a click
         labels = torch.where(order == last, PADDING, self.labels)
         used = (labels != PADDING).any(0).nonzero()  # columns that still hold a click
         keep = int(used.amax()) + 1 if len(used) else 0
@@ -167,8 +180,8 @@ class ClickBatch:
     def scaled(self, old_size: tuple[int, int], new_size: tuple[int, int]) -> ClickBatch:
         """The clicks after the image is resized from ``old_size`` to ``new_size``, both (H, W).
 
-        Pixels are areas: the centre of pixel 0 lies half a pixel inside the image at either size. A radius follows the
-        geometric mean of both factors.
+        Pixels are areas: the centre of pixel 0 lies half a pixel inside the image at either size. A radius
+        follows the geometric mean of both factors.
         """
         factor = self.coords.new_tensor([new_size[0] / old_size[0], new_size[1] / old_size[1]])
         return ClickBatch((self.coords + 0.5) * factor - 0.5, self.labels, self.radii * factor.prod().sqrt())

@@ -11,9 +11,12 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
-    """A temporary name beside ``path`` to write to; what stands there when the block ends becomes ``path`` in one step.
+    """A temporary name beside ``path`` to write to.
 
-    A reader sees the old file or the new one. When the block raises, the old one stays and the temporary is removed.
+    What stands there when the block ends becomes ``path`` in one step.
+
+    A reader sees the old file or the new one. When the block raises, the old one stays and the temporary is
+    removed.
 
     Args:
         path: The file; its folder is made.
@@ -29,14 +32,17 @@ def whole_file(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The start of the name only, since a name may be as long as a file system allows; no suffix, so that no pattern finds it.
+    # The start of the name only, since a name may be as long as a file system allows; no suffix, so that no
+    # pattern finds it.
     temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}-{threading.get_ident()}")
     try:
         yield temporary
         if durable:
             _sync(temporary)
         os.replace(temporary, path)
-        if durable and os.name == "posix":  # the new name is an entry of the folder; elsewhere a folder cannot be opened
+        if (
+            durable and os.name == "posix"
+        ):  # the new name is an entry of the folder; elsewhere a folder cannot be opened
             _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)

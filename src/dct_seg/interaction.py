@@ -1,4 +1,7 @@
-"""The one loop behind training, validation, the benchmark and the annotator: a click, a mask, the next click."""
+"""The one loop behind training, validation, the benchmark and the annotator.
+
+A click, a mask, the next click.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,9 @@ class ClickSource(Protocol):
     """Where the next click comes from: a simulated user or a person. The loop never knows which."""
 
     def __call__(self, logits: Tensor | None, clicks: ClickBatch) -> NextClicks:
-        """The next click of each image, given the last logits (None before the first click) and the clicks so far."""
+        """The next click of each image, given the last logits (None before the first click) and the clicks so
+        far.
+        """
 
 
 @dataclass(frozen=True)
@@ -48,22 +53,30 @@ class Interaction:
 
 
 def interact(
-    model: InteractiveModel, image: Tensor, source: ClickSource, max_clicks: int, *, stop_when_done: bool = True
+    model: InteractiveModel,
+    image: Tensor,
+    source: ClickSource,
+    max_clicks: int,
+    *,
+    stop_when_done: bool = True,
 ) -> Iterator[Interaction]:
     """Click, predict, and again, until no image of the batch needs a click or ``max_clicks`` are made.
 
-    The generator stops between clicks, so a consumer may change the model's weights before the next one, as training does
-    (the paper's section 2.3), or leave the loop when a target is reached. No gradient flows from one click to the next.
+    The generator stops between clicks, so a consumer may change the model's weights before the next one, as
+    training does (the paper's section 2.3), or leave the loop when a target is reached. No gradient flows
+    from one click to the next.
 
     Args:
         model: Called once a click.
         image: (B, 3, H, W) in 0..1.
         source: Gives the next click of each image.
         max_clicks: Most clicks an image.
-        stop_when_done: False makes exactly ``max_clicks`` turns, whatever is done: under DDP every rank must take as many.
+        stop_when_done: False makes exactly ``max_clicks`` turns, whatever is done: under DDP every rank must
+            take as many.
 
     Yields:
-        One :class:`Interaction` a click. An image that is done keeps its place in the batch; its clicks are padding from there on.
+        One :class:`Interaction` a click. An image that is done keeps its place in the batch; its clicks are
+        padding from there on.
     """
     clicks = ClickBatch.empty(len(image), image.device)
     logits: Tensor | None = None

@@ -1,7 +1,9 @@
-"""How good a mask is and how many clicks it took: pure functions, and one metric that is exact on any number of processes.
+"""How good a mask is and how many clicks it took.
 
-A run is a row of IoUs, one after each click, of one sample; after its end stands NaN or -1. A table (n, K) holds n runs.
-IoUs and thresholds are compared as float32, as the field's code does.
+Pure functions, and one metric that is exact on any number of processes.
+
+A run is a row of IoUs, one after each click, of one sample; after its end stands NaN or -1. A table (n, K)
+holds n runs. IoUs and thresholds are compared as float32, as the field's code does.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ UNSEEN = -1.0
 """What stands in a table where no click was made."""
 
 
-def iou(pred: Tensor, mask: Tensor, ignore: Tensor | None = None, *, names: Sequence[str] | None = None) -> Tensor:
+def iou(
+    pred: Tensor, mask: Tensor, ignore: Tensor | None = None, *, names: Sequence[str] | None = None
+) -> Tensor:
     """The intersection over union of each image, (B,) float64, exact; 1 when both are empty.
 
     Args:
@@ -38,19 +42,28 @@ def iou(pred: Tensor, mask: Tensor, ignore: Tensor | None = None, *, names: Sequ
     """
     for name, one in (("pred", pred), ("mask", mask), ("ignore", ignore)):
         if one is not None and (one.dtype != torch.bool or one.shape != mask.shape):
-            raise TypeError(f"{name} is bool and of mask's shape {tuple(mask.shape)}, got {one.dtype} {tuple(one.shape)}")
+            raise TypeError(
+                f"{name} is bool and of mask's shape {tuple(mask.shape)}, got {one.dtype} {tuple(one.shape)}"
+            )
     both, either = pred & mask, pred | mask
     if ignore is not None:
         both, either = both & ~ignore, either & ~ignore
     intersection, union = both.flatten(1).sum(1), either.flatten(1).sum(1)
     if names is not None:
         for b in (union == 0).nonzero()[:, 0].tolist():
-            warnings.warn(f"{names[b]}: neither the mask nor the prediction has a pixel; its IoU counts as 1", stacklevel=2)
+            warnings.warn(
+                f"{names[b]}: neither the mask nor the prediction has a pixel; its IoU counts as 1",
+                stacklevel=2,
+            )
     return torch.where(union == 0, 1.0, intersection.double() / union.clamp(min=1))
 
 
-def num_clicks_to(ious: Tensor, threshold: float, max_clicks: int = 20, *, target: float | None = None) -> Tensor:
-    """The first click after which the IoU is at least ``threshold``, or ``max_clicks`` where it never is: (n,) int64.
+def num_clicks_to(
+    ious: Tensor, threshold: float, max_clicks: int = 20, *, target: float | None = None
+) -> Tensor:
+    """The first click after which the IoU is at least ``threshold``, or ``max_clicks`` where it never is.
+
+    (n,) int64.
 
     The mean of it is NoC at that threshold.
 
@@ -58,8 +71,8 @@ def num_clicks_to(ious: Tensor, threshold: float, max_clicks: int = 20, *, targe
         ious: (n, K) float, K at most ``max_clicks``; NaN or -1 after the end of a run.
         threshold: IoU in 0..1.
         max_clicks: The most clicks a run had.
-        target: The IoU at which the runs were stopped. None says that nothing stopped them, so that a run may only be short
-            when its mask is perfect; 1.0 that they stopped when nothing was left to click.
+        target: The IoU at which the runs were stopped. None says that nothing stopped them, so that a run may
+            only be short when its mask is perfect; 1.0 that they stopped when nothing was left to click.
 
     Raises:
         ValueError: When the runs stopped before ``threshold``, so that the number would mean nothing.
@@ -76,13 +89,20 @@ def failures(ious: Tensor, threshold: float, max_clicks: int = 20, *, target: fl
     return (_first_click_at(ious, threshold, max_clicks, target) > max_clicks).sum()
 
 
-def at_least_max(ious: Tensor, threshold: float, max_clicks: int = 20, *, target: float | None = None) -> Tensor:
-    """The field's ">=20": failures, and those that reach ``threshold`` at the very last click; () int64, as `num_clicks_to`."""
+def at_least_max(
+    ious: Tensor, threshold: float, max_clicks: int = 20, *, target: float | None = None
+) -> Tensor:
+    """The field's ">=20": failures, and those that reach ``threshold`` at the very last click.
+
+    () int64, as `num_clicks_to`.
+    """
     return (_first_click_at(ious, threshold, max_clicks, target) >= max_clicks).sum()
 
 
 def miou_at(ious: Tensor, click: int, max_clicks: int = 20, *, target: float | None = None) -> Tensor:
-    """The mean IoU after click number ``click`` (from 1), () float64; the last value of a run holds after its end.
+    """The mean IoU after click number ``click`` (from 1), () float64.
+
+    The last value of a run holds after its end.
 
     Raises:
         ValueError: When a target below 1 stopped the runs, or ``click`` is not in 1..``max_clicks``.
@@ -98,7 +118,9 @@ def miou_at(ious: Tensor, click: int, max_clicks: int = 20, *, target: float | N
 
 
 def auc(ious: Tensor, max_clicks: int = 20, *, target: float | None = None) -> Tensor:
-    """The mean of mIoU@1 to mIoU@``max_clicks``, () float64: the area under the curve of IoU over clicks, in 0..1.
+    """The mean of mIoU@1 to mIoU@``max_clicks``, () float64.
+
+    The area under the curve of IoU over clicks, in 0..1.
 
     Raises:
         ValueError: When a target below 1 stopped the runs.
@@ -119,8 +141,12 @@ def hold_last(ious: Tensor, max_clicks: int) -> Tensor:
     return ious.gather(1, torch.minimum(column, last[:, None]))
 
 
-def bootstrap_interval(values: ArrayLike, *, level: float = 0.95, num_resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:
-    """The percentile bootstrap interval of the mean of ``values``: between which it lies when samples are drawn again.
+def bootstrap_interval(
+    values: ArrayLike, *, level: float = 0.95, num_resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """The percentile bootstrap interval of the mean of ``values``.
+
+    Between which it lies when samples are drawn again.
 
     Args:
         values: One number a sample, for example its number of clicks.
@@ -151,19 +177,21 @@ def bootstrap_interval(values: ArrayLike, *, level: float = 0.95, num_resamples:
 class NumberOfClicks(Metric):
     """NoC, failures, mIoU@k and AuC of a data set, exact under any sampler and on any number of processes.
 
-    The state is a table with one row a sample, written by sample id and merged by maximum: a sample that a padded
-    ``DistributedSampler`` hands out twice counts once. Samples never seen are left out of everything; ``num_seen`` counts the others.
+    The state is a table with one row a sample, written by sample id and merged by maximum: a sample that a
+    padded ``DistributedSampler`` hands out twice counts once. Samples never seen are left out of everything;
+    ``num_seen`` counts the others.
 
-    `compute` returns a dict of float tensors: ``NoC@85``, ``NoF@85`` and ``>=20@85`` for each threshold (in percent; 20 is
-    ``max_clicks``), ``mIoU@1`` for each k, ``AuC``, ``num_seen``. A run that stops at a target has no mIoU@k and no AuC.
+    `compute` returns a dict of float tensors: ``NoC@85``, ``NoF@85`` and ``>=20@85`` for each threshold (in
+    percent; 20 is ``max_clicks``), ``mIoU@1`` for each k, ``AuC``, ``num_seen``. A run that stops at a target
+    has no mIoU@k and no AuC.
 
     Args:
         num_samples: The size of the data set; sample ids are 0 to ``num_samples`` - 1.
         max_clicks: The most clicks a run has.
         thresholds: IoUs for NoC.
         miou_at: Clicks (from 1) for mIoU@k.
-        target: The IoU at which runs are stopped. None: a run is only shorter than ``max_clicks`` when nothing was left to
-            click, and its last IoU holds.
+        target: The IoU at which runs are stopped. None: a run is only shorter than ``max_clicks`` when
+            nothing was left to click, and its last IoU holds.
 
     Raises:
         ValueError: When a threshold is above ``target``, or a k above ``max_clicks``.
@@ -194,7 +222,9 @@ class NumberOfClicks(Metric):
         for threshold in thresholds:
             _check_threshold(threshold, target)
         if any(not 1 <= k <= max_clicks for k in miou_at):
-            raise ValueError(f"miou_at counts clicks from 1 to max_clicks ({max_clicks}), got {tuple(miou_at)}")
+            raise ValueError(
+                f"miou_at counts clicks from 1 to max_clicks ({max_clicks}), got {tuple(miou_at)}"
+            )
         self.max_clicks = max_clicks
         self.thresholds = tuple(thresholds)
         self.miou_at = tuple(miou_at)
@@ -212,12 +242,17 @@ class NumberOfClicks(Metric):
             ValueError: When an id is outside the table, or shapes disagree.
         """
         if ious.ndim != 2 or sample_ids.shape != ious.shape[:1]:
-            raise ValueError(f"wanted ious (B, K) and sample_ids (B,), got {tuple(ious.shape)} and {tuple(sample_ids.shape)}")
+            raise ValueError(
+                f"wanted ious (B, K) and sample_ids (B,), got {tuple(ious.shape)} and "
+                f"{tuple(sample_ids.shape)}"
+            )
         if not len(ious):
             return
         low, high = int(sample_ids.min()), int(sample_ids.max())
         if low < 0 or high >= len(self.table):
-            raise ValueError(f"sample ids {low} to {high} but num_samples is {len(self.table)}; ids count from 0")
+            raise ValueError(
+                f"sample ids {low} to {high} but num_samples is {len(self.table)}; ids count from 0"
+            )
         lengths = _lengths(ious, self.max_clicks)
         rows = hold_last(ious, self.max_clicks)
         if self.target is not None:
@@ -231,9 +266,13 @@ class NumberOfClicks(Metric):
         numbers = {}
         for threshold in self.thresholds:
             percent = f"{100 * threshold:.4g}"
-            numbers[f"NoC@{percent}"] = num_clicks_to(seen, threshold, self.max_clicks, target=target).double().mean()
+            numbers[f"NoC@{percent}"] = (
+                num_clicks_to(seen, threshold, self.max_clicks, target=target).double().mean()
+            )
             numbers[f"NoF@{percent}"] = failures(seen, threshold, self.max_clicks, target=target)
-            numbers[f">={self.max_clicks}@{percent}"] = at_least_max(seen, threshold, self.max_clicks, target=target)
+            numbers[f">={self.max_clicks}@{percent}"] = at_least_max(
+                seen, threshold, self.max_clicks, target=target
+            )
         if self.target is None or self.target >= 1:
             for k in self.miou_at:
                 numbers[f"mIoU@{k}"] = miou_at(seen, k, self.max_clicks, target=target)
@@ -253,19 +292,28 @@ def _first_click_at(ious: Tensor, threshold: float, max_clicks: int, target: flo
 def _lengths(ious: Tensor, max_clicks: int) -> Tensor:
     """The number of clicks of each run, (n,) int64."""
     if ious.ndim != 2 or not 1 <= ious.shape[1] <= max_clicks:
-        raise ValueError(f"IoUs are (n, K) with K from 1 to max_clicks ({max_clicks}), got {tuple(ious.shape)}")
+        raise ValueError(
+            f"IoUs are (n, K) with K from 1 to max_clicks ({max_clicks}), got {tuple(ious.shape)}"
+        )
     made = ious >= 0  # NaN is not
     lengths = made.sum(1)
-    holes = (made != (torch.arange(ious.shape[1], device=ious.device) < lengths[:, None])).any(1) | (lengths == 0)
+    holes = (made != (torch.arange(ious.shape[1], device=ious.device) < lengths[:, None])).any(1) | (
+        lengths == 0
+    )
     if holes.any():
         row = int(holes.nonzero()[0])
-        raise ValueError(f"row {row} of the IoUs is empty or has a gap; NaN or -1 may stand only after the end of a run")
+        raise ValueError(
+            f"row {row} of the IoUs is empty or has a gap; NaN or -1 may stand only after the end of a run"
+        )
     return lengths
 
 
 def _check_threshold(threshold: float, target: float | None) -> None:
     if target is not None and np.float32(threshold) > np.float32(target):
-        raise ValueError(f"the runs stop at IoU {target:g}, so that nothing is known at {threshold:g}; run again with a higher target")
+        raise ValueError(
+            f"the runs stop at IoU {target:g}, so that nothing is known at {threshold:g}; run again with a "
+            "higher target"
+        )
 
 
 def _check_runs(ious: Tensor, threshold: float, max_clicks: int, target: float | None) -> None:
@@ -278,6 +326,7 @@ def _check_runs(ious: Tensor, threshold: float, max_clicks: int, target: float |
     if unknown.any():
         row = int(unknown.nonzero()[0])
         raise ValueError(
-            f"run {row} ends after {int(lengths[row])} of {max_clicks} clicks at IoU {float(last[row]):.4g}, below {threshold:g}; "
+            f"run {row} ends after {int(lengths[row])} of {max_clicks} clicks at IoU {float(last[row]):.4g}, "
+            f"below {threshold:g}; "
             "give `target`, the IoU at which runs stop (1.0 when they stop at nothing left to click)"
         )

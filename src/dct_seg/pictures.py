@@ -1,4 +1,7 @@
-"""Pictures of an interaction: the image, the mask in dark red, clicks in green and red, drags as circles (the paper's Fig. 4)."""
+"""Pictures of an interaction.
+
+The image, the mask in dark red, clicks in green and red, drags as circles (the paper's Fig. 4).
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,9 @@ class Turn:
 
 
 def draw_turn(image: NDArray[np.uint8], turn: Turn, *, height: int = PANEL_HEIGHT) -> NDArray[np.uint8]:
-    """One panel, ``height`` pixels high: the image, the mask over it, its outline, the clicks and their drags.
+    """One panel, ``height`` pixels high.
+
+    The image, the mask over it, its outline, the clicks and their drags.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -53,7 +58,10 @@ def draw_turn(image: NDArray[np.uint8], turn: Turn, *, height: int = PANEL_HEIGH
     cv2.drawContours(panel, outline, -1, (255, 255, 255), 1, cv2.LINE_AA)
     for click in turn.clicks:
         color = POSITIVE_COLOR if click.positive else NEGATIVE_COLOR
-        centre = (round((click.col + 0.5) * factor), round((click.row + 0.5) * factor))  # OpenCV speaks (x, y)
+        centre = (
+            round((click.col + 0.5) * factor),
+            round((click.row + 0.5) * factor),
+        )  # OpenCV speaks (x, y)
         if click.radius:
             cv2.circle(panel, centre, max(1, round(click.radius * factor)), color, 2, cv2.LINE_AA)
         cv2.circle(panel, centre, 5, (255, 255, 255), -1, cv2.LINE_AA)
@@ -61,8 +69,12 @@ def draw_turn(image: NDArray[np.uint8], turn: Turn, *, height: int = PANEL_HEIGH
     return np.asarray(panel, np.uint8)
 
 
-def draw_strip(image: NDArray[np.uint8], turns: Sequence[Turn], *, num_turns: int = 5, height: int = PANEL_HEIGHT) -> NDArray[np.uint8]:
-    """One row: the panels of the first turns with the IoU under each; a run that needed fewer clicks leaves white.
+def draw_strip(
+    image: NDArray[np.uint8], turns: Sequence[Turn], *, num_turns: int = 5, height: int = PANEL_HEIGHT
+) -> NDArray[np.uint8]:
+    """One row: the panels of the first turns with the IoU under each.
+
+    A run that needed fewer clicks leaves white.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -71,15 +83,23 @@ def draw_strip(image: NDArray[np.uint8], turns: Sequence[Turn], *, num_turns: in
         height: Of a panel, in pixels.
     """
     panels = [draw_turn(image, turn, height=height) for turn in turns[:num_turns]]
-    blank = np.full_like(draw_turn(image, Turn((), np.zeros(image.shape[:2], bool), np.nan), height=height), 255)
+    blank = np.full_like(
+        draw_turn(image, Turn((), np.zeros(image.shape[:2], bool), np.nan), height=height), 255
+    )
     panels += [blank] * (num_turns - len(panels))
-    captions = [f"click {i + 1}: IoU {t.iou:.3f}" if not np.isnan(t.iou) else f"click {i + 1}" for i, t in enumerate(turns[:num_turns])]
+    captions = [
+        f"click {i + 1}: IoU {t.iou:.3f}" if not np.isnan(t.iou) else f"click {i + 1}"
+        for i, t in enumerate(turns[:num_turns])
+    ]
     captions += [""] * (num_turns - len(captions))
     return _side_by_side([_captioned(panel, text) for panel, text in zip(panels, captions, strict=True)])
 
 
 def draw_strips(
-    rows: Sequence[tuple[NDArray[np.uint8], Sequence[Turn]]], *, num_turns: int = 5, height: int = PANEL_HEIGHT
+    rows: Sequence[tuple[NDArray[np.uint8], Sequence[Turn]]],
+    *,
+    num_turns: int = 5,
+    height: int = PANEL_HEIGHT,
 ) -> NDArray[np.uint8]:
     """Rows of :func:`draw_strip` above each other, white beside the shorter ones."""
     strips = [draw_strip(image, turns, num_turns=num_turns, height=height) for image, turns in rows]
@@ -103,7 +123,16 @@ def save_png(picture: NDArray[np.uint8], path: str | Path) -> Path:
 def _captioned(panel: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
     with_room = np.pad(panel, ((0, CAPTION_HEIGHT), (0, 0), (0, 0)), constant_values=255)
     scale = min(0.5, 0.5 * panel.shape[1] / 150)  # narrow panels get smaller letters
-    cv2.putText(with_room, text, (2, panel.shape[0] + 17), cv2.FONT_HERSHEY_SIMPLEX, scale, (40, 40, 40), 1, cv2.LINE_AA)
+    cv2.putText(
+        with_room,
+        text,
+        (2, panel.shape[0] + 17),
+        cv2.FONT_HERSHEY_SIMPLEX,
+        scale,
+        (40, 40, 40),
+        1,
+        cv2.LINE_AA,
+    )
     return with_room
 
 

@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dct_seg.clicks import Click
-from dct_seg.methods.base import Method, checked_image
+from dct_seg.methods.base import Method, check_click, checked_image
 from dct_seg.methods.dctnet import DCTNetMethod
 from dct_seg.models.dct_net import DCTNet
 from dct_seg.models.pretrained import DEFAULT
 
 HISTORY_BYTES = 2**28
-"""Of the probabilities kept of earlier clicks, beside those of the last one; all twenty of a photograph of 3 megapixels."""
+"""Of the probabilities kept of earlier clicks, beside those of the last one; all twenty of a photograph of 3
+megapixels."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Timings:
     """What a call cost.
 
     Args:
-        encode: Seconds spent on encoding the image or a region of it, which serves later clicks too; 0 where it was at hand.
+        encode: Seconds spent on encoding the image or a region of it, which serves later clicks too; 0 where
+            it was at hand.
         click: Seconds of everything else.
     """
 
@@ -59,7 +61,9 @@ class Prediction:
 
 @dataclass(frozen=True)
 class _Turn:
-    """A click as it was given, all clicks up to it with their radii, and the probabilities after it, where they are not 0."""
+    """A click as it was given, all clicks up to it with their radii, and the probabilities after it, where
+    they are not 0.
+    """
 
     given: Click
     used: tuple[Click, ...]
@@ -71,7 +75,9 @@ class _Turn:
     def of(cls, given: Click, used: tuple[Click, ...], probs: NDArray[np.float32]) -> _Turn:
         left, top, width, height = cv2.boundingRect((probs > 0).view(np.uint8))
         if (height, width) == probs.shape:
-            return cls(given, used, (0, 0), probs)  # itself, not a copy: a method may know its own answers again
+            return cls(
+                given, used, (0, 0), probs
+            )  # itself, not a copy: a method may know its own answers again
         return cls(given, used, (top, left), probs[top : top + height, left : left + width].copy())
 
     def probs(self, size: tuple[int, int]) -> NDArray[np.float32]:
@@ -88,9 +94,10 @@ class _Turn:
 class Predictor:
     """Segments one image at a time from clicks.
 
-    ``predict`` is a pure function of the image and the ordered clicks: what it has computed for a beginning of the same
-    clicks it reuses, the rest it plays again, one click after the other, as a person would have made them. Of a huge image it
-    keeps the last clicks only (``HISTORY_BYTES``), and an undo beyond them plays the others again.
+    ``predict`` is a pure function of the image and the ordered clicks: what it has computed for a beginning
+    of the same clicks it reuses, the rest it plays again, one click after the other, as a person would have
+    made them. Of a huge image it keeps the last clicks only (``HISTORY_BYTES``), and an undo beyond them
+    plays the others again.
 
     Attributes:
         timings: What the last ``set_image`` or ``predict`` cost.
@@ -118,13 +125,16 @@ class Predictor:
         self._clicks: tuple[Click, ...] = ()
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path = DEFAULT, *, threshold: float = 0.5, **options: Any) -> Predictor:
+    def from_pretrained(
+        cls, name_or_path: str | Path = DEFAULT, *, threshold: float = 0.5, **options: Any
+    ) -> Predictor:
         """A predictor with trained weights.
 
         Args:
             name_or_path: As :meth:`DCTNet.from_pretrained`.
             threshold: A pixel is object above this probability.
-            options: Of :class:`dct_seg.methods.dctnet.DCTNetMethod`, such as ``zoom_in=False`` or ``device="cuda"``.
+            options: Of :class:`dct_seg.methods.dctnet.DCTNetMethod`, such as ``zoom_in=False`` or
+                ``device="cuda"``.
 
         Raises:
             FileNotFoundError: No file at a path.
@@ -141,9 +151,12 @@ class Predictor:
         Raises:
             ValueError: When it is nothing of the kind.
         """
-        rgb = checked_image(_rgb(image) if isinstance(image, np.ndarray) else image).copy()  # the caller may paint into its own
+        rgb = checked_image(
+            _rgb(image) if isinstance(image, np.ndarray) else image
+        ).copy()  # the caller may paint into its own
         self._image = None
-        self._turns, self._clicks = [], ()
+        self._turns = []
+        self._clicks = ()
         before = self._now()
         self.method.reset(rgb)
         self.timings = self._since(before)
@@ -162,8 +175,7 @@ class Predictor:
         image = self._image_or_error()
         height, width = image.shape[:2]
         for click in clicks:
-            if not (-0.5 <= click.row < height - 0.5 and -0.5 <= click.col < width - 0.5):
-                raise ValueError(f"click ({click.row}, {click.col}) lies outside the image of {height} rows and {width} columns")
+            check_click(click, (height, width))
         before = self._now()
         self._keep(_num_common([turn.given for turn in self._turns], clicks))
         for click in clicks[len(self._turns) :]:
@@ -172,14 +184,18 @@ class Predictor:
             self._turns.append(_Turn.of(click, used, self.method.predict(image, used, previous)))
             self._forget_oldest()
         self._clicks = tuple(clicks)
-        probs = self._turns[-1].probs((height, width)) if self._turns else np.zeros((height, width), np.float32)
+        probs = (
+            self._turns[-1].probs((height, width)) if self._turns else np.zeros((height, width), np.float32)
+        )
         if self._turns and probs is self._turns[-1].part:
             probs = probs.copy()  # the caller may paint into it
         mask = probs > self.threshold
         self.timings = self._since(before)
         return Prediction(mask, probs, self._used, self.timings)
 
-    def click(self, row: float, col: float, *, positive: bool = True, radius: float | None = None) -> Prediction:
+    def click(
+        self, row: float, col: float, *, positive: bool = True, radius: float | None = None
+    ) -> Prediction:
         """The mask after one more click."""
         return self.predict([*self._clicks, Click(row, col, positive, radius)])
 
@@ -197,13 +213,18 @@ class Predictor:
         return self._turns[-1].used if self._turns else ()
 
     def _keep(self, count: int) -> None:
-        """The first ``count`` turns; none where the last of these is forgotten, since those before it then are too."""
+        """The first ``count`` turns.
+
+        None where the last of these is forgotten, since those before it then are too.
+        """
         del self._turns[count:]
         if self._turns and self._turns[-1].part is None:
             self._turns.clear()
 
     def _forget_oldest(self) -> None:
-        """Drop the probabilities of the oldest turns, so that those before the last one fit ``HISTORY_BYTES``."""
+        """Drop the probabilities of the oldest turns, so that those before the last one fit
+        ``HISTORY_BYTES``.
+        """
         left = HISTORY_BYTES
         for place in range(len(self._turns) - 2, -1, -1):
             part = self._turns[place].part
@@ -236,4 +257,6 @@ def _rgb(image: NDArray[Any]) -> NDArray[Any]:
 
 def _num_common(a: Sequence[Click], b: Sequence[Click]) -> int:
     """How many clicks both lists begin with."""
-    return next((i for i, (one, other) in enumerate(zip(a, b, strict=False)) if one != other), min(len(a), len(b)))
+    return next(
+        (i for i, (one, other) in enumerate(zip(a, b, strict=False)) if one != other), min(len(a), len(b))
+    )

@@ -18,7 +18,9 @@ def unknown_name(noun: str, name: str, known: list[str]) -> ValueError:
         >>> print(unknown_name("loss", "BCE", ["bce", "dice"]))
         unknown loss 'BCE'; did you mean 'bce'? known: bce, dice
     """
-    return ValueError(f"unknown {noun} '{name}';{did_you_mean(name, known)} known: {', '.join(known) or 'none'}")
+    return ValueError(
+        f"unknown {noun} '{name}';{did_you_mean(name, known)} known: {', '.join(known) or 'none'}"
+    )
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
@@ -43,7 +45,8 @@ class Registry(Generic[T]):
 
     Args:
         noun: What one entry is, in words; it opens the error of an unknown name.
-        group: Entry-point group. A package adds ``name = "module:attribute"`` under it in its own ``pyproject.toml``.
+        group: Entry-point group. A package adds ``name = "module:attribute"`` under it in its own
+            ``pyproject.toml``.
 
     Example:
         >>> shapes: Registry[type] = Registry("shape")
@@ -84,7 +87,8 @@ class Registry(Generic[T]):
     def load_plugins(self) -> None:
         """Import what other packages declare under the entry-point group; done once, on the first lookup.
 
-        One that cannot be imported, or whose name is taken, is left out with a warning: it must not stop the others.
+        One that cannot be imported, or whose name is taken, is left out with a warning: it must not stop the
+        others.
         """
         if self._plugins_loaded or self.group is None:
             return
@@ -94,7 +98,10 @@ class Registry(Generic[T]):
                 self._add(point.name, point.load())
             except Exception as error:  # noqa: PERF203  # what a stranger's module raises on import can be anything
                 home = f" of {point.dist.name}" if point.dist else ""
-                warnings.warn(f"{self.noun} '{point.name}'{home} is left out: {type(error).__name__}: {error}", stacklevel=2)
+                warnings.warn(
+                    f"{self.noun} '{point.name}'{home} is left out: {type(error).__name__}: {error}",
+                    stacklevel=2,
+                )
 
     def get(self, name: str) -> T:
         """The entry under ``name``.

@@ -1,4 +1,7 @@
-"""The annotator driven as a person drives it: `dct-seg annotate` in a process of its own, its page in Debian's Chromium."""
+"""The annotator driven as a person drives it.
+
+`dct-seg annotate` in a process of its own, its page in Debian's Chromium.
+"""
 
 from __future__ import annotations
 
@@ -64,8 +67,20 @@ class Server:
     def __init__(self, folder: Path, port: int = 0, *, options: Sequence[str] = ()) -> None:
         self.began = time.perf_counter()
         self.folder = folder
-        command = [sys.executable, "-m", "dct_seg.cli", "annotate", str(folder), "--port", str(port), "--no-browser", *options]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+        command = [
+            sys.executable,
+            "-m",
+            "dct_seg.cli",
+            "annotate",
+            str(folder),
+            "--port",
+            str(port),
+            "--no-browser",
+            *options,
+        ]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+        )
         assert self.process.stdout is not None
         self.url = next((line.strip() for line in self.process.stdout if line.startswith("http")), "")
         assert self.url, f"{' '.join(command)} ended with {self.process.wait()}"
@@ -108,7 +123,9 @@ class Server:
 def chromium(**context: Any) -> Iterator[Page]:
     """A page of a headless Chromium; ``context`` are options of Playwright's new_context."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--force-color-profile=srgb"])
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--force-color-profile=srgb"]
+        )
         try:
             yield browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **context}).new_page()
         finally:
@@ -121,8 +138,19 @@ def place(page: Page, row: float, col: float) -> tuple[float, float]:
     return x, y
 
 
-def drag(page: Page, row: float, col: float, radius: float, *, button: Any = "left", steps: int = 8, pause: float = 60) -> None:
-    """Press on a pixel of the picture, draw a circle of some radius (pixels), let go, and wait until it is on disk."""
+def drag(
+    page: Page,
+    row: float,
+    col: float,
+    radius: float,
+    *,
+    button: Any = "left",
+    steps: int = 8,
+    pause: float = 60,
+) -> None:
+    """Press on a pixel of the picture, draw a circle of some radius (pixels), let go, and wait until it is on
+    disk.
+    """
     x, y = place(page, row, col)
     to_x, to_y = place(page, row, col + radius)
     page.mouse.move(x, y)
@@ -161,5 +189,7 @@ def state(page: Page, name: str) -> dict[str, Any]:
     """A picture as the server knows it."""
     pictures = page.evaluate("async () => (await (await fetch('api/v1/project')).json()).pictures")
     number = next(one["id"] for one in pictures if one["name"] == name)
-    found: dict[str, Any] = page.evaluate("async (id) => (await fetch(`api/v1/pictures/${id}`)).json()", number)
+    found: dict[str, Any] = page.evaluate(
+        "async (id) => (await fetch(`api/v1/pictures/${id}`)).json()", number
+    )
     return found

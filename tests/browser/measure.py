@@ -1,6 +1,9 @@
-"""How fast the annotator is, measured in the browser: `python tests/browser/measure.py` prints it as Markdown, `--json FILE` keeps it.
+"""How fast the annotator is, measured in the browser.
 
-Starts `dct-seg annotate` over copies of photographs and drives its page in Chromium. Nothing else should run meanwhile.
+`python tests/browser/measure.py` prints it as Markdown, `--json FILE` keeps it.
+
+Starts `dct-seg annotate` over copies of photographs and drives its page in Chromium. Nothing else should run
+meanwhile.
 """
 
 from __future__ import annotations
@@ -44,7 +47,12 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="How fast the annotator is, measured in the browser.")
     parser.add_argument("--seconds", type=float, default=5.0, help="of dragging without a pause (5)")
-    parser.add_argument("--pictures", type=int, default=100, help="that are opened and clicked on for the memory; 0 leaves that out (100)")
+    parser.add_argument(
+        "--pictures",
+        type=int,
+        default=100,
+        help="that are opened and clicked on for the memory; 0 leaves that out (100)",
+    )
     parser.add_argument("--weights", help="as for dct-seg annotate")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     given = parser.parse_args()
@@ -61,7 +69,10 @@ def main() -> None:
 def machine() -> dict[str, Any]:
     """What it ran on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    name = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {"processor": name, "cores": cores, "others": round(os.getloadavg()[0], 1)}
 
@@ -69,7 +80,9 @@ def machine() -> dict[str, Any]:
 def follow(folder: Path, seconds: float, options: list[str]) -> dict[str, Any]:
     """The start, and a drag that does not pause, on a picture of one megapixel."""
     photographs(folder, ("astronaut",))
-    Image.open(folder / "astronaut.jpg").resize((1000, 1000), Image.Resampling.LANCZOS).save(folder / "astronaut.jpg", quality=92)
+    Image.open(folder / "astronaut.jpg").resize((1000, 1000), Image.Resampling.LANCZOS).save(
+        folder / "astronaut.jpg", quality=92
+    )
     server = Server(folder, options=options)
     try:
         started = time.perf_counter() - server.began
@@ -108,8 +121,13 @@ def follow(folder: Path, seconds: float, options: list[str]) -> dict[str, Any]:
             "drawn_a_second": sum(began <= at <= ended for at in seen["frames"]) / elapsed,
             "masks_a_second": len(masks) / elapsed,
             "circle_lag_ms": {"median": median(seen["lags"]), "worst": max(seen["lags"])},
-            "mask_age_ms": {"median": median(one["age"] for one in masks), "worst": max(one["age"] for one in masks)},
-            "mask_age_first_and_second_half_ms": [median(one["age"] for one in part) for part in (masks[:half], masks[half:])],
+            "mask_age_ms": {
+                "median": median(one["age"] for one in masks),
+                "worst": max(one["age"] for one in masks),
+            },
+            "mask_age_first_and_second_half_ms": [
+                median(one["age"] for one in part) for part in (masks[:half], masks[half:])
+            ],
             "network_ms": median(one["model"] for one in masks),
             "server_ms": median(one["total"] for one in masks),
         },
@@ -140,7 +158,9 @@ def timed(run: Any) -> float:
 
 
 def memory(folder: Path, number: int, options: list[str]) -> dict[str, Any]:
-    """MiB of the server and of the page's heap after pictures of 1.2 megapixels that were opened and clicked on."""
+    """MiB of the server and of the page's heap after pictures of 1.2 megapixels that were opened and clicked
+    on.
+    """
     photographs(folder, ("chelsea",))
     photograph = Image.open(folder / "chelsea.jpg").resize((1280, 960))
     (folder / "chelsea.jpg").unlink()
@@ -157,7 +177,10 @@ def memory(folder: Path, number: int, options: list[str]) -> dict[str, Any]:
             for index in range(number):
                 if index:
                     page.keyboard.press("n")
-                    page.wait_for_function("at => document.getElementById('title').textContent.includes(at)", arg=f"{index + 1} / {number}")
+                    page.wait_for_function(
+                        "at => document.getElementById('title').textContent.includes(at)",
+                        arg=f"{index + 1} / {number}",
+                    )
                     settle(page)
                 page.mouse.click(*place(page, 480, 640))
                 settle(page)
@@ -165,7 +188,10 @@ def memory(folder: Path, number: int, options: list[str]) -> dict[str, Any]:
                 settle(page)
                 if index + 1 in (1, 10, number // 2, number):
                     heap = page.evaluate("performance.memory.usedJSHeapSize") / 2**20
-                    after[str(index + 1)] = {"server": round(resident(server.process.pid)), "page": round(heap, 1)}
+                    after[str(index + 1)] = {
+                        "server": round(resident(server.process.pid)),
+                        "page": round(heap, 1),
+                    }
     finally:
         server.stop()
     return after
@@ -173,7 +199,9 @@ def memory(folder: Path, number: int, options: list[str]) -> dict[str, Any]:
 
 def resident(process: int) -> float:
     """MiB that a process holds in memory."""
-    line = next(line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("VmRSS"))
+    line = next(
+        line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("VmRSS")
+    )
     return int(line.split()[1]) / 1024
 
 
@@ -187,8 +215,14 @@ def markdown(found: dict[str, Any]) -> str:
         ("a quick drag to its mask on disk and drawn", f"{begun['release_to_mask']:.2f} s"),
         ("**live masks a second, 1 megapixel**", f"**{drawn['masks_a_second']:.1f}**"),
         ("frames drawn a second meanwhile", f"{drawn['drawn_a_second']:.0f}"),
-        ("circle behind the pointer, median and worst", "{median:.0f} and {worst:.0f} ms".format(**drawn["circle_lag_ms"])),
-        ("mask behind its circle, median and worst", "{median:.0f} and {worst:.0f} ms".format(**drawn["mask_age_ms"])),
+        (
+            "circle behind the pointer, median and worst",
+            "{median:.0f} and {worst:.0f} ms".format(**drawn["circle_lag_ms"]),
+        ),
+        (
+            "mask behind its circle, median and worst",
+            "{median:.0f} and {worst:.0f} ms".format(**drawn["mask_age_ms"]),
+        ),
         (
             "the same median in the first and the second half of the drag",
             "{:.0f} and {:.0f} ms".format(*drawn["mask_age_first_and_second_half_ms"]),
@@ -199,7 +233,10 @@ def markdown(found: dict[str, Any]) -> str:
             for count, one in found.get("memory", {}).items()
         ),
     ]
-    head = f"`{found['model']}`, {on['cores']} cores of {on['processor']}, load of the machine before {on['others']}\n\n| | |\n|---|---|\n"
+    head = (
+        f"`{found['model']}`, {on['cores']} cores of {on['processor']}, load of the machine before "
+        f"{on['others']}\n\n| | |\n|---|---|\n"
+    )
     return head + "\n".join(f"| {name} | {value} |" for name, value in rows)
 
 

@@ -1,4 +1,6 @@
-"""The pictures of the annotator in the docs, made again: `python tests/browser/shots.py [desktop] [phone] [drag] [--out DIR]`.
+"""The pictures of the annotator in the docs, made again.
+
+`python tests/browser/shots.py [desktop] [phone] [drag] [--out DIR]`.
 
 On photographs of scikit-image's wheel: astronaut (NASA, public domain), chelsea, coffee and rocket (CC0).
 """
@@ -16,8 +18,17 @@ from PIL import Image, ImageDraw
 from playwright.sync_api import Page
 
 PICTURES = ("astronaut", "chelsea", "coffee", "rocket")
-PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True, "is_mobile": True}
-CLASSES = {"desktop": ["cat", "eye", "nose", "person"], "phone": ["person", "rocket"], "drag": ["person", "rocket"]}
+PHONE = {
+    "viewport": {"width": 390, "height": 844},
+    "device_scale_factor": 2,
+    "has_touch": True,
+    "is_mobile": True,
+}
+CLASSES = {
+    "desktop": ["cat", "eye", "nose", "person"],
+    "phone": ["person", "rocket"],
+    "drag": ["person", "rocket"],
+}
 TIMEOUT = 120_000  # milliseconds
 WIDTH = 480  # pixels of the moving picture
 
@@ -31,7 +42,10 @@ def main() -> None:
     given = parser.parse_args()
     for name in given.which or makers:
         with tempfile.TemporaryDirectory() as folder:
-            server = Server(photographs(Path(folder) / "photographs", PICTURES), options=["--classes", ",".join(CLASSES[name])])
+            server = Server(
+                photographs(Path(folder) / "photographs", PICTURES),
+                options=["--classes", ",".join(CLASSES[name])],
+            )
             try:
                 makers[name](server, given.out)
             finally:
@@ -65,7 +79,7 @@ def phone(server: Server, out: Path) -> None:
 
 
 def moving(server: Server, out: Path) -> None:
-    """A drag from its first pixel to its last, the mask that follows, and a background drag that corrects it."""
+    """Record a drag, the mask that follows it, and a background drag that corrects it."""
     frames: list[tuple[Image.Image, int]] = []
     with chromium(viewport={"width": 1240, "height": 760}) as page:
         start(page, server)
@@ -76,7 +90,15 @@ def moving(server: Server, out: Path) -> None:
         still(page, frames, None, 1400)
     images = [image for image, _ in frames]
     durations = [milliseconds for _, milliseconds in frames]
-    images[0].save(out / "drag.webp", save_all=True, append_images=images[1:], duration=durations, loop=0, quality=75, method=4)
+    images[0].save(
+        out / "drag.webp",
+        save_all=True,
+        append_images=images[1:],
+        duration=durations,
+        loop=0,
+        quality=75,
+        method=4,
+    )
 
 
 def start(page: Page, server: Server) -> None:
@@ -85,12 +107,15 @@ def start(page: Page, server: Server) -> None:
     page.goto(server.url)
     settle(page)
     page.evaluate(
-        "() => { window.exact = 0; document.getElementById('stage').addEventListener('livemask', ({ detail }) => exact += detail.exact); }"
+        "() => { window.exact = 0; document.getElementById('stage').addEventListener('livemask', ({ detail "
+        "}) => exact += detail.exact); }"
     )
 
 
 def open_picture(page: Page, name: str) -> None:
-    page.locator(f"#picture-list button[title^={name}]").evaluate("(one) => one.click()")  # which a phone hides
+    page.locator(f"#picture-list button[title^={name}]").evaluate(
+        "(one) => one.click()"
+    )  # which a phone hides
     page.wait_for_function("name => document.getElementById('title').textContent.includes(name)", arg=name)
     settle(page)
 
@@ -100,7 +125,12 @@ def choose(page: Page, name: str) -> None:
     page.locator("#class-list button", has_text=name).evaluate("(one) => one.click()")  # which a phone hides
 
 
-def finish(page: Page, name: str, marked: tuple[float, float, float], background: tuple[float, float, float] | None = None) -> None:
+def finish(
+    page: Page,
+    name: str,
+    marked: tuple[float, float, float],
+    background: tuple[float, float, float] | None = None,
+) -> None:
     """An object of a class: a drag, (row, col, radius), and another on what is too much."""
     choose(page, name)
     drag(page, *marked, steps=2, pause=0)
@@ -127,7 +157,9 @@ def hold(page: Page, centre: tuple[float, float], edge: tuple[float, float], *, 
     move(page, x, y)
 
 
-def record(page: Page, frames: list[tuple[Image.Image, int]], centre: tuple[float, float], radius: float, button: Any) -> None:
+def record(
+    page: Page, frames: list[tuple[Image.Image, int]], centre: tuple[float, float], radius: float, button: Any
+) -> None:
     """A picture before a drag, one for each of its steps, and one after it."""
     x, y = place(page, *centre)
     to, _ = place(page, centre[0], centre[1] + radius)
@@ -143,7 +175,9 @@ def record(page: Page, frames: list[tuple[Image.Image, int]], centre: tuple[floa
     still(page, frames, (to, y), 900)
 
 
-def still(page: Page, frames: list[tuple[Image.Image, int]], pointer: tuple[float, float] | None, milliseconds: int) -> None:
+def still(
+    page: Page, frames: list[tuple[Image.Image, int]], pointer: tuple[float, float] | None, milliseconds: int
+) -> None:
     """The stage with the pointer, at the size of the moving picture."""
     left, top, right, bottom = photograph(page)
     clip: Any = {"x": left, "y": top, "width": right - left, "height": bottom - top}
@@ -151,9 +185,14 @@ def still(page: Page, frames: list[tuple[Image.Image, int]], pointer: tuple[floa
     if pointer is not None:
         arrow = [(0, 0), (0, 21), (5, 16), (9, 25), (13, 23), (9, 15), (16, 15)]
         ImageDraw.Draw(image).polygon(
-            [(pointer[0] - left + x, pointer[1] - top + y) for x, y in arrow], fill="white", outline="black", width=2
+            [(pointer[0] - left + x, pointer[1] - top + y) for x, y in arrow],
+            fill="white",
+            outline="black",
+            width=2,
         )
-    frames.append((image.resize((WIDTH, WIDTH * image.height // image.width), Image.Resampling.LANCZOS), milliseconds))
+    frames.append(
+        (image.resize((WIDTH, WIDTH * image.height // image.width), Image.Resampling.LANCZOS), milliseconds)
+    )
 
 
 def photograph(page: Page) -> tuple[float, float, float, float]:
@@ -168,7 +207,10 @@ def save(page: Page, path: Path) -> None:
     """The window with 256 colours, a third of the bytes; the photograph alone is dithered."""
     image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     palette = image.quantize(256, method=Image.Quantize.MEDIANCUT, kmeans=2)
-    flat, dithered = (image.quantize(palette=palette, dither=how) for how in (Image.Dither.NONE, Image.Dither.FLOYDSTEINBERG))
+    flat, dithered = (
+        image.quantize(palette=palette, dither=how)
+        for how in (Image.Dither.NONE, Image.Dither.FLOYDSTEINBERG)
+    )
     ratio = page.evaluate("devicePixelRatio")
     left, top, right, bottom = (round(edge * ratio) for edge in photograph(page))
     flat.paste(dithered.crop((left, top, right, bottom)), (left, top))

@@ -1,4 +1,7 @@
-"""The annotator in a real browser, with the shipped model, on photographs: what a person does, and what they then see."""
+"""The annotator in a real browser, with the shipped model, on photographs.
+
+What a person does, and what they then see.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +94,9 @@ def disc(name: str, row: float, col: float, radius: float) -> NDArray[np.bool_]:
 
 
 def assert_around(mask: NDArray[np.bool_], name: str, row: float, col: float, radius: float) -> None:
-    """Most of the mask is near the drag, and the middle of the drag is in the mask (but for the mark that is drawn there)."""
+    """Most of the mask is near the drag, and the middle of the drag is in the mask (but for the mark that is
+    drawn there).
+    """
     middle = disc(name, row, col, radius / 2) & ~disc(name, row, col, 14)
     assert mask[middle].mean() > 0.8
     assert mask[disc(name, row, col, 2.5 * radius)].sum() > 0.7 * mask.sum()
@@ -127,7 +132,9 @@ def test_two_objects_are_marked_corrected_taken_back_and_survive_kill_9(page: Pa
     settle(page)
     expect(page.locator("#object-list li:not(.empty)")).to_have_count(1)
     finished = state(page, "astronaut.jpg")["objects"][0]
-    assert abs(finished["area"] - corrected.sum()) < 0.2 * finished["area"]  # outline and circles are drawn over the tint
+    assert (
+        abs(finished["area"] - corrected.sum()) < 0.2 * finished["area"]
+    )  # outline and circles are drawn over the tint
 
     page.keyboard.press("n")
     expect(page.locator("#title")).to_contain_text("coffee.jpg")
@@ -165,7 +172,8 @@ def test_two_objects_are_marked_corrected_taken_back_and_survive_kill_9(page: Pa
 def test_mask_follows_a_drag_and_escape_leaves_no_trace(page: Page) -> None:
     before = state(page, "astronaut.jpg")
     page.evaluate(
-        "() => { window.live = 0; document.getElementById('stage').addEventListener('livemask', () => window.live++); window.live = 0; }"
+        "() => { window.live = 0; document.getElementById('stage').addEventListener('livemask', () => "
+        "window.live++); window.live = 0; }"
     )
     x, y = place(page, *HEAD[:2])
     to_x, to_y = place(page, HEAD[0], HEAD[1] + HEAD[2])
@@ -271,7 +279,12 @@ def test_page_kept_through_a_reload_is_no_second_tab(page: Page) -> None:
 
 def test_fingers_drag_a_circle_and_pinch_the_view_on_a_phone(page: Page, server: Server) -> None:
     page.goto("about:blank")
-    phone = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True, "is_mobile": True}
+    phone = {
+        "viewport": {"width": 390, "height": 844},
+        "device_scale_factor": 2,
+        "has_touch": True,
+        "is_mobile": True,
+    }
     browser = page.context.browser
     assert browser is not None
     context = browser.new_context(**phone)
@@ -301,7 +314,9 @@ def test_fingers_drag_a_circle_and_pinch_the_view_on_a_phone(page: Page, server:
     touch("Move", (x, y), (x + 120, y))
     touch("End")
     settle(touched)
-    assert place(touched, HEAD[0], HEAD[1] + 10)[0] - place(touched, *HEAD[:2])[0] == pytest.approx(2 * 10 * (to_x - x) / HEAD[2], rel=0.05)
+    assert place(touched, HEAD[0], HEAD[1] + 10)[0] - place(touched, *HEAD[:2])[0] == pytest.approx(
+        2 * 10 * (to_x - x) / HEAD[2], rel=0.05
+    )
     assert len(state(touched, "astronaut.jpg")["draft"]["clicks"]) == 1
     width = touched.evaluate("() => document.documentElement.scrollWidth")
     assert width == 390

@@ -1,4 +1,4 @@
-"""Each control, key and gesture of the annotator's page in a real browser, over a method that paints circles."""
+"""Each control, key and gesture of the annotator's page in a browser, over a method that paints circles."""
 
 from __future__ import annotations
 
@@ -27,7 +27,12 @@ from dct_seg.app.server import create_app
 pytestmark = BROWSER_MARKS
 
 HEIGHT, WIDTH = 120, 200
-PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True, "is_mobile": True}
+PHONE = {
+    "viewport": {"width": 390, "height": 844},
+    "device_scale_factor": 2,
+    "has_touch": True,
+    "is_mobile": True,
+}
 SLOW = 60_000  # milliseconds; the machine may be busy
 
 expect.set_options(timeout=SLOW)
@@ -43,7 +48,9 @@ def write_picture(path: Path) -> None:
 def serving(folder: Path, *, token: str | None = None) -> Iterator[str]:
     """The annotator over a folder in a thread of this process; its address."""
     listener = socket.create_server(("127.0.0.1", 0))
-    app = create_app(Project(folder, ["cat", "dog"]), Discs, model=ModelCard(name="discs", prompts="drag"), token=token)
+    app = create_app(
+        Project(folder, ["cat", "dog"]), Discs, model=ModelCard(name="discs", prompts="drag"), token=token
+    )
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
@@ -101,7 +108,9 @@ def page(folder: Path, open_page: Callable[..., Page]) -> Iterator[Page]:
 
 
 def classes(page: Page) -> list[str]:
-    names: list[str] = page.evaluate("async () => (await (await fetch('api/v1/project')).json()).classes.map((one) => one.name)")
+    names: list[str] = page.evaluate(
+        "async () => (await (await fetch('api/v1/project')).json()).classes.map((one) => one.name)"
+    )
     return names
 
 
@@ -109,20 +118,26 @@ def chosen(page: Page) -> str:
     return page.locator("#class-list [aria-checked=true]").inner_text().split()[0]
 
 
-def test_empty_folder_says_so_and_shows_the_first_picture_that_comes(tmp_path: Path, open_page: Callable[..., Page]) -> None:
+def test_empty_folder_says_so_and_shows_the_first_picture_that_comes(
+    tmp_path: Path, open_page: Callable[..., Page]
+) -> None:
     with serving(tmp_path) as url:
         page = open_page(url)
         expect(page.locator("#empty")).to_contain_text(f"No pictures in “{tmp_path.name}”")
         for name in ("undo", "redo", "discard", "finish", "previous", "next"):
             expect(page.locator(f"#{name}")).to_be_disabled()
         write_picture(tmp_path / "late.png")
-        page.evaluate("() => document.dispatchEvent(new Event('visibilitychange', { bubbles: true }))")  # instead of waiting
+        page.evaluate(
+            "() => document.dispatchEvent(new Event('visibilitychange', { bubbles: true }))"
+        )  # instead of waiting
         expect(page.locator("#title")).to_contain_text("late.png")
         expect(page.locator("#empty")).to_be_hidden()
         page.close()
 
 
-def test_picture_that_cannot_be_read_says_why_and_is_passed_over(folder: Path, open_page: Callable[..., Page]) -> None:
+def test_picture_that_cannot_be_read_says_why_and_is_passed_over(
+    folder: Path, open_page: Callable[..., Page]
+) -> None:
     (folder / "a.png").write_bytes(b"no picture")
     with serving(folder) as url:
         page = open_page(url)
@@ -139,7 +154,10 @@ def test_page_carries_the_token_to_all_it_asks_for(folder: Path, open_page: Call
         drag(page, 60, 80, 30)
         page.keyboard.press("Enter")
         settle(page)
-        loaded = "() => [...document.querySelectorAll('#picture-list img')].every((one) => one.complete && one.naturalWidth > 0)"
+        loaded = (
+            "() => [...document.querySelectorAll('#picture-list img')].every((one) => one.complete && "
+            "one.naturalWidth > 0)"
+        )
         page.wait_for_function(loaded)
         with page.expect_download() as download:
             page.click("#export")
@@ -158,7 +176,15 @@ def test_right_button_toggle_and_pens_side_button_mark_background(page: Page) ->
     (x, y), (to, _) = place(page, 60, 120), place(page, 60, 128)
     pen = page.context.new_cdp_session(page)
     for kind, at, buttons in (("mousePressed", x, 2), ("mouseMoved", to, 2), ("mouseReleased", to, 0)):
-        event = {"type": kind, "x": at, "y": y, "button": "right", "buttons": buttons, "clickCount": 1, "pointerType": "pen"}
+        event = {
+            "type": kind,
+            "x": at,
+            "y": y,
+            "button": "right",
+            "buttons": buttons,
+            "clickCount": 1,
+            "pointerType": "pen",
+        }
         pen.send("Input.dispatchMouseEvent", event)
     settle(page)
     clicks = state(page, "a.png")["draft"]["clicks"]
@@ -266,12 +292,15 @@ def test_finished_object_is_edited_and_deleted_from_the_list(page: Page) -> None
 
 
 def test_masks_classes_and_coco_are_imported_from_the_page(page: Page) -> None:
-    page.set_input_files("#files", {"name": "names.txt", "mimeType": "text/plain", "buffer": b"horse\n\ncow\n"})
+    page.set_input_files(
+        "#files", {"name": "names.txt", "mimeType": "text/plain", "buffer": b"horse\n\ncow\n"}
+    )
     expect(page.locator("#class-list")).to_contain_text("cow")
     assert classes(page) == ["cat", "dog", "horse", "cow"]
 
     labels = np.zeros((HEIGHT, WIDTH), np.uint8)
-    labels[10:40, 20:60], labels[50:90, 100:150] = 1, 2
+    labels[10:40, 20:60] = 1
+    labels[50:90, 100:150] = 2
     png = io.BytesIO()
     Image.fromarray(labels).save(png, "PNG")
     page.set_input_files("#files", {"name": "a.png", "mimeType": "image/png", "buffer": png.getvalue()})
@@ -284,7 +313,9 @@ def test_masks_classes_and_coco_are_imported_from_the_page(page: Page) -> None:
         "annotations": [{"id": 1, "image_id": 7, "category_id": 3, "segmentation": square}],
         "categories": [{"id": 3, "name": "dog"}],
     }
-    page.set_input_files("#files", {"name": "coco.json", "mimeType": "application/json", "buffer": json.dumps(coco).encode()})
+    page.set_input_files(
+        "#files", {"name": "coco.json", "mimeType": "application/json", "buffer": json.dumps(coco).encode()}
+    )
     expect(page.locator("#toasts")).to_contain_text("1 object on 1 picture imported")
     (found,) = state(page, "b.png")["objects"]
     assert found["class_id"] == 2
@@ -339,8 +370,12 @@ LOST = """() => [...document.querySelectorAll("button, input, select, a")].filte
 }).map((one) => one.outerHTML)"""
 
 
-@pytest.mark.parametrize("options", [{}, LAPTOP, PHONE, SMALL_PHONE], ids=["desktop", "laptop", "phone", "small phone"])
-def test_every_control_has_a_name_and_lies_inside_the_window(folder: Path, open_page: Callable[..., Page], options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "options", [{}, LAPTOP, PHONE, SMALL_PHONE], ids=["desktop", "laptop", "phone", "small phone"]
+)
+def test_every_control_has_a_name_and_lies_inside_the_window(
+    folder: Path, open_page: Callable[..., Page], options: dict[str, Any]
+) -> None:
     with serving(folder) as url:
         page = open_page(url, **options)
         drag(page, 60, 80, 30)

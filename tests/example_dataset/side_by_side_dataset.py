@@ -20,7 +20,7 @@ class SideBySide(InteractiveDataset):
         Traceback (most recent call last):
         ...
         FileNotFoundError: no folder no/such/folder; SideBySide wants NAME.png: the picture on the left, its mask on the right
-    """
+    """  # noqa: E501
 
     layout = "NAME.png: the picture on the left, its mask on the right"
 
@@ -38,5 +38,8 @@ class SideBySide(InteractiveDataset):
     def _read_labels(self, path: Path) -> NDArray[np.uint8]:
         both = read_image(path)  # (H, 2 W, 3)
         if both.shape[1] % 2:
-            raise ValueError(f"{path} is {both.shape[1]} pixels wide; {type(self).__name__} wants an even number, half for the mask")
+            raise ValueError(
+                f"{path} is {both.shape[1]} pixels wide; {type(self).__name__} wants an even number, half "
+                "for the mask"
+            )
         return (both[:, both.shape[1] // 2 :, 0] > 128).astype(np.uint8)

@@ -9,7 +9,9 @@ from dct_seg import ClickBatch, ClickEncoder
 
 
 class Ring(ClickEncoder):
-    """A ring at each drag's end: 1 where a pixel is as far from the click as the drag is long, falling off to 0 on both sides.
+    """A ring at each drag's end.
+
+    1 where a pixel is as far from the click as the drag is long, falling off to 0 on both sides.
 
     Args:
         width: Pixels from the ring at which the map has fallen to 0.
@@ -30,8 +32,12 @@ class Ring(ClickEncoder):
     def forward(self, clicks: ClickBatch, size: tuple[int, int]) -> Tensor:
         rows = torch.arange(size[0], device=clicks.device)[:, None]
         cols = torch.arange(size[1], device=clicks.device)
-        row, col, radius = (one[..., None, None] for one in (clicks.coords[..., 0], clicks.coords[..., 1], clicks.radii))
-        rings = (1 - ((rows - row).hypot(cols - col) - radius).abs() / self.width).clamp(min=0)  # (B, N, H, W)
+        row, col, radius = (
+            one[..., None, None] for one in (clicks.coords[..., 0], clicks.coords[..., 1], clicks.radii)
+        )
+        rings = (1 - ((rows - row).hypot(cols - col) - radius).abs() / self.width).clamp(
+            min=0
+        )  # (B, N, H, W)
         maps = clicks.radii.new_zeros(len(clicks), 2, *size)
         if clicks.labels.shape[1] == 0:
             return maps

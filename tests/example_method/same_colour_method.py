@@ -1,4 +1,7 @@
-"""An interactive segmentation method in a package of its own: what is connected to a click and has its colour."""
+"""An interactive segmentation method in a package of its own.
+
+What is connected to a click and has its colour.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ from dct_seg.methods import Method
 
 
 class SameColour(Method):
-    """Each click claims the connected region of its own colour, for the object or for the background; a later click overrules.
+    """Each click claims the connected region of its own colour, for the object or for the background.
+
+    A later click overrules.
 
     Args:
         tolerance: Greatest difference of each colour channel, 0..255.
@@ -41,7 +46,9 @@ class SameColour(Method):
     def reset(self, image: NDArray[np.uint8]) -> None:
         self._smooth = np.ascontiguousarray(cv2.GaussianBlur(image, (0, 0), 0.8))
 
-    def predict(self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    def predict(
+        self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
         probs = np.zeros(image.shape[:2], np.float32)
         for click in clicks:
             probs[self._region(click)] = float(click.positive)
@@ -52,5 +59,13 @@ class SameColour(Method):
         seed = (min(round(click.col), width - 1), min(round(click.row), height - 1))  # OpenCV speaks (x, y)
         found = np.zeros((height + 2, width + 2), np.uint8)
         reach = (self.tolerance,) * 3
-        cv2.floodFill(self._smooth, found, seed, (0, 0, 0), reach, reach, 4 | cv2.FLOODFILL_MASK_ONLY | cv2.FLOODFILL_FIXED_RANGE)
+        cv2.floodFill(
+            self._smooth,
+            found,
+            seed,
+            (0, 0, 0),
+            reach,
+            reach,
+            4 | cv2.FLOODFILL_MASK_ONLY | cv2.FLOODFILL_FIXED_RANGE,
+        )
         return found[1:-1, 1:-1] > 0

@@ -1,1 +1,1 @@
-"""The annotator: a page in the browser over a folder of pictures, and the HTTP interface that the page uses."""
+"""The annotator: a page in the browser over a folder of images, and the HTTP interface behind it."""

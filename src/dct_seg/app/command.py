@@ -29,21 +29,36 @@ def main(argv: Sequence[str], prog: str = "dct-seg annotate") -> int:
         ValueError, FileNotFoundError, ImportError, OSError: When what was given cannot be used.
     """
     parser = OneLineArgumentParser(
-        prog=prog, description="Annotate a folder of pictures in the browser: press on an object, drag to its edge."
+        prog=prog,
+        description="Annotate a folder of pictures in the browser: press on an object, drag to its edge.",
     )
-    parser.add_argument("folder", metavar="DIR", help="the pictures, in subfolders too; all work is kept in DIR/.dct-seg")
-    parser.add_argument("--weights", default=DEFAULT, metavar="NAME_OR_PATH", help=f"a shipped model, weights or a checkpoint ({DEFAULT})")
-    parser.add_argument("--classes", default="", metavar="A,B,C", help="names of classes; those that the folder has stay")
+    parser.add_argument(
+        "folder", metavar="DIR", help="the pictures, in subfolders too; all work is kept in DIR/.dct-seg"
+    )
+    parser.add_argument(
+        "--weights",
+        default=DEFAULT,
+        metavar="NAME_OR_PATH",
+        help=f"a shipped model, weights or a checkpoint ({DEFAULT})",
+    )
+    parser.add_argument(
+        "--classes", default="", metavar="A,B,C", help="names of classes; those that the folder has stay"
+    )
     parser.add_argument("--port", type=int, default=8765, metavar="N", help="0 takes a free one (8765)")
-    parser.add_argument("--host", default="127.0.0.1", metavar="H", help="0.0.0.0 opens it to the network, with a token in the address")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="H",
+        help="0.0.0.0 opens it to the network, with a token in the address",
+    )
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
     given = parser.parse_args(argv)
     try:
         import uvicorn
 
         from dct_seg.app import server
-        from dct_seg.app.guard import LOOPBACK
         from dct_seg.app.project import Project
+        from dct_seg.app.security import LOOPBACK
     except ImportError as error:
         raise ImportError(f"the annotator needs {error.name}; pip install 'dct-seg[app]'") from error
 
@@ -55,11 +70,19 @@ def main(argv: Sequence[str], prog: str = "dct-seg annotate") -> int:
     make_method, card = _method(given.weights)
     app = server.create_app(project, make_method, model=card, token=token, hosts=LOOPBACK if local else None)
     url = _url(given.host, listener.getsockname()[1], token)
-    sys.stdout.write(f"{len(project.folder.entries())} pictures in {Path(given.folder)}; press Ctrl+C to stop\n{url}\n")
+    sys.stdout.write(
+        f"{len(project.folder.entries())} pictures in {Path(given.folder)}; press Ctrl+C to stop\n{url}\n"
+    )
     sys.stdout.flush()
     if not given.no_browser:
         threading.Timer(0.5, webbrowser.open, [url]).start()
-    config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=3, h11_max_incomplete_event_size=65536)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=3,
+        h11_max_incomplete_event_size=65536,
+    )
     uvicorn.Server(config).run(sockets=[listener])
     return 0
 
@@ -76,12 +99,16 @@ def _method(weights: str) -> tuple[Callable[[], Method], ModelCard]:
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except (OSError, OverflowError) as error:
-        raise ValueError(f"{host}:{port} cannot be listened on ({error}); give another --port, or 0 for a free one") from error
+        raise ValueError(
+            f"{host}:{port} cannot be listened on ({error}); give another --port, or 0 for a free one"
+        ) from error
     return listener
 
 

@@ -30,7 +30,8 @@ class Annotated:
 
     Args:
         name: Of the picture, inside the folder.
-        stem: What its files are called: its name without the suffix, or with it where another picture has the same.
+        stem: What its files are called: its name without the suffix, or with it where another picture has the
+            same.
         size: (height, width).
         objects: In the order of their numbers.
     """
@@ -58,8 +59,14 @@ def write(project: Project, kind: Format) -> Written:
     """
     pictures = list(annotated(project))
     if kind in ("coco", "clicks"):
-        text = json.dumps(_coco(project, pictures)) if kind == "coco" else "".join(_click_lines(project, pictures))
-        ending, media_type = (".json", "application/json") if kind == "coco" else (".jsonl", "application/jsonl")
+        text = (
+            json.dumps(_coco(project, pictures))
+            if kind == "coco"
+            else "".join(_click_lines(project, pictures))
+        )
+        ending, media_type = (
+            (".json", "application/json") if kind == "coco" else (".jsonl", "application/jsonl")
+        )
         path = _temporary(ending)
         path.write_text(text)
         return Written(path, f"{kind}{ending}", media_type)
@@ -95,13 +102,27 @@ def _coco(project: Project, pictures: list[Annotated]) -> dict[str, Any]:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, picture in enumerate(pictures, start=1):
-        images.append({"id": number, "file_name": picture.name, "height": picture.size[0], "width": picture.size[1]})
+        images.append(
+            {"id": number, "file_name": picture.name, "height": picture.size[0], "width": picture.size[1]}
+        )
         for one in picture.objects:
             row, col, height, width = one.outline.bbox
-            record = {"id": len(annotations) + 1, "image_id": number, "category_id": one.class_id, "segmentation": dict(one.rle)}
-            annotations.append({**record, "area": one.outline.area, "bbox": [col, row, width, height], "iscrowd": 0})
+            record = {
+                "id": len(annotations) + 1,
+                "image_id": number,
+                "category_id": one.class_id,
+                "segmentation": dict(one.rle),
+            }
+            annotations.append(
+                {**record, "area": one.outline.area, "bbox": [col, row, width, height], "iscrowd": 0}
+            )
     categories = [{"id": one.id, "name": one.name} for one in project.classes]
-    return {"info": {"description": f"dct-seg {__version__}"}, "images": images, "annotations": annotations, "categories": categories}
+    return {
+        "info": {"description": f"dct-seg {__version__}"},
+        "images": images,
+        "annotations": annotations,
+        "categories": categories,
+    }
 
 
 def _click_lines(project: Project, pictures: list[Annotated]) -> Iterator[str]:
@@ -126,7 +147,8 @@ def _click_lines(project: Project, pictures: list[Annotated]) -> Iterator[str]:
 def _indexed(project: Project, picture: Annotated) -> Iterator[tuple[str, bytes]]:
     if len(picture.objects) > MOST_LABELS:
         raise ValueError(
-            f"{picture.name} has {len(picture.objects)} objects, an indexed PNG holds {MOST_LABELS}; export coco or object_png"
+            f"{picture.name} has {len(picture.objects)} objects, an indexed PNG holds {MOST_LABELS}; export "
+            "coco or object_png"
         )
     labels = np.zeros(picture.size, np.uint8)
     colors = {one.id: ImageColor.getrgb(one.color) for one in project.classes}
@@ -147,13 +169,25 @@ def _object_pngs(project: Project, picture: Annotated) -> Iterator[tuple[str, by
 def _labelme(project: Project, picture: Annotated) -> Iterator[tuple[str, bytes]]:
     names = {one.id: one.name for one in project.classes}
     shapes = [
-        {"label": names[one.class_id], "points": points, "group_id": one.id, "shape_type": "polygon", "flags": {}}
+        {
+            "label": names[one.class_id],
+            "points": points,
+            "group_id": one.id,
+            "shape_type": "polygon",
+            "flags": {},
+        }
         for one in picture.objects
         for points in one.outline.polygons
         if len(points) >= 3
     ]
     last = PurePosixPath(picture.name).name
-    content: dict[str, Any] = {"version": "5.0.0", "flags": {}, "shapes": shapes, "imagePath": last, "imageData": None}
+    content: dict[str, Any] = {
+        "version": "5.0.0",
+        "flags": {},
+        "shapes": shapes,
+        "imagePath": last,
+        "imageData": None,
+    }
     content |= {"imageHeight": picture.size[0], "imageWidth": picture.size[1]}
     yield f"{picture.stem}.json", json.dumps(content).encode()
 

@@ -1,4 +1,7 @@
-"""The pictures of a folder, known to the outside by opaque ids; nothing else of the disk can be reached through it."""
+"""The pictures of a folder, known to the outside by opaque ids.
+
+Nothing else of the disk can be reached through it.
+"""
 
 from __future__ import annotations
 
@@ -63,10 +66,14 @@ class Folder:
             raise ValueError(f"{path} is a file; give the folder of the pictures")
         self.root = path.resolve()
         known = Image.registered_extensions()  # which makes Pillow load all its formats
-        self._formats = [name for name in FORMATS if name in Image.OPEN]  # AVIF depends on how Pillow was built
+        self._formats = [
+            name for name in FORMATS if name in Image.OPEN
+        ]  # AVIF depends on how Pillow was built
         self._suffixes = {suffix for suffix, kind in known.items() if kind in (*self._formats, "MPO")}
         self._entries: dict[str, Entry] = {}
-        self._checked: dict[str, tuple[tuple[int, int], str | None]] = {}  # id -> (time and size of the file, error)
+        self._checked: dict[
+            str, tuple[tuple[int, int], str | None]
+        ] = {}  # id -> (time and size of the file, error)
         self._lock = threading.Lock()
         self.scan()
 
@@ -113,7 +120,9 @@ class Folder:
         return entry.path.resolve()
 
     def read(self, picture_id: str) -> NDArray[np.uint8]:
-        """The picture as (H, W, 3) RGB, upright, whatever its file holds; a failure is remembered as the picture's error.
+        """The picture as (H, W, 3) RGB, upright, whatever its file holds.
+
+        A failure is remembered as the picture's error.
 
         Raises:
             NoSuchPictureError: When the folder has no such picture.
@@ -158,7 +167,10 @@ class Folder:
             return f"{name} is far too large; {_TOO_LARGE}"
         except Exception as error:  # a broken header makes Pillow raise almost anything
             reason = str(error).replace(str(path), name).replace(str(self.root), "")
-            return f"{name} cannot be decoded ({reason or type(error).__name__}); replace it or take it out of the folder"
+            return (
+                f"{name} cannot be decoded ({reason or type(error).__name__}); replace it or take it out of "
+                "the folder"
+            )
         if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
             return f"{name} is {width}x{height}; {_TOO_LARGE}"
         return None

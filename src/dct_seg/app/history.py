@@ -1,7 +1,9 @@
-"""A picture's event log: one JSON line a change, appended and synced before it is answered; the state is what replaying gives.
+"""A picture's event log: one JSON line a change, appended and synced before it is answered.
 
-Undo and redo are events too, so they work across restarts, and the file only ever grows. A last line without its end was
-never answered (the process died in it) and is dropped.
+The state is what replaying gives.
+
+Undo and redo are events too, so they work across restarts, and the file only ever grows. A last line without
+its end was never answered (the process died in it) and is dropped.
 """
 
 from __future__ import annotations
@@ -131,22 +133,34 @@ def apply(state: State, event: Mapping[str, Any]) -> State:
         return State(None, tuple(objects), max(state.next_id, done.id + 1), done.class_id)
     if kind == "discard":
         back = () if draft is None or draft.edits is None else (draft.edits,)
-        return replace(state, draft=None, objects=tuple(sorted([*state.objects, *back], key=lambda one: one.id)))
+        return replace(
+            state, draft=None, objects=tuple(sorted([*state.objects, *back], key=lambda one: one.id))
+        )
     if kind == "edit":
         one = state.object(int(event["id"]))
         start = one.rle if event["from_mask"] else one.start
         reopened = Draft(() if event["from_mask"] else one.clicks, one.class_id, edits=one, start=start)
-        return replace(state, draft=reopened, objects=tuple(other for other in state.objects if other is not one))
+        return replace(
+            state, draft=reopened, objects=tuple(other for other in state.objects if other is not one)
+        )
     if kind == "set":
         one = state.object(int(event["id"]))
-        changed = replace(one, class_id=int(event.get("class_id", one.class_id)), locked=bool(event.get("locked", one.locked)))
+        changed = replace(
+            one,
+            class_id=int(event.get("class_id", one.class_id)),
+            locked=bool(event.get("locked", one.locked)),
+        )
         return replace(state, objects=tuple(changed if other is one else other for other in state.objects))
     if kind == "delete":
         one = state.object(int(event["id"]))
         return replace(state, objects=tuple(other for other in state.objects if other is not one))
     if kind == "import":
         added = tuple(_object(one) for one in event["objects"])
-        return replace(state, objects=(*state.objects, *added), next_id=max([state.next_id, *(one.id + 1 for one in added)]))
+        return replace(
+            state,
+            objects=(*state.objects, *added),
+            next_id=max([state.next_id, *(one.id + 1 for one in added)]),
+        )
     raise ValueError(f"no event is called {kind!r}")
 
 
@@ -163,8 +177,13 @@ class History:
     """
 
     def __init__(self, path: Path, *, picture: str, size: tuple[int, int] | None = None) -> None:
-        self._path, self._picture, self.size = path, picture, size
-        self._states, self._at, self.revision, self._length = [State()], 0, 0, 0
+        self._path = path
+        self._picture = picture
+        self.size = size
+        self._states = [State()]
+        self._at = 0
+        self.revision = 0
+        self._length = 0
         if path.exists():
             self._replay()
 
@@ -193,8 +212,13 @@ class History:
         states, at = self._after(event)
         lines = [] if self._length else [self._header()]
         lines.append({**event, "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds")})
-        self._write("".join(json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n" for line in lines).encode())
-        self._states, self._at = states, at
+        self._write(
+            "".join(
+                json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n" for line in lines
+            ).encode()
+        )
+        self._states = states
+        self._at = at
         self.revision += 1
         return self.state
 
@@ -208,8 +232,16 @@ class History:
 
     def _header(self) -> dict[str, Any]:
         if self.size is None:
-            raise HistoryError(f"the size of {self._picture} is not known, so nothing can be written to its log")
-        return {"format": FORMAT, "version": VERSION, "picture": self._picture, "height": self.size[0], "width": self.size[1]}
+            raise HistoryError(
+                f"the size of {self._picture} is not known, so nothing can be written to its log"
+            )
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "picture": self._picture,
+            "height": self.size[0],
+            "width": self.size[1],
+        }
 
     def _write(self, content: bytes) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -249,18 +281,23 @@ class History:
         except HistoryError:
             raise
         except (LookupError, TypeError, ValueError, RecursionError, AttributeError) as error:
-            raise HistoryError(f"line {number} of {self._name} cannot be read ({error}); mend that file or move it away") from error
+            raise HistoryError(
+                f"line {number} of {self._name} cannot be read ({error}); mend that file or move it away"
+            ) from error
 
     def _check_header(self, header: Mapping[str, Any]) -> None:
         if header["format"] != FORMAT:
             raise ValueError(f"no '{FORMAT}'")
         if header["version"] > VERSION:
-            raise HistoryError(f"{self._name} was written by a newer dct-seg (version {header['version']}); update dct-seg")
+            raise HistoryError(
+                f"{self._name} was written by a newer dct-seg (version {header['version']}); update dct-seg"
+            )
         height, width = int(header["height"]), int(header["width"])
         self.size = self.size or (height, width)
         if self.size != (height, width):
             raise HistoryError(
-                f"{self._picture} is {self.size[1]}x{self.size[0]}, but it was {width}x{height} when it was annotated; "
+                f"{self._picture} is {self.size[1]}x{self.size[0]}, but it was {width}x{height} when it was "
+                "annotated; "
                 f"bring that picture back or move {self._name} away"
             )
 
@@ -286,12 +323,20 @@ def object_event(one: SegmentedObject) -> dict[str, Any]:
 def click_event(made: MadeClick) -> dict[str, Any]:
     """A click as it stands in the log; floats are written so that they are read back to the bit."""
     click = made.click
-    return {"row": click.row, "col": click.col, "positive": click.positive, "radius": click.radius, "given": made.given}
+    return {
+        "row": click.row,
+        "col": click.col,
+        "positive": click.positive,
+        "radius": click.radius,
+        "given": made.given,
+    }
 
 
 def _made_click(event: Mapping[str, Any]) -> MadeClick:
     radius = None if event["radius"] is None else float(event["radius"])
-    return MadeClick(Click(float(event["row"]), float(event["col"]), bool(event["positive"]), radius), bool(event["given"]))
+    return MadeClick(
+        Click(float(event["row"]), float(event["col"]), bool(event["positive"]), radius), bool(event["given"])
+    )
 
 
 def _object(event: Mapping[str, Any]) -> SegmentedObject:

@@ -49,7 +49,9 @@ def read_labels(png: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
                 width, height = picture.size
                 raise ValueError(f"the mask is {width}x{height}, but the picture is {size[1]}x{size[0]}")
             if picture.mode not in ("P", "L", "1"):
-                raise ValueError(f"the mask has mode {picture.mode}; save it as an indexed or gray PNG of 8 bits")
+                raise ValueError(
+                    f"the mask has mode {picture.mode}; save it as an indexed or gray PNG of 8 bits"
+                )
             return np.asarray(picture.convert("L") if picture.mode == "1" else picture)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"the mask is no PNG that can be decoded ({error})") from error
@@ -61,7 +63,10 @@ def imported(number: int, class_id: int, mask: NDArray[np.bool_]) -> SegmentedOb
 
 
 def plan(content: schemas.CocoFile, entries: Iterable[Entry]) -> Plan:
-    """Find the picture of each object: by its whole name, else by its last part where only one picture has that."""
+    """Find the picture of each object.
+
+    By its whole name, else by its last part where only one picture has that.
+    """
     by_name = {entry.name: entry for entry in entries}
     by_last: dict[str, list[Entry]] = defaultdict(list)
     for entry in by_name.values():
@@ -72,7 +77,9 @@ def plan(content: schemas.CocoFile, entries: Iterable[Entry]) -> Plan:
     skipped = []
     for place, annotation in enumerate(content.annotations):
         if annotation.image_id not in records or annotation.category_id not in categories:
-            skipped.append(f"annotation {place}: no image {annotation.image_id} or no category {annotation.category_id}")
+            skipped.append(
+                f"annotation {place}: no image {annotation.image_id} or no category {annotation.category_id}"
+            )
         else:
             objects[annotation.image_id].append(annotation)
     pictures = []
@@ -120,7 +127,9 @@ def mask_of(annotation: schemas.CocoAnnotation, size: tuple[int, int]) -> NDArra
     shape = annotation.segmentation
     if isinstance(shape, schemas.CocoRuns):
         if tuple(shape.size) != size:
-            raise ValueError(f"a mask is {shape.size[1]}x{shape.size[0]}, but the picture is {size[1]}x{size[0]}")
+            raise ValueError(
+                f"a mask is {shape.size[1]}x{shape.size[0]}, but the picture is {size[1]}x{size[0]}"
+            )
         mask = decode({"size": shape.size, "counts": shape.counts})
     elif shape:
         mask = from_polygons(shape, size)

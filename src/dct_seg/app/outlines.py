@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from dct_seg.app.working import bounding_box
+from dct_seg.app.working_image import bounding_box
 
 SMOOTHING = 0.5  # pixels that a drawn outline may be off
 
@@ -46,16 +46,28 @@ def decode(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
         ValueError: When they do not, or are none.
     """
     size, counts = rle["size"], rle["counts"]
-    if not (isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)):
+    if not (
+        isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)
+    ):
         raise ValueError("a run-length encoding has a size of two whole numbers, [height, width]")
     runs = np.array(_unpacked(counts) if isinstance(counts, str) else counts)
-    if runs.ndim != 1 or runs.dtype.kind not in "iu" or (runs < 0).any() or sum(runs.tolist()) != size[0] * size[1]:
-        raise ValueError(f"a run-length encoding of {size[0]} x {size[1]} pixels has runs that add up to just that")
+    if (
+        runs.ndim != 1
+        or runs.dtype.kind not in "iu"
+        or (runs < 0).any()
+        or sum(runs.tolist()) != size[0] * size[1]
+    ):
+        raise ValueError(
+            f"a run-length encoding of {size[0]} x {size[1]} pixels has runs that add up to just that"
+        )
     return np.ascontiguousarray(np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size[1], size[0]).T)
 
 
 def _unpacked(text: str) -> list[int]:
-    """The runs of COCO's packed string: five bits a character, from the third run on the difference to the one before the last."""
+    """The runs of COCO's packed string.
+
+    Five bits a character, from the third run on the difference to the one before the last.
+    """
     runs: list[int] = []
     value = shift = 0
     for character in text:
@@ -101,4 +113,6 @@ def outline_of(rle: Mapping[str, Any]) -> Outline:
     contours, _ = cv2.findContours(part.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     corner = np.array([cols.start, rows.start], np.float64)
     polygons = [(cv2.approxPolyDP(line, SMOOTHING, closed=True)[:, 0] + corner).tolist() for line in contours]
-    return Outline(int(part.sum()), (rows.start, cols.start, rows.stop - rows.start, cols.stop - cols.start), polygons)
+    return Outline(
+        int(part.sum()), (rows.start, cols.start, rows.stop - rows.start, cols.stop - cols.start), polygons
+    )

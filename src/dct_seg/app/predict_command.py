@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from dct_seg.app.folder import Folder
 from dct_seg.app.replay import ObjectClicks, read_click_log, replay
-from dct_seg.app.working import WorkingPicture
+from dct_seg.app.working_image import WorkingImage
 from dct_seg.arguments import OneLineArgumentParser
 from dct_seg.clicks import Click
 from dct_seg.data.images import read_image
@@ -62,7 +62,11 @@ def main(argv: Sequence[str], prog: str = "dct-seg predict") -> int:
     if not 0 < given.threshold < 1:
         raise ValueError(f"--threshold lies between 0 and 1, got {given.threshold:g}")
     pictures = list(_pictures(given.images))
-    jobs = _of_log(read_click_log(given.clicks), pictures) if given.clicks else _of_clicks(_clicks(given.click), pictures, given.threshold)
+    jobs = (
+        _of_log(read_click_log(given.clicks), pictures)
+        if given.clicks
+        else _of_clicks(_clicks(given.click), pictures, given.threshold)
+    )
     if given.coco:
         _check_coco()
     out = Path(given.out)
@@ -73,9 +77,15 @@ def main(argv: Sequence[str], prog: str = "dct-seg predict") -> int:
     for picture, objects in tqdm(jobs, unit="picture", disable=None):
         request = _request(picture, objects, given.weights)
         record = done.get(picture.name)
-        if record is None or record["request"] != request or not all((out / one["mask"]).is_file() for one in record["objects"]):
+        if (
+            record is None
+            or record["request"] != request
+            or not all((out / one["mask"]).is_file() for one in record["objects"])
+        ):
             method = method or _method(given.weights)
-            record = _predict(method, picture, objects, out, in_log=given.clicks is not None, overlay=given.overlay)
+            record = _predict(
+                method, picture, objects, out, in_log=given.clicks is not None, overlay=given.overlay
+            )
             if record is None:
                 failed += 1
                 continue
@@ -86,14 +96,19 @@ def main(argv: Sequence[str], prog: str = "dct-seg predict") -> int:
     if given.coco:
         write_whole(out / "coco.json", json.dumps(_coco(records, out)))
     num_objects = sum(len(record["objects"]) for record in records)
-    sys.stdout.write(f"{num_objects} masks of {len(records)} pictures in {out / 'masks'}" + (f", {failed} failed\n" if failed else "\n"))
+    sys.stdout.write(
+        f"{num_objects} masks of {len(records)} pictures in {out / 'masks'}"
+        + (f", {failed} failed\n" if failed else "\n")
+    )
     return 1 if failed else 0
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = OneLineArgumentParser(
         prog=prog,
-        description="Masks of pictures, without a page: of the clicks given here, or of a click log of the annotator.",
+        description=(
+            "Masks of pictures, without a page: of the clicks given here, or of a click log of the annotator."
+        ),
         epilog=f"Example: {prog} photo.jpg --click 120,200,45 --click 80,260,- --out predicted",
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="pictures, and folders of pictures")
@@ -101,14 +116,36 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--click",
         action="append",
         metavar="ROW,COL[,RADIUS][,-]",
-        help="in pixels; RADIUS is the drag, predicted where it is left out; '-' is background; may be repeated, in order",
+        help=(
+            "in pixels; RADIUS is the drag, predicted where it is left out; '-' is background; may be "
+            "repeated, in order"
+        ),
     )
-    parser.add_argument("--clicks", metavar="FILE", help="a click log; gives the masks that the annotator made, to the bit")
-    parser.add_argument("--out", required=True, metavar="DIR", help="masks/, overlays/; what is there already is not made again")
-    parser.add_argument("--weights", default=DEFAULT, metavar="NAME_OR_PATH", help=f"a shipped model, weights or a checkpoint ({DEFAULT})")
-    parser.add_argument("--threshold", type=float, default=0.5, metavar="P", help="object above it (0.5); a log has its own")
+    parser.add_argument(
+        "--clicks", metavar="FILE", help="a click log; gives the masks that the annotator made, to the bit"
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="masks/, overlays/; what is there already is not made again",
+    )
+    parser.add_argument(
+        "--weights",
+        default=DEFAULT,
+        metavar="NAME_OR_PATH",
+        help=f"a shipped model, weights or a checkpoint ({DEFAULT})",
+    )
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, metavar="P", help="object above it (0.5); a log has its own"
+    )
     parser.add_argument("--coco", action="store_true", help="also write coco.json; wants [coco]")
-    parser.add_argument("--overlay", action=argparse.BooleanOptionalAction, default=True, help="pictures with mask and clicks (yes)")
+    parser.add_argument(
+        "--overlay",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="pictures with mask and clicks (yes)",
+    )
     return parser
 
 
@@ -125,7 +162,9 @@ def _click(text: str) -> Click:
             raise ValueError("too many numbers")
         return Click(row, col, positive, radius[0] if radius else None)
     except ValueError as error:
-        raise ValueError(f"--click is ROW,COL[,RADIUS][,-] such as 120,200,45 or 80,260,-, got '{text}' ({error})") from error
+        raise ValueError(
+            f"--click is ROW,COL[,RADIUS][,-] such as 120,200,45 or 80,260,-, got '{text}' ({error})"
+        ) from error
 
 
 def _pictures(paths: Sequence[str]) -> Iterator[Picture]:
@@ -155,7 +194,10 @@ def _of_log(objects: Sequence[ObjectClicks], pictures: Sequence[Picture]) -> Job
     jobs: dict[str, tuple[Picture, list[ObjectClicks]]] = {}
     for one in objects:
         if one.image not in by_name:
-            raise ValueError(f"the log's picture {one.image} is not among the {len(pictures)} given; give the folder that was annotated")
+            raise ValueError(
+                f"the log's picture {one.image} is not among the {len(pictures)} given; give the folder that "
+                "was annotated"
+            )
         jobs.setdefault(one.image, (by_name[one.image], []))[1].append(one)
     _check_names(list(jobs))
     return list(jobs.values())
@@ -166,7 +208,9 @@ def _check_names(names: Sequence[str]) -> None:
     for name in names:
         stem = _stem(name)
         if stem in stems:
-            raise ValueError(f"{stems[stem]} and {name} would have the same output {stem}; give them to two runs")
+            raise ValueError(
+                f"{stems[stem]} and {name} would have the same output {stem}; give them to two runs"
+            )
         stems[stem] = name
 
 
@@ -176,7 +220,11 @@ def _stem(name: str) -> str:
 
 def _request(picture: Picture, objects: Sequence[ObjectClicks], weights: str) -> str:
     """Changes when what is asked changes: the picture's file, the clicks, the weights."""
-    stamps = [(path.stat().st_mtime_ns, path.stat().st_size) for path in (picture.path, Path(weights)) if path.is_file()]
+    stamps = [
+        (path.stat().st_mtime_ns, path.stat().st_size)
+        for path in (picture.path, Path(weights))
+        if path.is_file()
+    ]
     asked = json.dumps([stamps, weights, [asdict(one) for one in objects]], sort_keys=True)
     return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
@@ -188,14 +236,20 @@ def _method(weights: str) -> Method:
 
 
 def _predict(
-    method: Method, picture: Picture, objects: Sequence[ObjectClicks], out: Path, *, in_log: bool, overlay: bool
+    method: Method,
+    picture: Picture,
+    objects: Sequence[ObjectClicks],
+    out: Path,
+    *,
+    in_log: bool,
+    overlay: bool,
 ) -> dict[str, Any] | None:
     """Write the masks of a picture, and what they are; None when it failed, which is told."""
     try:
         if picture.problem:
             raise ValueError(picture.problem)
         image = read_image(picture.path)
-        masks = replay(method, WorkingPicture.of(image), objects)
+        masks = replay(method, WorkingImage.of(image), objects)
     except (ValueError, OSError) as error:
         tqdm.write(f"{picture.name}: {error}", file=sys.stderr)
         return None
@@ -210,10 +264,16 @@ def _predict(
     return {"image": picture.name, "height": image.shape[0], "width": image.shape[1], "objects": found}
 
 
-def _drawn(image: NDArray[np.uint8], objects: Sequence[ObjectClicks], masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.uint8]:
+def _drawn(
+    image: NDArray[np.uint8], objects: Sequence[ObjectClicks], masks: Sequence[NDArray[np.bool_]]
+) -> NDArray[np.uint8]:
     clicks = [click for one in objects for click in one.clicks]
     shown = [replace(click, radius=click.radius or None) for click in clicks]
-    return draw_turn(image, Turn(shown, np.logical_or.reduce(masks), float("nan")), height=min(OVERLAY_HEIGHT, image.shape[0]))
+    return draw_turn(
+        image,
+        Turn(shown, np.logical_or.reduce(masks), float("nan")),
+        height=min(OVERLAY_HEIGHT, image.shape[0]),
+    )
 
 
 def _read_done(out: Path) -> dict[str, dict[str, Any]]:
@@ -248,11 +308,20 @@ def _coco(records: Sequence[dict[str, Any]], out: Path) -> dict[str, Any]:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, record in enumerate(records, start=1):
-        images.append({"id": number, "file_name": record["image"], "height": record["height"], "width": record["width"]})
+        images.append(
+            {"id": number, "file_name": record["image"], "height": record["height"], "width": record["width"]}
+        )
         for one in record["objects"]:
             rle = encode(np.asarray(Image.open(out / one["mask"])) > 0)
             row, col, height, width = outline_of(rle).bbox
-            fields = {"category_id": labels.index(one["class"]) + 1, "segmentation": rle, "area": one["area"], "iscrowd": 0}
-            annotations.append({"id": len(annotations) + 1, "image_id": number, **fields, "bbox": [col, row, width, height]})
+            fields = {
+                "category_id": labels.index(one["class"]) + 1,
+                "segmentation": rle,
+                "area": one["area"],
+                "iscrowd": 0,
+            }
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": number, **fields, "bbox": [col, row, width, height]}
+            )
     categories = [{"id": place, "name": label} for place, label in enumerate(labels, start=1)]
     return {"images": images, "annotations": annotations, "categories": categories}

@@ -1,4 +1,7 @@
-"""One folder being annotated: its pictures, its classes, the log of each picture, and the lock that keeps a second server out."""
+"""One folder being annotated.
+
+Its pictures, its classes, the log of each picture, and the lock that keeps a second server out.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,8 @@ from numpy.typing import NDArray
 from dct_seg.app.folder import OWN_FOLDER, Entry, Folder
 from dct_seg.app.history import History, HistoryError, SegmentedObject, State
 from dct_seg.app.outlines import decode
-from dct_seg.app.turns import Turns
-from dct_seg.app.working import WorkingPicture, WorkingPictures
+from dct_seg.app.picture_lock import PictureLock
+from dct_seg.app.working_image import WorkingImage, WorkingImages
 from dct_seg.files import write_whole
 
 COLORS = (
@@ -72,13 +75,16 @@ class OpenPicture:
     id: str
     name: str
     history: History
-    turns: Turns = field(default_factory=Turns)
+    lock: PictureLock = field(default_factory=PictureLock)
     users: int = 0
     _locked: tuple[tuple[SegmentedObject, ...], NDArray[np.bool_] | None] = ((), None)
     _start: tuple[Mapping[str, Any] | None, NDArray[np.bool_] | None] = (None, None)
 
     def locked(self) -> NDArray[np.bool_] | None:
-        """The pixels of locked objects, (H, W) of the full size; None when there are none. Computed once a list of objects."""
+        """The pixels of locked objects, (H, W) of the full size.
+
+        None when there are none. Computed once a list of objects.
+        """
         objects = self.history.state.objects
         if self._locked[0] is not objects:
             mask = None
@@ -88,7 +94,7 @@ class OpenPicture:
             self._locked = (objects, mask)
         return self._locked[1]
 
-    def start(self, working: WorkingPicture) -> NDArray[np.bool_] | None:
+    def start(self, working: WorkingImage) -> NDArray[np.bool_] | None:
         """The mask that the draft corrects, (h, w) of the working picture; the same array each time."""
         draft = self.history.state.draft
         rle = None if draft is None else draft.start
@@ -114,14 +120,18 @@ class Project:
         self.folder = Folder(root)
         self._own = self.folder.root / OWN_FOLDER
         if self._own.is_symlink():
-            raise ProjectError(f"{self._own} is a link; make it a folder, so that the work stays with the pictures")
+            raise ProjectError(
+                f"{self._own} is a link; make it a folder, so that the work stays with the pictures"
+            )
         self._own.mkdir(exist_ok=True)
         self._file_lock = FileLock(self._own / "lock")
         try:
             self._file_lock.acquire(timeout=0)
         except Timeout as error:
-            raise ProjectError(f"another annotator is open on {self.folder.root}; use that one, or stop it first") from error
-        self.pictures = WorkingPictures(self.folder.read)
+            raise ProjectError(
+                f"another annotator is open on {self.folder.root}; use that one, or stop it first"
+            ) from error
+        self.pictures = WorkingImages(self.folder.read)
         self._keep = keep
         self._open: OrderedDict[str, OpenPicture] = OrderedDict()
         self._summaries: dict[str, Summary] = {}
@@ -134,7 +144,7 @@ class Project:
         self._file_lock.release()
 
     @contextmanager
-    def open(self, picture_id: str) -> Iterator[tuple[OpenPicture, WorkingPicture]]:
+    def open(self, picture_id: str) -> Iterator[tuple[OpenPicture, WorkingImage]]:
         """A picture and its history; when the block ends it may be forgotten by memory, never by the disk.
 
         Raises:
@@ -146,7 +156,11 @@ class Project:
         with self._lock:
             opened = self._open.get(picture_id)
             if opened is None:
-                opened = OpenPicture(picture_id, entry.name, History(self._log(picture_id), picture=entry.name, size=working.size))
+                opened = OpenPicture(
+                    picture_id,
+                    entry.name,
+                    History(self._log(picture_id), picture=entry.name, size=working.size),
+                )
                 self._open[picture_id] = opened
             opened.users += 1
             self._open.move_to_end(picture_id)
@@ -156,7 +170,9 @@ class Project:
             with self._lock:
                 opened.users -= 1
                 self._summaries[picture_id] = Summary.of(opened.history.state)
-                for idle in [key for key, one in self._open.items() if one.users == 0][: max(0, len(self._open) - self._keep)]:
+                for idle in [key for key, one in self._open.items() if one.users == 0][
+                    : max(0, len(self._open) - self._keep)
+                ]:
                     del self._open[idle]
 
     def summary(self, picture_id: str) -> Summary:
@@ -165,14 +181,21 @@ class Project:
             if picture_id not in self._summaries:
                 log = self._log(picture_id)
                 try:
-                    state = History(log, picture=self.folder.entry(picture_id).name).state if log.exists() else State()
+                    state = (
+                        History(log, picture=self.folder.entry(picture_id).name).state
+                        if log.exists()
+                        else State()
+                    )
                     self._summaries[picture_id] = Summary.of(state)
                 except (HistoryError, OSError) as error:
                     self._summaries[picture_id] = Summary(error=str(error))
             return self._summaries[picture_id]
 
     def state(self, entry: Entry) -> tuple[State, tuple[int, int] | None]:
-        """The state of a picture and its (height, width), from its log alone; the size is None without a log."""
+        """The state of a picture and its (height, width), from its log alone.
+
+        The size is None without a log.
+        """
         log = self._log(entry.id)
         if not log.exists():
             return State(), None
@@ -194,9 +217,16 @@ class Project:
             used = self.summary(entry.id).class_ids & missing.keys()
             if used:
                 number = min(used)
-                raise ValueError(f"class {number} '{missing[number]}' has objects in {entry.name}; give them another class first")
+                raise ValueError(
+                    f"class {number} '{missing[number]}' has objects in {entry.name}; give them another "
+                    "class first"
+                )
         labels = [{"id": one.id, "name": one.name, "color": one.color} for one in classes]
-        write_whole(self._own / "classes.json", json.dumps({"version": 1, "classes": labels}, indent=1) + "\n", durable=True)
+        write_whole(
+            self._own / "classes.json",
+            json.dumps({"version": 1, "classes": labels}, indent=1) + "\n",
+            durable=True,
+        )
         self.classes = list(classes)
 
     def check_class(self, class_id: int) -> None:

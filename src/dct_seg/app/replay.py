@@ -1,4 +1,7 @@
-"""Objects made again from their clicks, without a page: what the annotator would have made of them, to the bit."""
+"""Objects made again from their clicks, without a page.
+
+What the annotator would have made of them, to the bit.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dct_seg.app.segmenter import StartingFrom
-from dct_seg.app.working import WorkingPicture
+from dct_seg.app.working_image import WorkingImage
 from dct_seg.clicks import Click
 from dct_seg.methods.base import Method
 from dct_seg.predictor import Predictor
@@ -29,7 +32,8 @@ class ObjectClicks:
         clicks: In pixels of the picture, in order.
         threshold: A pixel is object above this probability.
         size: (height, width) of the picture, or None where the log does not tell.
-        start: The mask that the first click corrects, a COCO run-length encoding; without clicks, the mask itself.
+        start: The mask that the first click corrects, a COCO run-length encoding; without clicks, the mask
+            itself.
         removed: Pixels that other objects had already, as an encoding.
     """
 
@@ -46,8 +50,8 @@ class ObjectClicks:
 def read_click_log(path: str | Path) -> list[ObjectClicks]:
     """The objects of a click log, JSON Lines as the annotator exports them.
 
-    A line is an object: ``{"image": NAME, "clicks": [{"row", "col", "positive", "radius"}, …]}`` and, where known, ``object``,
-    ``class``, ``threshold``, ``height``, ``width``, ``start`` and ``removed``.
+    A line is an object: ``{"image": NAME, "clicks": [{"row", "col", "positive", "radius"}, …]}`` and, where
+    known, ``object``, ``class``, ``threshold``, ``height``, ``width``, ``start`` and ``removed``.
 
     Raises:
         FileNotFoundError: When there is no such file.
@@ -86,7 +90,16 @@ def _object(line: Any, numbers: dict[str, int]) -> ObjectClicks:
     if not 0 < threshold < 1:
         raise ValueError(f"a threshold lies between 0 and 1, got {threshold}")
     size = (int(line["height"]), int(line["width"])) if "height" in line else None
-    return ObjectClicks(image, number, str(line.get("class", "object")), clicks, threshold, size, line.get("start"), line.get("removed"))
+    return ObjectClicks(
+        image,
+        number,
+        str(line.get("class", "object")),
+        clicks,
+        threshold,
+        size,
+        line.get("start"),
+        line.get("removed"),
+    )
 
 
 def _click(one: Mapping[str, Any]) -> Click:
@@ -97,11 +110,12 @@ def _click(one: Mapping[str, Any]) -> Click:
     return Click(float(one["row"]), float(one["col"]), positive, None if radius is None else float(radius))
 
 
-def replay(method: Method, picture: WorkingPicture, objects: Sequence[ObjectClicks]) -> list[NDArray[np.bool_]]:
+def replay(method: Method, picture: WorkingImage, objects: Sequence[ObjectClicks]) -> list[NDArray[np.bool_]]:
     """The masks of a picture's objects, each (H, W) bool of the full size.
 
     Args:
-        method: That the clicks were made with; the same weights, precision and number of threads give the same bits.
+        method: That the clicks were made with; the same weights, precision and number of threads give the
+            same bits.
         picture: As the annotator works on it.
         objects: Of this picture.
 
@@ -112,13 +126,16 @@ def replay(method: Method, picture: WorkingPicture, objects: Sequence[ObjectClic
     for one in objects:
         if one.size is not None and one.size != picture.size:
             (height, width), (rows, cols) = one.size, picture.size
-            raise ValueError(f"{one.image} is {cols}x{rows}, and was {width}x{height} when it was clicked on; give that picture")
+            raise ValueError(
+                f"{one.image} is {cols}x{rows}, and was {width}x{height} when it was clicked on; give that "
+                "picture"
+            )
     plain = Predictor(method)
     plain.set_image(picture.image)
     return [_mask(plain, picture, one) for one in objects]
 
 
-def _mask(plain: Predictor, picture: WorkingPicture, one: ObjectClicks) -> NDArray[np.bool_]:
+def _mask(plain: Predictor, picture: WorkingImage, one: ObjectClicks) -> NDArray[np.bool_]:
     start = None if one.start is None else _decoded(one.start, picture)
     if not one.clicks:
         assert start is not None
@@ -128,11 +145,13 @@ def _mask(plain: Predictor, picture: WorkingPicture, one: ObjectClicks) -> NDArr
         if start is not None:
             predictor = Predictor(StartingFrom(plain.method, picture.reduced(start).copy()))
             predictor.set_image(picture.image)
-        mask = picture.mask(predictor.predict([picture.click(click) for click in one.clicks]).probs, one.threshold)
+        mask = picture.mask(
+            predictor.predict([picture.click(click) for click in one.clicks]).probs, one.threshold
+        )
     return mask if one.removed is None else mask & ~_decoded(one.removed, picture)
 
 
-def _decoded(rle: Mapping[str, Any], picture: WorkingPicture) -> NDArray[np.bool_]:
+def _decoded(rle: Mapping[str, Any], picture: WorkingImage) -> NDArray[np.bool_]:
     try:
         from dct_seg.app.outlines import decode
     except ImportError as error:
@@ -140,6 +159,7 @@ def _decoded(rle: Mapping[str, Any], picture: WorkingPicture) -> NDArray[np.bool
     mask = decode(rle)
     if mask.shape != picture.size:
         raise ValueError(
-            f"a mask of {mask.shape[1]}x{mask.shape[0]} belongs to another picture than one of {picture.size[1]}x{picture.size[0]}"
+            f"a mask of {mask.shape[1]}x{mask.shape[0]} belongs to another picture than one of "
+            f"{picture.size[1]}x{picture.size[0]}"
         )
     return mask

@@ -31,7 +31,9 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 ClassId = Annotated[int, Field(ge=1, le=MAX_CLASS_ID, strict=True)]
 Whole = Annotated[int, Field(ge=0, le=MAX_REVISION, strict=True)]
 Color = Annotated[str, StringConstraints(pattern=r"^#[0-9a-f]{6}$")]
-Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100), AfterValidator(_printable)]
+Line = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100), AfterValidator(_printable)
+]
 
 
 class Problem(Model):
@@ -68,7 +70,9 @@ class NewPreview(Change):
 
     click: GivenClick
     seq: Whole = 0
-    live: StrictBool = Field(default=False, description="sooner, and coarser where the machine could not follow a drag otherwise")
+    live: StrictBool = Field(
+        default=False, description="sooner, and coarser where the machine could not follow a drag otherwise"
+    )
 
 
 class Finish(Change):
@@ -127,7 +131,10 @@ class Project(Model):
 
 
 class UsedClick(Model):
-    """A click that was made, with the radius that was used; ``given``: by a person, not by the Auto-Drag-Head."""
+    """A click that was made, with the radius that was used.
+
+    ``given``: by a person, not by the Auto-Drag-Head.
+    """
 
     row: float
     col: float
@@ -157,7 +164,10 @@ class Object(Model):
 
 
 class Mask(Model):
-    """Probabilities of a region of the picture; outside of it there are none. The PNG may have fewer pixels than the region."""
+    """Probabilities of a region of the picture.
+
+    Outside of it there are none. The PNG may have fewer pixels than the region.
+    """
 
     row: int
     col: int

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dct_seg.app.pace import Pace
-from dct_seg.app.working import WorkingPicture
+from dct_seg.app.preview_rate import PreviewRate
+from dct_seg.app.working_image import WorkingImage
 from dct_seg.clicks import Click
 from dct_seg.methods.base import Method
 from dct_seg.methods.dctnet import DCTNetMethod
@@ -22,7 +22,8 @@ from dct_seg.predictor import Prediction, Predictor
 from dct_seg.processor import one_core_free
 
 LIVE_SECONDS = 0.06
-"""What the network may take for a live preview; the rest of a tenth of a second belongs to the wire and the browser."""
+"""What the network may take for a live preview; the rest of a tenth of a second belongs to the wire and the
+browser."""
 
 
 class StartingFrom(Method):
@@ -33,10 +34,12 @@ class StartingFrom(Method):
         start: (H, W) bool.
     """
 
-    name, paper = "starting_from", ""
+    name = "starting_from"
+    paper = ""
 
     def __init__(self, method: Method, start: NDArray[np.bool_]) -> None:
-        self.method, self.start = method, start.astype(np.float32)
+        self.method = method
+        self.start = start.astype(np.float32)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -46,7 +49,9 @@ class StartingFrom(Method):
         """Of the method."""
         self.method.reset(image)
 
-    def predict(self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    def predict(
+        self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
         """Of the method; the first click sees the start as the mask before it."""
         return self.method.predict(image, clicks, self.start if previous is None else previous)
 
@@ -56,7 +61,7 @@ class StartingFrom(Method):
 
 
 @dataclass(frozen=True)
-class Look:
+class Preview:
     """The probabilities that a click would give.
 
     Args:
@@ -72,7 +77,7 @@ class Look:
 
 @dataclass
 class _Slot:
-    picture: WorkingPicture
+    picture: WorkingImage
     start: NDArray[np.bool_] | None
     method: Method
     predictor: Predictor
@@ -91,13 +96,14 @@ class Segmenter:
     """
 
     def __init__(self, make_method: Callable[[], Method], *, keep: int = 2) -> None:
-        self._make_method, self._keep = make_method, keep
+        self._make_method = make_method
+        self._keep = keep
         self._slots: OrderedDict[str, _Slot] = OrderedDict()
         self._computing = threading.Lock()
-        self._pace = Pace(LIVE_SECONDS)
+        self._rate = PreviewRate(LIVE_SECONDS)
 
     def predict(
-        self, key: str, picture: WorkingPicture, clicks: Sequence[Click], start: NDArray[np.bool_] | None = None
+        self, key: str, picture: WorkingImage, clicks: Sequence[Click], start: NDArray[np.bool_] | None = None
     ) -> NDArray[np.float32]:
         """The probabilities after all clicks, (h, w) of the working picture.
 
@@ -105,7 +111,8 @@ class Segmenter:
             key: Of the picture; predictions of a beginning of the same clicks are reused.
             picture: To segment.
             clicks: In pixels of the full size.
-            start: (h, w) of the working picture: the mask that the first click corrects. The same array means the same start.
+            start: (h, w) of the working picture: the mask that the first click corrects. The same array means
+                the same start.
         """
         with self._computing:
             predictor = self._slot(key, picture, start).predictor
@@ -114,9 +121,15 @@ class Segmenter:
             return predictor.predict([picture.click(click) for click in clicks]).probs
 
     def with_radius(
-        self, key: str, picture: WorkingPicture, clicks: Sequence[Click], click: Click, start: NDArray[np.bool_] | None = None
+        self,
+        key: str,
+        picture: WorkingImage,
+        clicks: Sequence[Click],
+        click: Click,
+        start: NDArray[np.bool_] | None = None,
     ) -> Click:
-        """The next click with the radius that the method gives to one without a drag, in pixels of the full size.
+        """The next click with the radius that the method gives to one without a drag, in pixels of the full
+        size.
 
         Args:
             key: As for :meth:`predict`.
@@ -135,12 +148,19 @@ class Segmenter:
         return click if radius is None else replace(click, radius=max(0.0, float(radius)) * picture.factor)
 
     def live(
-        self, key: str, picture: WorkingPicture, clicks: Sequence[Click], click: Click, start: NDArray[np.bool_] | None = None
-    ) -> Look:
-        """What the next click would give, quickly: coarser where the machine could not follow a drag otherwise.
+        self,
+        key: str,
+        picture: WorkingImage,
+        clicks: Sequence[Click],
+        click: Click,
+        start: NDArray[np.bool_] | None = None,
+    ) -> Preview:
+        """What the next click would give, quickly.
 
-        While it is coarser, one core is left to the browser, which draws meanwhile. What is kept for later is computed with all
-        threads: a float32 network gives the same bits at the same number of them only.
+        Coarser where the machine could not follow a drag otherwise.
+
+        While it is coarser, one core is left to the browser, which draws meanwhile. What is kept for later is
+        computed with all threads: a float32 network gives the same bits at the same number of them only.
 
         Args:
             key: As for :meth:`predict`.
@@ -151,30 +171,34 @@ class Segmenter:
         """
         with self._computing:
             slot = self._slot(key, picture, start)
-            method, share = slot.method, self._pace.share
+            method, share = slot.method, self._rate.share
             before = self._before(slot, tuple(clicks))
             began = time.perf_counter()
             if isinstance(method, DCTNetMethod) and share < 1:
                 previous = before.probs if clicks else None if start is None else start.astype(np.float32)
                 with one_core_free():
-                    view, probs = method.predict_view(picture.image, [*before.clicks, picture.click(click)], previous, share=share)
+                    view, probs = method.predict_view(
+                        picture.image, [*before.clicks, picture.click(click)], previous, share=share
+                    )
             else:
                 share = 1.0
                 probs = slot.predictor.predict([picture.click(one) for one in (*clicks, click)]).probs
                 view = whole_view((probs.shape[0], probs.shape[1]), max(probs.shape))
-            self._pace.took(share, time.perf_counter() - began)
-            return Look(probs, view, share == 1)
+            self._rate.took(share, time.perf_counter() - began)
+            return Preview(probs, view, share == 1)
 
     def _before(self, slot: _Slot, clicks: tuple[Click, ...]) -> Prediction:
         if slot.before is None or slot.before[0] != clicks:
             slot.before = clicks, slot.predictor.predict([slot.picture.click(click) for click in clicks])
         return slot.before[1]
 
-    def _slot(self, key: str, picture: WorkingPicture, start: NDArray[np.bool_] | None) -> _Slot:
+    def _slot(self, key: str, picture: WorkingImage, start: NDArray[np.bool_] | None) -> _Slot:
         slot = self._slots.get(key)
         if slot is None or slot.picture is not picture or slot.start is not start:
             method = self._make_method()
-            slot = _Slot(picture, start, method, Predictor(method if start is None else StartingFrom(method, start)))
+            slot = _Slot(
+                picture, start, method, Predictor(method if start is None else StartingFrom(method, start))
+            )
             slot.predictor.set_image(picture.image)
             self._slots[key] = slot
         self._slots.move_to_end(key)

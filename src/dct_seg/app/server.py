@@ -18,12 +18,12 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from dct_seg import __version__
-from dct_seg.app import exports, schemas, shown
+from dct_seg.app import exports, schemas, wire
 from dct_seg.app.editing import Editor, StaleError
 from dct_seg.app.folder import NoSuchPictureError
-from dct_seg.app.guard import Guard
 from dct_seg.app.history import NoSuchObjectError
 from dct_seg.app.project import ClassLabel, Project
+from dct_seg.app.security import Guard
 from dct_seg.app.tabs import OtherTabError, Tabs
 from dct_seg.methods.base import Method
 
@@ -40,7 +40,9 @@ STATUS: dict[type[Exception], int] = {
 
 PictureId = Annotated[str, PathParameter(description="opaque; GET /project lists them", max_length=64)]
 ObjectId = Annotated[int, PathParameter(ge=1, le=schemas.MAX_REVISION)]
-TabHeader = Annotated[str | None, Header(alias="X-DCT-Seg-Tab", description="the tab that asks", max_length=64)]
+TabHeader = Annotated[
+    str | None, Header(alias="X-DCT-Seg-Tab", description="the tab that asks", max_length=64)
+]
 
 
 def create_app(
@@ -73,7 +75,9 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        responses={status: {"model": schemas.Problem, "description": text} for status, text in PROBLEMS.items()},
+        responses={
+            status: {"model": schemas.Problem, "description": text} for status, text in PROBLEMS.items()
+        },
     )
     app.add_middleware(Guard, token=token, hosts=hosts)
     for kind in STATUS:
@@ -120,7 +124,9 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
             )
             pictures.append(line)
         classes = [schemas.Class(id=one.id, name=one.name, color=one.color) for one in project.classes]
-        return schemas.Project(name=project.folder.root.name, model=model, threshold=0.5, classes=classes, pictures=pictures)
+        return schemas.Project(
+            name=project.folder.root.name, model=model, threshold=0.5, classes=classes, pictures=pictures
+        )
 
     @looks.get("/project")
     def get_project() -> schemas.Project:
@@ -135,19 +141,28 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
     def get_picture(picture_id: PictureId) -> schemas.Picture:
         return editor.picture(picture_id)
 
-    @looks.get("/pictures/{picture_id}/image", response_class=Response, responses={200: {"content": {"image/jpeg": {}}}, 304: {}})
+    @looks.get(
+        "/pictures/{picture_id}/image",
+        response_class=Response,
+        responses={200: {"content": {"image/jpeg": {}}}, 304: {}},
+    )
     def get_image(
-        request: Request, picture_id: PictureId, max_side: Annotated[int, Query(ge=16, le=65_535, description="pixels")] = 2048
+        request: Request,
+        picture_id: PictureId,
+        max_side: Annotated[int, Query(ge=16, le=65_535, description="pixels")] = 2048,
     ) -> Response:
         status = project.folder.file(picture_id).stat()
         tag = f'"{status.st_mtime_ns:x}-{status.st_size:x}-{max_side}"'
         headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
         if tag in [one.strip() for one in request.headers.get("if-none-match", "").split(",")]:
             return Response(status_code=304, headers=headers)
-        data = shown.jpeg(project.folder, project.pictures, picture_id, max_side)
+        data = wire.jpeg(project.folder, project.pictures, picture_id, max_side)
         return Response(data, media_type="image/jpeg", headers=headers)
 
-    @looks.post("/pictures/{picture_id}/preview", responses={204: {"description": "Something newer was asked meanwhile."}})
+    @looks.post(
+        "/pictures/{picture_id}/preview",
+        responses={204: {"description": "Something newer was asked meanwhile."}},
+    )
     def post_preview(picture_id: PictureId, request: schemas.NewPreview) -> schemas.Preview:
         preview = editor.preview(picture_id, request)
         return preview if preview is not None else Response(status_code=204)  # type: ignore[return-value]
@@ -177,7 +192,9 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
         return editor.edit(picture_id, number, request)
 
     @changes.patch("/pictures/{picture_id}/objects/{number}")
-    def patch_object(picture_id: PictureId, number: ObjectId, request: schemas.ObjectChange) -> schemas.Picture:
+    def patch_object(
+        picture_id: PictureId, number: ObjectId, request: schemas.ObjectChange
+    ) -> schemas.Picture:
         return editor.change_object(picture_id, number, request)
 
     @changes.delete("/pictures/{picture_id}/objects/{number}")
@@ -189,9 +206,14 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
         alone, holder = tabs.beat(request.tab, take=request.take)
         return schemas.TabState(alone=alone, holder=holder)
 
-    @changes.put("/pictures/{picture_id}/masks", openapi_extra={"requestBody": {"required": True, "content": {"image/png": {}}}})
+    @changes.put(
+        "/pictures/{picture_id}/masks",
+        openapi_extra={"requestBody": {"required": True, "content": {"image/png": {}}}},
+    )
     async def put_masks(
-        request: Request, picture_id: PictureId, revision: Annotated[int | None, Query(ge=0, le=schemas.MAX_REVISION)] = None
+        request: Request,
+        picture_id: PictureId,
+        revision: Annotated[int | None, Query(ge=0, le=schemas.MAX_REVISION)] = None,
     ) -> schemas.Picture:
         return await run_in_threadpool(editor.import_masks, picture_id, await request.body(), revision)
 
@@ -199,11 +221,18 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
     def post_import(request: schemas.CocoFile) -> schemas.Imported:
         return editor.import_coco(request)
 
-    @looks.get("/export", response_class=Response, responses={200: {"content": {kind: {} for kind in exports.MEDIA_TYPES}}})
+    @looks.get(
+        "/export",
+        response_class=Response,
+        responses={200: {"content": {kind: {} for kind in exports.MEDIA_TYPES}}},
+    )
     def get_export(format: exports.Format) -> Response:
         written = exports.write(project, format)
         return FileResponse(
-            written.path, media_type=written.media_type, filename=written.name, background=BackgroundTask(written.path.unlink)
+            written.path,
+            media_type=written.media_type,
+            filename=written.name,
+            background=BackgroundTask(written.path.unlink),
         )
 
     both = APIRouter()
@@ -218,7 +247,7 @@ def _add_page(app: FastAPI) -> None:
     @app.get("/", include_in_schema=False)
     def get_page() -> Response:
         if not (page / "index.html").is_file():
-            return Response("the page is not built; run `npm ci && npm run build` in src/dct_seg/app/page", status_code=404)
+            return Response("the page is not built; run `npm ci && npm run build` in page/", status_code=404)
         return FileResponse(page / "index.html", headers={"Cache-Control": "no-cache"})
 
     if (page / "assets").is_dir():
@@ -231,12 +260,17 @@ def _problem(status: int, error: str, **more: Any) -> JSONResponse:
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     status = next(status for kind, status in STATUS.items() if isinstance(error, kind))
-    return _problem(status, str(error), **({"holder": error.holder} if isinstance(error, OtherTabError) else {}))
+    return _problem(
+        status, str(error), **({"holder": error.holder} if isinstance(error, OtherTabError) else {})
+    )
 
 
 async def _malformed(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    found = [f"{'.'.join(str(part) for part in one['loc'][1:]) or one['loc'][0]}: {one['msg']}" for one in error.errors()[:3]]
+    found = [
+        f"{'.'.join(str(part) for part in one['loc'][1:]) or one['loc'][0]}: {one['msg']}"
+        for one in error.errors()[:3]
+    ]
     return _problem(422, f"{'; '.join(found)}; {API}/openapi.json shows what is taken"[:1000])
 
 

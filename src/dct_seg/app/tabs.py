@@ -17,7 +17,9 @@ class OtherTabError(ValueError):
     """
 
     def __init__(self, holder: str) -> None:
-        super().__init__("another tab is working on this folder; take over there or here, so that no work is made twice")
+        super().__init__(
+            "another tab is working on this folder; take over there or here, so that no work is made twice"
+        )
         self.holder = holder
 
 
@@ -42,7 +44,8 @@ class Tabs:
         """
         with self._lock:
             if take or self._living() in (None, tab):
-                self._holder, self._seen = tab, self._clock()
+                self._holder = tab
+                self._seen = self._clock()
             return self._holder == tab, self._holder
 
     def check(self, tab: str | None) -> None:
@@ -56,7 +59,8 @@ class Tabs:
             if living is not None and living != tab:
                 raise OtherTabError(living)
             if tab is not None:
-                self._holder, self._seen = tab, self._clock()
+                self._holder = tab
+                self._seen = self._clock()
 
     def _living(self) -> str | None:
         return self._holder if self._holder is not None and self._clock() - self._seen < SILENCE else None

@@ -17,7 +17,14 @@ from dct_seg.benchmark.curves import draw_curves
 from dct_seg.benchmark.parallel import is_first_rank
 from dct_seg.benchmark.results import Results
 from dct_seg.benchmark.runner import MethodSpec, run_benchmark
-from dct_seg.benchmark.tables import as_csv, as_latex, comparison_table, detail_table, markdown, robustness_table
+from dct_seg.benchmark.tables import (
+    as_csv,
+    as_latex,
+    comparison_table,
+    detail_table,
+    markdown,
+    robustness_table,
+)
 from dct_seg.files import write_whole
 from dct_seg.simulation import Prompt, Rule
 
@@ -59,49 +66,122 @@ def main(argv: Sequence[str], prog: str = "dct-seg benchmark") -> int:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``dct-seg benchmark``."""
     parser.add_argument(
-        "--method", default="dctnet", metavar="NAME[,NAME]", help="registered methods; LABEL=NAME to run one under another label"
+        "--method",
+        default="dctnet",
+        metavar="NAME[,NAME]",
+        help="registered methods; LABEL=NAME to run one under another label",
     )
-    parser.add_argument("--checkpoint", metavar="FILE", help="weights for dctnet; short for --option dctnet.checkpoint=FILE")
-    parser.add_argument("--option", action="append", default=[], metavar="METHOD.KEY=VALUE", help="an option of a method; may be repeated")
-    parser.add_argument("--data", nargs="+", required=True, metavar="NAME=PATH", help="data sets and their folders")
-    parser.add_argument("--prompt", required=True, choices=get_args(Prompt), help="drag tells the method each click's radius")
     parser.add_argument(
-        "--out", metavar="DIR", help="where results, tables and pictures go; a second run goes on from there (a new runs/benchmark/TIME)"
+        "--checkpoint", metavar="FILE", help="weights for dctnet; short for --option dctnet.checkpoint=FILE"
+    )
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="METHOD.KEY=VALUE",
+        help="an option of a method; may be repeated",
+    )
+    parser.add_argument(
+        "--data", nargs="+", required=True, metavar="NAME=PATH", help="data sets and their folders"
+    )
+    parser.add_argument(
+        "--prompt", required=True, choices=get_args(Prompt), help="drag tells the method each click's radius"
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help=(
+            "where results, tables and pictures go; a second run goes on from there (a new "
+            "runs/benchmark/TIME)"
+        ),
     )
     parser.add_argument("--max-clicks", type=int, default=20, metavar="N", help="most clicks a sample (20)")
-    parser.add_argument("--target", type=float, metavar="IOU", help="a sample is done at this IoU: faster, but no mIoU@k, AuC and curves")
-    parser.add_argument("--full", action="store_true", help="all clicks whatever the target: mIoU@k, AuC and curves; so without --target")
-    parser.add_argument("--threshold", type=float, default=0.5, metavar="P", help="object above this probability (0.5)")
-    parser.add_argument("--rule", default="max_distance", choices=get_args(Rule), help="how the simulated user clicks (max_distance)")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes on this machine (1); torchrun makes ranks")
+    parser.add_argument(
+        "--target",
+        type=float,
+        metavar="IOU",
+        help="a sample is done at this IoU: faster, but no mIoU@k, AuC and curves",
+    )
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="all clicks whatever the target: mIoU@k, AuC and curves; so without --target",
+    )
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, metavar="P", help="object above this probability (0.5)"
+    )
+    parser.add_argument(
+        "--rule",
+        default="max_distance",
+        choices=get_args(Rule),
+        help="how the simulated user clicks (max_distance)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes on this machine (1); torchrun makes ranks",
+    )
     parser.add_argument(
         "--threads",
         type=int,
         metavar="N",
-        help="threads in each process (the cores, shared among the workers); float32 networks give the same last digit at the same N only",
+        help=(
+            "threads in each process (the cores, shared among the workers); float32 networks give the same "
+            "last digit at the same N only"
+        ),
     )
-    parser.add_argument("--click-jitter", type=float, default=0.0, metavar="PX", help="robustness: clicks up to PX pixels off")
-    parser.add_argument("--radius-noise", type=float, default=0.0, metavar="F", help="robustness: drags too long or short by up to F")
-    parser.add_argument("--seed", type=int, action="append", metavar="N", help="of a robustness run; may be repeated (0)")
+    parser.add_argument(
+        "--click-jitter", type=float, default=0.0, metavar="PX", help="robustness: clicks up to PX pixels off"
+    )
+    parser.add_argument(
+        "--radius-noise",
+        type=float,
+        default=0.0,
+        metavar="F",
+        help="robustness: drags too long or short by up to F",
+    )
+    parser.add_argument(
+        "--seed", type=int, action="append", metavar="N", help="of a robustness run; may be repeated (0)"
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N samples of each data set")
     parser.add_argument(
-        "--held-out", type=float, default=0.0, metavar="F", help="only the photographs that training with data.holdout F never sees"
+        "--held-out",
+        type=float,
+        default=0.0,
+        metavar="F",
+        help="only the photographs that training with data.holdout F never sees",
     )
     parser.add_argument(
-        "--strips", type=int, default=20, metavar="N", help="pictures of the first N samples of each data set and method (20)"
+        "--strips",
+        type=int,
+        default=20,
+        metavar="N",
+        help="pictures of the first N samples of each data set and method (20)",
     )
 
 
 def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``dct-seg benchmark compare``."""
-    parser.add_argument("a", metavar="A", help="folder or results.json to compare with; FOLDER:METHOD if it has several methods")
+    parser.add_argument(
+        "a",
+        metavar="A",
+        help="folder or results.json to compare with; FOLDER:METHOD if it has several methods",
+    )
     parser.add_argument("b", metavar="B", help="folder or results.json in question; likewise")
-    parser.add_argument("--out", metavar="DIR", help="write compare.md, and pictures of the samples that changed most")
-    parser.add_argument("--first", type=int, default=10, metavar="N", help="samples to list and draw, better and worse (10)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="write compare.md, and pictures of the samples that changed most"
+    )
+    parser.add_argument(
+        "--first", type=int, default=10, metavar="N", help="samples to list and draw, better and worse (10)"
+    )
 
 
 def write_tables(results: Results, folder: Path) -> None:
-    """Write ``table.md``, ``table.csv`` and ``details.csv``, ``table.tex``, ``robustness.csv``, and the curves of a full run."""
+    """Write ``table.md``, ``table.csv`` and ``details.csv``, ``table.tex``, ``robustness.csv``, and the
+    curves of a full run.
+    """
     write_whole(folder / "table.md", markdown(results))
     write_whole(folder / "table.csv", as_csv(comparison_table(results)))
     write_whole(folder / "details.csv", as_csv(detail_table(results)))
@@ -154,12 +234,19 @@ def parse_methods(names: str, options: Sequence[str], checkpoint: str | None = N
         >>> parse_methods("disc", ["disc.seed_radius=3"])
         {'disc': MethodSpec(name='disc', options={'seed_radius': 3})}
     """
-    wanted = {label: name or label for label, _, name in (entry.strip().partition("=") for entry in names.split(",")) if label}
+    wanted = {
+        label: name or label
+        for label, _, name in (entry.strip().partition("=") for entry in names.split(","))
+        if label
+    }
     given: dict[str, dict[str, Any]] = {label: {} for label in wanted}
     if checkpoint is not None:
         labels = [label for label, name in wanted.items() if name == "dctnet"]
         if len(labels) != 1:
-            raise ValueError(f"--checkpoint is for one dctnet, and --method is {names}; give --option LABEL.checkpoint=FILE")
+            raise ValueError(
+                f"--checkpoint is for one dctnet, and --method is {names}; give --option "
+                "LABEL.checkpoint=FILE"
+            )
         given[labels[0]]["checkpoint"] = checkpoint
     for option in options:
         key, equals, value = option.partition("=")

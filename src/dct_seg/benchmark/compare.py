@@ -1,4 +1,7 @@
-"""Two runs, sample by sample: which got better, which got worse, and whether the difference is more than chance."""
+"""Two runs, sample by sample.
+
+Which got better, which got worse, and whether the difference is more than chance.
+"""
 
 from __future__ import annotations
 
@@ -64,11 +67,19 @@ class Comparison:
     def describe(self, first: int = 10) -> str:
         """Markdown: the difference, and the ``first`` samples that changed most either way."""
         low, high = self.interval
-        verdict = "B is better" if high < 0 else "B is worse" if low > 0 else "no difference that is more than chance"
+        verdict = (
+            "B is better"
+            if high < 0
+            else "B is worse"
+            if low > 0
+            else "no difference that is more than chance"
+        )
         lines = [
             f"## {self.data}: {len(self.pairs)} samples",
-            f"NoC@{percent(self.threshold)}: B - A = {self.mean:+.2f} clicks [{low:+.2f}, {high:+.2f}]: {verdict}. "
-            f"Better on {len(self.better)}, worse on {len(self.worse)}, equal on {len(self.pairs) - len(self.better) - len(self.worse)}.",
+            f"NoC@{percent(self.threshold)}: B - A = {self.mean:+.2f} clicks [{low:+.2f}, {high:+.2f}]: "
+            f"{verdict}. "
+            f"Better on {len(self.better)}, worse on {len(self.worse)}, equal on "
+            f"{len(self.pairs) - len(self.better) - len(self.worse)}.",
         ]
         if self.auc is not None:
             lines.append("AuC: B - A = {:+.4f} [{:+.4f}, {:+.4f}].".format(*self.auc))
@@ -77,7 +88,9 @@ class Comparison:
         for title, pairs in (("Better", self.better), ("Worse", self.worse)):
             rows = [[p.a.name, str(p.clicks_a), str(p.clicks_b), f"{p.difference:+d}"] for p in pairs[:first]]
             if rows:
-                lines.append(f"{title}:\n\n" + as_markdown([["sample", "clicks A", "clicks B", "B - A"], *rows]))
+                lines.append(
+                    f"{title}:\n\n" + as_markdown([["sample", "clicks A", "clicks B", "B - A"], *rows])
+                )
         return "\n\n".join(lines)
 
 
@@ -98,21 +111,28 @@ def compare(a: Results, b: Results, method_a: str, method_b: str) -> list[Compar
         b.settings.protocol_version,
         b.settings.max_clicks,
     ):
-        raise ValueError(f"A is under {a.settings.describe()}; B under {b.settings.describe()}; their clicks cannot be compared")
+        raise ValueError(
+            f"A is under {a.settings.describe()}; B under {b.settings.describe()}; their clicks cannot be "
+            "compared"
+        )
     threshold = max(set(thresholds_of(a)) & set(thresholds_of(b)), default=None)
     if threshold is None:
         raise ValueError(
-            f"A stops at IoU {a.settings.target}, B at {b.settings.target}: they share no threshold; run one again with --target"
+            f"A stops at IoU {a.settings.target}, B at {b.settings.target}: they share no threshold; run one "
+            "again with --target"
         )
     found = [_compare_on(data, a, b, method_a, method_b, threshold) for data in a.data if data in b.data]
     comparisons = [comparison for comparison in found if comparison is not None]
     if not comparisons:
-        raise ValueError(f"A has {', '.join(a.data)} and B has {', '.join(b.data)}, but no sample with a result in both")
+        raise ValueError(
+            f"A has {', '.join(a.data)} and B has {', '.join(b.data)}, but no sample with a result in both"
+        )
     return comparisons
 
 
 def compare_runs(a: str, b: str, *, out: str | Path | None = None, first: int = 10) -> str:
-    """The Markdown of B against A, and with ``out`` the file ``compare.md`` and pictures of the samples that changed most.
+    """The Markdown of B against A, and with ``out`` the file ``compare.md`` and pictures of the samples that
+    changed most.
 
     Args:
         a: A results file or the folder of a run; ``FOLDER:METHOD`` where it has several methods.
@@ -126,20 +146,33 @@ def compare_runs(a: str, b: str, *, out: str | Path | None = None, first: int = 
     """
     (path_a, results_a, method_a), (path_b, results_b, method_b) = _open_run(a), _open_run(b)
     comparisons = compare(results_a, results_b, method_a, method_b)
-    heading = [f"A: {a} ({method_a}; {results_a.settings.describe()})", f"B: {b} ({method_b}; {results_b.settings.describe()})"]
-    text = "\n\n".join(["\n".join(f"- {line}" for line in heading), *(c.describe(first) for c in comparisons)]) + "\n"
+    heading = [
+        f"A: {a} ({method_a}; {results_a.settings.describe()})",
+        f"B: {b} ({method_b}; {results_b.settings.describe()})",
+    ]
+    text = (
+        "\n\n".join(["\n".join(f"- {line}" for line in heading), *(c.describe(first) for c in comparisons)])
+        + "\n"
+    )
     if out is not None:
         write_whole(Path(out) / "compare.md", text)
         for comparison in comparisons:
             for title, pairs in (("better", comparison.better), ("worse", comparison.worse)):
                 for pair in pairs[:first]:
                     strips = strip_path(path_a / "strips", pair.a), strip_path(path_b / "strips", pair.b)
-                    stack_strips(*strips, Path(out) / comparison.data / title / f"{pair.difference:+03d}_{strips[0].name}")
+                    stack_strips(
+                        *strips,
+                        Path(out) / comparison.data / title / f"{pair.difference:+03d}_{strips[0].name}",
+                    )
     return text
 
 
-def _compare_on(data: str, a: Results, b: Results, method_a: str, method_b: str, threshold: float) -> Comparison | None:
-    records_a, records_b = ({r.name: r for r in run.select(data, m)} for run, m in ((a, method_a), (b, method_b)))
+def _compare_on(
+    data: str, a: Results, b: Results, method_a: str, method_b: str, threshold: float
+) -> Comparison | None:
+    records_a, records_b = (
+        {r.name: r for r in run.select(data, m)} for run, m in ((a, method_a), (b, method_b))
+    )
     shared = [name for name in records_a if name in records_b]
     if not shared:
         return None
@@ -147,16 +180,22 @@ def _compare_on(data: str, a: Results, b: Results, method_a: str, method_b: str,
     chosen = [records_a[name] for name in shared], [records_b[name] for name in shared]
     tables = [iou_table(records, most) for records in chosen]
     clicks = [
-        num_clicks_to(table, threshold, most, target=run.settings.target or 1.0).tolist() for table, run in zip(tables, (a, b), strict=True)
+        num_clicks_to(table, threshold, most, target=run.settings.target or 1.0).tolist()
+        for table, run in zip(tables, (a, b), strict=True)
     ]
-    pairs = sorted((Pair(*row) for row in zip(*chosen, *clicks, strict=True)), key=lambda pair: (pair.difference, pair.a.name))
+    pairs = sorted(
+        (Pair(*row) for row in zip(*chosen, *clicks, strict=True)),
+        key=lambda pair: (pair.difference, pair.a.name),
+    )
     differences = [pair.difference for pair in pairs]
     auc = None
     if a.settings.target is None and b.settings.target is None:
         areas = [hold_last(table, most).mean(1).numpy() for table in tables]
         auc = (float((areas[1] - areas[0]).mean()), *bootstrap_interval(areas[1] - areas[0]))
     unpaired = len(records_a) + len(records_b) - 2 * len(shared)
-    return Comparison(data, threshold, pairs, float(np.mean(differences)), bootstrap_interval(differences), auc, unpaired)
+    return Comparison(
+        data, threshold, pairs, float(np.mean(differences)), bootstrap_interval(differences), auc, unpaired
+    )
 
 
 def _open_run(name: str) -> tuple[Path, Results, str]:
@@ -165,7 +204,9 @@ def _open_run(name: str) -> tuple[Path, Results, str]:
     results = load_results(path)
     if not method:
         if len(results.methods) > 1:
-            raise ValueError(f"{path} has the methods {', '.join(results.methods)}; say which as {path}:METHOD")
+            raise ValueError(
+                f"{path} has the methods {', '.join(results.methods)}; say which as {path}:METHOD"
+            )
         method = next(iter(results.methods))
     elif method not in results.methods:
         raise ValueError(f"{path} has no method {method}; it has {', '.join(results.methods)}")

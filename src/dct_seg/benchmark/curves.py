@@ -25,7 +25,11 @@ def draw_curves(results: Results, folder: Path) -> list[Path]:
     if results.settings.target is not None:
         return []
     most = results.settings.max_clicks
-    sets = [data for data in ordered_data(results) if any(results.select(data, method) for method in results.methods)]
+    sets = [
+        data
+        for data in ordered_data(results)
+        if any(results.select(data, method) for method in results.methods)
+    ]
     if not sets:
         return []
     figure = Figure(figsize=(1 + 4.2 * len(sets), 3.6), layout="constrained")
@@ -35,9 +39,19 @@ def draw_curves(results: Results, folder: Path) -> list[Path]:
             records = results.select(data, method)
             if records:
                 curve = hold_last(iou_table(records, most), most).mean(0)
-                axes.plot(range(1, most + 1), curve.numpy(), marker="o", markersize=3, label=f"{method} (AuC {curve.mean():.3f})")
+                axes.plot(
+                    range(1, most + 1),
+                    curve.numpy(),
+                    marker="o",
+                    markersize=3,
+                    label=f"{method} (AuC {curve.mean():.3f})",
+                )
         axes.set(
-            title=f"{data}, prompt {results.settings.prompt}", xlabel="clicks", ylabel="mean IoU", xlim=(1, max(most, 2)), ylim=(None, 1)
+            title=f"{data}, prompt {results.settings.prompt}",
+            xlabel="clicks",
+            ylabel="mean IoU",
+            xlim=(1, max(most, 2)),
+            ylim=(None, 1),
         )
         axes.set_xticks(range(1, most + 1, max(1, most // 10)))
         axes.grid(alpha=0.3)

@@ -11,7 +11,17 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("dct-seg", "torch", "numpy", "opencv-python-headless", "scipy", "timm", "ortools", "scikit-image", "onnxruntime")
+_PACKAGES = (
+    "dct-seg",
+    "torch",
+    "numpy",
+    "opencv-python-headless",
+    "scipy",
+    "timm",
+    "ortools",
+    "scikit-image",
+    "onnxruntime",
+)
 
 
 def describe_environment(*, threads: int | None, workers: int, ranks: int) -> dict[str, Any]:

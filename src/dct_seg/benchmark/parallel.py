@@ -40,7 +40,10 @@ class Ranks:
 
     @classmethod
     def find(cls) -> Ranks:
-        """The ranks of the process group that is there (Lightning's), or that ``torchrun`` asks for; else one."""
+        """The ranks of the process group that is there (Lightning's), or that ``torchrun`` asks for.
+
+        Else one.
+        """
         if not dist.is_available():
             return cls()
         start = not dist.is_initialized()
@@ -53,7 +56,12 @@ class Ranks:
         if dist.get_world_size() == 1:
             return cls()
         # records are objects on the CPU, and the slowest rank may take its time
-        return cls(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo", timeout=timedelta(days=7)), start)
+        return cls(
+            dist.get_rank(),
+            dist.get_world_size(),
+            dist.new_group(backend="gloo", timeout=timedelta(days=7)),
+            start,
+        )
 
     def gather(self, mine: list[T]) -> list[list[T]]:
         """What every rank gave, on every rank, in the order of ranks."""
@@ -82,7 +90,14 @@ def _is_under_torchrun() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "MASTER_ADDR" in os.environ
 
 
-def run_tasks(worker: Callable[[T], R], tasks: Sequence[T], *, workers: int, threads: int | None = None, show: bool = True) -> Iterator[R]:
+def run_tasks(
+    worker: Callable[[T], R],
+    tasks: Sequence[T],
+    *,
+    workers: int,
+    threads: int | None = None,
+    show: bool = True,
+) -> Iterator[R]:
     """The result of each task as soon as it is there, in any order.
 
     Args:
@@ -103,14 +118,19 @@ def run_tasks(worker: Callable[[T], R], tasks: Sequence[T], *, workers: int, thr
                 bar.update()
             return
         pool = ProcessPoolExecutor(
-            min(workers, len(tasks)), mp_context=multiprocessing.get_context("spawn"), initializer=_start, initargs=(worker, threads)
+            min(workers, len(tasks)),
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start,
+            initargs=(worker, threads),
         )
         try:
             for future in as_completed([pool.submit(_work, task) for task in tasks]):
                 yield future.result()
                 bar.update()
         except BrokenProcessPool as error:
-            raise RuntimeError("a worker process died, perhaps for want of memory; run again with fewer --workers to go on") from error
+            raise RuntimeError(
+                "a worker process died, perhaps for want of memory; run again with fewer --workers to go on"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -29,9 +29,13 @@ class Published:
     prompt: Prompt = "click"
 
 
-def _row(method: str, training: str, source: str, *noc90: float | None, prompt: Prompt = "click") -> Published:
+def _row(
+    method: str, training: str, source: str, *noc90: float | None, prompt: Prompt = "click"
+) -> Published:
     pairs = zip(("GrabCut", "Berkeley", "DAVIS"), noc90, strict=False)
-    return Published(method, training, source, {name: value for name, value in pairs if value is not None}, prompt)
+    return Published(
+        method, training, source, {name: value for name, value in pairs if value is not None}, prompt
+    )
 
 
 PAPER = "Lin et al. 2021, Table 2"
@@ -83,13 +87,21 @@ class Ablation:
 
 def _ablation(overlay: str, method: str, prompt: Prompt, *numbers: tuple[float, float]) -> Ablation:
     interaction = "click and drag" if prompt == "drag" else "click"
-    return Ablation(overlay, method, interaction, prompt, dict(zip(("GrabCut", "Berkeley", "DAVIS"), numbers, strict=True)))
+    return Ablation(
+        overlay,
+        method,
+        interaction,
+        prompt,
+        dict(zip(("GrabCut", "Berkeley", "DAVIS"), numbers, strict=True)),
+    )
 
 
 TABLE_1 = (
     _ablation("baseline", "baseline", "drag", (4.40, 0.904), (5.73, 0.901), (9.13, 0.821)),
     _ablation("spatial_dct", "+ Spatial-DCT", "drag", (2.56, 0.967), (3.68, 0.943), (7.58, 0.880)),
     _ablation("full", "+ Spatial-DCT + Feature-DCT", "drag", (1.70, 0.979), (2.97, 0.952), (5.92, 0.907)),
-    _ablation("click_only", "+ Spatial-DCT + Feature-DCT", "click", (2.68, 0.961), (4.08, 0.940), (7.00, 0.889)),
+    _ablation(
+        "click_only", "+ Spatial-DCT + Feature-DCT", "click", (2.68, 0.961), (4.08, 0.940), (7.00, 0.889)
+    ),
 )
 """Lin et al. 2021, Table 1: what each part is worth."""

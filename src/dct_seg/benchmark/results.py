@@ -1,4 +1,7 @@
-"""What a benchmark run leaves behind: one record a sample, the settings it was made under, and files that survive a kill."""
+"""What a benchmark run leaves behind.
+
+One record a sample, the settings it was made under, and files that survive a kill.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ RESULTS, JOURNAL = "results.json", "journal.{rank}.jsonl"
 
 @dataclass(frozen=True)
 class Settings:
-    """What every number of a run depends on, beside methods and data; results are resumed and shown together only when it is equal.
+    """What every number of a run depends on, beside methods and data.
+
+    Results are resumed and shown together only when it is equal.
 
     Args:
         prompt: ``drag`` tells the method the radius, ``click`` does not.
@@ -74,9 +79,9 @@ class Condition:
     @property
     def label(self) -> str:
         """In words, without the seed; empty when exact."""
-        parts = [f"jitter {self.click_jitter:g} px"] * bool(self.click_jitter) + [f"radius noise {self.radius_noise:g}"] * bool(
-            self.radius_noise
-        )
+        parts = [f"jitter {self.click_jitter:g} px"] * bool(self.click_jitter) + [
+            f"radius noise {self.radius_noise:g}"
+        ] * bool(self.radius_noise)
         return ", ".join(parts)
 
 
@@ -131,7 +136,11 @@ class SampleRecord:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SampleRecord:
         """The record of what ``asdict`` gave, after a journey through JSON."""
-        plain = {**values, "condition": Condition(**values["condition"]), "clicks": tuple(ClickRecord(**c) for c in values["clicks"])}
+        plain = {
+            **values,
+            "condition": Condition(**values["condition"]),
+            "clicks": tuple(ClickRecord(**c) for c in values["clicks"]),
+        }
         for name in ("size", "ious", "seconds"):
             plain[name] = tuple(values[name])
         return cls(**plain)
@@ -160,10 +169,16 @@ class Results:
         """The samples without a result."""
         return [record for record in self.samples if record.error is not None]
 
-    def select(self, data: str, method: str, conditions: Iterable[Condition] | None = None) -> list[SampleRecord]:
+    def select(
+        self, data: str, method: str, conditions: Iterable[Condition] | None = None
+    ) -> list[SampleRecord]:
         """The records with a result of one method on one data set, exact clicks unless told otherwise."""
         wanted = {Condition()} if conditions is None else set(conditions)
-        return [r for r in self.samples if r.error is None and (r.data, r.method) == (data, method) and r.condition in wanted]
+        return [
+            r
+            for r in self.samples
+            if r.error is None and (r.data, r.method) == (data, method) and r.condition in wanted
+        ]
 
     def absorb(self, records: Iterable[SampleRecord]) -> None:
         """Add records; where two have one key, the one with a result stays, else the later one."""
@@ -176,13 +191,25 @@ class Results:
 
         def place(record: SampleRecord) -> tuple[Any, ...]:
             c = record.condition
-            return order.get(record.data, last), order.get(record.method, last), c.click_jitter, c.radius_noise, c.seed, record.index
+            return (
+                order.get(record.data, last),
+                order.get(record.method, last),
+                c.click_jitter,
+                c.radius_noise,
+                c.seed,
+                record.index,
+            )
 
         self.samples = sorted(table.values(), key=place)
 
     def header(self) -> dict[str, Any]:
         """All but the samples, plain values."""
-        return {"settings": asdict(self.settings), "methods": self.methods, "data": self.data, "runs": self.runs}
+        return {
+            "settings": asdict(self.settings),
+            "methods": self.methods,
+            "data": self.data,
+            "runs": self.runs,
+        }
 
     def merge_header(self, other: dict[str, Any], where: str) -> None:
         """Take in methods, data sets and runs of an earlier header.
@@ -193,12 +220,21 @@ class Results:
         theirs, ours = other["settings"], asdict(self.settings)
         for name, value in ours.items():
             if theirs.get(name) != value:
-                raise ValueError(f"{where} holds a run with {name} {theirs.get(name)}, this one has {value}; give another --out")
-        for noun, old, new in (("method", other["methods"], self.methods), ("data set", other["data"], self.data)):
+                raise ValueError(
+                    f"{where} holds a run with {name} {theirs.get(name)}, this one has {value}; give another "
+                    "--out"
+                )
+        for noun, old, new in (
+            ("method", other["methods"], self.methods),
+            ("data set", other["data"], self.data),
+        ):
             for label, description in old.items():
                 changed = _difference(description, new.get(label, description))
                 if changed:
-                    raise ValueError(f"{where} holds a run of {noun} {label} with {changed}; give another --out or another label")
+                    raise ValueError(
+                        f"{where} holds a run of {noun} {label} with {changed}; give another --out or "
+                        "another label"
+                    )
                 new.setdefault(label, description)
         self.runs = [*other["runs"], *(run for run in self.runs if run not in other["runs"])]
 
@@ -223,13 +259,18 @@ def load_results(path: str | Path) -> Results:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         if content["format"] != FORMAT_VERSION:
-            raise ValueError(f"{file} has format {content['format']}, this dct-seg reads {FORMAT_VERSION}; run the benchmark again")
+            raise ValueError(
+                f"{file} has format {content['format']}, this dct-seg reads {FORMAT_VERSION}; run the "
+                "benchmark again"
+            )
         samples = [SampleRecord.from_dict(values) for values in content["samples"]]
         known = {f.name for f in fields(Settings)}
         settings = Settings(**{name: value for name, value in content["settings"].items() if name in known})
         return Results(settings, content["methods"], content["data"], content["runs"], samples)
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is no results file of dct-seg benchmark: {type(error).__name__} {error}") from error
+        raise ValueError(
+            f"{file} is no results file of dct-seg benchmark: {type(error).__name__} {error}"
+        ) from error
 
 
 class Journal:
@@ -290,7 +331,10 @@ def journals(folder: Path) -> list[Path]:
 
 
 def iou_table(records: Sequence[SampleRecord], max_clicks: int) -> Tensor:
-    """(n, ``max_clicks``) float64, one run a row, NaN after its end; what the functions of ``dct_seg.metrics`` take."""
+    """(n, ``max_clicks``) float64, one run a row, NaN after its end.
+
+    What the functions of ``dct_seg.metrics`` take.
+    """
     table = torch.full((len(records), max_clicks), torch.nan, dtype=torch.float64)
     for row, record in zip(table, records, strict=True):
         row[: len(record.ious)] = torch.tensor(record.ious, dtype=torch.float64)
@@ -305,8 +349,14 @@ def _plain(value: Any) -> Any:
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     """What differs between two descriptions of a method or a data set, in words; a folder may have moved."""
     old, new = (
-        {**d, **d.get("options", {}), **{f"contents of {name}": digest for name, digest in d.get("files", {}).items()}}
+        {
+            **d,
+            **d.get("options", {}),
+            **{f"contents of {name}": digest for name, digest in d.get("files", {}).items()},
+        }
         for d in (_plain(old), _plain(new))
     )
     names = sorted({*old, *new} - {"options", "files", "root"})
-    return ", ".join(f"{name} {old.get(name)} (now {new.get(name)})" for name in names if old.get(name) != new.get(name))
+    return ", ".join(
+        f"{name} {old.get(name)} (now {new.get(name)})" for name in names if old.get(name) != new.get(name)
+    )

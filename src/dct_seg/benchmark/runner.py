@@ -1,4 +1,7 @@
-"""Runs methods over data sets: one sample at a time, on any number of processes and machines, going on where a kill left it."""
+"""Runs methods over data sets.
+
+One sample at a time, on any number of processes and machines, going on where a kill left it.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +65,9 @@ class MethodSpec:
         known = list(inspect.signature(build).parameters)
         unknown = [option for option in self.options if option not in known]
         if unknown:
-            raise ValueError(f"method '{self.name}' has no option {', '.join(unknown)}; it has {', '.join(known)}")
+            raise ValueError(
+                f"method '{self.name}' has no option {', '.join(unknown)}; it has {', '.join(known)}"
+            )
         return build(**self.options)
 
 
@@ -79,7 +84,8 @@ class SampleSource(Protocol):
 
 
 Task = tuple[str, str, Condition, int]
-"""One sample to run: the data set's label, the method's, the condition and the index; the key of its record."""
+"""One sample to run: the data set's label, the method's, the condition and the index; the key of its record.
+"""
 
 
 @dataclass
@@ -106,7 +112,10 @@ class Bench:
         self._warm: set[str] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Another process gets the sources and makes its own methods: a session of onnxruntime cannot travel."""
+        """Another process gets the sources and makes its own methods.
+
+        A session of onnxruntime cannot travel.
+        """
         return Bench, (self.methods, self.data, self.settings, self.strips, self.num_strips)
 
     def method(self, label: str) -> Method:
@@ -123,7 +132,9 @@ class Bench:
         """The data set under ``label``, its ``val`` split where it has splits."""
         if label not in self._data:
             source = self.data[label]
-            self._data[label] = _open(label, source) if source is None or isinstance(source, str | Path) else source
+            self._data[label] = (
+                _open(label, source) if source is None or isinstance(source, str | Path) else source
+            )
         return self._data[label]
 
     def __call__(self, task: Task) -> SampleRecord:
@@ -141,7 +152,9 @@ class Bench:
                 started = time.perf_counter()
             record, turns = run_sample(method, sample, record, self.settings)
             if self.strips is not None and index < self.num_strips and condition.is_exact:
-                save_strip(draw_strip(sample.image, turns, num_turns=NUM_TURNS), strip_path(self.strips, record))
+                save_strip(
+                    draw_strip(sample.image, turns, num_turns=NUM_TURNS), strip_path(self.strips, record)
+                )
         except Exception as error:
             # one bad sample must not lose the night's run; the reason is kept and the exit code tells
             return replace(record, error=" ".join(f"{type(error).__name__}: {error}".split()))
@@ -156,7 +169,9 @@ def warm_up(method: Method, sample: Sample) -> None:
     method.predict(sample.image, [middle, replace(middle, positive=False)], previous)
 
 
-def run_sample(method: Method, sample: Sample, record: SampleRecord, settings: Settings) -> tuple[SampleRecord, list[Turn]]:
+def run_sample(
+    method: Method, sample: Sample, record: SampleRecord, settings: Settings
+) -> tuple[SampleRecord, list[Turn]]:
     """One sample through one method, click by click, until the target, the last click or a perfect mask.
 
     Args:
@@ -210,11 +225,23 @@ def run_sample(method: Method, sample: Sample, record: SampleRecord, settings: S
         if settings.target is not None and np.float32(ious[-1]) >= np.float32(settings.target):
             break
     if not ious:
-        warnings.warn(f"{record.name}: nothing to segment; the empty prediction counts as IoU 1", stacklevel=2)
+        warnings.warn(
+            f"{record.name}: nothing to segment; the empty prediction counts as IoU 1", stacklevel=2
+        )
         ious = [1.0]
-    made = tuple(ClickRecord(c.row, c.col, c.positive, c.radius, true) for c, true in zip(clicks, true_radii, strict=True))
+    made = tuple(
+        ClickRecord(c.row, c.col, c.positive, c.radius, true)
+        for c, true in zip(clicks, true_radii, strict=True)
+    )
     size = (sample.mask.shape[0], sample.mask.shape[1])
-    return replace(record, size=size, clicks=made, ious=tuple(ious), encode_seconds=encode_seconds, seconds=tuple(seconds)), turns
+    return replace(
+        record,
+        size=size,
+        clicks=made,
+        ious=tuple(ious),
+        encode_seconds=encode_seconds,
+        seconds=tuple(seconds),
+    ), turns
 
 
 def run_benchmark(
@@ -239,12 +266,13 @@ def run_benchmark(
 ) -> Results:
     """Each method over each data set, under the protocol.
 
-    With a process group, or under ``torchrun``, the samples are shared among the ranks and every rank returns all results.
-    With ``out`` each sample is on the disk as soon as it is done, and a second run goes on from there.
+    With a process group, or under ``torchrun``, the samples are shared among the ranks and every rank returns
+    all results. With ``out`` each sample is on the disk as soon as it is done, and a second run goes on from
+    there.
 
     Args:
-        methods: For each label a mapping of options, the label being the registered name, or a function that makes the
-            method (a picklable one when there are several workers).
+        methods: For each label a mapping of options, the label being the registered name, or a function that
+            makes the method (a picklable one when there are several workers).
         data: For each label a folder, the label being the data set's kind, or a data set.
         prompt: ``drag`` tells the method each click's radius, ``click`` does not.
         out: Folder for the results and pictures.
@@ -256,7 +284,8 @@ def run_benchmark(
         workers: Processes on this machine.
         threads: Of torch and OpenCV in each process; by default all cores are shared among the workers.
         seeds: Of the randomness of each robustness run.
-        click_jitter: Pixels that a click may be off; each sample is then run exactly once and again for each seed.
+        click_jitter: Pixels that a click may be off; each sample is then run exactly once and again for each
+            seed.
         radius_noise: Share by which a drag may be off; likewise.
         limit: Only the first samples of each data set.
         held_out: Only photographs that training with this ``data.holdout`` never sees; 0 takes all.
@@ -272,14 +301,18 @@ def run_benchmark(
     if not methods or not data:
         raise ValueError("a benchmark needs a method and a data set or more, got none")
     if radius_noise and prompt == "click":
-        raise ValueError("radius_noise changes the length of drags, and prompt 'click' has none; use prompt 'drag'")
+        raise ValueError(
+            "radius_noise changes the length of drags, and prompt 'click' has none; use prompt 'drag'"
+        )
     if workers < 1 or max_clicks < 1:
         raise ValueError(f"workers and max_clicks are 1 or more, got {workers} and {max_clicks}")
     if limit is not None and limit < 1:
         raise ValueError(f"limit is a number of samples, 1 or more, got {limit}")
     if not 0 <= held_out < 1:
         raise ValueError(f"held_out is a share of the photographs, 0 <= held_out < 1, got {held_out}")
-    settings = Settings(prompt, rule, threshold=threshold, max_clicks=max_clicks, target=None if full else target)
+    settings = Settings(
+        prompt, rule, threshold=threshold, max_clicks=max_clicks, target=None if full else target
+    )
     folder = None if out is None else Path(out)
     threads = threads or (max(1, torch.get_num_threads() // workers) if workers > 1 else None)
     bench = Bench(methods, data, settings, None if folder is None else folder / "strips", num_strips)
@@ -297,14 +330,26 @@ def run_benchmark(
         results.absorb(records)
 
     exact = Condition()
-    conditions = [exact] if not (click_jitter or radius_noise) else [exact, *(Condition(click_jitter, radius_noise, s) for s in seeds)]
-    tasks: list[Task] = [(d, m, condition, index) for d in data for m in methods for condition in conditions for index in samples[d]]
+    conditions = (
+        [exact]
+        if not (click_jitter or radius_noise)
+        else [exact, *(Condition(click_jitter, radius_noise, s) for s in seeds)]
+    )
+    tasks: list[Task] = [
+        (d, m, condition, index)
+        for d in data
+        for m in methods
+        for condition in conditions
+        for index in samples[d]
+    ]
     done = {record.key for record in results.samples if record.error is None}
     left = [task for task in tasks if task not in done]
     new: list[SampleRecord] = []
     journal = None if folder is None else Journal(folder, ranks.rank, results.header())
     try:
-        for record in run_tasks(bench, left[ranks.rank :: ranks.size], workers=workers, threads=threads, show=ranks.rank == 0):
+        for record in run_tasks(
+            bench, left[ranks.rank :: ranks.size], workers=workers, threads=threads, show=ranks.rank == 0
+        ):
             new.append(record)
             if journal is not None:
                 journal.add(record)
@@ -332,9 +377,16 @@ def _spec(label: str, source: MethodSource) -> Callable[[], Method]:
 
 
 def _describe_method(method: Method, spec: Callable[[], Method]) -> dict[str, Any]:
-    """Name, paper, options, and a digest of each file among the options: new weights under an old name are another method."""
+    """Name, paper, options, and a digest of each file among the options.
+
+    New weights under an old name are another method.
+    """
     given = {**(spec.options if isinstance(spec, MethodSpec) else {}), **method.options}
-    files = {name: Path(value) for name, value in given.items() if isinstance(value, str | Path) and Path(value).is_file()}
+    files = {
+        name: Path(value)
+        for name, value in given.items()
+        if isinstance(value, str | Path) and Path(value).is_file()
+    }
     digests = {name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for name, path in files.items()}
     return {"method": method.name, "paper": method.paper, "options": method.options, "files": digests}
 
@@ -344,11 +396,15 @@ def _samples(dataset: SampleSource, label: str, held_out: float) -> list[int]:
         return list(range(len(dataset)))
     found = [index for index in range(len(dataset)) if is_held_out(dataset.name(index), held_out)]
     if not found:
-        raise ValueError(f"{label}: none of its {len(dataset)} samples falls to a held-out share of {held_out:g}")
+        raise ValueError(
+            f"{label}: none of its {len(dataset)} samples falls to a held-out share of {held_out:g}"
+        )
     return found
 
 
-def _describe_data(dataset: SampleSource, source: str | Path | SampleSource | None, held_out: float) -> dict[str, Any]:
+def _describe_data(
+    dataset: SampleSource, source: str | Path | SampleSource | None, held_out: float
+) -> dict[str, Any]:
     root = str(source) if isinstance(source, str | Path) else None
     share = {"held_out": held_out} if held_out else {}
     return {"kind": type(dataset).__name__, "root": root, "num_samples": len(dataset), **share}
@@ -367,5 +423,8 @@ def _logits_of(pred: torch.Tensor) -> torch.Tensor:
 
 def _checked(probs: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
     if probs.shape != size or not np.isfinite(probs).all():
-        raise ValueError(f"the method returned {probs.shape}, or numbers that are not finite; wanted probabilities of {size}")
+        raise ValueError(
+            f"the method returned {probs.shape}, or numbers that are not finite; wanted probabilities of "
+            f"{size}"
+        )
     return probs

@@ -1,4 +1,7 @@
-"""Where the strips of a run lie, and how they are written: one row of pictures a sample, its first clicks from left to right."""
+"""Where the strips of a run lie, and how they are written.
+
+One row of pictures a sample, its first clicks from left to right.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ NUM_TURNS = 5
 """Clicks in a strip, as in the paper's Fig. 4."""
 
 _QUALITY = 92
-"""Of the JPEG: writing it takes a seventh of the time of a PNG, and the benchmark's own time should not show."""
+"""Of the JPEG: writing it takes a seventh of the time of a PNG, and the benchmark's own time should not show.
+"""
 
 
 def strip_path(folder: Path, record: SampleRecord) -> Path:
@@ -41,7 +45,10 @@ def stack_strips(above: Path, below: Path, path: Path) -> Path | None:
     """Write one strip above another; None where either is missing."""
     if not (above.is_file() and below.is_file()):
         return None
-    rows = [np.asarray(cv2.imread(str(source), cv2.IMREAD_COLOR), np.uint8)[..., ::-1] for source in (above, below)]
+    rows = [
+        np.asarray(cv2.imread(str(source), cv2.IMREAD_COLOR), np.uint8)[..., ::-1]
+        for source in (above, below)
+    ]
     width = max(row.shape[1] for row in rows)
     padded = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
     return save_strip(np.concatenate(padded), path)

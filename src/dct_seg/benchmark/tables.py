@@ -28,7 +28,8 @@ class Summary:
         num_failed: Without.
         noc: For each threshold the mean, and the ends of its bootstrap 95 % interval.
         nof: For each threshold, the samples that never reach it.
-        at_least_max: For each threshold the field's count, which has those that reach it at the very last click too.
+        at_least_max: For each threshold the field's count, which has those that reach it at the very last
+            click too.
         miou: For each k; empty when the runs stop at a target.
         auc: None when the runs stop at a target.
         seconds_per_click: Of the method alone.
@@ -68,14 +69,18 @@ def summarise(results: Results, data: str, method: str) -> Summary | None:
         {t: (float(values.mean()), *bootstrap_interval(values)) for t, values in clicks.items()},
         {t: int(failures(table, t, settings.max_clicks, target=target)) for t in shown},
         {t: int(at_least_max(table, t, settings.max_clicks, target=target)) for t in shown},
-        {k: float(miou_at(table, k, settings.max_clicks, target=target)) for k in MIOU_AT if full and k <= settings.max_clicks},
+        {
+            k: float(miou_at(table, k, settings.max_clicks, target=target))
+            for k in MIOU_AT
+            if full and k <= settings.max_clicks
+        },
         float(auc(table, settings.max_clicks, target=target)) if full else None,
         float(seconds.mean()) if seconds.size else 0.0,
         float(np.mean(encode)),
     )
 
 
-def own_share(results: Results) -> float:
+def overhead_share(results: Results) -> float:
     """What of all time the benchmark itself took, 0..1: all but the methods."""
     wall = sum(r.wall_seconds for r in results.samples)
     methods = sum(r.encode_seconds + sum(r.seconds) for r in results.samples if r.error is None)
@@ -85,7 +90,9 @@ def own_share(results: Results) -> float:
 def thresholds_of(results: Results) -> tuple[float, ...]:
     """The thresholds at which the runs say something."""
     target = results.settings.target
-    return tuple(t for t in THRESHOLDS if target is None or np.float32(t) <= np.float32(target)) or (float(target or 1.0),)
+    return tuple(t for t in THRESHOLDS if target is None or np.float32(t) <= np.float32(target)) or (
+        float(target or 1.0),
+    )
 
 
 def ordered_data(results: Results) -> list[str]:
@@ -108,10 +115,19 @@ def detail_table(results: Results) -> list[list[str]]:
             row = summarise(results, data, method)
             if row is None:
                 continue
-            cells = [data, method, str(row.num_samples), *("{:.2f} [{:.2f}, {:.2f}]".format(*row.noc[t]) for t in shown)]
+            cells = [
+                data,
+                method,
+                str(row.num_samples),
+                *("{:.2f} [{:.2f}, {:.2f}]".format(*row.noc[t]) for t in shown),
+            ]
             cells += [str(count) for t in shown for count in (row.nof[t], row.at_least_max[t])]
-            cells += [f"{value:.3f}" for value in row.miou.values()] + ([f"{row.auc:.3f}"] if row.auc is not None else [])
-            rows.append([*cells, f"{row.seconds_per_click:.3f}", f"{row.encode_seconds:.3f}", str(row.num_failed)])
+            cells += [f"{value:.3f}" for value in row.miou.values()] + (
+                [f"{row.auc:.3f}"] if row.auc is not None else []
+            )
+            rows.append(
+                [*cells, f"{row.seconds_per_click:.3f}", f"{row.encode_seconds:.3f}", str(row.num_failed)]
+            )
     return rows
 
 
@@ -122,13 +138,23 @@ def comparison_table(results: Results) -> list[list[str]]:
     """
     prompt, sets = results.settings.prompt, ordered_data(results)
     shown = thresholds_of(results)
-    rows = [["method", "training", "prompt", *(f"{data} NoC@{percent(t)}" for data in sets for t in shown), "source"]]
+    rows = [
+        [
+            "method",
+            "training",
+            "prompt",
+            *(f"{data} NoC@{percent(t)}" for data in sets for t in shown),
+            "source",
+        ]
+    ]
     others: list[Published] = [row for row in PUBLISHED if any(data in row.noc90 for data in sets)]
     has_own_floor = any(m["method"] == "disc" for m in results.methods.values())
     if prompt == "drag" and not has_own_floor and any(data in DISC_FLOOR.noc90 for data in sets):
         others.append(DISC_FLOOR)
     for row in others:
-        numbers = [f"{row.noc90[d]:.2f}" if t == 0.90 and d in row.noc90 else NONE for d in sets for t in shown]
+        numbers = [
+            f"{row.noc90[d]:.2f}" if t == 0.90 and d in row.noc90 else NONE for d in sets for t in shown
+        ]
         rows.append([row.method, row.training or NONE, row.prompt, *numbers, row.source])
     for label in results.methods:
         summaries = {data: summarise(results, data, label) for data in sets}
@@ -140,9 +166,23 @@ def comparison_table(results: Results) -> list[list[str]]:
 
 
 def robustness_table(results: Results) -> list[list[str]]:
-    """A heading and one row for each data set, method and way of being off; only the heading when no clicks were off."""
+    """A heading and one row for each data set, method and way of being off.
+
+    Only the heading when no clicks were off.
+    """
     threshold = thresholds_of(results)[-1]
-    rows = [["data", "method", "clicks", "seeds", f"NoC@{percent(threshold)} exact", "off: mean", "std over seeds", "worse by"]]
+    rows = [
+        [
+            "data",
+            "method",
+            "clicks",
+            "seeds",
+            f"NoC@{percent(threshold)} exact",
+            "off: mean",
+            "std over seeds",
+            "worse by",
+        ]
+    ]
     labels = list(dict.fromkeys(r.condition.label for r in results.samples if not r.condition.is_exact))
     for data in ordered_data(results):
         for method in results.methods:
@@ -159,14 +199,21 @@ def robustness_table(results: Results) -> list[list[str]]:
 
 def markdown(results: Results) -> str:
     """All tables, with the settings above them and what was run on below."""
-    parts = [f"Protocol: {results.settings.describe()}.", as_markdown(comparison_table(results)), as_markdown(detail_table(results))]
+    parts = [
+        f"Protocol: {results.settings.describe()}.",
+        as_markdown(comparison_table(results)),
+        as_markdown(detail_table(results)),
+    ]
     robustness = robustness_table(results)
     if len(robustness) > 1:
         parts.append("Clicks that are off, inside the same wrong region:\n\n" + as_markdown(robustness))
     parts.append("\n".join(f"- {label}: {_options(m['options'])}" for label, m in results.methods.items()))
     parts += [_machine(run) for run in results.runs[-1:]]
-    parts.append(f"Reading, clicks, IoU and writing took {100 * own_share(results):.1f} % of the time.")
-    parts += [f"{len(results.failed)} samples failed; first: {r.data} {r.name} ({r.method}): {r.error}" for r in results.failed[:1]]
+    parts.append(f"Reading, clicks, IoU and writing took {100 * overhead_share(results):.1f} % of the time.")
+    parts += [
+        f"{len(results.failed)} samples failed; first: {r.data} {r.name} ({r.method}): {r.error}"
+        for r in results.failed[:1]
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -180,7 +227,10 @@ def as_markdown(rows: Sequence[Sequence[str]]) -> str:
         | 1 | 22 |
     """
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
 
@@ -196,7 +246,8 @@ def as_latex(rows: Sequence[Sequence[str]]) -> str:
     r"""A tabular for the ``booktabs`` package; a line parts what others published from ours.
 
     Example:
-        >>> print(as_latex([["method", "GrabCut NoC@90", "source"], ["A_b", "1.0", "its README"], ["C", "2.0", "this run"]]))
+        >>> head = ["method", "GrabCut NoC@90", "source"]
+        >>> print(as_latex([head, ["A_b", "1.0", "its README"], ["C", "2.0", "this run"]]))
         \begin{tabular}{lrl}
         \toprule
         method & GrabCut NoC@90 & source \\
@@ -214,7 +265,9 @@ def as_latex(rows: Sequence[Sequence[str]]) -> str:
         if i == 1 or (i > 1 and row[-1] == "this run" != rows[i - 1][-1]):
             body.append(r"\midrule")
         body.append(" & ".join(lines[i]) + r" \\")
-    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *body, r"\bottomrule", r"\end{tabular}"])
+    return "\n".join(
+        [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *body, r"\bottomrule", r"\end{tabular}"]
+    )
 
 
 def percent(threshold: float) -> str:
@@ -223,7 +276,10 @@ def percent(threshold: float) -> str:
 
 
 def _latex_text(text: str) -> str:
-    return "".join("\\" + c if c in "&%$#_{}" else {">": "$>$", "<": "$<$", "~": "\\textasciitilde{}"}.get(c, c) for c in text)
+    return "".join(
+        "\\" + c if c in "&%$#_{}" else {">": "$>$", "<": "$<$", "~": "\\textasciitilde{}"}.get(c, c)
+        for c in text
+    )
 
 
 def _noc(results: Results, records: Sequence[SampleRecord], threshold: float) -> float | None:
@@ -234,8 +290,12 @@ def _noc(results: Results, records: Sequence[SampleRecord], threshold: float) ->
 
 
 def _noc_by_seed(results: Results, data: str, method: str, label: str, threshold: float) -> list[float]:
-    conditions = {r.condition for r in results.samples if r.condition.label == label and not r.condition.is_exact}
-    found = [_noc(results, results.select(data, method, [c]), threshold) for c in sorted(conditions, key=_seed)]
+    conditions = {
+        r.condition for r in results.samples if r.condition.label == label and not r.condition.is_exact
+    }
+    found = [
+        _noc(results, results.select(data, method, [c]), threshold) for c in sorted(conditions, key=_seed)
+    ]
     return [value for value in found if value is not None]
 
 
@@ -254,6 +314,8 @@ def _machine(run: dict[str, object]) -> str:
     gpu = f", {machine['gpu']}" if machine["gpu"] else ""
     packages = ", ".join(f"{name} {version}" for name, version in versions.items())
     return (
-        f"Seconds are the method's alone, after a warm-up; s/image is the encoding. {machine['processor']}, {machine['cores']} cores{gpu}; "
-        f"{run['threads']} threads, {run['workers']} workers, {run['ranks']} ranks; Python {run['python']}, {packages}."
+        f"Seconds are the method's alone, after a warm-up; s/image is the encoding. {machine['processor']}, "
+        f"{machine['cores']} cores{gpu}; "
+        f"{run['threads']} threads, {run['workers']} workers, {run['ranks']} ranks; Python {run['python']}, "
+        f"{packages}."
     )

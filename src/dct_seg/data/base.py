@@ -45,7 +45,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Photo:
-    """A decoded photograph and its labels: (H, W, 3) uint8 and (H, W) uint8, 0 background, 1..254 objects, 255 ignore."""
+    """A decoded photograph and its labels.
+
+    (H, W, 3) uint8 and (H, W) uint8, 0 background, 1..254 objects, 255 ignore.
+    """
 
     image: NDArray[np.uint8]
     labels: NDArray[np.uint8]
@@ -102,8 +105,9 @@ class PhotoCache:
 class InteractiveDataset(ABC):
     """Photographs whose objects are the samples.
 
-    A subclass writes ``_list`` and ``read_photo``; it is added with ``@DATASETS.register()`` or through the entry-point
-    group ``dct_seg.datasets``. Every class takes ``root`` and these two options, and may take more:
+    A subclass writes ``_list`` and ``read_photo``; it is added with ``@DATASETS.register()`` or through the
+    entry-point group ``dct_seg.datasets``. Every class takes ``root`` and these two options, and may take
+    more:
 
     Args:
         root: The folder; a set that needs no files takes None.
@@ -124,7 +128,11 @@ class InteractiveDataset(ABC):
         images: list[int] = []
         labels: list[int] = []
         for listing in self._list():
-            kept = [label for label, area in zip(listing.objects, listing.areas, strict=True) if area >= max(1, min_object_size)]
+            kept = [
+                label
+                for label, area in zip(listing.objects, listing.areas, strict=True)
+                if area >= max(1, min_object_size)
+            ]
             images += [len(self._listings)] * len(kept)
             labels += kept
             self._listings.append(listing)
@@ -180,7 +188,10 @@ class InteractiveDataset(ABC):
         return self._listings[self.image_index(index)].name
 
     def name(self, index: int) -> str:
-        """The unique name of sample ``index``: the photograph's, and ``#`` with the label where it has several objects."""
+        """The unique name of sample ``index``.
+
+        The photograph's, and ``#`` with the label where it has several objects.
+        """
         listing = self._listings[self.image_index(index)]
         return listing.name if len(listing.objects) == 1 else f"{listing.name}#{self.label(index)}"
 
@@ -216,7 +227,8 @@ def require_layout(root: Path, parts: Sequence[str], wanted: str) -> None:
     """Check that a folder exists and holds these folders (or files).
 
     Raises:
-        FileNotFoundError: With what is ``wanted``, and the folders inside ``root`` that have it, when there are any.
+        FileNotFoundError: With what is ``wanted``, and the folders inside ``root`` that have it, when there
+            are any.
     """
     missing = [part for part in parts if not (root / part).exists()]
     if not root.is_dir():
@@ -254,7 +266,9 @@ class PairedDataset(InteractiveDataset):
     def _list(self) -> Iterator[Listing]:
         pairs = self._pairs()
         broken = []
-        for pair, found in zip(pairs, in_threads(self._objects_of, pairs, f"listing {self.root.name}"), strict=True):
+        for pair, found in zip(
+            pairs, in_threads(self._objects_of, pairs, f"listing {self.root.name}"), strict=True
+        ):
             if isinstance(found, UnreadableFileError):
                 broken.append(str(found))
                 continue
@@ -264,7 +278,8 @@ class PairedDataset(InteractiveDataset):
             warnings.warn(f"{self.root}: {len(broken)} files are left out; first: {broken[0]}", stacklevel=2)
 
     def _objects_of(self, pair: Pair) -> tuple[tuple[int, ...], tuple[int, ...]] | UnreadableFileError:
-        # The size is compared here, from the picture's header, so that a run stops at its start and not hours later.
+        # The size is compared here, from the picture's header, so that a run stops at its start and not hours
+        # later.
         try:
             labels = self.read_labels(pair.mask)
             size = image_size(pair.image)
@@ -278,7 +293,9 @@ class PairedDataset(InteractiveDataset):
         pair = self._files[image]
         photo = Photo(read_image(pair.image), self.read_labels(pair.mask))
         if photo.image.shape[:2] != photo.labels.shape:
-            raise ValueError(size_mismatch(pair.name, photo.image.shape[:2], self._below(pair.mask), photo.labels.shape))
+            raise ValueError(
+                size_mismatch(pair.name, photo.image.shape[:2], self._below(pair.mask), photo.labels.shape)
+            )
         return photo
 
     def _below(self, path: Path) -> str:
@@ -298,6 +315,9 @@ def count_labels(labels: NDArray[np.uint8]) -> tuple[tuple[int, ...], tuple[int,
 
 
 def in_threads(work: Callable[[S], T], items: Sequence[S], what: str) -> Iterator[T]:
-    """``work`` of each item, in order; Pillow lets go of the interpreter while it decodes. A bar appears after two seconds."""
+    """``work`` of each item, in order.
+
+    Pillow lets go of the interpreter while it decodes. A bar appears after two seconds.
+    """
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         yield from tqdm(pool.map(work, items), total=len(items), desc=what, delay=2, leave=False)

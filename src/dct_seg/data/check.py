@@ -12,7 +12,15 @@ import numpy as np
 
 from dct_seg.data.base import count_labels, in_threads, require_layout
 from dct_seg.data.formats import Folder, as_labels, files_in, match_stems
-from dct_seg.data.images import IGNORE, IMAGE_SUFFIXES, MASK_SUFFIXES, UnreadableFileError, read_image, read_values, size_mismatch
+from dct_seg.data.images import (
+    IGNORE,
+    IMAGE_SUFFIXES,
+    MASK_SUFFIXES,
+    UnreadableFileError,
+    read_image,
+    read_values,
+    size_mismatch,
+)
 
 KINDS = {
     "unreadable": "cannot be decoded",
@@ -85,7 +93,9 @@ class Report:
 
     def render(self, first: int = 5) -> str:
         """Lines to print: the totals, then each kind with its count and its ``first`` offenders."""
-        lines = [f"{self.root}: {self.num_images} pictures, {self.num_masks} masks, {self.num_objects} objects"]
+        lines = [
+            f"{self.root}: {self.num_images} pictures, {self.num_masks} masks, {self.num_objects} objects"
+        ]
         for kind, count in self.counts.items():
             lines.append(f"{count} x {KINDS[kind]}")
             offenders = [finding for finding in self.findings if finding.kind == kind]
@@ -96,7 +106,8 @@ class Report:
 
 
 def check_folder(root: str | Path) -> Report:
-    """Read every picture and mask of a folder with ``images/`` and ``masks/`` and say what is wrong with them.
+    """Read every picture and mask of a folder with ``images/`` and ``masks/`` and say what is wrong with
+    them.
 
     Raises:
         FileNotFoundError: When the folder is missing or has another layout.
@@ -105,21 +116,35 @@ def check_folder(root: str | Path) -> Report:
     images, masks = _files(root)
     stems = Counter(path.stem for path in images)
     pairs, alone, orphans = match_stems(images, masks)
-    findings = [Finding("no_mask", f"images/{path.name}", f"images/{path.name} has no masks/{path.stem}.png") for path in alone]
-    findings += [Finding("no_image", f"masks/{path.name}", f"masks/{path.name} has no images/{path.stem}.jpg") for path in orphans]
+    findings = [
+        Finding("no_mask", f"images/{path.name}", f"images/{path.name} has no masks/{path.stem}.png")
+        for path in alone
+    ]
     findings += [
-        Finding("duplicate", f"images/{path.name}", f"images/{path.name} shares its mask with another picture of the same stem")
+        Finding("no_image", f"masks/{path.name}", f"masks/{path.name} has no images/{path.stem}.jpg")
+        for path in orphans
+    ]
+    findings += [
+        Finding(
+            "duplicate",
+            f"images/{path.name}",
+            f"images/{path.name} shares its mask with another picture of the same stem",
+        )
         for path in images
         if stems[path.stem] > 1
     ]
     num_objects = 0
     hashes: dict[bytes, list[str]] = defaultdict(list)
-    for (image, _), (digest, objects, found) in zip(pairs, in_threads(_check_pair, pairs, f"checking {root.name}"), strict=True):
+    for (image, _), (digest, objects, found) in zip(
+        pairs, in_threads(_check_pair, pairs, f"checking {root.name}"), strict=True
+    ):
         num_objects += objects
         findings += found
         hashes[digest].append(f"images/{image.name}")
     for same in hashes.values():
-        findings += [Finding("duplicate", path, f"{path} has the very bytes of {same[0]}") for path in same[1:]]
+        findings += [
+            Finding("duplicate", path, f"{path} has the very bytes of {same[0]}") for path in same[1:]
+        ]
     order = list(KINDS)
     findings.sort(key=lambda finding: (order.index(finding.kind), finding.path))
     return Report(str(root), len(images), len(masks), num_objects, tuple(findings))
@@ -151,16 +176,22 @@ def _check_pair(pair: tuple[Path, Path]) -> tuple[bytes, int, list[Finding]]:
         findings.append(Finding("size_mismatch", mask, size_mismatch(image, size, mask, labels.shape)))
     objects, areas = count_labels(labels)
     if not objects:
-        findings.append(Finding("empty", mask, f"{mask} holds no object, only {_listed(np.unique(values).tolist())}"))
+        findings.append(
+            Finding("empty", mask, f"{mask} holds no object, only {_listed(np.unique(values).tolist())}")
+        )
     if len(areas) == 1 and areas[0] == np.count_nonzero(labels != IGNORE):
-        findings.append(Finding("full", mask, f"{mask}: label {objects[0]} covers every pixel that is not ignored"))
+        findings.append(
+            Finding("full", mask, f"{mask}: label {objects[0]} covers every pixel that is not ignored")
+        )
     if objects and (labels == IGNORE).any() and objects != tuple(range(1, len(objects) + 1)):
-        # Labels with gaps beside 255 are what anti-aliasing and JPEG make of a 0/255 mask, and what a trimap looks like.
+        # Labels with gaps beside 255 are what anti-aliasing and JPEG make of a 0/255 mask, and what a trimap
+        # looks like.
         findings.append(
             Finding(
                 "odd_values",
                 mask,
-                f"{mask} holds {_listed(np.unique(values).tolist())}: labels with gaps beside 255, which is read as ignore; "
+                f"{mask} holds {_listed(np.unique(values).tolist())}: labels with gaps beside 255, which is "
+                "read as ignore; "
                 "was a 0/255 mask smoothed?",
             )
         )

@@ -19,27 +19,39 @@ _MOST_LABELS = 254
 
 @DATASETS.register()
 class COCO(InteractiveDataset):
-    """Pictures with a JSON file of ``images`` and ``annotations``; one sample per annotation, crowds (``iscrowd``) are ignored.
+    """Pictures with a JSON file of ``images`` and ``annotations``.
+
+    One sample per annotation, crowds (``iscrowd``) are ignored.
 
     Objects may overlap: each sample has its own whole mask.
 
     Args:
         root: The folder.
-        annotations: The JSON file below the root; it may be left out where there is just one, in the root or in ``annotations/``.
-        images: The folder of pictures below the root; by default ``images``, the last part of the JSON file's name
-            (``instances_val2017.json``: ``val2017``) or the root, whichever holds the first picture.
+        annotations: The JSON file below the root; it may be left out where there is just one, in the root or
+            in ``annotations/``.
+        images: The folder of pictures below the root; by default ``images``, the last part of the JSON file's
+            name (``instances_val2017.json``: ``val2017``) or the root, whichever holds the first picture.
         min_object_size: Objects with fewer pixels (by the file's ``area``) are no samples.
 
     Raises:
         ModuleNotFoundError: When pycocotools is not installed.
     """
 
-    layout = "a JSON file with 'images' and 'annotations' in it or in annotations/, and the pictures in images/ (or e.g. val2017/)"
+    layout = (
+        "a JSON file with 'images' and 'annotations' in it or in annotations/, and the pictures in images/ "
+        "(or e.g. val2017/)"
+    )
 
     def __init__(
-        self, root: str | Path | None, *, annotations: str | None = None, images: str | None = None, min_object_size: int = 0
+        self,
+        root: str | Path | None,
+        *,
+        annotations: str | None = None,
+        images: str | None = None,
+        min_object_size: int = 0,
     ) -> None:
-        self._annotations, self._image_folder = annotations, images
+        self._annotations = annotations
+        self._image_folder = images
         self._records: list[dict[str, Any]] = []
         self._objects: list[list[dict[str, Any]]] = []
         self._crowds: list[list[dict[str, Any]]] = []
@@ -53,7 +65,9 @@ class COCO(InteractiveDataset):
             records = sorted(content["images"], key=lambda record: record["id"])
             annotations = content["annotations"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is no COCO file ({error!r}); it wants 'images' and 'annotations'") from error
+            raise ValueError(
+                f"{path} is no COCO file ({error!r}); it wants 'images' and 'annotations'"
+            ) from error
         by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for annotation in annotations:
             if _has_shape(annotation.get("segmentation")):
@@ -65,8 +79,14 @@ class COCO(InteractiveDataset):
             self._records.append(record)
             self._objects.append(objects)
             self._crowds.append([one for one in found if one.get("iscrowd")])
-            areas = tuple(int(one["area"]) if "area" in one else int(self._decode(one, record).sum()) for one in objects)
-            yield Listing(f"{self._folder}/{record['file_name']}".removeprefix("./"), tuple(range(1, len(objects) + 1)), areas)
+            areas = tuple(
+                int(one["area"]) if "area" in one else int(self._decode(one, record).sum()) for one in objects
+            )
+            yield Listing(
+                f"{self._folder}/{record['file_name']}".removeprefix("./"),
+                tuple(range(1, len(objects) + 1)),
+                areas,
+            )
 
     def _json_path(self) -> Path:
         self._wanted(*([self._annotations] if self._annotations else []))
@@ -77,7 +97,9 @@ class COCO(InteractiveDataset):
             raise FileNotFoundError(f"{self.root} has no JSON file; COCO wants {self.layout}")
         if len(found) > 1:
             names = ", ".join(path.relative_to(self.root).as_posix() for path in found)
-            raise ValueError(f"{self.root} has {len(found)} JSON files; choose one by the option annotations: {names}")
+            raise ValueError(
+                f"{self.root} has {len(found)} JSON files; choose one by the option annotations: {names}"
+            )
         return found[0]
 
     def _picture_folder(self, path: Path, records: list[dict[str, Any]]) -> str:
@@ -90,7 +112,8 @@ class COCO(InteractiveDataset):
                 return folder
         first = records[0]["file_name"] if records else "any picture"
         raise FileNotFoundError(
-            f"{self.root} has no {first} in {', '.join(tried)}; name the folder of the pictures by the option images; "
+            f"{self.root} has no {first} in {', '.join(tried)}; name the folder of the pictures by the "
+            "option images; "
             f"COCO wants {self.layout}"
         )
 
@@ -99,7 +122,9 @@ class COCO(InteractiveDataset):
         tools = _mask_tools()
         shape, height, width = annotation["segmentation"], record["height"], record["width"]
         if isinstance(shape, list):  # polygons, each of x, y, x, y, ...
-            packed = tools.merge(tools.frPyObjects([polygon for polygon in shape if len(polygon) >= 6], height, width))
+            packed = tools.merge(
+                tools.frPyObjects([polygon for polygon in shape if len(polygon) >= 6], height, width)
+            )
         elif isinstance(shape["counts"], list):
             packed = tools.frPyObjects(shape, height, width)
         else:
@@ -107,11 +132,20 @@ class COCO(InteractiveDataset):
         return np.asarray(tools.decode(packed), dtype=bool)
 
     def read_photo(self, image: int) -> Photo:
-        """The picture, and labels with the smaller object on top where several meet (``object_mask`` has each whole)."""
+        """The picture, and labels with the smaller object on top where several meet (``object_mask`` has each
+        whole).
+        """
         record, name = self._records[image], self._listings[image].name
         picture = read_image(self.root / name)
         if picture.shape[:2] != (record["height"], record["width"]):
-            raise ValueError(size_mismatch(name, picture.shape[:2], "its record in the JSON file", (record["height"], record["width"])))
+            raise ValueError(
+                size_mismatch(
+                    name,
+                    picture.shape[:2],
+                    "its record in the JSON file",
+                    (record["height"], record["width"]),
+                )
+            )
         labels = np.zeros(picture.shape[:2], dtype=np.uint8)
         for crowd in self._crowds[image]:
             labels[self._decode(crowd, record)] = IGNORE
@@ -130,12 +164,18 @@ class COCO(InteractiveDataset):
 
 def _has_shape(segmentation: Any) -> bool:
     """Whether there is a polygon of three corners or more, or run lengths."""
-    return any(len(polygon) >= 6 for polygon in segmentation) if isinstance(segmentation, list) else bool(segmentation)
+    return (
+        any(len(polygon) >= 6 for polygon in segmentation)
+        if isinstance(segmentation, list)
+        else bool(segmentation)
+    )
 
 
 def _mask_tools() -> Any:
     try:
         from pycocotools import mask
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("COCO JSON needs pycocotools; install it with: pip install 'dct-seg[coco]'") from error
+        raise ModuleNotFoundError(
+            "COCO JSON needs pycocotools; install it with: pip install 'dct-seg[coco]'"
+        ) from error
     return mask

@@ -15,8 +15,8 @@ _LARGEST_UNION = 0.8  # of the picture: beyond that there is no background left 
 def union_of(labels: NDArray[np.uint8], usable: list[int], start: int, rng: np.random.Generator) -> list[int]:
     """The labels of a random group of at least two objects, with ``start`` among them.
 
-    Half of the groups are all objects of the photograph (the parts of a person form the person); the others are ``start`` and
-    those whose bounding boxes are nearest to it.
+    Half of the groups are all objects of the photograph (the parts of a person form the person); the others
+    are ``start`` and those whose bounding boxes are nearest to it.
 
     Args:
         labels: (H, W) uint8.
@@ -30,7 +30,11 @@ def union_of(labels: NDArray[np.uint8], usable: list[int], start: int, rng: np.r
     if len(usable) < 2:
         return [start]
     size = len(usable) if rng.random() < 0.5 else int(rng.integers(2, len(usable) + 1))
-    boxes = {label: box for label, box in enumerate(find_objects(labels), start=1) if box is not None and label in usable}
+    boxes = {
+        label: box
+        for label, box in enumerate(find_objects(labels), start=1)
+        if box is not None and label in usable
+    }
     if start not in boxes:  # hidden under others, in a data set whose objects overlap
         return [start]
     group = sorted(boxes, key=lambda label: (_gap(boxes[start], boxes[label]), label != start, label))[:size]
@@ -44,26 +48,36 @@ def _gap(one: tuple[slice, ...], other: tuple[slice, ...]) -> float:
     return float(np.hypot(rows, cols))
 
 
-def paste(image: NDArray[np.uint8], source: NDArray[np.uint8], mask: Mask, rng: np.random.Generator) -> tuple[NDArray[np.uint8], Mask]:
+def paste(
+    image: NDArray[np.uint8], source: NDArray[np.uint8], mask: Mask, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], Mask]:
     """An object put onto another photograph, with an edge about two pixels soft.
 
     Args:
         image: (H, W, 3), the photograph that receives it; not changed.
         source: (h, w, 3), the photograph that it comes from.
         mask: (h, w) bool, the object; not empty.
-        rng: Where size (a fifth to four fifths of the shorter side, enlarged at most 1.5 times) and place come from.
+        rng: Where size (a fifth to four fifths of the shorter side, enlarged at most 1.5 times) and place
+            come from.
 
     Returns:
         The new picture and the pasted object's mask, (H, W) bool.
     """
     height, width = image.shape[:2]
     left, top, cols, rows = cv2.boundingRect(mask.view(np.uint8))
-    zoom = min(min(height, width) * np.exp(rng.uniform(np.log(0.2), np.log(0.8))) / np.sqrt(rows * cols), 1.5, height / rows, width / cols)
+    zoom = min(
+        min(height, width) * np.exp(rng.uniform(np.log(0.2), np.log(0.8))) / np.sqrt(rows * cols),
+        1.5,
+        height / rows,
+        width / cols,
+    )
     size = max(1, int(cols * zoom)), max(1, int(rows * zoom))
     shrink = cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR
     colours = cv2.resize(source[top : top + rows, left : left + cols], size, interpolation=shrink)
     shape = mask[top : top + rows, left : left + cols].astype(np.float32)
-    alpha = cv2.GaussianBlur(cv2.resize(shape, size, interpolation=shrink), (3, 3), 0, borderType=cv2.BORDER_CONSTANT)
+    alpha = cv2.GaussianBlur(
+        cv2.resize(shape, size, interpolation=shrink), (3, 3), 0, borderType=cv2.BORDER_CONSTANT
+    )
     row, col = int(rng.integers(height - size[1] + 1)), int(rng.integers(width - size[0] + 1))
     result, pasted = image.copy(), np.zeros((height, width), dtype=bool)
     place = slice(row, row + size[1]), slice(col, col + size[0])

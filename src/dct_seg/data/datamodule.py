@@ -1,4 +1,6 @@
-"""ClickSimulatorDataModule: photographs and masks of any registered data set, as batches for training and evaluation."""
+"""ClickSimulatorDataModule: photographs and masks of any registered data set, as batches for training and
+evaluation.
+"""
 
 from __future__ import annotations
 
@@ -17,39 +19,49 @@ from dct_seg.data.base import in_threads
 from dct_seg.data.datasets import DATASETS, InteractiveDataset, open_dataset
 from dct_seg.data.images import UnreadableFileError
 from dct_seg.data.samples import EvaluationSet, TrainingSet, collate
-from dct_seg.data.sampling import EvaluationSampler, TrainingLoader, TrainingSampler, hash_fraction, is_held_out
+from dct_seg.data.sampling import (
+    EvaluationSampler,
+    TrainingLoader,
+    TrainingSampler,
+    hash_fraction,
+    is_held_out,
+)
 
 Batch = dict[str, Any]
 
 
 class ClickSimulatorDataModule(LightningDataModule):
-    """Batches of one object each, for training (cropped and augmented) and for validation and test (as they are).
+    """Batches of one object each: cropped and augmented for training, as they are for validation.
 
-    A batch is ``image`` (B, 3, H, W) float32 in 0..1, ``mask`` and ``ignore`` (B, H, W) bool, ``sample_id`` (B,) int64 and
-    ``name``, a list. An epoch of training shows every photograph once, with one of its objects (the paper's 8,498 samples of
-    SBD), unless ``root`` has weights or ``samples_per_epoch`` is given. The Trainer must run with
-    ``use_distributed_sampler=False``: the samplers here know their rank.
+    A batch is ``image`` (B, 3, H, W) float32 in 0..1, ``mask`` and ``ignore`` (B, H, W) bool, ``sample_id``
+    (B,) int64 and ``name``, a list. An epoch of training shows every photograph once, with one of its objects
+    (the paper's 8,498 samples of SBD), unless ``root`` has weights or ``samples_per_epoch`` is given. The
+    Trainer must run with ``use_distributed_sampler=False``: the samplers here know their rank.
 
     Args:
         dataset: Name of a registered data set.
-        root: Its folder, several folders (each photograph once), or folders with the share of the samples that each gets.
+        root: Its folder, several folders (each photograph once), or folders with the share of the samples
+            that each gets.
         options: More arguments of the data set, e.g. ``{split: train}``.
         val_dataset: Data set for validation and test; by default that of training.
         val_root: Its folder. With neither, a fixed part of the training photographs is held out.
         val_options: More arguments of the validation set, e.g. ``{split: val}``.
-        holdout: Share of the photographs that is held out for validation, chosen by a hash of the file name: the same photographs
-            on every machine and in every run. 0 holds out none.
+        holdout: Share of the photographs that is held out for validation, chosen by a hash of the file name:
+            the same photographs on every machine and in every run. 0 holds out none.
         batch_size: Training samples a batch, of one process.
-        val_batch_size: Evaluation samples a batch; pictures of several sizes are padded, and the padding is ignored.
+        val_batch_size: Evaluation samples a batch; pictures of several sizes are padded, and the padding is
+            ignored.
         crop_size: Side of the training crop in pixels.
         scale: Random resize of the picture before the crop: (low, high).
-        object_scale: Instead, the object's side as a share of the crop's: (low, high), drawn log-uniformly. Not in the paper.
+        object_scale: Instead, the object's side as a share of the crop's: (low, high), drawn log-uniformly.
+            Not in the paper.
         object_scale_prob: How often ``object_scale`` is used where it is given.
         aspect: Largest random stretch of height against width (1: none). Not in the paper.
         flip: Mirror half of the samples.
         color_jitter: Change brightness, contrast, saturation and hue.
         copy_paste: How often an object is pasted onto another photograph. Not in the paper.
-        union: How often several objects of a photograph become one; a number, or one per folder name. Not in the paper.
+        union: How often several objects of a photograph become one; a number, or one per folder name. Not in
+            the paper.
         min_object_size: Smaller objects (pixels in the file) are not shown in training nor held out.
         val_size: Pictures for validation are shrunk until the longer side is at most this; None leaves them.
         max_val_samples: Validate on at most so many, spread evenly over folders and photographs.
@@ -57,8 +69,9 @@ class ClickSimulatorDataModule(LightningDataModule):
         num_workers: Processes that decode and augment.
         cache_mb: Memory for decoded training photographs, of all workers together.
         seed: Everything random in the data comes from it and the epoch.
-        transform: Used for training in place of everything from ``crop_size`` to ``color_jitter``: any callable
-            ``(image=, mask=) -> dict``, such as an ``albumentations.Compose``; mask is 0, 1 or 255 (ignore).
+        transform: Used for training in place of everything from ``crop_size`` to ``color_jitter``: any
+            callable ``(image=, mask=) -> dict``, such as an ``albumentations.Compose``; mask is 0, 1 or 255
+            (ignore).
 
     Raises:
         ValueError: When an argument is out of range, or the data set's name is unknown.
@@ -97,20 +110,28 @@ class ClickSimulatorDataModule(LightningDataModule):
         super().__init__()
         for name in (dataset, val_dataset or dataset):
             DATASETS.get(name)
-        at_least = {"batch_size": (batch_size, 1), "val_batch_size": (val_batch_size, 1), "crop_size": (crop_size, 16)}
+        at_least = {
+            "batch_size": (batch_size, 1),
+            "val_batch_size": (val_batch_size, 1),
+            "crop_size": (crop_size, 16),
+        }
         at_least |= {"num_workers": (num_workers, 0), "cache_mb": (cache_mb, 0)}
         for name, (value, low) in at_least.items():
             if value < low:
                 raise ValueError(f"{name} must be at least {low}, got {value}")
         if not 0 <= holdout < 1:
             raise ValueError(f"holdout is a share of the photographs, 0 <= holdout < 1, got {holdout}")
-        self.dataset, self.options = dataset, options or {}
+        self.dataset = dataset
+        self.options = options or {}
         self.roots, self.weights = _roots_and_weights(root)
         _check_probabilities(union, copy_paste, self.roots)
-        self.val_dataset, self.val_root, self.val_options = val_dataset, val_root, val_options or {}
+        self.val_dataset = val_dataset
+        self.val_root = val_root
+        self.val_options = val_options or {}
         self.has_own_val = val_dataset is not None or val_root is not None or val_options is not None
         self.holdout = holdout
-        self.batch_size, self.val_batch_size = batch_size, val_batch_size
+        self.batch_size = batch_size
+        self.val_batch_size = val_batch_size
         self.augmentation: dict[str, Any] = {
             "crop_size": crop_size,
             "scale": tuple(scale),
@@ -124,9 +145,12 @@ class ClickSimulatorDataModule(LightningDataModule):
         self.copy_paste = copy_paste
         self.union = union
         self.min_object_size = min_object_size
-        self.val_size, self.max_val_samples = val_size, max_val_samples
+        self.val_size = val_size
+        self.max_val_samples = max_val_samples
         self.samples_per_epoch = samples_per_epoch
-        self.num_workers, self.cache_mb, self.seed = num_workers, cache_mb, seed
+        self.num_workers = num_workers
+        self.cache_mb = cache_mb
+        self.seed = seed
         self.transform = transform
         self.train_set: TrainingSet | None = None
         self.val_set: EvaluationSet | None = None
@@ -160,8 +184,8 @@ class ClickSimulatorDataModule(LightningDataModule):
         """Say at the end how much could not be read."""
         if stage == "fit" and self.skipped:
             warnings.warn(
-                f"{len(self.skipped)} photographs could not be decoded and were skipped {sum(self.skipped.values())} times: "
-                + ", ".join(sorted(self.skipped)[:5]),
+                f"{len(self.skipped)} photographs could not be decoded and were skipped "
+                f"{sum(self.skipped.values())} times: " + ", ".join(sorted(self.skipped)[:5]),
                 stacklevel=2,
             )
 
@@ -178,18 +202,26 @@ class ClickSimulatorDataModule(LightningDataModule):
         return self._folders
 
     def _threshold(self) -> float:
-        """The hash below which a photograph is held out: ``holdout``, or what takes just one where that would take none."""
+        """The hash below which a photograph is held out.
+
+        ``holdout``, or what takes just one where that would take none.
+        """
         if not self.holdout:
             return 0.0
-        hashes = sorted({hash_fraction(_photo_name(one, image)) for one in self._open_folders() for image in _usable(one)})
+        hashes = sorted(
+            {hash_fraction(_photo_name(one, image)) for one in self._open_folders() for image in _usable(one)}
+        )
         if len(hashes) < 2:
             raise ValueError(
-                f"{', '.join(map(str, self.roots))}: one photograph cannot be split; give a val_root, more photographs, or holdout 0"
+                f"{', '.join(map(str, self.roots))}: one photograph cannot be split; give a val_root, more "
+                "photographs, or holdout 0"
             )
         return float(np.clip(self.holdout, (hashes[0] + hashes[1]) / 2, (hashes[-2] + hashes[-1]) / 2))
 
     def _make_train_set(self) -> TrainingSet:
-        from dct_seg.data.transforms import training_transform  # albumentations takes a second to import; only training needs it
+        from dct_seg.data.transforms import (
+            training_transform,  # albumentations takes a second to import; only training needs it
+        )
 
         folders = self._open_folders()
         threshold = 0.0 if self.has_own_val else self._threshold()
@@ -212,13 +244,22 @@ class ClickSimulatorDataModule(LightningDataModule):
 
     def _make_val_set(self) -> EvaluationSet:
         if self.has_own_val:
-            root = self.val_root if self.val_root is not None or self.val_dataset is not None else self.roots[0]
+            root = (
+                self.val_root if self.val_root is not None or self.val_dataset is not None else self.roots[0]
+            )
             datasets = [open_dataset(self.val_dataset or self.dataset, root, **self.val_options)]
-            return EvaluationSet(datasets, _spread([range(len(datasets[0]))], self.max_val_samples), max_side=self.val_size)
+            return EvaluationSet(
+                datasets, _spread([range(len(datasets[0]))], self.max_val_samples), max_side=self.val_size
+            )
         datasets = self._open_folders()
         threshold = self._threshold()
         held = [
-            [index for image in _usable(one) if is_held_out(_photo_name(one, image), threshold) for index in one.samples_of(image)]
+            [
+                index
+                for image in _usable(one)
+                if is_held_out(_photo_name(one, image), threshold)
+                for index in one.samples_of(image)
+            ]
             for one in datasets
         ]
         entries = _readable(datasets, _spread(held, self.max_val_samples))
@@ -233,9 +274,15 @@ class ClickSimulatorDataModule(LightningDataModule):
         for folder, _ in self.train_set.photos:
             sizes[folder] += 1
         sampler = TrainingSampler(
-            sizes, weights=self.weights, num_samples=self.samples_per_epoch, batch_size=self.batch_size, seed=self.seed
+            sizes,
+            weights=self.weights,
+            num_samples=self.samples_per_epoch,
+            batch_size=self.batch_size,
+            seed=self.seed,
         )
-        self._loader = TrainingLoader(self.train_set, batch_size=self.batch_size, sampler=sampler, drop_last=True, **self._loading())
+        self._loader = TrainingLoader(
+            self.train_set, batch_size=self.batch_size, sampler=sampler, drop_last=True, **self._loading()
+        )
         return self._loader
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
@@ -243,7 +290,9 @@ class ClickSimulatorDataModule(LightningDataModule):
         val = self._prepared_val()
         if not len(val):
             return []
-        return DataLoader(val, batch_size=self.val_batch_size, sampler=EvaluationSampler(len(val)), **self._loading())
+        return DataLoader(
+            val, batch_size=self.val_batch_size, sampler=EvaluationSampler(len(val)), **self._loading()
+        )
 
     def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """The validation samples."""
@@ -265,7 +314,9 @@ def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def _roots_and_weights(root: str | list[str] | dict[str, float] | None) -> tuple[list[str | None], list[float] | None]:
+def _roots_and_weights(
+    root: str | list[str] | dict[str, float] | None,
+) -> tuple[list[str | None], list[float] | None]:
     if isinstance(root, dict):
         if not root or min(root.values()) < 0 or not sum(root.values()) > 0:
             raise ValueError(f"root wants folders with weights of 0 or more, not all 0, got {root}")
@@ -278,7 +329,9 @@ def _roots_and_weights(root: str | list[str] | dict[str, float] | None) -> tuple
     return [root], None
 
 
-def _check_probabilities(union: float | dict[str, float], copy_paste: float, roots: Sequence[str | None]) -> None:
+def _check_probabilities(
+    union: float | dict[str, float], copy_paste: float, roots: Sequence[str | None]
+) -> None:
     shares = union if isinstance(union, dict) else {"": union}
     for name, value in (("copy_paste", copy_paste), *(("union", share) for share in shares.values())):
         if not 0 <= value <= 1:
@@ -302,7 +355,9 @@ def _per_folder(value: float | dict[str, float], folder: str) -> float:
 
 
 def _spread(groups: Sequence[Sequence[int]], most: int | None) -> list[tuple[int, int]]:
-    """(group, member) of all, or of at most ``most``: the groups share alike, and each gives members at even distances.
+    """(group, member) of all, or of at most ``most``.
+
+    The groups share alike, and each gives members at even distances.
 
     Example:
         >>> _spread([[0, 1, 2, 3, 4], [7]], 4)
@@ -320,7 +375,9 @@ def _spread(groups: Sequence[Sequence[int]], most: int | None) -> list[tuple[int
     ]
 
 
-def _readable(datasets: Sequence[InteractiveDataset], entries: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def _readable(
+    datasets: Sequence[InteractiveDataset], entries: list[tuple[int, int]]
+) -> list[tuple[int, int]]:
     """The entries whose files can be decoded: found out now, and not when the first epoch is over."""
 
     def broken(photo: tuple[int, int]) -> bool:
@@ -331,8 +388,16 @@ def _readable(datasets: Sequence[InteractiveDataset], entries: list[tuple[int, i
         return False
 
     photos = sorted({(which, datasets[which].image_index(index)) for which, index in entries})
-    bad = {photo for photo, is_broken in zip(photos, in_threads(broken, photos, "checking held-out photographs"), strict=True) if is_broken}
+    bad = {
+        photo
+        for photo, is_broken in zip(
+            photos, in_threads(broken, photos, "checking held-out photographs"), strict=True
+        )
+        if is_broken
+    }
     for which, image in bad:
         path = datasets[which].root / _photo_name(datasets[which], image)
         warnings.warn(f"{path} cannot be decoded and is left out of validation", stacklevel=3)
-    return [(which, index) for which, index in entries if (which, datasets[which].image_index(index)) not in bad]
+    return [
+        (which, index) for which, index in entries if (which, datasets[which].image_index(index)) not in bad
+    ]

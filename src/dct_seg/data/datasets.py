@@ -32,8 +32,8 @@ __all__ = [
 def open_dataset(kind: str, root: str | Path | None = None, **options: Any) -> InteractiveDataset:
     """The data set called ``kind`` under ``root``.
 
-    A name that nobody registered is a label of the caller's own, as in ``--data cats=pictures/cats``, when ``root`` holds
-    ``images/`` and ``masks/``: it is read as ``Folder``.
+    A name that nobody registered is a label of the caller's own, as in ``--data cats=pictures/cats``, when
+    ``root`` holds ``images/`` and ``masks/``: it is read as ``Folder``.
 
     Args:
         kind: A name in ``DATASETS``.
@@ -44,7 +44,12 @@ def open_dataset(kind: str, root: str | Path | None = None, **options: Any) -> I
         ValueError: When the name is unknown, an option is unknown, or nothing usable is found.
         FileNotFoundError: When the folder or its layout is missing.
     """
-    if kind not in DATASETS and root is not None and (Path(root) / "images").is_dir() and (Path(root) / "masks").is_dir():
+    if (
+        kind not in DATASETS
+        and root is not None
+        and (Path(root) / "images").is_dir()
+        and (Path(root) / "masks").is_dir()
+    ):
         kind = "Folder"
     dataset = DATASETS.get(kind)
     if root is None and not getattr(dataset, "needs_no_root", False):
@@ -55,5 +60,6 @@ def open_dataset(kind: str, root: str | Path | None = None, **options: Any) -> I
         if "unexpected keyword" not in str(error):
             raise
         raise ValueError(
-            f"the data set {kind} was given {', '.join(sorted(options))}: {str(error).partition('() ')[2] or error}"
+            f"the data set {kind} was given {', '.join(sorted(options))}: "
+            f"{str(error).partition('() ')[2] or error}"
         ) from error

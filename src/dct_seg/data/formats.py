@@ -12,28 +12,41 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 
 from dct_seg.data.base import DATASETS, Pair, PairedDataset
-from dct_seg.data.images import IGNORE, IMAGE_SUFFIXES, MASK_SUFFIXES, UnreadableFileError, read_first_channel, read_nonzero, read_values
+from dct_seg.data.images import (
+    IGNORE,
+    IMAGE_SUFFIXES,
+    MASK_SUFFIXES,
+    UnreadableFileError,
+    read_first_channel,
+    read_nonzero,
+    read_values,
+)
 
 
 def files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     """The files of a folder that end in one of these, sorted by name; hidden ones are left out."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith("."))
+    return sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith(".")
+    )
 
 
 def as_labels(values: NDArray[np.integer], path: Path) -> NDArray[np.uint8]:
-    """Stored mask values as labels: 0 and 255 alone are one object, else 1..254 are objects and 255 is ignored.
+    """Stored mask values as labels.
+
+    0 and 255 alone are one object, else 1..254 are objects and 255 is ignored.
 
     Raises:
         ValueError: When a value is not in 0..255.
 
     Example:
-        >>> as_labels(np.array([[0, 255]]), Path("a.png")).tolist(), as_labels(np.array([[2, 255]]), Path("a.png")).tolist()
-        ([[0, 1]], [[2, 255]])
+        >>> [as_labels(np.array([row]), Path("a.png")).tolist() for row in ([0, 255], [2, 255])]
+        [[[0, 1]], [[2, 255]]]
     """
     low, high = int(values.min(initial=0)), int(values.max(initial=0))
     if low < 0 or high > IGNORE:
         raise ValueError(
-            f"{path} holds the value {high if high > IGNORE else low}; a mask holds 0, 1..254 for objects and 255 for pixels to ignore"
+            f"{path} holds the value {high if high > IGNORE else low}; a mask holds 0, 1..254 for objects "
+            "and 255 for pixels to ignore"
         )
     labels = values.astype(np.uint8)
     if high == IGNORE and not ((labels != 0) & (labels != IGNORE)).any():
@@ -41,12 +54,18 @@ def as_labels(values: NDArray[np.integer], path: Path) -> NDArray[np.uint8]:
     return labels
 
 
-def match_stems(images: Sequence[Path], masks: Sequence[Path]) -> tuple[list[tuple[Path, Path]], list[Path], list[Path]]:
+def match_stems(
+    images: Sequence[Path], masks: Sequence[Path]
+) -> tuple[list[tuple[Path, Path]], list[Path], list[Path]]:
     """Pairs with one stem, pictures without a mask, masks without a picture."""
     by_stem = {path.stem: path for path in masks}
     pairs = [(path, by_stem[path.stem]) for path in images if path.stem in by_stem]
     stems = {path.stem for path in images}
-    return pairs, [path for path in images if path.stem not in by_stem], [path for path in masks if path.stem not in stems]
+    return (
+        pairs,
+        [path for path in images if path.stem not in by_stem],
+        [path for path in masks if path.stem not in stems],
+    )
 
 
 class _TwoFolders(PairedDataset):
@@ -61,22 +80,30 @@ class _TwoFolders(PairedDataset):
         twice = [stem for stem, count in Counter(path.stem for path in images).items() if count > 1]
         if twice:
             raise ValueError(
-                f"{self.root / self.folders[0]} has several pictures named '{twice[0]}'; a mask is found by its stem: rename one"
+                f"{self.root / self.folders[0]} has several pictures named '{twice[0]}'; a mask is found by "
+                "its stem: rename one"
             )
         pairs, alone, _ = match_stems(images, masks)
         if not pairs:
             raise ValueError(
-                f"{self.root}: none of {len(images)} pictures has a mask under the same stem ({len(masks)} masks); "
+                f"{self.root}: none of {len(images)} pictures has a mask under the same stem ({len(masks)} "
+                "masks); "
                 f"{type(self).__name__} wants {self.layout}"
             )
         if alone:
-            warnings.warn(f"{self.root}: {len(alone)} pictures without a mask are left out; first: {alone[0].name}", stacklevel=2)
+            warnings.warn(
+                f"{self.root}: {len(alone)} pictures without a mask are left out; first: {alone[0].name}",
+                stacklevel=2,
+            )
         return [Pair(f"{self.folders[0]}/{image.name}", image, mask) for image, mask in pairs]
 
 
 @DATASETS.register()
 class Folder(_TwoFolders):
-    """Any folder with ``images/`` and ``masks/``: indexed masks (0 background, 1..254 objects, 255 ignore) or 0/255 ones."""
+    """Any folder with ``images/`` and ``masks/``.
+
+    Indexed masks (0 background, 1..254 objects, 255 ignore) or 0/255 ones.
+    """
 
     folders = ("images", "masks")
     layout = "images/NAME.jpg with masks/NAME.png: 0 background, 1..254 objects, 255 ignore; or 0 and 255"
@@ -120,7 +147,10 @@ class COCOMVal(DAVIS):
 
 @DATASETS.register()
 class Berkeley(PairedDataset):
-    """Berkeley, 100 objects on 96 photographs; ``NAME#001.png`` and ``NAME#002.png`` are two objects of one photograph."""
+    """Berkeley, 100 objects on 96 photographs.
+
+    ``NAME#001.png`` and ``NAME#002.png`` are two objects of one photograph.
+    """
 
     layout = "images/NAME.jpg with masks/NAME.png or masks/NAME#001.png: first channel > 128"
 
@@ -132,7 +162,10 @@ class Berkeley(PairedDataset):
             stem, mark, number = mask.stem.partition("#")
             image = images.get(stem)
             if image is None:
-                raise ValueError(f"{self._below(mask)} has no picture images/{stem}.jpg; {type(self).__name__} wants {self.layout}")
+                raise ValueError(
+                    f"{self._below(mask)} has no picture images/{stem}.jpg; {type(self).__name__} wants "
+                    f"{self.layout}"
+                )
             pairs.append(Pair(f"images/{image.name}{mark}{number}", image, mask))
         return pairs
 
@@ -172,7 +205,10 @@ class SBD(_Listed):
     def _pairs(self) -> list[Pair]:
         self._wanted("img", "inst", f"{self.split}.txt")
         names = self._names(f"{self.split}.txt")
-        return [Pair(f"img/{name}.jpg", self.root / "img" / f"{name}.jpg", self.root / "inst" / f"{name}.mat") for name in names]
+        return [
+            Pair(f"img/{name}.jpg", self.root / "img" / f"{name}.jpg", self.root / "inst" / f"{name}.mat")
+            for name in names
+        ]
 
     def read_labels(self, path: Path) -> NDArray[np.uint8]:
         try:
@@ -180,7 +216,9 @@ class SBD(_Listed):
         except FileNotFoundError:
             raise
         except Exception as error:  # scipy raises many kinds for a damaged file
-            raise UnreadableFileError(f"{path} cannot be read as SBD's .mat ({error}); replace it or take it out of the list") from error
+            raise UnreadableFileError(
+                f"{path} cannot be read as SBD's .mat ({error}); replace it or take it out of the list"
+            ) from error
         return np.asarray(labels).astype(np.uint8)
 
 
@@ -194,13 +232,20 @@ class VOC(_Listed):
         min_object_size: Objects with fewer pixels are no samples.
     """
 
-    layout = "JPEGImages/NAME.jpg, SegmentationObject/NAME.png (palette) and ImageSets/Segmentation/{train,val}.txt"
+    layout = (
+        "JPEGImages/NAME.jpg, SegmentationObject/NAME.png (palette) and "
+        "ImageSets/Segmentation/{train,val}.txt"
+    )
 
     def _pairs(self) -> list[Pair]:
         split = f"ImageSets/Segmentation/{self.split}.txt"
         self._wanted("JPEGImages", "SegmentationObject", split)
         return [
-            Pair(f"JPEGImages/{name}.jpg", self.root / "JPEGImages" / f"{name}.jpg", self.root / "SegmentationObject" / f"{name}.png")
+            Pair(
+                f"JPEGImages/{name}.jpg",
+                self.root / "JPEGImages" / f"{name}.jpg",
+                self.root / "SegmentationObject" / f"{name}.png",
+            )
             for name in self._names(split)
         ]
 

@@ -1,4 +1,7 @@
-"""The one place that opens a picture or a mask file: Pillow, turned upright by its EXIF tag, every mode handled."""
+"""The one place that opens a picture or a mask file.
+
+Pillow, turned upright by its EXIF tag, every mode handled.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,16 @@ MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
 
 _ORIENTATION = 0x0112
 _TURNED = (5, 6, 7, 8)  # the EXIF orientations that exchange width and height
-_BROKEN = (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError, struct.error, EOFError, ValueError, IndexError)
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    struct.error,
+    EOFError,
+    ValueError,
+    IndexError,
+)
 
 
 class UnreadableFileError(ValueError):
@@ -34,7 +46,9 @@ def _open(path: Path) -> Image.Image:
             picture: Image.Image = Image.open(file)
             picture.load()
     except _BROKEN as error:
-        raise UnreadableFileError(f"{path} cannot be decoded ({error}); replace it or take it out of the folder") from error
+        raise UnreadableFileError(
+            f"{path} cannot be decoded ({error}); replace it or take it out of the folder"
+        ) from error
     return picture
 
 
@@ -47,7 +61,8 @@ def _upright(picture: Image.Image) -> Image.Image:
 def read_image(path: str | Path) -> NDArray[np.uint8]:
     """A picture as (H, W, 3) RGB uint8, upright, whatever its file holds.
 
-    Gray is repeated, alpha is dropped, 16-bit gray is scaled (Pillow would clip it) and float is scaled by its maximum.
+    Gray is repeated, alpha is dropped, 16-bit gray is scaled (Pillow would clip it) and float is scaled by
+    its maximum.
 
     Raises:
         FileNotFoundError: When there is no such file.
@@ -62,7 +77,10 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
 
 
 def _scaled_gray(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """(H, W) of 16 or 32 bits or floats as (H, W, 3) uint8: 65535 becomes 255; what is larger, or float, goes by its maximum."""
+    """(H, W) of 16 or 32 bits or floats as (H, W, 3) uint8: 65535 becomes 255.
+
+    What is larger, or float, goes by its maximum.
+    """
     numbers = np.nan_to_num(values.astype(np.float64))
     top = float(numbers.max(initial=0.0))
     full = 65535.0 if values.dtype.kind in "iu" and top <= 65535 else max(top, 1.0)
@@ -71,7 +89,9 @@ def _scaled_gray(values: NDArray[np.generic]) -> NDArray[np.uint8]:
 
 
 def read_values(path: str | Path) -> NDArray[np.integer]:
-    """A mask file's stored numbers, (H, W): palette indices, gray values, or the one value that its channels share.
+    """A mask file's stored numbers, (H, W).
+
+    Palette indices, gray values, or the one value that its channels share.
 
     Raises:
         FileNotFoundError: When there is no such file.
@@ -86,10 +106,15 @@ def read_values(path: str | Path) -> NDArray[np.integer]:
     if values.ndim == 3:
         colours = values[:, :, : 1 if picture.mode == "LA" else 3]
         if (colours != colours[:, :, :1]).any():
-            raise ValueError(f"{path} is a coloured picture ({picture.mode}); save the mask as an indexed or gray PNG of labels")
+            raise ValueError(
+                f"{path} is a coloured picture ({picture.mode}); save the mask as an indexed or gray PNG of "
+                "labels"
+            )
         values = colours[:, :, 0]
     if values.dtype.kind not in "iu":
-        raise ValueError(f"{path} holds fractions (mode {picture.mode}); save the mask as an indexed or gray PNG of labels")
+        raise ValueError(
+            f"{path} holds fractions (mode {picture.mode}); save the mask as an indexed or gray PNG of labels"
+        )
     return values  # type: ignore[return-value]
 
 
@@ -103,7 +128,10 @@ def read_nonzero(path: str | Path) -> NDArray[np.bool_]:
 
 
 def read_first_channel(path: str | Path) -> NDArray[np.uint8]:
-    """The first channel of a mask file as it would be shown, (H, W): gray, or the red of a colour or palette picture."""
+    """The first channel of a mask file as it would be shown, (H, W).
+
+    Gray, or the red of a colour or palette picture.
+    """
     picture = _upright(_open(Path(path)))
     if picture.mode in ("P", "PA", "CMYK", "YCbCr"):
         picture = picture.convert("RGB")
@@ -114,7 +142,8 @@ def read_first_channel(path: str | Path) -> NDArray[np.uint8]:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) of a picture as ``read_image`` gives it, from the header (of a PNG or TIFF, from the whole).
+    """(height, width) of a picture as ``read_image`` gives it, from the header (of a PNG or TIFF, from the
+    whole).
 
     Raises:
         FileNotFoundError: When there is no such file.
@@ -127,16 +156,23 @@ def image_size(path: str | Path) -> tuple[int, int]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
-                if picture.format == "TIFF":  # Pillow turns these itself, and tells so only once they are loaded
+                if (
+                    picture.format == "TIFF"
+                ):  # Pillow turns these itself, and tells so only once they are loaded
                     picture.load()
                 width, height = picture.size
                 turned = picture.getexif().get(_ORIENTATION, 1) in _TURNED
     except _BROKEN as error:
-        raise UnreadableFileError(f"{path} cannot be decoded ({error}); replace it or take it out of the folder") from error
+        raise UnreadableFileError(
+            f"{path} cannot be decoded ({error}); replace it or take it out of the folder"
+        ) from error
     return (width, height) if turned else (height, width)
 
 
 def size_mismatch(image: str, image_size: tuple[int, int], mask: str, mask_size: tuple[int, int]) -> str:
     """The line that says that a picture and its mask differ in size; sizes are (height, width)."""
     (height, width), (rows, cols) = image_size, mask_size
-    return f"{image} is {width}x{height} but {mask} is {cols}x{rows}; is one of them rotated by EXIF? `dct-seg data check DIR` lists all"
+    return (
+        f"{image} is {width}x{height} but {mask} is {cols}x{rows}; is one of them rotated by EXIF? `dct-seg "
+        "data check DIR` lists all"
+    )

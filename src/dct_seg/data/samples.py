@@ -26,8 +26,8 @@ class TrainingSet(Dataset[dict[str, Any]]):
         photos: (folder, photograph) of those that may be shown; each has a usable object.
         transform: See ``dct_seg.data.transforms``.
         union: Per folder, how often several objects of a photograph become one.
-        copy_paste: How often an object is pasted onto another photograph; it is the target in half of these cases, and lies
-            before or beside the photograph's own object in the others.
+        copy_paste: How often an object is pasted onto another photograph; it is the target in half of these
+            cases, and lies before or beside the photograph's own object in the others.
         min_object_size: A target with fewer than a quarter of that in pixels, after all, is drawn again.
         cache_bytes: Memory for decoded photographs, in each process.
     """
@@ -58,7 +58,8 @@ class TrainingSet(Dataset[dict[str, Any]]):
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         """The sample of (photograph's number, seed).
 
-        An unreadable photograph gives way to another, drawn from the same seed, and is named under ``skipped``.
+        An unreadable photograph gives way to another, drawn from the same seed, and is named under
+        ``skipped``.
         """
         number, seed = key
         skipped: list[str] = []
@@ -70,7 +71,8 @@ class TrainingSet(Dataset[dict[str, Any]]):
             if item is not None:
                 return {**item, "skipped": skipped}
         raise ValueError(
-            f"{_ATTEMPTS} samples in a row had no usable object (the last from {self.photo_name(number)}, {len(skipped)} unreadable); "
+            f"{_ATTEMPTS} samples in a row had no usable object (the last from {self.photo_name(number)}, "
+            f"{len(skipped)} unreadable); "
             "does the transform cut the objects off, or is min_object_size too large?"
         )
 
@@ -97,7 +99,10 @@ class TrainingSet(Dataset[dict[str, Any]]):
         return photo
 
     def _target(self, number: int, photo: Photo, rng: np.random.Generator) -> tuple[int, NDArray[np.bool_]]:
-        """A random object of a photograph, or the union of some: the sample it began with, and (H, W) bool."""
+        """A random object of a photograph, or the union of some.
+
+        The sample it began with, and (H, W) bool.
+        """
         folder, image = self.photos[number]
         dataset = self.datasets[folder]
         samples = dataset.samples_of(image)
@@ -127,7 +132,9 @@ class TrainingSet(Dataset[dict[str, Any]]):
         if np.count_nonzero(codes == 1) < max(1, self.min_object_size // 4):
             return None
         folder = self.photos[number][0]
-        return to_tensors(drawn["image"], codes == 1, codes == IGNORE, index, self.datasets[folder].name(index))
+        return to_tensors(
+            drawn["image"], codes == 1, codes == IGNORE, index, self.datasets[folder].name(index)
+        )
 
     def _paste(
         self,
@@ -157,7 +164,13 @@ class EvaluationSet(Dataset[dict[str, Any]]):
         max_side: Pictures whose longer side is larger are shrunk to it; None leaves all as they are.
     """
 
-    def __init__(self, datasets: Sequence[InteractiveDataset], entries: Sequence[tuple[int, int]], *, max_side: int | None = None) -> None:
+    def __init__(
+        self,
+        datasets: Sequence[InteractiveDataset],
+        entries: Sequence[tuple[int, int]],
+        *,
+        max_side: int | None = None,
+    ) -> None:
         self.datasets = datasets
         self.entries = entries
         self.max_side = max_side
@@ -169,7 +182,9 @@ class EvaluationSet(Dataset[dict[str, Any]]):
         """Name of a sample, with its folder's where there are several."""
         which, index = self.entries[number]
         dataset = self.datasets[which]
-        return dataset.name(index) if len(self.datasets) == 1 else f"{dataset.root.name}/{dataset.name(index)}"
+        return (
+            dataset.name(index) if len(self.datasets) == 1 else f"{dataset.root.name}/{dataset.name(index)}"
+        )
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         which, index = self.entries[number]
@@ -181,12 +196,15 @@ class EvaluationSet(Dataset[dict[str, Any]]):
             size = max(1, round(width * zoom)), max(1, round(height * zoom))
             image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
             mask, ignore = (
-                cv2.resize(one.view(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT).astype(bool) for one in (mask, ignore)
+                cv2.resize(one.view(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT).astype(bool)
+                for one in (mask, ignore)
             )
         return to_tensors(image, mask, ignore, number, self.name(number))
 
 
-def to_tensors(image: NDArray[np.uint8], mask: NDArray[np.bool_], ignore: NDArray[np.bool_], sample_id: int, name: str) -> dict[str, Any]:
+def to_tensors(
+    image: NDArray[np.uint8], mask: NDArray[np.bool_], ignore: NDArray[np.bool_], sample_id: int, name: str
+) -> dict[str, Any]:
     """One sample as tensors: image (3, H, W) uint8 still, mask and ignore (H, W) bool."""
     return {
         "image": torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1),
@@ -198,14 +216,18 @@ def to_tensors(image: NDArray[np.uint8], mask: NDArray[np.bool_], ignore: NDArra
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A batch: samples of one size are stacked, others padded below and to the right, where everything is ignored.
+    """A batch: samples of one size are stacked, others padded below and to the right, where everything is
+    ignored.
 
     Returns:
-        image (B, 3, H, W) float32 in 0..1; mask, ignore (B, H, W) bool; sample_id (B,) int64; name and, from the training set,
+        image (B, 3, H, W) float32 in 0..1; mask, ignore (B, H, W) bool; sample_id (B,) int64; name and, from
+        the training set,
         skipped: lists of strings.
     """
     height, width = (max(one["mask"].shape[axis] for one in samples) for axis in (0, 1))
-    image = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)  # moved as bytes: twice as fast as turned into floats first
+    image = torch.zeros(
+        len(samples), 3, height, width, dtype=torch.uint8
+    )  # moved as bytes: twice as fast as turned into floats first
     mask = torch.zeros(len(samples), height, width, dtype=torch.bool)
     ignore = torch.ones(len(samples), height, width, dtype=torch.bool)
     for b, one in enumerate(samples):

@@ -18,9 +18,12 @@ _PHOTO_NUMBER = re.compile(r"\d{6,}")
 
 
 def photo_key(name: str) -> str:
-    """What identifies a photograph by its file name: its longest number of six digits or more, or else its stem.
+    """What identifies a photograph by its file name.
 
-    COCO's photographs go by one such number under many names, and all of them must fall on one side of a split.
+    Its longest number of six digits or more, or else its stem.
+
+    COCO's photographs go by one such number under many names, and all of them must fall on one side of a
+    split.
 
     Example:
         >>> photo_key("images/airplane00_000000281693.jpg"), photo_key("images/cat.jpg")
@@ -31,7 +34,10 @@ def photo_key(name: str) -> str:
 
 
 def hash_fraction(name: str) -> float:
-    """A number in 0..1 that depends on the photograph's ``photo_key`` alone: the same on every machine, for ever."""
+    """A number in 0..1 that depends on the photograph's ``photo_key`` alone.
+
+    The same on every machine, for ever.
+    """
     return int.from_bytes(hashlib.sha256(photo_key(name).encode()).digest()[:8], "big") / 2**64
 
 
@@ -47,7 +53,9 @@ def _rank_and_world() -> tuple[int, int]:
 
 
 class TrainingSampler(Sampler[tuple[int, int]]):
-    """Yields (photograph, seed): each epoch's photographs in a new order, with the seed that all of a sample's chance comes from.
+    """Yields (photograph, seed).
+
+    Each epoch's photographs in a new order, with the seed that all of a sample's chance comes from.
 
     Every rank yields the same number, a multiple of ``batch_size``.
 
@@ -79,7 +87,8 @@ class TrainingSampler(Sampler[tuple[int, int]]):
         self.seed = seed
         self.epoch = 0
         self.start = 0
-        self._rank, self._world_size = rank, world_size
+        self._rank = rank
+        self._world_size = world_size
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this at the start of each epoch."""
@@ -128,7 +137,8 @@ class EvaluationSampler(Sampler[int]):
 
     def __init__(self, size: int, *, rank: int | None = None, world_size: int | None = None) -> None:
         self.size = size
-        self._rank, self._world_size = rank, world_size
+        self._rank = rank
+        self._world_size = world_size
 
     def __len__(self) -> int:
         return -(-self.size // (self._world_size or _rank_and_world()[1]))
@@ -141,7 +151,8 @@ class EvaluationSampler(Sampler[int]):
 
 
 class TrainingLoader(DataLoader[dict[str, Any]]):
-    """A DataLoader that goes on inside an epoch after a resume, and reports the files that the workers had to skip.
+    """A DataLoader that goes on inside an epoch after a resume, and reports the files that the workers had to
+    skip.
 
     Lightning saves its ``state_dict`` with each checkpoint.
     """
@@ -164,7 +175,8 @@ class TrainingLoader(DataLoader[dict[str, Any]]):
         self._resume_at = state["batches"]
 
     def __iter__(self) -> Any:
-        # A generator: Lightning asks for an iterator before it has set the epoch, and reads from it only afterwards.
+        # A generator: Lightning asks for an iterator before it has set the epoch, and reads from it only
+        # afterwards.
         start, self._resume_at = self._resume_at, 0
         sampler = self.sampler
         if isinstance(sampler, TrainingSampler):
@@ -179,5 +191,8 @@ class TrainingLoader(DataLoader[dict[str, Any]]):
         skipped = self.skipped
         for name in names:
             if name not in skipped:
-                warnings.warn(f"{name} cannot be decoded and is skipped; `dct-seg data check DIR` lists all", stacklevel=3)
+                warnings.warn(
+                    f"{name} cannot be decoded and is skipped; `dct-seg data check DIR` lists all",
+                    stacklevel=3,
+                )
             skipped[name] = skipped.get(name, 0) + 1

@@ -1,4 +1,6 @@
-"""Shapes: procedurally drawn, textured, overlapping objects, so that anything can be tried without a download."""
+"""Shapes: procedurally drawn, textured, overlapping objects, so that anything can be tried without a
+download.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ Array = NDArray[np.float32]
 
 @DATASETS.register()
 class Shapes(InteractiveDataset):
-    """Polygons, ellipses, stars, blobs and rings that cover each other, each with a texture, under shading and noise.
+    """Polygons, ellipses, stars, blobs and rings that cover each other, each with a texture, under shading
+    and noise.
 
     A picture is a pure function of (seed, split, its number, size); splits share no picture.
 
@@ -32,7 +35,8 @@ class Shapes(InteractiveDataset):
 
     Example:
         >>> shapes = Shapes(num_images=4, size=(64, 80))
-        >>> shapes.read(0).image.shape, bool((shapes.read(0).image == Shapes(num_images=4, size=(64, 80)).read(0).image).all())
+        >>> again = Shapes(num_images=4, size=(64, 80))
+        >>> shapes.read(0).image.shape, bool((shapes.read(0).image == again.read(0).image).all())
         ((64, 80, 3), True)
     """
 
@@ -52,9 +56,13 @@ class Shapes(InteractiveDataset):
     ) -> None:
         if num_images < 1 or min(size) < 16 or max_shapes < 2:
             raise ValueError(
-                f"Shapes wants num_images >= 1, sides >= 16 pixels and max_shapes >= 2, got {num_images}, {tuple(size)} and {max_shapes}"
+                f"Shapes wants num_images >= 1, sides >= 16 pixels and max_shapes >= 2, got {num_images}, "
+                f"{tuple(size)} and {max_shapes}"
             )
-        self.split, self.num, self.size, self.max_shapes = split, num_images, (int(size[0]), int(size[1])), max_shapes
+        self.split = split
+        self.num = num_images
+        self.size = (int(size[0]), int(size[1]))
+        self.max_shapes = max_shapes
         self._entropy = int.from_bytes(hashlib.sha256(f"{seed}/{split}".encode()).digest()[:8], "little")
         super().__init__(None, min_object_size=min_object_size)
 
@@ -83,7 +91,11 @@ def draw_shape(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.bo
     height, width = size
     reach = min(size) * rng.uniform(0.12, 0.38)
     middle = np.array([rng.uniform(0.1, 0.9) * width, rng.uniform(0.1, 0.9) * height])
-    angles = np.sort(rng.uniform(0, 2 * np.pi, 64)) if rng.random() < 0.2 else np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    angles = (
+        np.sort(rng.uniform(0, 2 * np.pi, 64))
+        if rng.random() < 0.2
+        else np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    )
     kind = rng.choice(["polygon", "ellipse", "star", "blob"])
     if kind == "polygon":
         angles = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(3, 8))))
@@ -93,7 +105,10 @@ def draw_shape(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.bo
         radius = np.where(np.arange(len(angles)) % 2, rng.uniform(0.35, 0.65), 1.2)
     elif kind == "blob":
         phases, sizes = rng.uniform(0, 2 * np.pi, 4), rng.uniform(0, 0.22, 4)
-        radius = 1 + sum(size * np.sin((k + 2) * angles + phase) for k, (phase, size) in enumerate(zip(phases, sizes, strict=True)))
+        radius = 1 + sum(
+            size * np.sin((k + 2) * angles + phase)
+            for k, (phase, size) in enumerate(zip(phases, sizes, strict=True))
+        )
     else:
         radius = np.ones(len(angles))
     stretch, turn = np.exp(rng.uniform(-0.5, 0.5)), rng.uniform(0, np.pi)

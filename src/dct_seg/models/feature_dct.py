@@ -1,4 +1,6 @@
-"""Feature-DCT: all clicks folded into one feature, from which come the statistics of the decoder's layers (section 2.2)."""
+"""Feature-DCT: all clicks folded into one feature, from which come the statistics of the decoder's layers
+(section 2.2).
+"""
 
 from __future__ import annotations
 
@@ -27,13 +29,17 @@ def sample_at(features: Tensor, coords: Tensor, size: tuple[int, int]) -> Tensor
         (B, ..., C) float32.
 
     Example:
-        >>> columns = torch.tensor([[[[0.0, 1.0]]]])  # (1, 1, 1, 2), of an image of 4 x 8: each value covers 4 columns
+        >>> columns = torch.tensor([[[[0.0, 1.0]]]])  # (1, 1, 1, 2); each value covers 4 columns of 4 x 8
         >>> sample_at(columns, torch.tensor([[[0.0, 1.5], [0.0, 3.5]]]), (4, 8)).flatten().tolist()
         [0.0, 0.5]
     """
     scale = coords.new_tensor([2 / size[0], 2 / size[1]])
-    grid = ((coords + 0.5) * scale - 1).flip(-1).reshape(coords.shape[0], 1, -1, 2)  # grid_sample speaks (x, y) in -1..1
-    sampled = F.grid_sample(features.float(), grid, align_corners=False, padding_mode="border")  # (B, C, 1, P)
+    grid = (
+        ((coords + 0.5) * scale - 1).flip(-1).reshape(coords.shape[0], 1, -1, 2)
+    )  # grid_sample speaks (x, y) in -1..1
+    sampled = F.grid_sample(
+        features.float(), grid, align_corners=False, padding_mode="border"
+    )  # (B, C, 1, P)
     return sampled[:, :, 0].transpose(1, 2).reshape(*coords.shape[:-1], features.shape[1])
 
 
@@ -48,8 +54,9 @@ def fold_clicks(q: Tensor, labels: Tensor, *, rejection: Rejection = "true") -> 
     Returns:
         (B, D); zeros before the first positive click.
 
-    Source: eq. 3. f_0 is not defined there: f starts as the Q of the first positive click. Its negative branch leaves
-    (1 - |Q|) f.Q of f along Q, where a vector rejection, which the text says it is, leaves nothing; ``printed`` restores it.
+    Source: eq. 3. f_0 is not defined there: f starts as the Q of the first positive click. Its negative
+    branch leaves (1 - |Q|) f.Q of f along Q, where a vector rejection, which the text says it is, leaves
+    nothing; ``printed`` restores it.
 
     Example:
         >>> q = torch.tensor([[[2.0, 0.0], [1.0, 1.0], [0.0, 3.0]]])
@@ -60,7 +67,9 @@ def fold_clicks(q: Tensor, labels: Tensor, *, rejection: Rejection = "true") -> 
     started = torch.zeros_like(labels[:, :1], dtype=torch.bool)
     for q_i, label in zip(q.unbind(1), labels[..., None].unbind(1), strict=True):
         positive = torch.where(started, (f + q_i) / 2, q_i)
-        squared = (q_i * q_i).sum(1, keepdim=True)  # (B, 1); |Q| = 0 removes nothing, and its gradient stays finite
+        squared = (q_i * q_i).sum(
+            1, keepdim=True
+        )  # (B, 1); |Q| = 0 removes nothing, and its gradient stays finite
         divisor = squared.clamp(min=1e-12) if rejection == "true" else squared.clamp(min=1e-24).sqrt()
         negative = f - (f * q_i).sum(1, keepdim=True) * q_i / divisor
         f = torch.where(label == 1, positive, torch.where(label == 0, negative, f))
@@ -69,15 +78,15 @@ def fold_clicks(q: Tensor, labels: Tensor, *, rejection: Rejection = "true") -> 
 
 
 class FeatureDCT(nn.Module):
-    """Predicts a mean and a standard deviation for each channel of some decoder layers from the features at the clicks.
+    """Predict a mean and a standard deviation per channel of some decoder layers from the clicks.
 
     Args:
         in_channels: Channels of the layers that are read at the clicks; the paper reads three.
         out_channels: Channels of the decoder layers that are normalised; the paper normalises three.
         hidden: Width of the fully connected net.
         rejection: How a negative click acts, see :func:`fold_clicks`.
-        normalize: Normalise each layer's feature to zero mean and unit variance over its channels before the fold, so that no
-            layer outweighs the others. The paper does not say; off is its text.
+        normalize: Normalise each layer's feature to zero mean and unit variance over its channels before the
+            fold, so that no layer outweighs the others. The paper does not say; off is its text.
 
     Raises:
         ValueError: When ``rejection`` is unknown.
@@ -100,13 +109,17 @@ class FeatureDCT(nn.Module):
         self.out_channels = list(out_channels)
         self.rejection: Rejection = rejection
         self.normalize = normalize
-        self.net = nn.Sequential(nn.Linear(sum(in_channels), hidden), nn.ReLU(), nn.Linear(hidden, 2 * sum(out_channels)))
+        self.net = nn.Sequential(
+            nn.Linear(sum(in_channels), hidden), nn.ReLU(), nn.Linear(hidden, 2 * sum(out_channels))
+        )
         last = self.net[-1]
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)  # starts as plain instance norm: mean 0, standard deviation 1
         nn.init.zeros_(last.bias)
 
-    def forward(self, features: Sequence[Tensor], clicks: ClickBatch, size: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+    def forward(
+        self, features: Sequence[Tensor], clicks: ClickBatch, size: tuple[int, int]
+    ) -> list[tuple[Tensor, Tensor]]:
         """The statistics of each decoder layer.
 
         Args:
@@ -117,10 +130,14 @@ class FeatureDCT(nn.Module):
         Returns:
             One (mean, std), each (B, C_s) float32, for each of ``out_channels``.
         """
-        q = torch.cat([self._normalized(sample_at(f, clicks.coords, size)) for f in features], -1)  # (B, N, D)
+        q = torch.cat(
+            [self._normalized(sample_at(f, clicks.coords, size)) for f in features], -1
+        )  # (B, N, D)
         f = fold_clicks(q, clicks.labels, rejection=self.rejection)
         mean, std_offset = self.net(f).float().chunk(2, 1)
-        return list(zip(mean.split(self.out_channels, 1), (1 + std_offset).split(self.out_channels, 1), strict=True))
+        return list(
+            zip(mean.split(self.out_channels, 1), (1 + std_offset).split(self.out_channels, 1), strict=True)
+        )
 
     def _normalized(self, q: Tensor) -> Tensor:
         return F.layer_norm(q, q.shape[-1:]) if self.normalize else q

@@ -27,7 +27,10 @@ DEFAULT = "dct-lite0"
 
 @dataclass(frozen=True)
 class Stored:
-    """What a file of weights holds: the configuration, the tensors, the model card's lines, and where it came from."""
+    """What a file of weights holds.
+
+    The configuration, the tensors, the model card's lines, and where it came from.
+    """
 
     config: dict[str, Any]
     state: dict[str, Tensor]
@@ -50,18 +53,25 @@ def save(net: DCTNet, path: str | Path, *, half: bool, card: Mapping[str, str]) 
     """
     path = Path(path)
     if path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
-        raise ValueError(f"weights are written as safetensors, got '{path}'; give a .safetensors file or a folder")
+        raise ValueError(
+            f"weights are written as safetensors, got '{path}'; give a .safetensors file or a folder"
+        )
     if path.suffix != ".safetensors":
         path = path / "model.safetensors"
     state = {key: _stored(key, value, half) for key, value in net.state_dict().items()}
     metadata = {**card, "format_version": str(FORMAT_VERSION), "config": json.dumps(asdict(net.config))}
-    return write_whole(path, as_bytes(state, metadata))  # safetensors' own writer leaves a file that nobody else may read
+    return write_whole(
+        path, as_bytes(state, metadata)
+    )  # safetensors' own writer leaves a file that nobody else may read
 
 
 def _stored(key: str, value: Tensor, half: bool) -> Tensor:
     stored = value.half() if half and value.is_floating_point() else value
     if half and not stored.isfinite().all():
-        raise ValueError(f"'{key}' holds values up to {float(value.abs().max()):.3g}, more than float16 can; save without half")
+        raise ValueError(
+            f"'{key}' holds values up to {float(value.abs().max()):.3g}, more than float16 can; save without "
+            "half"
+        )
     return stored.detach().cpu().contiguous().clone()
 
 
@@ -76,11 +86,15 @@ def load(name_or_path: str | Path) -> Stored:
     if path.is_dir():
         path = path / "model.safetensors"
     if path.is_file():
-        return _load_checkpoint(path) if path.suffix == ".ckpt" else _load_safetensors(path, str(name_or_path))
+        return (
+            _load_checkpoint(path) if path.suffix == ".ckpt" else _load_safetensors(path, str(name_or_path))
+        )
     name = str(name_or_path)
     if path.name != name or path.suffix in (".safetensors", ".ckpt", ".pth"):
         shipped = ", ".join(names()) or "none yet"
-        raise FileNotFoundError(f"no weights at '{name}'; give a file that dct-seg wrote, or one of the shipped names: {shipped}")
+        raise FileNotFoundError(
+            f"no weights at '{name}'; give a file that dct-seg wrote, or one of the shipped names: {shipped}"
+        )
     if name not in names():
         raise unknown_name("pretrained model", name, names())
     with as_file(files("dct_seg") / "weights" / f"{name}.safetensors") as file:
@@ -93,11 +107,17 @@ def _load_safetensors(path: Path, source: str) -> Stored:
             metadata = dict(file.metadata() or {})
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"'{source}' is not a whole safetensors file ({error}); was it cut short? fetch or save it again") from error
+        raise ValueError(
+            f"'{source}' is not a whole safetensors file ({error}); was it cut short? fetch or save it again"
+        ) from error
     if "config" not in metadata:
-        raise ValueError(f"'{source}' holds no dct-seg configuration; write weights with DCTNet.save_pretrained")
+        raise ValueError(
+            f"'{source}' holds no dct-seg configuration; write weights with DCTNet.save_pretrained"
+        )
     if int(metadata.get("format_version", "0")) > FORMAT_VERSION:
-        raise ValueError(f"'{source}' was written by a newer dct-seg (format {metadata['format_version']}); update dct-seg")
+        raise ValueError(
+            f"'{source}' was written by a newer dct-seg (format {metadata['format_version']}); update dct-seg"
+        )
     card = {k: v for k, v in metadata.items() if k not in ("config", "format_version")}
     return Stored(json.loads(metadata["config"]), state, source, card)
 
@@ -107,13 +127,19 @@ def _load_checkpoint(path: Path) -> Stored:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise ValueError(f"'{path}' is not a whole training checkpoint ({type(error).__name__}); was it cut short?") from error
+        raise ValueError(
+            f"'{path}' is not a whole training checkpoint ({type(error).__name__}); was it cut short?"
+        ) from error
     try:
         config, state = dict(checkpoint["hyper_parameters"]["network"]), checkpoint["state_dict"]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"'{path}' is a checkpoint, but not one of `dct-seg fit`: it holds no network configuration") from error
+        raise ValueError(
+            f"'{path}' is a checkpoint, but not one of `dct-seg fit`: it holds no network configuration"
+        ) from error
     prefix = "net."
-    return Stored(config, {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, str(path))
+    return Stored(
+        config, {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, str(path)
+    )
 
 
 def load_strictly(net: nn.Module, stored: Stored) -> None:
@@ -127,7 +153,9 @@ def load_strictly(net: nn.Module, stored: Stored) -> None:
     misfits = sorted(k for k in own.keys() & given.keys() if own[k].shape != given[k].shape)
     if missing or unknown or misfits:
         raise ValueError(
-            f"'{stored.source}' is of another architecture: {len(missing)} tensors missing, {len(unknown)} unknown, {len(misfits)} of "
-            f"another shape, first '{(missing or unknown or misfits)[0]}'; load it with the configuration it was trained with"
+            f"'{stored.source}' is of another architecture: {len(missing)} tensors missing, {len(unknown)} "
+            f"unknown, {len(misfits)} of "
+            f"another shape, first '{(missing or unknown or misfits)[0]}'; load it with the configuration it "
+            "was trained with"
         )
     net.load_state_dict({k: v.to(own[k].dtype) for k, v in given.items()}, strict=True)

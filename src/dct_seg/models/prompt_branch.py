@@ -11,7 +11,9 @@ from dct_seg.models.decoder import ConvNorm
 
 
 class PromptBranch(nn.Module):
-    """A light way down beside the backbone: the maps enter at the finest level, and each level adds what the image shows there.
+    """A light way down beside the backbone.
+
+    The maps enter at the finest level, and each level adds what the image shows there.
 
     Args:
         num_maps: Click maps, and the previous mask where it is fed back.
@@ -23,11 +25,15 @@ class PromptBranch(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(num_maps, channels[0], strides[0], stride=strides[0])
         pairs = zip(channels, channels[1:], strides, strides[1:], strict=False)
-        self.downs = nn.ModuleList(nn.Conv2d(c, c_next, 3, stride=max(s_next // s, 1), padding=1) for c, c_next, s, s_next in pairs)
+        self.downs = nn.ModuleList(
+            nn.Conv2d(c, c_next, 3, stride=max(s_next // s, 1), padding=1) for c, c_next, s, s_next in pairs
+        )
         self.mixes = nn.ModuleList(ConvNorm(c, c) for c in channels[1:])
 
     def forward(self, maps: Tensor, features: Sequence[Tensor]) -> list[Tensor]:
-        """Maps (B, num_maps, H, W) and features (B, C_i, h_i, w_i) fine to coarse -> the features with the prompt in them."""
+        """Maps (B, num_maps, H, W) and features (B, C_i, h_i, w_i) fine to coarse -> the features with the
+        prompt in them.
+        """
         fused = [features[0] + _fitted(self.stem(maps), features[0])]
         for down, mix, feature in zip(self.downs, self.mixes, features[1:], strict=True):
             x = feature + _fitted(down(fused[-1]), feature)
@@ -36,5 +42,11 @@ class PromptBranch(nn.Module):
 
 
 def _fitted(x: Tensor, like: Tensor) -> Tensor:
-    """``x`` at the height and width of ``like``, where a backbone's levels are no whole multiples of each other."""
-    return x if x.shape[-2:] == like.shape[-2:] else F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
+    """``x`` at the height and width of ``like``, where a backbone's levels are no whole multiples of each
+    other.
+    """
+    return (
+        x
+        if x.shape[-2:] == like.shape[-2:]
+        else F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
+    )

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from dct_seg.arguments import OneLineArgumentParser
 from dct_seg.files import write_whole
-from dct_seg.sweep.running import Plan, only_here, run_trials
+from dct_seg.sweep.running import Plan, exclusive, run_trials
 from dct_seg.sweep.search import Listed, OptunaSearch, Search, planned
 from dct_seg.sweep.space import Sweep, fit_arguments, load_sweep
 from dct_seg.sweep.trial import OUTCOME, Outcome, Trial, describe, has_wandb, trials_in
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     _check_files(plan)
     if args.dry_run:
         return _show(plan, args)
-    with only_here(out):
+    with exclusive(out):
         _begin(plan, args)
         return _run(plan, args)
 
@@ -62,17 +62,50 @@ def _parser() -> argparse.ArgumentParser:
     parser = OneLineArgumentParser(
         prog="dct-seg sweep",
         usage="%(prog)s FILE [options] [-- arguments of each trial]",
-        description="Run a W&B sweep file on this machine, without a server: each trial is a process and an offline W&B run.",
-        epilog="Example: dct-seg sweep configs/sweeps/sigma.yaml --base configs/folder.yaml --jobs 2 -- --data.root DIR",
+        description=(
+            "Run a W&B sweep file on this machine, without a server: each trial is a process and an offline "
+            "W&B run."
+        ),
+        epilog=(
+            "Example: dct-seg sweep configs/sweeps/sigma.yaml --base configs/folder.yaml --jobs 2 -- "
+            "--data.root DIR"
+        ),
     )
     parser.add_argument("file", metavar="FILE", help="a sweep file; `wandb sweep FILE` takes the same")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="trials at a time; they share cores, GPUs go round (1)")
-    parser.add_argument("--resume", action="store_true", help="go on: finished trials stay, stopped ones go on, failed ones start again")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="trials at a time; they share cores, GPUs go round (1)",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on: finished trials stay, stopped ones go on, failed ones start again",
+    )
     parser.add_argument("--dry-run", action="store_true", help="show the trials, run none")
-    parser.add_argument("--out", metavar="DIR", help="where trials, tables and the picture go (runs/sweeps/NAME)")
-    parser.add_argument("--base", metavar="FILE", help="a configuration in place of the sweep's own, such as configs/folder.yaml")
-    parser.add_argument("--trials", type=int, metavar="N", help="most trials (run_cap in the file; random and bayes need one of them)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of random and bayes (0); that of training is seed_everything")
+    parser.add_argument(
+        "--out", metavar="DIR", help="where trials, tables and the picture go (runs/sweeps/NAME)"
+    )
+    parser.add_argument(
+        "--base",
+        metavar="FILE",
+        help="a configuration in place of the sweep's own, such as configs/folder.yaml",
+    )
+    parser.add_argument(
+        "--trials",
+        type=int,
+        metavar="N",
+        help="most trials (run_cap in the file; random and bayes need one of them)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of random and bayes (0); that of training is seed_everything",
+    )
     return parser
 
 
@@ -85,7 +118,10 @@ def _check_files(plan: Plan) -> None:
         paths += [str(choice) for choice in parameter.choices or [] if parameter.name == "config"]
     for path in paths:
         if not Path(path).is_file():
-            raise FileNotFoundError(f"the sweep's trials read {path}, which is not in {Path.cwd()}; go where it is, or give --base FILE")
+            raise FileNotFoundError(
+                f"the sweep's trials read {path}, which is not in {Path.cwd()}; go where it is, or give "
+                "--base FILE"
+            )
 
 
 def _search(plan: Plan, args: argparse.Namespace) -> Search:
@@ -105,12 +141,23 @@ def _show(plan: Plan, args: argparse.Namespace) -> int:
     if plan.sweep.method == "bayes":
         search = _search(plan, args)
         trial = Trial.of(search.next() or {}, plan.out)
-        lines = [f"bayes: {search.total} trials, each chosen by those before it; the next: {describe(trial.values)}"]
+        lines = [
+            f"bayes: {search.total} trials, each chosen by those before it; the next: "
+            f"{describe(trial.values)}"
+        ]
         trials = [trial]
     else:
-        trials = [Trial.of(values, plan.out) for values in planned(plan.sweep, trials=args.trials, seed=args.seed)]
-        lines = [f"{number:>4}  {trial.key}  {_state(trial):<9} {describe(trial.values)}" for number, trial in enumerate(trials, 1)]
-        lines.append(f"{len(trials)} trials, {sum(_state(trial) == 'finished' for trial in trials)} finished, in {plan.out}")
+        trials = [
+            Trial.of(values, plan.out) for values in planned(plan.sweep, trials=args.trials, seed=args.seed)
+        ]
+        lines = [
+            f"{number:>4}  {trial.key}  {_state(trial):<9} {describe(trial.values)}"
+            for number, trial in enumerate(trials, 1)
+        ]
+        lines.append(
+            f"{len(trials)} trials, {sum(_state(trial) == 'finished' for trial in trials)} finished, in "
+            f"{plan.out}"
+        )
     lines.append(f"the first: dct-seg {shlex.join(plan.arguments(trials[0]))}")
     sys.stdout.write("\n".join(lines) + "\n")
     return DONE
@@ -135,12 +182,21 @@ def _begin(plan: Plan, args: argparse.Namespace) -> None:
         write_whole(path, json.dumps(given, indent=1))
         return
     before = json.loads(path.read_text(encoding="utf-8"))
-    differing = [f"{key} {before.get(key)!r}, now {value!r}" for key, value in given.items() if before.get(key) != value]
+    differing = [
+        f"{key} {before.get(key)!r}, now {value!r}"
+        for key, value in given.items()
+        if before.get(key) != value
+    ]
     if differing:
-        raise ValueError(f"{plan.out} was begun with {'; '.join(differing)}; its trials would not compare, give another --out")
+        raise ValueError(
+            f"{plan.out} was begun with {'; '.join(differing)}; its trials would not compare, give another "
+            "--out"
+        )
     if not args.resume:
         ended = len(list(plan.out.glob(f"trials/*/{OUTCOME}")))
-        raise ValueError(f"{plan.out} holds a sweep, {ended} trials ended; --resume goes on with it, or give another --out")
+        raise ValueError(
+            f"{plan.out} holds a sweep, {ended} trials ended; --resume goes on with it, or give another --out"
+        )
 
 
 def _run(plan: Plan, args: argparse.Namespace) -> int:
@@ -149,7 +205,10 @@ def _run(plan: Plan, args: argparse.Namespace) -> int:
     if sweep.ignored:
         say(f"{', '.join(sweep.ignored)} of the sweep file has no effect here: every trial runs to its end\n")
     if not plan.has_wandb:
-        say("W&B is not installed, so trials log to CSV files; pip install 'dct-seg[wandb]' makes each an offline run\n")
+        say(
+            "W&B is not installed, so trials log to CSV files; pip install 'dct-seg[wandb]' makes each an "
+            "offline run\n"
+        )
     done: list[Outcome] = []
     at_work: dict[str, str] = {}
     with tqdm(total=search.total, unit="trial", disable=None, smoothing=0) as bar:
@@ -171,7 +230,10 @@ def _run(plan: Plan, args: argparse.Namespace) -> int:
             run_trials(plan, search, on_start, on_end)
         except KeyboardInterrupt:
             bar.close()
-            say(f"stopped; the same command with --resume goes on from here, {len(done)} of {search.total} trials ended\n")
+            say(
+                f"stopped; the same command with --resume goes on from here, {len(done)} of {search.total} "
+                "trials ended\n"
+            )
             return STOPPED
     from dct_seg.sweep.tables import write_report
 
@@ -179,11 +241,16 @@ def _run(plan: Plan, args: argparse.Namespace) -> int:
     ended = [trial.read_outcome() for trial in trials_in(plan.out)]
     outcomes = [outcome for outcome in ended if outcome is not None]
     if not isinstance(search, OptunaSearch):
-        asked = {Trial.of(values, plan.out).key for values in planned(sweep, trials=args.trials, seed=args.seed)}
+        asked = {
+            Trial.of(values, plan.out).key for values in planned(sweep, trials=args.trials, seed=args.seed)
+        }
         outcomes = [outcome for outcome in outcomes if Trial.of(outcome.values, plan.out).key in asked]
     sys.stdout.write(f"{write_report(sweep, outcomes, plan.out)}\nwritten to {plan.out}\n")
     if plan.has_wandb and os.environ.get("WANDB_MODE", "offline") == "offline":
-        sys.stdout.write(f"`wandb sync {plan.out}/trials/*/log/wandb/offline-run-*` uploads the runs as group {sweep.name}\n")
+        sys.stdout.write(
+            f"`wandb sync {plan.out}/trials/*/log/wandb/offline-run-*` uploads the runs as group "
+            f"{sweep.name}\n"
+        )
     return DONE if all(outcome.is_finished for outcome in outcomes) else TRIALS_FAILED
 
 
@@ -191,4 +258,8 @@ def _in_short(sweep: Sweep, outcome: Outcome) -> str:
     value = sweep.metric.of(outcome.metrics) if sweep.metric else None
     if sweep.metric and value is not None:
         return f"{sweep.metric.name} {value:.3f}"
-    return ", ".join(f"{prompt} NoC@90 {metrics['NoC@90']:.2f}" for prompt, metrics in outcome.metrics.items() if "NoC@90" in metrics)
+    return ", ".join(
+        f"{prompt} NoC@90 {metrics['NoC@90']:.2f}"
+        for prompt, metrics in outcome.metrics.items()
+        if "NoC@90" in metrics
+    )

@@ -20,7 +20,17 @@ from filelock import FileLock, Timeout
 
 from dct_seg.sweep.search import Search
 from dct_seg.sweep.space import Metric, Sweep, fit_arguments
-from dct_seg.sweep.trial import LOG, METRICS, OUTCOME, Outcome, Trial, newest, trials_in, wandb_environment, without_logger
+from dct_seg.sweep.trial import (
+    LOG,
+    METRICS,
+    OUTCOME,
+    Outcome,
+    Trial,
+    newest,
+    trials_in,
+    wandb_environment,
+    without_logger,
+)
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 5.0
@@ -51,7 +61,10 @@ class Plan:
     has_wandb: bool = True
 
     def arguments(self, trial: Trial) -> list[str]:
-        """What follows ``dct-seg`` for a trial: what it writes lies in its folder; a stopped one goes on from its last checkpoint."""
+        """What follows ``dct-seg`` for a trial: what it writes lies in its folder.
+
+        A stopped one goes on from its last checkpoint.
+        """
         words = fit_arguments(self.sweep, trial.values, base=self.base, extra=self.extra)
         words = words if self.has_wandb else without_logger(words)
         checkpoint = trial.checkpoint if trial.read_outcome() is None else None  # what failed starts again
@@ -63,7 +76,10 @@ class _Running:
     """A trial that is at work."""
 
     def __init__(self, plan: Plan, trial: Trial, number: int, slot: int) -> None:
-        self.sweep, self.trial, self.number, self.slot = plan.sweep, trial, number, slot
+        self.sweep = plan.sweep
+        self.trial = trial
+        self.number = number
+        self.slot = slot
         self.attempts = int(trial.read_start().get("attempts", 0)) + 1
         self.began = time.monotonic()
         arguments = plan.arguments(trial)
@@ -77,7 +93,7 @@ class _Running:
             log.write(f"--- attempt {self.attempts}\n".encode())
             log.flush()
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "dct_seg.sweep.watched", "dct_seg.cli", *arguments],
+                [sys.executable, "-m", "dct_seg.sweep.child_process", "dct_seg.cli", *arguments],
                 stdin=subprocess.PIPE,  # held open: its end is how the trial learns of ours
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -90,7 +106,11 @@ class _Running:
         code = self.process.poll()
         if code is None:
             return None
-        common: dict[str, Any] = {"values": self.trial.values, "attempts": self.attempts, "number": self.number}
+        common: dict[str, Any] = {
+            "values": self.trial.values,
+            "attempts": self.attempts,
+            "number": self.number,
+        }
         common["seconds"] = round(time.monotonic() - self.began, 1)
         metrics = newest(self.trial.folder, METRICS)
         if code == 0 and metrics is not None:
@@ -101,9 +121,16 @@ class _Running:
             there = [f"val/{prompt}/{name}" for prompt, found in left["metrics"].items() for name in found]
             error = f"bayes needs {wanted.name}, which is not among its metrics: {', '.join(there)}"
         elif code == 0:
-            error = f"it left no {METRICS} in its folder; --report none, or a ModelCheckpoint with a dirpath of its own, would do that"
+            error = (
+                f"it left no {METRICS} in its folder; --report none, or a ModelCheckpoint with a dirpath of "
+                "its own, would do that"
+            )
         elif code < 0:
-            error = f"ended by {signal.Signals(-code).name}{', perhaps for want of memory' if code == -signal.SIGKILL else ''}"
+            error = (
+                "ended by "
+                f"{signal.Signals(-code).name}"
+                f"{', perhaps for want of memory' if code == -signal.SIGKILL else ''}"
+            )
         else:
             error = last_error(self.trial.folder / LOG)
         return Outcome(state="failed", error=error, **common)
@@ -126,7 +153,9 @@ class _Running:
         self.process.wait()
 
 
-def run_trials(plan: Plan, search: Search, on_start: Callable[[Trial], None], on_end: Callable[[Outcome], None]) -> None:
+def run_trials(
+    plan: Plan, search: Search, on_start: Callable[[Trial], None], on_end: Callable[[Outcome], None]
+) -> None:
     """Run what a search asks for, except for what has finished before, until there is no more.
 
     Whatever ends this, no trial goes on; one that is stopped can be gone on with.
@@ -181,7 +210,9 @@ def _tell(search: Search, metric: Metric | None, outcome: Outcome, on_end: Calla
 
 
 def last_error(log: Path) -> str:
-    """The last line of what a trial printed that says what went wrong, without colours and the command's name."""
+    """The last line of what a trial printed that says what went wrong, without colours and the command's
+    name.
+    """
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - TAIL_BYTES))
         text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", file.read().decode(errors="replace"))
@@ -191,7 +222,9 @@ def last_error(log: Path) -> str:
 
 
 def share_of_machine(slot: int, jobs: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Variables that give one of several trials its share: one GPU, in turn, and as many threads as there are cores for it.
+    """Variables that give one of several trials its share.
+
+    One GPU, in turn, and as many threads as there are cores for it.
 
     A single trial gets all there is.
 
@@ -217,12 +250,14 @@ def _gpus(environment: Mapping[str, str]) -> list[str]:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []
-    done = subprocess.run([tool, "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [tool, "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, check=False
+    )
     return done.stdout.split() if done.returncode == 0 else []
 
 
 @contextmanager
-def only_here(out: Path) -> Iterator[None]:
+def exclusive(out: Path) -> Iterator[None]:
     """Hold a sweep's folder, which a process that ends, however, lets go of.
 
     Raises:
@@ -233,4 +268,6 @@ def only_here(out: Path) -> Iterator[None]:
         with FileLock(out / ".lock", timeout=0):
             yield
     except Timeout as error:
-        raise ValueError(f"another dct-seg sweep is at work in {out}; wait for it, or give another --out") from error
+        raise ValueError(
+            f"another dct-seg sweep is at work in {out}; wait for it, or give another --out"
+        ) from error

@@ -104,7 +104,9 @@ class OptunaSearch:
         unfinished: Sequence[Values] = (),
     ) -> None:
         if importlib.util.find_spec("optuna") is None:
-            raise ValueError("method bayes needs Optuna; pip install 'dct-seg[optuna]', or let the file say method: random")
+            raise ValueError(
+                "method bayes needs Optuna; pip install 'dct-seg[optuna]', or let the file say method: random"
+            )
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -118,7 +120,12 @@ class OptunaSearch:
         self.total = _enough(trials or sweep.run_cap, sweep)
         for values, metric in known:
             state = self._states.FAIL if metric is None else self._states.COMPLETE
-            given = {"params": self._encoded(values), "distributions": self._spaces, "value": metric, "state": state}
+            given = {
+                "params": self._encoded(values),
+                "distributions": self._spaces,
+                "value": metric,
+                "state": state,
+            }
             self._study.add_trial(optuna.trial.create_trial(**given))
         self._num_left = self.total - len(known)
         for values in unfinished:
@@ -142,7 +149,9 @@ class OptunaSearch:
         """Optuna's values: of a choice its number, since a choice may be a list or a mapping."""
         by_name = {p.name: p for p in self._parameters}
         return {
-            name: by_name[name].options["values"].index(values[name]) if "values" in by_name[name].options else values[name]
+            name: by_name[name].options["values"].index(values[name])
+            if "values" in by_name[name].options
+            else values[name]
             for name in self._spaces
         }
 
@@ -167,12 +176,15 @@ def _distribution(parameter: Parameter) -> optuna.distributions.BaseDistribution
     if parameter.distribution == "log_uniform_values":
         return FloatDistribution(float(options["min"]), float(options["max"]), log=True)
     raise ValueError(
-        f"parameter '{parameter.name}' has distribution {parameter.distribution}, which method bayes cannot draw; "
+        f"parameter '{parameter.name}' has distribution {parameter.distribution}, which method bayes cannot "
+        "draw; "
         "take values, uniform, int_uniform, q_uniform or log_uniform_values"
     )
 
 
 def _enough(trials: int | None, sweep: Sweep) -> int:
     if trials is None:
-        raise ValueError(f"method {sweep.method} has no end of trials; give --trials N, or run_cap in the file")
+        raise ValueError(
+            f"method {sweep.method} has no end of trials; give --trials N, or run_cap in the file"
+        )
     return trials

@@ -20,7 +20,17 @@ Goal = Literal["minimize", "maximize"]
 Values = dict[str, Any]
 """One value for each parameter, by its key on the command line."""
 
-RUN_HERE = ("name", "description", "program", "project", "method", "metric", "parameters", "command", "run_cap")
+RUN_HERE = (
+    "name",
+    "description",
+    "program",
+    "project",
+    "method",
+    "metric",
+    "parameters",
+    "command",
+    "run_cap",
+)
 WITHOUT_EFFECT_HERE = ("apiVersion", "kind", "controller", "entity", "early_terminate")
 """Keys of a sweep file that concern W&B's server; here every trial runs to its end."""
 
@@ -72,7 +82,9 @@ class Parameter:
         return None
 
     def draw(self, rng: np.random.Generator) -> Any:
-        """A value at random; of ``log_uniform_values`` the logarithm is uniform, ``q_`` rounds to a multiple of q."""
+        """A value at random; of ``log_uniform_values`` the logarithm is uniform, ``q_`` rounds to a multiple
+        of q.
+        """
         kind, options = self.distribution.removeprefix("q_"), self.options
         if kind == "constant":
             return options["value"]
@@ -99,7 +111,10 @@ class Metric:
     goal: Goal
 
     def of(self, metrics: Mapping[str, Mapping[str, float]]) -> float | None:
-        """Its value among those that a finished ``fit`` leaves, a mapping of them for each prompt; None where it has none."""
+        """Its value among those that a finished ``fit`` leaves, a mapping of them for each prompt.
+
+        None where it has none.
+        """
         _, prompt, name = self.name.split("/", 2)
         return metrics.get(prompt, {}).get(name)
 
@@ -151,7 +166,9 @@ def load_sweep(path: str | Path) -> Sweep:
 
 def _sweep(content: Any, name: str) -> Sweep:
     if not isinstance(content, dict) or "parameters" not in content:
-        raise ValueError("a sweep file is a mapping with method, command and parameters; configs/sweeps has examples")
+        raise ValueError(
+            "a sweep file is a mapping with method, command and parameters; configs/sweeps has examples"
+        )
     for key in content:
         if key not in (*RUN_HERE, *WITHOUT_EFFECT_HERE):
             raise unknown_name("key of a sweep file", str(key), [*RUN_HERE, *WITHOUT_EFFECT_HERE])
@@ -160,7 +177,9 @@ def _sweep(content: Any, name: str) -> Sweep:
     if content["method"] == "grid":
         for parameter in parameters:
             if parameter.choices is None or parameter.distribution == "categorical_w_probabilities":
-                raise ValueError(f"parameter '{parameter.name}' has distribution {parameter.distribution}, and {NO_GRID}")
+                raise ValueError(
+                    f"parameter '{parameter.name}' has distribution {parameter.distribution}, and {NO_GRID}"
+                )
     run_cap = content.get("run_cap")
     if run_cap is not None and (not _is_whole(run_cap) or run_cap < 1):
         raise ValueError(f"run_cap is a number of trials, at least 1, got {run_cap!r}")
@@ -178,22 +197,33 @@ def _sweep(content: Any, name: str) -> Sweep:
 
 def _parameters(content: Any, prefix: str) -> list[Parameter]:
     if not isinstance(content, dict) or not content:
-        raise ValueError(f"parameters{' of ' + prefix[:-1] if prefix else ''} is a mapping of command-line keys to what they may be")
+        raise ValueError(
+            f"parameters{' of ' + prefix[:-1] if prefix else ''} is a mapping of command-line keys to what "
+            "they may be"
+        )
     found = []
     for key, options in content.items():
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", str(key)):
-            raise ValueError(f"a parameter is named by a key of the command line, such as model.lr, got {key!r}")
+            raise ValueError(
+                f"a parameter is named by a key of the command line, such as model.lr, got {key!r}"
+            )
         name = f"{prefix}{key}"
         if not isinstance(options, dict):
             raise ValueError(f"parameter '{name}' is a mapping such as {{values: [1, 2]}}, got {options!r}")
-        found += _parameters(options["parameters"], f"{name}.") if "parameters" in options else [_parameter(name, options)]
+        found += (
+            _parameters(options["parameters"], f"{name}.")
+            if "parameters" in options
+            else [_parameter(name, options)]
+        )
     return found
 
 
 def _parameter(name: str, options: dict[str, Any]) -> Parameter:
     kind = options.get("distribution") or _usual_distribution(options)
     if kind is None:
-        raise ValueError(f"parameter '{name}' has neither value, values, min and max, nor a distribution: {options}")
+        raise ValueError(
+            f"parameter '{name}' has neither value, values, min and max, nor a distribution: {options}"
+        )
     if kind not in DISTRIBUTIONS:
         raise unknown_name(f"distribution of parameter '{name}'", str(kind), list(DISTRIBUTIONS))
     missing = [key for key in DISTRIBUTIONS[kind] if key not in options]
@@ -203,7 +233,10 @@ def _parameter(name: str, options: dict[str, Any]) -> Parameter:
     if "values" in DISTRIBUTIONS[kind] and not (isinstance(values, list) and values):
         raise ValueError(f"values of parameter '{name}' is a list of at least one, got {values!r}")
     if kind == "categorical_w_probabilities" and not _are_probabilities(probabilities, len(values or [])):
-        raise ValueError(f"probabilities of parameter '{name}' are as many as its values and sum to 1, got {probabilities!r}")
+        raise ValueError(
+            f"probabilities of parameter '{name}' are as many as its values and sum to 1, got "
+            f"{probabilities!r}"
+        )
     for key in ("min", "max", "q", "mu", "sigma"):
         if key in options and not _is_number(options[key]):
             raise ValueError(f"{key} of parameter '{name}' is a number, got {options[key]!r}")
@@ -212,9 +245,13 @@ def _parameter(name: str, options: dict[str, Any]) -> Parameter:
         if low >= high:
             raise ValueError(f"parameter '{name}' has min {low} and max {high}; min is the smaller one")
         if kind.endswith("log_uniform_values") and low <= 0:
-            raise ValueError(f"parameter '{name}' is spread over a logarithm, so that min is above 0, got {low}")
+            raise ValueError(
+                f"parameter '{name}' is spread over a logarithm, so that min is above 0, got {low}"
+            )
         if kind == "int_uniform" and not (_is_whole(low) and _is_whole(high)):
-            raise ValueError(f"parameter '{name}' has whole numbers between min and max, got {low} and {high}")
+            raise ValueError(
+                f"parameter '{name}' has whole numbers between min and max, got {low} and {high}"
+            )
     if options.get("q", 1.0) <= 0 or options.get("sigma", 1.0) < 0:
         raise ValueError(f"parameter '{name}' has q above 0 and sigma from 0 on, got {options}")
     return Parameter(name, kind, {key: value for key, value in options.items() if key != "distribution"})
@@ -238,7 +275,10 @@ def _metric(content: Any, *, is_needed: bool) -> Metric | None:
         return None
     name = content.get("name") if isinstance(content, dict) else None
     if not isinstance(name, str) or not re.fullmatch(r"val/[^/]+/.+", name):
-        raise ValueError(f"the metric's name is one of validation, val/PROMPT/NAME such as val/drag/NoC@90, got {content!r}")
+        raise ValueError(
+            "the metric's name is one of validation, val/PROMPT/NAME such as val/drag/NoC@90, got "
+            f"{content!r}"
+        )
     goal = content.get("goal", "minimize")
     check_choice("goal", goal, get_args(Goal))
     return Metric(name, goal)
@@ -246,17 +286,28 @@ def _metric(content: Any, *, is_needed: bool) -> Metric | None:
 
 def _command(content: Any, program: Any) -> tuple[str, ...]:
     if not isinstance(content, list) or "${args}" not in content:
-        raise ValueError("command is a list with ${args} in it, such as ['${program}', fit, --config, FILE, '${args}']")
-    words = [str(program) if word == "${program}" else str(word) for word in content if word not in ("${env}", "${interpreter}")]
+        raise ValueError(
+            "command is a list with ${args} in it, such as ['${program}', fit, --config, FILE, '${args}']"
+        )
+    words = [
+        str(program) if word == "${program}" else str(word)
+        for word in content
+        if word not in ("${env}", "${interpreter}")
+    ]
     if Path(words[0]).stem != "dct-seg" or words[1:2] != ["fit"]:
-        raise ValueError(f"command runs '{' '.join(words[:2])}', and here it is dct-seg fit; run another with `wandb agent`")
+        raise ValueError(
+            f"command runs '{' '.join(words[:2])}', and here it is dct-seg fit; run another with `wandb "
+            "agent`"
+        )
     macro = next((word for word in words if re.fullmatch(r"\$\{\w+\}", word) and word != "${args}"), None)
     if macro:
         raise ValueError(f"command has {macro}, which only W&B's agent fills in; ${{args}} is known here")
     return tuple(words)
 
 
-def fit_arguments(sweep: Sweep, values: Mapping[str, Any], *, base: str | None = None, extra: Sequence[str] = ()) -> list[str]:
+def fit_arguments(
+    sweep: Sweep, values: Mapping[str, Any], *, base: str | None = None, extra: Sequence[str] = ()
+) -> list[str]:
     """What follows ``dct-seg`` for one trial, as W&B's agent builds it.
 
     Args:
@@ -275,9 +326,13 @@ def fit_arguments(sweep: Sweep, values: Mapping[str, Any], *, base: str | None =
         if word == "${args}":
             words += [*extra, *(f"--{name}={value}" for name, value in values.items())]
         else:
-            words.append(re.sub(r"\$\{envvar:(\w+)\}", lambda found: os.environ.get(found[1], found[1]), word))
+            words.append(
+                re.sub(r"\$\{envvar:(\w+)\}", lambda found: os.environ.get(found[1], found[1]), word)
+            )
     if base is not None:
-        place = next((i for i, word in enumerate(words) if word == "--config" or word.startswith("--config=")), None)
+        place = next(
+            (i for i, word in enumerate(words) if word == "--config" or word.startswith("--config=")), None
+        )
         if place is None:
             raise ValueError(f"the sweep's command has no --config that {base} could stand in for")
         words[place : place + 2 - ("=" in words[place])] = ["--config", base]

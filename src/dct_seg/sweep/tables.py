@@ -79,27 +79,42 @@ def spread(values: Sequence[float]) -> float | None:
 
 
 def table(rows: Sequence[Row]) -> list[list[str]]:
-    """A heading and one line for each row: its values, the prompt, the number of seeds, each metric as mean and spread."""
+    """A heading and one line for each row.
+
+    Its values, the prompt, the number of seeds, each metric as mean and spread.
+    """
     keys = list(rows[0].values) if rows else []
     names = short_names(keys)
     columns = [column for column in COLUMNS if any(column in row.metrics for row in rows)]
     lines = [[*(names[key] for key in keys), "prompt", "seeds", *columns]]
     for row in rows:
         cells = [_cell(column, row.metrics[column]) if column in row.metrics else NONE for column in columns]
-        lines.append([*(show(row.values[key]) for key in keys), row.prompt, str(len(row.checkpoints)), *cells])
+        lines.append(
+            [*(show(row.values[key]) for key in keys), row.prompt, str(len(row.checkpoints)), *cells]
+        )
     return lines
 
 
 def numbers(outcomes: Sequence[Outcome]) -> list[list[str]]:
     """A heading and one line for each trial and prompt, unrounded, to compute with."""
     keys = list(dict.fromkeys(key for outcome in outcomes for key in outcome.values))
-    columns = list(dict.fromkeys(name for o in outcomes for metrics in o.metrics.values() for name in metrics))
+    columns = list(
+        dict.fromkeys(name for o in outcomes for metrics in o.metrics.values() for name in metrics)
+    )
     lines = [[*keys, "state", "prompt", *columns, "seconds", "checkpoint", "error"]]
     for outcome in outcomes:
         values = [_plain(outcome.values.get(key)) for key in keys]
         ends = [f"{outcome.seconds:.1f}", outcome.checkpoint, outcome.error]
         for prompt, metrics in (outcome.metrics or {NONE: {}}).items():
-            lines.append([*values, outcome.state, prompt, *(repr(metrics[c]) if c in metrics else "" for c in columns), *ends])
+            lines.append(
+                [
+                    *values,
+                    outcome.state,
+                    prompt,
+                    *(repr(metrics[c]) if c in metrics else "" for c in columns),
+                    *ends,
+                ]
+            )
     return lines
 
 
@@ -109,13 +124,32 @@ def paper_table(rows: Sequence[Row]) -> list[list[str]]:
     A trial is one when its ``config`` is an overlay of ``configs/ablation``.
     """
     sets = list(TABLE_1[0].numbers)
-    lines = [["row", "interaction", "ours: NoC@90", "AuC", *(cell for data in sets for cell in (f"paper: {data} NoC@90", f"{data} AuC"))]]
+    lines = [
+        [
+            "row",
+            "interaction",
+            "ours: NoC@90",
+            "AuC",
+            *(cell for data in sets for cell in (f"paper: {data} NoC@90", f"{data} AuC")),
+        ]
+    ]
     for ablation in TABLE_1:
-        row = next((r for r in rows if r.prompt == ablation.prompt and _is_overlay(r.values.get("config"), ablation.overlay)), None)
+        row = next(
+            (
+                r
+                for r in rows
+                if r.prompt == ablation.prompt and _is_overlay(r.values.get("config"), ablation.overlay)
+            ),
+            None,
+        )
         if row is None:
             continue
         ours = [_cell(name, row.metrics[name]) if name in row.metrics else NONE for name in ("NoC@90", "AuC")]
-        theirs = [cell for data in sets for cell in (f"{ablation.numbers[data][0]:.2f}", f"{ablation.numbers[data][1]:.3f}")]
+        theirs = [
+            cell
+            for data in sets
+            for cell in (f"{ablation.numbers[data][0]:.2f}", f"{ablation.numbers[data][1]:.3f}")
+        ]
         lines.append([ablation.method, ablation.interaction, *ours, *theirs])
     return lines
 
@@ -125,22 +159,35 @@ def report(sweep: Sweep, outcomes: Sequence[Outcome]) -> str:
     finished = [outcome for outcome in outcomes if outcome.is_finished]
     failed = [outcome for outcome in outcomes if not outcome.is_finished]
     rows = rows_of(finished)
-    same = {key: value for outcome in finished for key, value in outcome.values.items() if key not in (*varied(finished), *SEEDS)}
+    same = {
+        key: value
+        for outcome in finished
+        for key, value in outcome.values.items()
+        if key not in (*varied(finished), *SEEDS)
+    }
     setting = f" Everywhere: {describe(same)}." if same else ""
     parts = [
-        f"Sweep {sweep.name} ({sweep.method}): {len(finished)} of {len(outcomes)} trials finished.{setting} Mean ± standard deviation."
+        f"Sweep {sweep.name} ({sweep.method}): {len(finished)} of {len(outcomes)} trials finished.{setting} "
+        "Mean ± standard deviation."
     ]
     if rows:
         parts.append(as_markdown(table(rows)))
     best = best_row(rows, sweep.metric)
     if best and sweep.metric and len(rows) > 1:
         name = sweep.metric.name.split("/", 2)[2]
-        parts.append(f"Best {name} with prompt {best.prompt}: {best.label}, {_cell(name, best.metrics[name])}.")
+        parts.append(
+            f"Best {name} with prompt {best.prompt}: {best.label}, {_cell(name, best.metrics[name])}."
+        )
     paper = paper_table(rows)
     if len(paper) > 1:
-        parts.append("Beside the paper's Table 1 (ResNet-50, SBD); ours are of this sweep's own data:\n\n" + as_markdown(paper))
+        parts.append(
+            "Beside the paper's Table 1 (ResNet-50, SBD); ours are of this sweep's own data:\n\n"
+            + as_markdown(paper)
+        )
     if failed:
-        parts.append("Failed:\n\n" + "\n".join(f"- {describe(outcome.values)}: {outcome.error}" for outcome in failed))
+        parts.append(
+            "Failed:\n\n" + "\n".join(f"- {describe(outcome.values)}: {outcome.error}" for outcome in failed)
+        )
     return "\n\n".join(parts) + "\n"
 
 
@@ -155,7 +202,8 @@ def best_row(rows: Sequence[Row], metric: Metric | None) -> Row | None:
 
 
 def write_report(sweep: Sweep, outcomes: Sequence[Outcome], out: Path) -> str:
-    """Write ``table.md``, ``table.csv``, ``table.tex``, ``trials.csv``, ``paper.tex`` of a Table 1, and ``sweep.png``.
+    """Write ``table.md``, ``table.csv``, ``table.tex``, ``trials.csv``, ``paper.tex`` of a Table 1, and
+    ``sweep.png``.
 
     Returns:
         The Markdown.
@@ -175,7 +223,10 @@ def write_report(sweep: Sweep, outcomes: Sequence[Outcome], out: Path) -> str:
 
 
 def draw(rows: Sequence[Row], sweep: Sweep, path: Path) -> None:
-    """Each setting's metric and AuC: a mark at the mean, a line as long as the spread on both sides, a dot for each seed."""
+    """Each setting's metric and AuC.
+
+    A mark at the mean, a line as long as the spread on both sides, a dot for each seed.
+    """
     wanted = [sweep.metric.name.split("/", 2)[2] if sweep.metric else "NoC@90", "AuC"]
     panels = [name for name in dict.fromkeys(wanted) if any(name in row.metrics for row in rows)]
     if not panels:
@@ -184,14 +235,18 @@ def draw(rows: Sequence[Row], sweep: Sweep, path: Path) -> None:
     prompts = list(dict.fromkeys(row.prompt for row in rows))
     figure = Figure(figsize=(2.2 + 3.6 * len(panels), 1.5 + 0.42 * len(labels)), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, name in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):
+    for axes, name in zip(
+        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
+    ):
         for i, prompt in enumerate(prompts):
             shift = 0.22 * (i - (len(prompts) - 1) / 2)
             mine = [row for row in rows if row.prompt == prompt and name in row.metrics]
             places = [labels.index(row.label) + shift for row in mine]
             means = [float(np.mean(row.metrics[name])) for row in mine]
             ends = [spread(row.metrics[name]) or 0.0 for row in mine]
-            axes.errorbar(means, places, xerr=ends, fmt="D", markersize=5, capsize=3, color=f"C{i}", label=prompt)
+            axes.errorbar(
+                means, places, xerr=ends, fmt="D", markersize=5, capsize=3, color=f"C{i}", label=prompt
+            )
             for row, place in zip(mine, places, strict=True):
                 axes.plot(row.metrics[name], [place] * len(row.metrics[name]), ".", color=f"C{i}", alpha=0.5)
         axes.set_xlabel(f"{name} ({'lower' if name.startswith(BOTTOM_IS_BEST) else 'higher'} is better)")
@@ -201,7 +256,12 @@ def draw(rows: Sequence[Row], sweep: Sweep, path: Path) -> None:
     first.set_ylim(len(labels) - 0.5, -0.5)  # the first row on top
     figure.suptitle(f"sweep {sweep.name}", fontsize="medium")
     if len(prompts) > 1:
-        figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=len(prompts), fontsize="small")
+        figure.legend(
+            *first.get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=len(prompts),
+            fontsize="small",
+        )
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")
 

@@ -70,7 +70,8 @@ class Trial:
         """The trial of these values among those of a sweep.
 
         Example:
-            >>> Trial.of({"model.lr": 0.1}, Path("out")).folder.name == Trial.of({"model.lr": 0.2}, Path("out")).folder.name
+            >>> one, other = (Trial.of({"model.lr": lr}, Path("out")) for lr in (0.1, 0.2))
+            >>> one.folder.name == other.folder.name
             False
         """
         key = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
@@ -96,7 +97,10 @@ class Trial:
         write_whole(self.folder / OUTCOME, json.dumps(asdict(outcome), indent=1))
 
     def read_start(self) -> dict[str, Any]:
-        """What was written when it was last started: number, attempts, values, command; empty when it never was."""
+        """What was written when it was last started: number, attempts, values, command.
+
+        Empty when it never was.
+        """
         path = self.folder / STARTED
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return found
@@ -109,7 +113,10 @@ class Trial:
 
 def trials_in(out: Path) -> list[Trial]:
     """All trials ever started in a sweep's folder, in the order of their starting."""
-    found = [Trial(json.loads(path.read_text(encoding="utf-8"))["values"], path.parent) for path in out.glob(f"trials/*/{STARTED}")]
+    found = [
+        Trial(json.loads(path.read_text(encoding="utf-8"))["values"], path.parent)
+        for path in out.glob(f"trials/*/{STARTED}")
+    ]
     return sorted(found, key=lambda trial: (trial.read_start()["number"], trial.key))
 
 
@@ -131,7 +138,10 @@ def describe(values: Mapping[str, Any], keys: Sequence[str] | None = None) -> st
     """
     keys = list(values) if keys is None else list(keys)
     names = short_names(keys)
-    return ", ".join(show(values[key]) if isinstance(values[key], Mapping) else f"{names[key]} {show(values[key])}" for key in keys)
+    return ", ".join(
+        show(values[key]) if isinstance(values[key], Mapping) else f"{names[key]} {show(values[key])}"
+        for key in keys
+    )
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
@@ -145,7 +155,11 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
     for key in keys:
         parts = key.split(".")
         ends = [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]
-        names[key] = next(end for end in ends if end == key or not any(o != key and f".{o}".endswith(f".{end}") for o in keys))
+        names[key] = next(
+            end
+            for end in ends
+            if end == key or not any(o != key and f".{o}".endswith(f".{end}") for o in keys)
+        )
     return {key: "seed" if name == "seed_everything" else name for key, name in names.items()}
 
 
@@ -168,7 +182,8 @@ def without_logger(arguments: Sequence[str]) -> list[str]:
     """A command without its logger, so that Lightning's CSV files stand in.
 
     Example:
-        >>> without_logger(["fit", "--trainer.logger", "WandbLogger", "--trainer.logger.project=p", "--model.lr=1"])
+        >>> args = ["--trainer.logger", "WandbLogger", "--trainer.logger.project=p", "--model.lr=1"]
+        >>> without_logger(["fit", *args])
         ['fit', '--model.lr=1']
     """
     kept: list[str] = []

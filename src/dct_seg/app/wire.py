@@ -1,0 +1,153 @@
+"""How pictures and masks go over the wire: JPEGs to look at, gray PNGs of probabilities."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from dct_seg.app import schemas
+from dct_seg.app.folder import Folder
+from dct_seg.app.history import MadeClick, SegmentedObject, State
+from dct_seg.app.segmenter import Preview
+from dct_seg.app.working_image import WorkingImage, WorkingImages, bounding_box
+
+MASK_SIDE = 1024  # pixels; the network sees fewer
+LIVE_SIDE = 512  # pixels of a mask that is soon replaced
+FAINTEST = 0.02  # probabilities below are not sent
+JPEG_QUALITY = 88
+
+
+def jpeg(folder: Folder, pictures: WorkingImages, picture_id: str, max_side: int) -> bytes:
+    """The picture upright, its longer side at most ``max_side`` pixels, alpha on white.
+
+    Raises:
+        NoSuchPictureError, UnreadableFileError: As :meth:`Folder.read`.
+    """
+    working = pictures.get(picture_id)
+    on_white = _on_white(folder.file(picture_id))
+    if on_white is not None:
+        image = on_white
+    elif working.factor > 1 and max_side > max(working.image.shape[:2]):
+        image = folder.read(picture_id)
+    else:
+        image = working.image
+    encoded, data = cv2.imencode(
+        ".jpg", _shrunk(image, max_side)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    )
+    assert encoded
+    return data.tobytes()
+
+
+def _on_white(path: Path) -> NDArray[np.uint8] | None:
+    """A picture with transparency, (H, W, 3), laid on white; None for one without."""
+    with Image.open(path) as picture:
+        if not picture.has_transparency_data:
+            return None
+        upright = ImageOps.exif_transpose(picture).convert("RGBA")
+    white = Image.new("RGBA", upright.size, "white")
+    white.alpha_composite(upright)
+    return np.array(white.convert("RGB"))
+
+
+def _shrunk(image: NDArray[np.uint8], max_side: int) -> NDArray[np.uint8]:
+    height, width = image.shape[:2]
+    factor = max_side / max(height, width)
+    if factor >= 1:
+        return image
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+
+
+def mask(probs: NDArray[np.float32], picture: WorkingImage, locked: NDArray[np.bool_] | None) -> schemas.Mask:
+    """The region of a working picture where there is any probability, at no more pixels than the network can
+    fill.
+
+    Args:
+        probs: (h, w) of the working picture.
+        picture: Where they belong.
+        locked: (H, W) of the full size: pixels that are background whatever the probability.
+    """
+    rows, cols = bounding_box(probs > FAINTEST) or (slice(0, 1), slice(0, 1))
+    return _mask(
+        probs[rows, cols], (rows.start, rows.stop, cols.start, cols.stop), picture, locked, MASK_SIDE
+    )
+
+
+def live_mask(look: Preview, picture: WorkingImage, locked: NDArray[np.bool_] | None) -> schemas.Mask:
+    """The probabilities of a live preview: those of all its region, at no more pixels than a drag needs.
+
+    Args:
+        look: What the network saw.
+        picture: Where they belong.
+        locked: As for :func:`mask`.
+    """
+    view = look.view
+    return _mask(
+        look.probs,
+        (view.top, view.top + view.height, view.left, view.left + view.width),
+        picture,
+        locked,
+        LIVE_SIDE,
+    )
+
+
+def _mask(
+    probs: NDArray[np.float32],
+    box: tuple[int, int, int, int],
+    picture: WorkingImage,
+    locked: NDArray[np.bool_] | None,
+    max_side: int,
+) -> schemas.Mask:
+    """Probabilities of a box (first row, end of rows, first column, end of columns) of an image."""
+    part = np.rint(probs * 255).astype(np.uint8)
+    (top, left), (bottom, right) = (
+        (box[0] * picture.factor, box[2] * picture.factor),
+        (box[1] * picture.factor, box[3] * picture.factor),
+    )
+    height, width = min(picture.size[0], bottom) - top, min(picture.size[1], right) - left
+    if max(part.shape) > max_side:
+        scale = max_side / max(part.shape)
+        part = np.asarray(cv2.resize(part, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
+    if locked is not None:
+        near = locked[top : top + height, left : left + width].view(np.uint8)
+        part[cv2.resize(near, part.shape[::-1], interpolation=cv2.INTER_NEAREST) > 0] = 0
+    encoded, data = cv2.imencode(".png", part, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    assert encoded
+    return schemas.Mask(
+        row=top, col=left, height=height, width=width, png=base64.b64encode(data.tobytes()).decode()
+    )
+
+
+def finished(one: SegmentedObject) -> schemas.Object:
+    """A finished object as the page draws it."""
+    return schemas.Object(
+        id=one.id,
+        class_id=one.class_id,
+        num_clicks=len(one.clicks),
+        area=one.outline.area,
+        bbox=list(one.outline.bbox),
+        polygons=one.outline.polygons,
+        locked=one.locked,
+    )
+
+
+def draft(state: State) -> schemas.Draft | None:
+    """The object being made, or None."""
+    if state.draft is None:
+        return None
+    edits = None if state.draft.edits is None else state.draft.edits.id
+    return schemas.Draft(
+        clicks=[_click(made) for made in state.draft.clicks], class_id=state.draft.class_id, edits=edits
+    )
+
+
+def _click(made: MadeClick) -> schemas.UsedClick:
+    click = made.click
+    return schemas.UsedClick(
+        row=click.row, col=click.col, positive=click.positive, radius=click.radius, given=made.given
+    )

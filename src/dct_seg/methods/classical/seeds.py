@@ -1,0 +1,188 @@
+"""Clicks as seeds: the marked pixels that the classical methods start from."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dct_seg.clicks import Click
+from dct_seg.methods.base import Method, check_turn, checked_image
+
+UNMARKED = -1
+
+
+def mark_seeds(size: tuple[int, int], clicks: Sequence[Click], *, seed_radius: float) -> NDArray[np.int8]:
+    """The pixels inside the circle of a click, by its label; where circles overlap the nearest click decides.
+
+    A drag of length r ends on the first pixel beyond the region, so a pixel belongs to its circle at a
+    distance below r. The pixel under a click always does, and of two clicks at the same distance the later
+    one wins.
+
+    Args:
+        size: (H, W) in pixels.
+        clicks: In order, inside the image.
+        seed_radius: Radius in pixels for a click without one.
+
+    Returns:
+        (H, W) int8: 1 object, 0 background, -1 unmarked.
+
+    Example:
+        >>> mark_seeds((3, 5), [Click(1, 1, radius=1.5), Click(1, 4, positive=False)], seed_radius=1.0)
+        array([[ 1,  1,  1, -1, -1],
+               [ 1,  1,  1, -1,  0],
+               [ 1,  1,  1, -1, -1]], dtype=int8)
+    """
+    height, width = size
+    seeds = np.full(size, UNMARKED, np.int8)
+    nearest = np.full(size, np.inf)
+    for click in clicks:
+        radius = seed_radius if click.radius is None else click.radius
+        row, col = math.floor(click.row + 0.5), math.floor(click.col + 0.5)
+        reach = math.ceil(radius) + 1
+        window = np.s_[
+            max(row - reach, 0) : min(row + reach + 1, height),
+            max(col - reach, 0) : min(col + reach + 1, width),
+        ]
+        rows, cols = np.ogrid[window]
+        squared = (rows - click.row) ** 2 + (cols - click.col) ** 2
+        # a radius that was a float32 on its way may be a hair too long
+        inside = squared < radius**2 * (1 - 5e-7)
+        inside |= (rows == row) & (cols == col)
+        inside &= squared <= nearest[window]
+        seeds[window][inside] = int(click.positive)
+        nearest[window][inside] = squared[inside]
+    return seeds
+
+
+class SeededMethod(Method):
+    """A method that reads a click as a seed: every pixel in its circle is marked as object or as background.
+
+    Args:
+        seed_radius: Radius in pixels of the circle of a click that came without a drag.
+    """
+
+    def __init__(self, *, seed_radius: float = 5.0) -> None:
+        if not seed_radius >= 0:
+            raise ValueError(f"seed_radius is a length in pixels, 0 or more, got {seed_radius}")
+        self.seed_radius = seed_radius
+        self._size: tuple[int, int] | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the method was made with."""
+        return {"seed_radius": self.seed_radius}
+
+    def reset(self, image: NDArray[np.uint8]) -> None:
+        """Prepare for an image, (H, W, 3) RGB uint8.
+
+        Raises:
+            ValueError: When the image is something else.
+        """
+        checked_image(image)
+        self._size = (image.shape[0], image.shape[1])
+        self.prepare(image)
+
+    def predict(
+        self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        """The probability of the object at each pixel, (H, W) in 0..1; 0 everywhere without a positive seed.
+
+        Raises:
+            ValueError: When the image is not the size of the one given to ``reset``, or a click lies outside
+                of it.
+        """
+        size = check_turn(image, clicks, self._size)
+        seeds = mark_seeds(size, clicks, seed_radius=self.seed_radius)
+        if not (seeds == 1).any():  # no positive click, or each lies under a later negative one
+            return np.zeros(size, np.float32)
+        probs = self.segment(image, seeds, previous)
+        probs[seeds == 1] = 1
+        probs[seeds == 0] = 0
+        return probs
+
+    def fill_radii(self, clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> list[Click]:
+        """The clicks with a radius each.
+
+        A click without one gets the seed radius, less where the last mask's edge is nearer.
+
+        A correction lies wholly on one side of the last mask's edge, so a seed that crossed it would mark
+        right pixels wrong.
+
+        Args:
+            clicks: In order.
+            previous: The probabilities that the last of the clicks corrects, (H, W), or None.
+        """
+        if all(click.radius is not None for click in clicks):
+            return list(clicks)
+        room = None if previous is None else _distance_to_edge(previous > 0.5)
+        return [
+            click if click.radius is not None else replace(click, radius=self._radius_at(click, room))
+            for click in clicks
+        ]
+
+    def _radius_at(self, click: Click, room: NDArray[np.float32] | None) -> float:
+        if room is None:
+            return float(self.seed_radius)
+        at = (
+            min(max(math.floor(click.row + 0.5), 0), room.shape[0] - 1),
+            min(max(math.floor(click.col + 0.5), 0), room.shape[1] - 1),
+        )
+        return float(min(self.seed_radius, room[at]))
+
+    @abstractmethod
+    def prepare(self, image: NDArray[np.uint8]) -> None:
+        """Compute what depends on the image alone, (H, W, 3) RGB uint8."""
+
+    @abstractmethod
+    def segment(
+        self, image: NDArray[np.uint8], seeds: NDArray[np.int8], previous: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        """The probability of the object at each pixel.
+
+        Args:
+            image: (H, W, 3) RGB.
+            seeds: (H, W) int8: 1 object, 0 background, -1 unmarked; at least one pixel is 1.
+            previous: (H, W) probabilities after the click before, or None.
+
+        Returns:
+            (H, W) float32 in 0..1, an array of its own; the seeds are written over it.
+        """
+
+
+def _distance_to_edge(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """(H, W) distance in pixels to the nearest pixel on the other side of the mask's edge."""
+    inside = mask.astype(np.uint8)
+    far = [
+        np.asarray(cv2.distanceTransform(side, cv2.DIST_L2, cv2.DIST_MASK_PRECISE))
+        for side in (inside, 1 - inside)
+    ]
+    return np.asarray(np.maximum(far[0], far[1]))
+
+
+def frame_of(size: tuple[int, int], width: int = 1) -> NDArray[np.bool_]:
+    """The image's outermost ``width`` pixels, (H, W) bool.
+
+    What stands for the background until there is a negative click.
+    """
+    frame = np.ones(size, bool)
+    frame[width:-width, width:-width] = False
+    return frame
+
+
+def keep_seeded(mask: NDArray[np.bool_], seeds: NDArray[np.int8]) -> NDArray[np.bool_]:
+    """The 8-connected parts of the mask that hold an object seed; the others were asked for by nobody.
+
+    Args:
+        mask: (H, W) bool.
+        seeds: (H, W) int8: 1 object, 0 background, -1 unmarked.
+    """
+    _, parts = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    wanted = np.unique(parts[(seeds == 1) & mask])
+    return np.isin(parts, wanted[wanted > 0])

@@ -1,0 +1,25 @@
+"""The simulated user: where it clicks, what it drags."""
+
+from dct_seg.simulation.user import (
+    PROTOCOL_VERSION,
+    NextClicks,
+    Place,
+    Prompt,
+    Rule,
+    SimulatedUser,
+    first_click,
+    next_click,
+    predicted,
+)
+
+__all__ = [
+    "PROTOCOL_VERSION",
+    "NextClicks",
+    "Place",
+    "Prompt",
+    "Rule",
+    "SimulatedUser",
+    "first_click",
+    "next_click",
+    "predicted",
+]

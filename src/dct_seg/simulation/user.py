@@ -1,0 +1,317 @@
+"""The simulated user: where the next click goes, its sign, and the length of its drag.
+
+Distances between pixel centres have integer squares; they are compared as integers, so that a tie is a tie.
+Every number that comes out of these rules is printed with the rule's name and `PROTOCOL_VERSION`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from dct_seg.clicks import PADDING, ClickBatch
+from dct_seg.registry import check_choice
+from dct_seg.simulation.wrong_pixels import Peak, deepest_pixel, largest_region, spread, wrong_pixels
+
+Rule = Literal["max_distance", "largest_region"]
+Prompt = Literal["click", "drag"]
+Place = Literal["center", "core"]
+
+PROTOCOL_VERSION = 1
+"""Of both rules together; raised when a rule would choose another click than before."""
+
+_THREADED = 2**18
+"""Pixels of an image from which a thread repays its start; below, most of the time is Python's own, under its
+lock."""
+
+
+@dataclass(frozen=True)
+class NextClicks:
+    """One click for each image of a batch.
+
+    Args:
+        coords: (B, 2) float32, (row, col) in pixels; 0 where done.
+        labels: (B,) int64: 1 positive, 0 negative, -1 where done.
+        radii: (B,) float32, pixels, as the model is told: NaN without a drag, 0 where done.
+        done: (B,) bool, True where no wrong pixel is left to click.
+        true_radii: (B,) float32, pixels: the distance at the click, told or not, without noise; 0 where done.
+    """
+
+    coords: Tensor
+    labels: Tensor
+    radii: Tensor
+    done: Tensor
+    true_radii: Tensor
+
+    def to(self, device: torch.device | str) -> NextClicks:
+        """The same clicks on another device."""
+        return NextClicks(
+            *(one.to(device) for one in (self.coords, self.labels, self.radii, self.done, self.true_radii))
+        )
+
+
+def first_click(mask: Tensor, ignore: Tensor | None = None) -> NextClicks:
+    """The first click of each object: its pixel farthest from its boundary (the image border is one).
+
+    Args:
+        mask: (B, H, W) bool, the object.
+        ignore: (B, H, W) bool, True where nobody looks.
+
+    Example:
+        >>> mask = torch.zeros(1, 9, 9, dtype=torch.bool)
+        >>> mask[0, 2:7, 2:7] = True
+        >>> click = first_click(mask)
+        >>> click.coords.tolist(), click.labels.tolist(), click.radii.tolist()
+        ([[4.0, 4.0]], [1], [3.0])
+    """
+    return _simulate(None, mask, ignore, None, "max_distance", None)
+
+
+def next_click(
+    pred: Tensor,
+    mask: Tensor,
+    ignore: Tensor | None = None,
+    clicks: ClickBatch | None = None,
+    *,
+    rule: Rule = "max_distance",
+) -> NextClicks:
+    """The next click of each image, given what is predicted now and the clicks so far.
+
+    ``max_distance`` goes to the wrong pixel farthest from a right one (BRS, f-BRS, RITM and their
+    successors); ``largest_region`` to the same inside the 8-connected wrong region of most pixels (the
+    paper's section 2.3). A tie of signs gives the negative click, a tie of pixels the first in row-major
+    order. Pixels already clicked are never clicked again.
+
+    Args:
+        pred: (B, H, W) bool, the predicted object.
+        mask: (B, H, W) bool, the object.
+        ignore: (B, H, W) bool, True where nobody looks; its edge is a boundary.
+        clicks: The clicks so far, in pixels of ``pred``.
+        rule: ``max_distance`` or ``largest_region``.
+
+    Returns:
+        The clicks on ``pred``'s device, each radius the distance at the click.
+
+    Raises:
+        ValueError: When shapes disagree or the rule is unknown.
+        TypeError: When a map is not bool.
+
+    Example:
+        >>> mask = torch.zeros(1, 9, 9, dtype=torch.bool)
+        >>> pred = mask.clone()
+        >>> pred[0, 2:7, 2:7] = True
+        >>> click = next_click(pred, mask)
+        >>> click.coords.tolist(), click.labels.tolist(), click.radii.tolist()
+        ([[4.0, 4.0]], [0], [3.0])
+        >>> next_click(mask, mask).done.tolist()
+        [True]
+    """
+    return _simulate(pred, mask, ignore, clicks, rule, None)
+
+
+class SimulatedUser:
+    """A person who knows the answer: looks at the logits and makes the next click.
+
+    Args:
+        mask: (B, H, W) bool, the object.
+        ignore: (B, H, W) bool, True where nobody looks.
+        rule: How a click after the first is chosen; see `next_click`.
+        prompt: ``drag`` tells the model the radius, ``click`` does not; or a (B,) bool tensor, True where it
+            is told.
+        threshold: A pixel is predicted where its probability is above this.
+        place: ``center`` is the rule's own pixel; ``core`` a random one of the same region at least half as
+            deep.
+        radius_noise: F multiplies the told radius by a uniform number in 1 - F .. 1 + F.
+        click_jitter: Pixels; the click moves to a random wrong pixel of its region at most this far away.
+        generator: Where all randomness comes from; None is torch's own.
+
+    Raises:
+        ValueError: When an option is out of range, or shapes disagree.
+
+    Example:
+        >>> mask = torch.zeros(1, 9, 9, dtype=torch.bool)
+        >>> mask[0, 2:7, 2:7] = True
+        >>> user = SimulatedUser(mask, prompt="click")
+        >>> click = user(None, ClickBatch.empty(1))
+        >>> click.coords.tolist(), click.radii.tolist(), click.true_radii.tolist()
+        ([[4.0, 4.0]], [nan], [3.0])
+    """
+
+    def __init__(
+        self,
+        mask: Tensor,
+        ignore: Tensor | None = None,
+        *,
+        rule: Rule = "max_distance",
+        prompt: Prompt | Tensor = "drag",
+        threshold: float = 0.5,
+        place: Place = "center",
+        radius_noise: float = 0.0,
+        click_jitter: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        _check_maps(mask=mask, ignore=ignore)
+        check_choice("rule", rule, get_args(Rule))
+        check_choice("place", place, get_args(Place))
+        if not 0 <= radius_noise < 1:
+            raise ValueError(f"radius_noise is a fraction, 0 or more and below 1, got {radius_noise}")
+        if not click_jitter >= 0:
+            raise ValueError(f"click_jitter is a distance in pixels, 0 or more, got {click_jitter}")
+        if not 0 < threshold < 1:
+            raise ValueError(f"threshold is a probability between 0 and 1, got {threshold}")
+        if isinstance(prompt, Tensor):
+            if prompt.shape != mask.shape[:1] or prompt.dtype != torch.bool:
+                raise ValueError(
+                    f"prompt as a tensor is bool of shape ({len(mask)},), got {prompt.dtype} "
+                    f"{tuple(prompt.shape)}"
+                )
+            self.tells_radius = prompt.cpu()
+        else:
+            check_choice("prompt", prompt, get_args(Prompt))
+            self.tells_radius = torch.full((len(mask),), prompt == "drag")
+        # One copy to the CPU for all clicks to come.
+        self.mask = mask.cpu()
+        self.ignore = None if ignore is None else ignore.cpu()
+        self.rule: Rule = rule
+        self.threshold = threshold
+        self.place: Place = place
+        self.radius_noise = radius_noise
+        self.click_jitter = click_jitter
+        self.generator = generator
+
+    def __call__(self, logits: Tensor | None, clicks: ClickBatch) -> NextClicks:
+        """The next click of each image.
+
+        Args:
+            logits: (B, 1, H, W) or (B, H, W); None before the first click, which is the same under both
+                rules.
+            clicks: The clicks so far.
+
+        Returns:
+            The clicks, on the device of ``clicks``.
+        """
+        placement = None
+        if self.place == "core" or self.click_jitter:
+            placement = _Placement(self.place == "core", self.click_jitter, self._uniform(2).tolist())
+        pred = None if logits is None else predicted(logits, self.threshold)
+        rule: Rule = "max_distance" if pred is None else self.rule
+        found = _simulate(pred, self.mask, self.ignore, clicks, rule, placement)
+        found = found.to(clicks.device)
+        radii = found.true_radii
+        if self.radius_noise:
+            radii = radii * (1 + self.radius_noise * (2 * self._uniform(1)[:, 0] - 1)).to(radii)
+        radii = torch.where(self.tells_radius.to(radii.device) | found.done, radii, math.nan)
+        return replace(found, radii=radii)
+
+    def _uniform(self, columns: int) -> Tensor:
+        device = "cpu" if self.generator is None else self.generator.device
+        return torch.rand(
+            len(self.mask), columns, dtype=torch.float64, generator=self.generator, device=device
+        ).cpu()
+
+
+def predicted(logits: Tensor, threshold: float = 0.5) -> Tensor:
+    """The predicted object, (B, H, W) bool: probability above ``threshold``.
+
+    Takes logits (B, 1, H, W) or (B, H, W).
+
+    Example:
+        >>> predicted(torch.tensor([[[-1.0, 0.0, 1.0]]])).tolist()
+        [[[False, False, True]]]
+    """
+    maps = logits.detach().squeeze(1) if logits.ndim == 4 else logits.detach()
+    return torch.sigmoid(maps.float()) > threshold
+
+
+class _Placement(NamedTuple):
+    """How training leaves the rule's own pixel; ``uniform`` holds two numbers in 0..1 for each image."""
+
+    core: bool
+    jitter: float
+    uniform: list[list[float]]
+
+
+def _simulate(
+    pred: Tensor | None,
+    mask: Tensor,
+    ignore: Tensor | None,
+    clicks: ClickBatch | None,
+    rule: Rule,
+    placement: _Placement | None,
+) -> NextClicks:
+    check_choice("rule", rule, get_args(Rule))
+    _check_maps(mask=mask, ignore=ignore, pred=pred)
+    batch = len(mask)
+    if clicks is not None and len(clicks) != batch:
+        raise ValueError(
+            f"clicks are of {len(clicks)} images but mask of {batch}; give one row of clicks an image"
+        )
+    device = mask.device if pred is None else pred.device
+    preds = None if pred is None else pred.cpu().numpy()
+    masks = mask.cpu().numpy()
+    ignores = None if ignore is None else ignore.cpu().numpy()
+    clicked = [[] for _ in range(batch)] if clicks is None else _clicked_pixels(clicks)
+
+    def of_sample(b: int) -> Peak | None:
+        wrong = wrong_pixels(
+            None if preds is None else preds[b], masks[b], None if ignores is None else ignores[b]
+        )
+        if wrong is None:
+            return None
+        taken = wrong.inside(clicked[b])
+        peak = deepest_pixel(wrong, taken) if rule == "max_distance" else largest_region(wrong, taken)
+        if peak is None:
+            return None
+        if placement is not None:
+            peak = spread(
+                peak, wrong, taken, core=placement.core, jitter=placement.jitter, uniform=placement.uniform[b]
+            )
+        return peak._replace(row=peak.row + wrong.top, col=peak.col + wrong.left)
+
+    if batch > 1 and masks[0].size >= _THREADED:
+        peaks = list(_pool(os.getpid()).map(of_sample, range(batch)))
+    else:
+        peaks = [of_sample(b) for b in range(batch)]
+    rows = [
+        (0.0, 0.0, float(PADDING), 0.0)
+        if p is None
+        else (p.row, p.col, float(p.positive), math.sqrt(p.squared))
+        for p in peaks
+    ]
+    table = torch.tensor(rows, dtype=torch.float32).reshape(batch, 4).to(device)
+    labels, radii = table[:, 2].long(), table[:, 3]
+    return NextClicks(table[:, :2], labels, radii, labels == PADDING, radii)
+
+
+def _clicked_pixels(clicks: ClickBatch) -> list[list[tuple[int, int]]]:
+    """The pixels each image's clicks are in."""
+    coords, valid = clicks.coords.cpu().round().long().tolist(), clicks.valid.cpu().tolist()
+    return [
+        [(row, col) for (row, col), is_click in zip(*one, strict=True) if is_click]
+        for one in zip(coords, valid, strict=True)
+    ]
+
+
+@cache
+def _pool(process: int) -> ThreadPoolExecutor:
+    """The threads of one process; a forked child inherits none and asks for its own."""
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix=f"simulated-user-{process}")
+
+
+def _check_maps(*, mask: Tensor, ignore: Tensor | None, pred: Tensor | None = None) -> None:
+    for name, one in (("mask", mask), ("ignore", ignore), ("pred", pred)):
+        if one is None:
+            continue
+        if one.dtype != torch.bool:
+            raise TypeError(f"{name} is a bool tensor, got {one.dtype}; compare it with a threshold first")
+        if one.ndim != 3 or one.shape != mask.shape:
+            raise ValueError(
+                f"{name} is (B, H, W) as mask is, got {tuple(one.shape)} with mask {tuple(mask.shape)}"
+            )

@@ -1,0 +1,373 @@
+"""Training click by click: one click, forward, loss, optimizer step.
+
+Then the next click from the new mask (section 2.3).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from dct_seg.clicks import ClickBatch
+from dct_seg.interaction import interact
+from dct_seg.metrics import NumberOfClicks, iou
+from dct_seg.models.dct_net import DCTNet, DCTNetConfig
+from dct_seg.registry import check_choice
+from dct_seg.simulation import NextClicks, Place, Prompt, Rule, SimulatedUser, predicted
+from dct_seg.training.learner import EncodedBatch, Learner
+from dct_seg.training.losses import LOSSES, weighted_sum
+
+Update = Literal["every", "last", "sum"]
+Schedule = Literal["step", "cosine", "constant"]
+OptimizerName = Literal["adam", "adamw"]
+
+EVALUATION_ARGUMENTS = ("val_prompts", "val_clicks", "val_threshold", "channels_last")
+"""Kept out of a checkpoint's hyper-parameters, so that what the command line says about evaluation wins over
+it."""
+
+_COSINE_END = 1e-3
+
+
+class InteractiveSegmentationTask(LightningModule):
+    """DCT-Net with its training loop and its validation protocol. The defaults are the paper's.
+
+    Lightning counts an optimizer step, so a click, as one ``global_step``: ``max_steps`` counts clicks, and
+    ``ModelCheckpoint``'s ``every_n_train_steps`` saves after a batch only where the clicks so far are a
+    multiple of it (its ``train_time_interval`` does nothing under manual optimisation). Epochs mean what they
+    say: save, validate and step the rate by them. Loggers count batches, and ``EMAWeightAveraging`` averages
+    once a batch; leave its ``update_every_n_steps`` at 1.
+
+    The parts of a training step are named for Lightning's profilers (``Trainer(profiler="simple")`` prints
+    them): ``simulation``, ``radii``, ``forward``, ``loss``, ``backward`` and Lightning's own
+    ``optimizer_step``.
+
+    Args:
+        network: Which network; by default the paper's, or that of ``start_from``.
+        start_from: Trained weights that the run starts from, as :meth:`DCTNet.from_pretrained` takes them,
+            with their network.
+        lr: Learning rate of what is new; the paper's 1e-4.
+        backbone_lr_factor: The backbone learns at ``lr`` times this.
+        optimizer: ``adam`` is the paper's, ``adamw`` decays weights apart from the gradient.
+        weight_decay: Weight decay.
+        schedule: ``step`` multiplies the rate by 0.1 each ``step_epochs`` (the paper), ``cosine`` ends near
+            0, ``constant`` stays.
+        step_epochs: Epochs between two steps of ``step``.
+        warmup_epochs: Epochs over which the rate rises to its value, for any schedule.
+        train_clicks: Fewest and most clicks of a batch; the number is drawn anew for each batch, alike on all
+            ranks.
+        clicks_ahead: In half of the batches up to so many clicks come before those that train, without
+            learning: long interactions are seen at a third of their price; ``train/first_mIoU`` is then of
+            the first click that trains. 0 is the paper's.
+        update: ``every`` steps after each click (the paper), ``last`` only after the last click of a batch,
+            ``sum`` adds up the gradients of all clicks and steps once.
+        losses: Name of each loss and its weight.
+        drag_loss: Weight of the Auto-Drag-Head's loss (smooth L1 of the logarithm of the radius).
+        drag_share: Share of training images whose clicks come with their radius; the others get the head's.
+        rule: The simulated user's rule in training.
+        place: Click at the region's ``center``, or anywhere in its ``core``.
+        radius_noise: A told radius is multiplied by 1 - F .. 1 + F.
+        click_jitter: Clicks move up to this many pixels.
+        gradient_clip: Largest norm of the gradient; None leaves it. (Trainer's own option is refused under
+            manual optimisation.)
+        seed: Seed of the simulated user.
+        val_prompts: Prompts to validate with; each gets its own row, they are never mixed.
+        val_clicks: Most clicks in validation.
+        val_threshold: A pixel is object above this probability.
+        channels_last: Keep the weights, and so all features, channels-last in memory: faster on CPUs and
+            tensor cores.
+
+    Raises:
+        ValueError: When an argument is out of range or names nothing known.
+    """
+
+    def __init__(
+        self,
+        network: DCTNetConfig | dict[str, Any] | None = None,
+        *,
+        start_from: str | None = None,
+        lr: float = 1e-4,
+        backbone_lr_factor: float = 1.0,
+        optimizer: OptimizerName = "adam",
+        weight_decay: float = 0.0,
+        schedule: Schedule = "step",
+        step_epochs: int = 10,
+        warmup_epochs: int = 0,
+        train_clicks: tuple[int, int] = (3, 3),
+        clicks_ahead: int = 0,
+        update: Update = "every",
+        losses: dict[str, float] | None = None,
+        drag_loss: float = 1.0,
+        drag_share: float = 1.0,
+        rule: Rule = "largest_region",
+        place: Place = "center",
+        radius_noise: float = 0.0,
+        click_jitter: float = 0.0,
+        gradient_clip: float | None = None,
+        seed: int = 0,
+        val_prompts: tuple[Prompt, ...] | list[Prompt] = ("drag",),
+        val_clicks: int = 20,
+        val_threshold: float = 0.5,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        start = DCTNet.from_pretrained(start_from) if start_from is not None else None
+        config = _network(DCTNetConfig.from_dict(network) if isinstance(network, dict) else network, start)
+        self.losses = losses or {"bce": 1.0}
+        for name in self.losses:
+            LOSSES.get(name)
+        check_choice("optimizer", optimizer, get_args(OptimizerName))
+        check_choice("schedule", schedule, get_args(Schedule))
+        check_choice("update rule", update, get_args(Update))
+        for prompt in val_prompts:
+            check_choice("prompt", prompt, get_args(Prompt))
+        if len(train_clicks) != 2 or not 1 <= train_clicks[0] <= train_clicks[1]:
+            raise ValueError(
+                f"train_clicks is the fewest and the most clicks of a batch, got {tuple(train_clicks)}"
+            )
+        if not 0 <= drag_share <= 1:
+            raise ValueError(f"drag_share is a share of the images, 0 to 1, got {drag_share}")
+        for name, count, least in (
+            ("step_epochs", step_epochs, 1),
+            ("warmup_epochs", warmup_epochs, 0),
+            ("clicks_ahead", clicks_ahead, 0),
+            ("seed", seed, 0),
+            ("val_clicks", val_clicks, 1),
+        ):
+            if count < least:
+                raise ValueError(f"{name} must be at least {least}, got {count}")
+        if gradient_clip is not None and not gradient_clip > 0:
+            raise ValueError(f"gradient_clip is a norm above 0, or None, got {gradient_clip}")
+        self.save_hyperparameters(ignore=["network", "start_from", *EVALUATION_ARGUMENTS])
+        self.save_hyperparameters({"network": asdict(config)})
+        self.automatic_optimization = False
+        nothing = torch.zeros(0, 1, 1, dtype=torch.bool)
+        self._simulated_user(
+            nothing, nothing, torch.zeros(0, dtype=torch.bool), None
+        )  # a wrong option is told now
+        self.net = DCTNet(config) if start is None else start.train()
+        if channels_last:
+            self.net = self.net.to(memory_format=torch.channels_last)
+        if (
+            self.net.click_encoder.needs_radius
+            and self.net.auto_drag is None
+            and (drag_share < 1 or "click" in val_prompts)
+        ):
+            raise ValueError(
+                f"{config.click_encoder} needs radii and auto_drag is off, so that a click without a drag "
+                "cannot be drawn; "
+                "switch auto_drag on, or set drag_share to 1 and val_prompts to [drag]"
+            )
+        self.val_prompts = list(val_prompts)
+        self.val_clicks = val_clicks
+        self.val_threshold = val_threshold
+        self.val_metrics: dict[str, NumberOfClicks] = {}
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, **kwargs: Any) -> InteractiveSegmentationTask:  # type: ignore[override]
+        """As Lightning's, but the backbone's pretrained weights, which the checkpoint replaces, are neither
+        fetched nor needed.
+        """
+        if "network" not in kwargs:
+            stored = torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True)
+            kwargs["network"] = {**stored["hyper_parameters"]["network"], "backbone_weights": "none"}
+        task: InteractiveSegmentationTask = super().load_from_checkpoint(checkpoint_path, **kwargs)
+        return task
+
+    def forward(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> Tensor:
+        """As :meth:`DCTNet.forward`."""
+        logits: Tensor = self.net(image, clicks, previous)
+        return logits
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """The clicks of one batch, each with its loss and, by default, its optimizer step."""
+        image, mask, ignore = batch["image"], batch["mask"], batch["ignore"]
+        low, high = self.hparams["train_clicks"]
+        # Drawn from what all ranks share: a rank that took more clicks than another would wait for it for
+        # ever.
+        shared = self._generator(batch_idx)
+        num_clicks = int(torch.randint(low, high + 1, (1,), generator=shared))
+        most_ahead = self.hparams["clicks_ahead"]
+        has_ahead = most_ahead and float(torch.rand(1, generator=shared)) < 0.5
+        num_ahead = int(torch.randint(1, most_ahead + 1, (1,), generator=shared)) if has_ahead else 0
+        generator = self._generator(batch_idx, self.global_rank + 1)
+        drag = torch.rand(len(image), generator=generator) < self.hparams["drag_share"]
+        user = self._simulated_user(mask, ignore, drag, generator)
+        profile = self.trainer.profiler.profile  # type: ignore[attr-defined]
+        learner = Learner(self.net, image, profile)
+
+        def source(logits: Tensor | None, clicks: ClickBatch) -> NextClicks:
+            with profile("simulation"):
+                return user(logits, clicks)
+
+        optimizer: Any = self.optimizers()
+        update = self.hparams["update"]
+        rows = []
+        shares_encoding = (
+            self.net.is_late and update == "sum"
+        )  # one graph under all clicks, which only one backward can use
+        total = image.new_zeros(())
+        steps = interact(learner, image, source, num_ahead + num_clicks, stop_when_done=False)
+        with torch.no_grad():
+            for _ in range(num_ahead):
+                next(steps)
+        for index in range(num_clicks):
+            is_last = index == num_clicks - 1
+            learns = is_last or update != "last"
+            with torch.set_grad_enabled(learns):
+                step = next(steps)
+                with profile("loss"):
+                    mask_loss = weighted_sum(self.losses, step.logits, mask, ignore, step.asked.done)
+                    drag_loss = learner.drag_loss(step)
+                    ious = iou(predicted(step.logits), mask, ignore)
+            rows.append(torch.stack([mask_loss.detach(), drag_loss.detach(), ious.mean().float()]))
+            if learns:
+                total = total + mask_loss + self.hparams["drag_loss"] * drag_loss
+            if is_last or (learns and not shares_encoding):
+                with profile("backward"):
+                    self.manual_backward(total)
+                total = image.new_zeros(())
+            if is_last or update == "every":
+                optimizer.step()
+                optimizer.zero_grad()
+                learner.weights_changed()
+        table = torch.stack(rows)  # (K, 3)
+        means = {
+            "train/loss": table[:, 0].mean(),
+            "train/first_mIoU": table[0, 2],
+            "train/last_mIoU": table[-1, 2],
+        }
+        if self.net.auto_drag is not None:
+            means["train/drag_loss"] = table[:, 1].mean()
+        self.log_dict(means, prog_bar=True, batch_size=len(image))
+
+    def _simulated_user(
+        self, mask: Tensor, ignore: Tensor, drag: Tensor, generator: torch.Generator | None
+    ) -> SimulatedUser:
+        options = {name: self.hparams[name] for name in ("rule", "place", "radius_noise", "click_jitter")}
+        return SimulatedUser(mask, ignore, prompt=drag, generator=generator, **options)
+
+    def _generator(self, *key: int) -> torch.Generator:
+        """Randomness that depends on the seed, the epoch and ``key`` alone, so that a resumed run draws the
+        same.
+        """
+        state = np.random.SeedSequence([self.hparams["seed"], self.current_epoch, *key]).generate_state(
+            1, np.uint64
+        )
+        return torch.Generator().manual_seed(int(state[0]))
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Clip the gradient, which precision 16-mixed has unscaled by now."""
+        if self.hparams["gradient_clip"] is not None:
+            torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.hparams["gradient_clip"])
+
+    def on_train_epoch_end(self) -> None:
+        """Log the rate of the epoch, and step the schedule."""
+        scheduler: Any = self.lr_schedulers()
+        self.log("lr", scheduler.get_last_lr()[0])
+        scheduler.step()
+
+    def configure_optimizers(self) -> Any:
+        """Adam over two groups, what is new and the pretrained backbone, with a rate that changes by epochs.
+
+        Raises:
+            ValueError: When the schedule is ``cosine`` and the number of epochs is open.
+        """
+        if self.hparams["schedule"] == "cosine" and (self.trainer.max_epochs or 0) < 1:
+            raise ValueError(
+                "schedule cosine ends with the last epoch, but the Trainer has no max_epochs; set it, or "
+                "take step or constant"
+            )
+        groups = self.net.parameter_groups(
+            self.hparams["lr"], backbone_lr_factor=self.hparams["backbone_lr_factor"]
+        )
+        kind = torch.optim.AdamW if self.hparams["optimizer"] == "adamw" else torch.optim.Adam
+        # A fused optimizer unscales inside its step, which is too late to clip.
+        fused = self.trainer.precision != "16-mixed" or self.hparams["gradient_clip"] is None
+        optimizer = kind(groups, betas=(0.9, 0.999), weight_decay=self.hparams["weight_decay"], fused=fused)
+        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate_at)]
+
+    def _rate_at(self, epoch: int) -> float:
+        schedule, warmup = self.hparams["schedule"], self.hparams["warmup_epochs"]
+        if epoch < warmup:
+            return float((epoch + 1) / (warmup + 1))
+        if schedule == "step":
+            return float(0.1 ** (epoch // self.hparams["step_epochs"]))
+        if schedule == "cosine":
+            done = min((epoch - warmup) / max(int(self.trainer.max_epochs or 1) - warmup, 1), 1.0)
+            return _COSINE_END + (1 - _COSINE_END) * 0.5 * (1 + math.cos(math.pi * done))
+        return 1.0
+
+    def on_validation_epoch_start(self) -> None:
+        """A fresh table of IoUs for each prompt."""
+        self._start_tables(self.trainer.val_dataloaders)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """All clicks of a batch under the protocol ``max_distance``, once for each prompt."""
+        image, mask, ignore = batch["image"], batch["mask"], batch["ignore"]
+        model = EncodedBatch(self.net, image)
+        for prompt, metric in self.val_metrics.items():
+            prompts = torch.full((len(image),), prompt == "drag")
+            user = SimulatedUser(
+                mask, ignore, rule="max_distance", prompt=prompts, threshold=self.val_threshold
+            )
+            ious = torch.ones(len(image), self.val_clicks, device=self.device)
+            finished = torch.zeros(len(image), dtype=torch.bool, device=self.device)
+            for step in interact(model, image, user, self.val_clicks):
+                finished = (
+                    finished | step.asked.done
+                )  # for good: its last IoU is held, whatever the mask does while others go on
+                now = iou(predicted(step.logits, self.val_threshold), mask, ignore).to(ious)
+                ious[:, step.index :] = torch.where(finished, ious[:, step.index], now)[:, None]
+            metric.update(ious, batch["sample_id"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log each prompt's row, as ``val/drag/NoC@90``."""
+        self._log_tables("val")
+
+    def on_test_epoch_start(self) -> None:
+        """As in validation."""
+        self._start_tables(self.trainer.test_dataloaders)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """As :meth:`validation_step`."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log each prompt's row, as ``test/drag/NoC@90``."""
+        self._log_tables("test")
+
+    def _start_tables(self, loader: Any) -> None:
+        size, miou_at = len(loader.dataset), [k for k in (1, 3, 5) if k <= self.val_clicks]
+        self.val_metrics = {
+            prompt: NumberOfClicks(size, max_clicks=self.val_clicks, miou_at=miou_at).to(self.device)
+            for prompt in self.val_prompts
+        }
+
+    def _log_tables(self, stage: str) -> None:
+        for prompt, metric in self.val_metrics.items():
+            row = {f"{stage}/{prompt}/{name}": value for name, value in metric.compute().items()}
+            self.log_dict(
+                row, sync_dist=True
+            )  # the metric has gathered all ranks' samples, so that each rank logs the same
+
+
+def _network(given: DCTNetConfig | None, start: DCTNet | None) -> DCTNetConfig:
+    """The network to train; given beside weights to start from, it must be theirs."""
+    if start is None:
+        return given or DCTNetConfig()
+    theirs = start.config
+    ours = theirs if given is None else replace(given, backbone_weights=theirs.backbone_weights)
+    differing = [f.name for f in fields(theirs) if getattr(ours, f.name) != getattr(theirs, f.name)]
+    if differing:
+        raise ValueError(
+            f"the weights of start_from are of a network with another {', '.join(differing)}; leave out "
+            "model.network"
+        )
+    return theirs

@@ -1,0 +1,63 @@
+"""A run from trained weights that ends between them and what it learnt, so that it forgets little of what
+they knew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor, nn
+
+
+class StartWeightAveraging(WeightAveraging):
+    """Validates, saves and ends with the average of the weights that the run started from and those it has
+    trained.
+
+    Training itself goes on undisturbed; a run that is resumed with the same configuration goes on to the bit.
+    Not together with another weight averaging, which would want the last word too.
+
+    Args:
+        start_share: Share of the weights at the start, 0 or more and below 1; the more, the less is forgotten
+            and the less is learnt.
+
+    Raises:
+        ValueError: When the share is out of range.
+
+    Source: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022. Not of the paper.
+    """
+
+    def __init__(self, start_share: float = 0.5) -> None:
+        if not 0 <= start_share < 1:
+            raise ValueError(f"start_share is a share, 0 or more and below 1, got {start_share}")
+        super().__init__()
+        self.start_share = start_share
+        self._start: list[Tensor] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Keep the weights as they are; a checkpoint to go on from is only read later."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self._start = [value.detach().clone() for value in _values(pl_module)]
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Average anew."""
+        assert self._average_model is not None
+        with torch.no_grad():
+            for average, start, trained in zip(
+                _values(self._average_model.module), self._start, _values(pl_module), strict=True
+            ):
+                if average.is_floating_point():
+                    torch.lerp(trained, start.to(trained.device), self.start_share, out=average)
+                else:
+                    average.copy_(trained)
+
+
+def _values(module: nn.Module) -> Iterator[Tensor]:
+    return chain(module.parameters(), module.buffers())
