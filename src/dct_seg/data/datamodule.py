@@ -56,6 +56,7 @@ class ClickSimulatorDataModule(LightningDataModule):
         object_scale: Instead, the object's side as a share of the crop's: (low, high), drawn log-uniformly.
             Not in the paper.
         object_scale_prob: How often ``object_scale`` is used where it is given.
+        max_zoom: ``object_scale`` enlarges an image at most this many times.
         aspect: Largest random stretch of height against width (1: none). Not in the paper.
         flip: Mirror half of the samples.
         color_jitter: Change brightness, contrast, saturation and hue.
@@ -93,6 +94,7 @@ class ClickSimulatorDataModule(LightningDataModule):
         scale: tuple[float, float] = (0.75, 1.25),
         object_scale: tuple[float, float] | None = None,
         object_scale_prob: float = 1.0,
+        max_zoom: float = 4.0,
         aspect: float = 1.0,
         flip: bool = True,
         color_jitter: bool = True,
@@ -137,6 +139,7 @@ class ClickSimulatorDataModule(LightningDataModule):
             "scale": tuple(scale),
             "object_scale": tuple(object_scale) if object_scale else None,
             "object_scale_prob": object_scale_prob,
+            "max_zoom": max_zoom,
             "aspect": aspect,
             "flip": flip,
             "color_jitter": color_jitter,

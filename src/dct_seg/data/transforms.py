@@ -188,6 +188,7 @@ def training_transform(
     flip: bool = True,
     color_jitter: bool = True,
     min_object_size: int = 80,
+    max_zoom: float = 4.0,
 ) -> A.Compose:
     """The paper's augmentation (section 3.2), and around it what newer recipes add.
 
@@ -201,6 +202,7 @@ def training_transform(
         color_jitter: Change brightness, contrast and saturation by up to 30 %, hue by up to 5 %, in four of
             five samples.
         min_object_size: See ``ObjectCrop``.
+        max_zoom: See ``ObjectCrop``.
 
     Raises:
         ValueError: When a range is empty or not positive.
@@ -217,6 +219,7 @@ def training_transform(
         object_scale_prob=object_scale_prob,
         aspect=aspect,
         min_object_size=min_object_size,
+        max_zoom=max_zoom,
     )
     steps: list[A.BasicTransform] = [crop]
     if flip:

@@ -16,6 +16,7 @@ from dct_seg.models import pretrained
 from dct_seg.models.auto_drag import AutoDragHead
 from dct_seg.models.backbone import Backbone
 from dct_seg.models.decoder import UNetDecoder
+from dct_seg.models.detail import DetailBranch
 from dct_seg.models.feature_dct import FeatureDCT, Rejection
 from dct_seg.models.feature_pyramid import FeaturePyramid
 from dct_seg.models.prompt_branch import PromptBranch
@@ -53,6 +54,8 @@ class DCTNetConfig:
         join_norm: Instance norm in all of the decoder's layers. Off, only the layers that Feature-DCT sets
             have it, as in the paper's Fig. 3: elsewhere it takes away how strongly a feature answers in this
             image.
+        detail: Refine the logits with the backbone level that is one finer than the decoder's finest. Needs
+            ``early`` fusion.
         frozen_batch_norm: Keep the statistics of the backbone's batch norm as pretrained; small batches of
             near-identical forwards skew them, and frozen is faster.
     """
@@ -70,6 +73,7 @@ class DCTNetConfig:
     decoder_stride: Literal[2, 4, 8] = 4
     decoder_width: int = 64
     join_norm: bool = True
+    detail: bool = False
     frozen_batch_norm: bool = True
 
     @classmethod
@@ -123,6 +127,7 @@ class DCTNet(nn.Module):
         self.decoder = UNetDecoder(
             channels, width=config.decoder_width, predicted=num_dct, join_norm=config.join_norm
         )
+        self.detail = self._detail_branch() if config.detail else None
         self.feature_dct = (
             FeatureDCT(
                 channels[-NUM_DCT_LAYERS:],
@@ -183,11 +188,16 @@ class DCTNet(nn.Module):
             assert features is not None
             fused = self.prompt_branch(maps, features)
         else:
-            fused = features = self.backbone(self._padded(image), maps)[self.first_level :]
+            levels = self.backbone(self._padded(image), maps)
+            fused = features = levels[self.first_level :]
         statistics = (
             self.feature_dct(features[-NUM_DCT_LAYERS:], clicks, padded_size) if self.feature_dct else []
         )
-        logits: Tensor = self.decoder(fused, statistics).float()
+        finest = self.decoder.finest(fused, statistics)
+        logits: Tensor = self.decoder.predict(finest)
+        if self.detail is not None:
+            logits = self.detail(levels[self.first_level - 1], finest, logits)
+        logits = logits.float()
         return F.interpolate(logits, padded_size, mode="bilinear", align_corners=False)[
             ..., : size[0], : size[1]
         ]
@@ -242,6 +252,19 @@ class DCTNet(nn.Module):
         features = self.encode_image(image) if features is None else features
         predicted = self.log_radii(features, clicks, previous, (image.shape[2], image.shape[3])).exp()
         return clicks.with_radii(torch.where(clicks.lacks_radius, predicted.to(clicks.radii), clicks.radii))
+
+    def _detail_branch(self) -> DetailBranch:
+        if self.is_late:
+            raise ValueError(
+                "detail reads backbone levels that have seen the clicks; set prompt_fusion to early, or "
+                "detail to false"
+            )
+        if self.first_level == 0:
+            raise ValueError(
+                f"backbone '{self.config.backbone}' has no level finer than stride "
+                f"{self.backbone.strides[0]}; set decoder_stride to a larger number, or detail to false"
+            )
+        return DetailBranch(self.backbone.channels[self.first_level - 1], self.decoder.block_channels[-1])
 
     def _padded(self, x: Tensor) -> Tensor:
         m = self.backbone.multiple

@@ -169,9 +169,13 @@ class UNetDecoder(nn.Module):
         """(B, C_i, h_i, w_i) fine to coarse, and one (mean, std) for each predicted block -> logits (B, 1,
         h_0, w_0).
         """
+        logits: Tensor = self.predict(self.finest(features, statistics))
+        return logits
+
+    def finest(self, features: Sequence[Tensor], statistics: Sequence[Statistics] = ()) -> Tensor:
+        """Run all blocks on ``forward``'s inputs -> the finest layer, (B, width, h_0, w_0)."""
         *skips, top = features
-        x = self.pool(top)
+        x: Tensor = self.pool(top)
         for i, (block, skip) in enumerate(zip(self.blocks, reversed(skips), strict=True)):
             x = block(x, skip, statistics[i] if i < len(statistics) else None)
-        logits: Tensor = self.predict(x)
-        return logits
+        return x

@@ -86,3 +86,22 @@ def weighted_sum(
     ).sum(0)
     weight = (~finished).float()
     return (each * weight).sum() / weight.sum().clamp(min=1)
+
+
+def kept_right(logits: Tensor, before: Tensor, mask: Tensor, ignore: Tensor, finished: Tensor) -> Tensor:
+    """Normalized focal loss over the pixels that were right before a click: a correction must not break them.
+
+    Args:
+        logits: (B, 1, H, W) after the click.
+        before: (B, 1, H, W) logits before the click.
+        mask: (B, H, W) bool.
+        ignore: (B, H, W) bool, True where nobody looks.
+        finished: (B,) bool, images that weigh nothing.
+
+    Returns:
+        A scalar, float32; 0 when all are finished.
+    """
+    right = ((before[:, 0] > 0) == mask) & ~ignore
+    each = normalized_focal(logits[:, 0].float(), mask, right)
+    weight = (~finished).float()
+    return (each * weight).sum() / weight.sum().clamp(min=1)

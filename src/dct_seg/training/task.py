@@ -16,13 +16,14 @@ from lightning import LightningModule
 from torch import Tensor
 
 from dct_seg.clicks import ClickBatch
-from dct_seg.interaction import interact
+from dct_seg.interaction import Interaction, interact
 from dct_seg.metrics import NumberOfClicks, iou
 from dct_seg.models.dct_net import DCTNet, DCTNetConfig
 from dct_seg.registry import check_choice
 from dct_seg.simulation import NextClicks, Place, Prompt, Rule, SimulatedUser, predicted
+from dct_seg.training.corrections import enlarge_corrections, shrink_batch
 from dct_seg.training.learner import EncodedBatch, Learner
-from dct_seg.training.losses import LOSSES, weighted_sum
+from dct_seg.training.losses import LOSSES, kept_right, weighted_sum
 
 Update = Literal["every", "last", "sum"]
 Schedule = Literal["step", "cosine", "constant"]
@@ -65,6 +66,14 @@ class InteractiveSegmentationTask(LightningModule):
         clicks_ahead: In half of the batches up to so many clicks come before those that train, without
             learning: long interactions are seen at a third of their price; ``train/first_mIoU`` is then of
             the first click that trains. 0 is the paper's.
+        local_clicks: Fewest and most clicks per batch that train on enlarged windows around a correction,
+            after the others; the mask so far is the previous mask there. (0, 0) trains none (the paper).
+        local_reach: Half of such a window's side, in drag radii.
+        fine_factor: Training crops have this many times the height and width of what the network sees, so
+            that windows around corrections are cut from a finer image. The ``crop_size`` of the data must
+            be a multiple of it.
+        keep_loss: Weight of an extra loss over the pixels that were right before the click, so that a
+            correction breaks less.
         update: ``every`` steps after each click (the paper), ``last`` only after the last click of a batch,
             ``sum`` adds up the gradients of all clicks and steps once.
         losses: Name of each loss and its weight.
@@ -101,6 +110,10 @@ class InteractiveSegmentationTask(LightningModule):
         warmup_epochs: int = 0,
         train_clicks: tuple[int, int] = (3, 3),
         clicks_ahead: int = 0,
+        local_clicks: tuple[int, int] = (0, 0),
+        local_reach: float = 4.0,
+        fine_factor: int = 1,
+        keep_loss: float = 0.0,
         update: Update = "every",
         losses: dict[str, float] | None = None,
         drag_loss: float = 1.0,
@@ -131,12 +144,21 @@ class InteractiveSegmentationTask(LightningModule):
             raise ValueError(
                 f"train_clicks is the fewest and the most clicks of a batch, got {tuple(train_clicks)}"
             )
+        if len(local_clicks) != 2 or not 0 <= local_clicks[0] <= local_clicks[1]:
+            raise ValueError(
+                f"local_clicks is the fewest and the most clicks of a batch, got {tuple(local_clicks)}"
+            )
+        if not local_reach >= 1 or not keep_loss >= 0:
+            raise ValueError(
+                f"local_reach must be at least 1 and keep_loss at least 0, got {local_reach} and {keep_loss}"
+            )
         if not 0 <= drag_share <= 1:
             raise ValueError(f"drag_share is a share of the images, 0 to 1, got {drag_share}")
         for name, count, least in (
             ("step_epochs", step_epochs, 1),
             ("warmup_epochs", warmup_epochs, 0),
             ("clicks_ahead", clicks_ahead, 0),
+            ("fine_factor", fine_factor, 1),
             ("seed", seed, 0),
             ("val_clicks", val_clicks, 1),
         ):
@@ -187,6 +209,8 @@ class InteractiveSegmentationTask(LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """The clicks of one batch, each with its loss and, by default, its optimizer step."""
+        fine = batch
+        batch = shrink_batch(batch, self.hparams["fine_factor"])
         image, mask, ignore = batch["image"], batch["mask"], batch["ignore"]
         low, high = self.hparams["train_clicks"]
         # Drawn from what all ranks share: a rank that took more clicks than another would wait for it for
@@ -196,6 +220,8 @@ class InteractiveSegmentationTask(LightningModule):
         most_ahead = self.hparams["clicks_ahead"]
         has_ahead = most_ahead and float(torch.rand(1, generator=shared)) < 0.5
         num_ahead = int(torch.randint(1, most_ahead + 1, (1,), generator=shared)) if has_ahead else 0
+        fewest_local, most_local = self.hparams["local_clicks"]
+        num_local = int(torch.randint(fewest_local, most_local + 1, (1,), generator=shared))
         generator = self._generator(batch_idx, self.global_rank + 1)
         drag = torch.rand(len(image), generator=generator) < self.hparams["drag_share"]
         user = self._simulated_user(mask, ignore, drag, generator)
@@ -214,16 +240,18 @@ class InteractiveSegmentationTask(LightningModule):
         )  # one graph under all clicks, which only one backward can use
         total = image.new_zeros(())
         steps = interact(learner, image, source, num_ahead + num_clicks, stop_when_done=False)
+        before: Tensor | None = None
         with torch.no_grad():
             for _ in range(num_ahead):
-                next(steps)
+                before = next(steps).logits
         for index in range(num_clicks):
             is_last = index == num_clicks - 1
             learns = is_last or update != "last"
             with torch.set_grad_enabled(learns):
                 step = next(steps)
                 with profile("loss"):
-                    mask_loss = weighted_sum(self.losses, step.logits, mask, ignore, step.asked.done)
+                    mask_loss = self._mask_loss(step.logits, before, mask, ignore, step.asked.done)
+                    before = step.logits.detach()
                     drag_loss = learner.drag_loss(step)
                     ious = iou(predicted(step.logits), mask, ignore)
             rows.append(torch.stack([mask_loss.detach(), drag_loss.detach(), ious.mean().float()]))
@@ -245,7 +273,78 @@ class InteractiveSegmentationTask(LightningModule):
         }
         if self.net.auto_drag is not None:
             means["train/drag_loss"] = table[:, 1].mean()
+        if num_local:
+            means |= self._learn_corrections(fine, image, step, user, num_local, generator)
         self.log_dict(means, prog_bar=True, batch_size=len(image))
+
+    def _mask_loss(
+        self, logits: Tensor, before: Tensor | None, mask: Tensor, ignore: Tensor, done: Tensor
+    ) -> Tensor:
+        """The losses of one click; ``before`` holds the logits that the click was to correct."""
+        loss = weighted_sum(self.losses, logits, mask, ignore, done)
+        if not self.hparams["keep_loss"] or before is None:
+            return loss
+        return loss + self.hparams["keep_loss"] * kept_right(logits, before, mask, ignore, done)
+
+    def _learn_corrections(
+        self,
+        fine: dict[str, Any],
+        image: Tensor,
+        last: Interaction,
+        user: SimulatedUser,
+        num_clicks: int,
+        generator: torch.Generator,
+    ) -> dict[str, Tensor]:
+        """Train on enlarged windows around each image's next click; one optimizer step per click.
+
+        In half of the batches the click has acted on the whole crop before: the window is a second look.
+
+        Returns:
+            Mean IoU inside the windows before and after the first click.
+        """
+        profile = self.trainer.profiler.profile  # type: ignore[attr-defined]
+        with torch.no_grad(), profile("windows"):
+            asked = user(last.logits, last.clicks)
+            crop = EncodedBatch(self.net, image)
+            previous = torch.sigmoid(last.logits)
+            clicks = last.clicks.append(asked.coords, asked.labels, asked.radii)
+            clicks = crop.fill_radii(image, clicks, previous)
+            is_second_look = float(torch.rand(1, generator=generator)) < 0.5
+            if is_second_look:
+                previous = torch.sigmoid(crop(image, clicks, previous))
+            window = enlarge_corrections(
+                fine, asked, clicks, previous, reach=self.hparams["local_reach"], generator=generator
+            )
+        user = self._simulated_user(window.mask, window.ignore, user.tells_radius, generator)
+        learner = Learner(self.net, window.image, profile)
+        optimizer: Any = self.optimizers()
+        asked, clicks, previous = window.asked, window.clicks, window.previous
+        done = asked.done
+        ious = [iou(previous[:, 0] > 0.5, window.mask, window.ignore).mean()]
+        for index in range(num_clicks):
+            before = torch.logit(previous, 1e-6)
+            if index:
+                with profile("simulation"):
+                    asked = user(before, clicks)
+                done = done | asked.done
+                clicks = clicks.append(asked.coords, asked.labels, asked.radii)
+            clicks = learner.fill_radii(window.image, clicks, previous)
+            logits = learner(window.image, clicks, previous)
+            has_radius = not (is_second_look and index == 0)  # the wrong region may be gone by now
+            step = Interaction(
+                index, clicks, logits, replace(asked, done=done if has_radius else torch.ones_like(done))
+            )
+            with profile("loss"):
+                loss = self._mask_loss(logits, before, window.mask, window.ignore, done)
+                loss = loss + self.hparams["drag_loss"] * learner.drag_loss(step)
+            with profile("backward"):
+                self.manual_backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+            learner.weights_changed()
+            previous = torch.sigmoid(logits.detach())
+            ious.append(iou(previous[:, 0] > 0.5, window.mask, window.ignore).mean())
+        return {"train/window_mIoU_before": ious[0], "train/window_mIoU_after": ious[1]}
 
     def _simulated_user(
         self, mask: Tensor, ignore: Tensor, drag: Tensor, generator: torch.Generator | None
