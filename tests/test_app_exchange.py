@@ -15,8 +15,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from dct_seg import Click, Predictor
-from dct_seg.app.outlines import decode, encode
 from dct_seg.methods.dctnet import DCTNetMethod
+from dct_seg.rle import decode, encode
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ PACKAGE = ROOT.name
 MAX_LINES = 500
 
 LAYERS = [  # a room may import those above it in this list
-    {"arguments", "registry", "clicks", "files", "processor"},
-    {"click_encoders", "simulation", "metrics", "pictures"},
+    {"arguments", "registry", "clicks", "files", "processor", "rle"},
+    {"click_encoders", "simulation", "metrics", "pictures", "prediction"},
     {"models"},
-    {"interaction", "data"},
+    {"interaction", "data", "prompts"},
     {"training", "methods", "predictor"},
     {"benchmark", "export", "adapters", "app", "sweep", "task", "callbacks", "weight_averaging"},
     {"cli", "__main__"},

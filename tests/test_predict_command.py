@@ -14,10 +14,10 @@ from pycocotools import mask as coco_mask
 from dct_seg import Click, Predictor
 from dct_seg.app import exports, working_image
 from dct_seg.app.editing import Editor
-from dct_seg.app.outlines import decode
 from dct_seg.app.replay import read_click_log
 from dct_seg.cli import main
 from dct_seg.methods.dctnet import DCTNetMethod
+from dct_seg.rle import decode
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from dct_seg import Click, Predictor
 from dct_seg.methods import METHODS
 from dct_seg.methods.base import Method
 from dct_seg.methods.dctnet import DCTNetMethod
-from dct_seg.predictor import Prediction
+from dct_seg.prediction import Prediction
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
 

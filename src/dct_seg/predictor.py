@@ -6,57 +6,23 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from dct_seg.clicks import Click
 from dct_seg.methods.base import Method, check_click, checked_image
 from dct_seg.methods.dctnet import DCTNetMethod
 from dct_seg.models.dct_net import DCTNet
 from dct_seg.models.pretrained import DEFAULT
+from dct_seg.prediction import Prediction, Timings
+from dct_seg.prompts import clicks_of, probabilities_of
 
 HISTORY_BYTES = 2**28
 """Of the probabilities kept of earlier clicks, beside those of the last one; all twenty of a photograph of 3
 megapixels."""
-
-
-@dataclass(frozen=True)
-class Timings:
-    """What a call cost.
-
-    Args:
-        encode: Seconds spent on encoding the image or a region of it, which serves later clicks too; 0 where
-            it was at hand.
-        click: Seconds of everything else.
-    """
-
-    encode: float = 0.0
-    click: float = 0.0
-
-    @property
-    def total(self) -> float:
-        """Seconds of the call."""
-        return self.encode + self.click
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A mask and how it came about.
-
-    Args:
-        mask: (H, W) bool, the object.
-        probs: (H, W) float32 in 0..1.
-        clicks: The clicks with the radii that were used.
-        timings: What it cost.
-    """
-
-    mask: NDArray[np.bool_]
-    probs: NDArray[np.float32]
-    clicks: tuple[Click, ...]
-    timings: Timings = Timings()
 
 
 @dataclass(frozen=True)
@@ -121,6 +87,7 @@ class Predictor:
         self.threshold = threshold
         self.timings = Timings()
         self._image: NDArray[np.uint8] | None = None
+        self._start: NDArray[np.float32] | None = None
         self._turns: list[_Turn] = []
         self._clicks: tuple[Click, ...] = ()
 
@@ -142,56 +109,97 @@ class Predictor:
         """
         return cls(DCTNetMethod(name_or_path, **options), threshold=threshold)
 
-    def set_image(self, image: NDArray[Any]) -> None:
+    def set_image(
+        self,
+        image: NDArray[Any],
+        image_format: Literal["RGB", "BGR"] = "RGB",
+        *,
+        start: NDArray[np.bool_] | None = None,
+    ) -> None:
         """Start on an image; the clicks before are forgotten.
 
         Args:
-            image: (H, W, 3) uint8 RGB; (H, W) grey and (H, W, 4) with alpha are converted.
+            image: (H, W, 3) uint8; (H, W) grey and (H, W, 4) with alpha are converted.
+            image_format: Order of the three channels; OpenCV reads ``BGR``.
+            start: (H, W) bool, the mask that the first click corrects; without clicks it is the answer.
 
         Raises:
-            ValueError: When it is nothing of the kind.
+            ValueError: When the image or the start is of another shape or type.
         """
-        rgb = checked_image(
-            _rgb(image) if isinstance(image, np.ndarray) else image
-        ).copy()  # the caller may paint into its own
+        if image_format not in ("RGB", "BGR"):
+            raise ValueError(f"image_format is 'RGB' or 'BGR', got {image_format!r}")
+        rgb = checked_image(_rgb(image) if isinstance(image, np.ndarray) else image)
+        rgb = (rgb[..., ::-1] if image_format == "BGR" else rgb).copy()  # the caller may paint into its own
+        before_first = None if start is None else _checked_start(start, rgb.shape[:2]).astype(np.float32)
         self._image = None
         self._turns = []
         self._clicks = ()
         before = self._now()
         self.method.reset(rgb)
         self.timings = self._since(before)
-        self._image = rgb
+        self._image, self._start = rgb, before_first
 
-    def predict(self, clicks: Sequence[Click]) -> Prediction:
-        """The mask after all of ``clicks``, in order.
+    def predict(
+        self,
+        point_coords: Sequence[Click] | ArrayLike | None = None,
+        point_labels: ArrayLike | None = None,
+        box: ArrayLike | None = None,
+        mask_input: ArrayLike | None = None,
+        multimask_output: bool = False,
+        *,
+        point_radii: ArrayLike | None = None,
+    ) -> Prediction:
+        """The mask after all clicks, in order.
+
+        They are given as a list of :class:`Click`, ``predict(clicks)``, or as ``SamPredictor`` takes them,
+        in (x, y). The answer unpacks into SAM's ``masks, scores, logits``, of one mask.
 
         Args:
-            clicks: In pixels of the image; a click without a radius gets one from the Auto-Drag-Head.
+            point_coords: Clicks in pixels of the image, one without a radius gets it from the Auto-Drag-Head;
+                or (N, 2) of (x, y), where an integer is a pixel's center.
+            point_labels: (N,) 1 object, 0 background, -1 padding; only beside (N, 2).
+            box: (4,) left, top, right, bottom: a drag from its center to its nearest side, before the points.
+            mask_input: (1, H, W) logits of an earlier answer, the mask that the last click corrects. All
+                clicks are then seen at once, as SAM does, instead of one after the other.
+            multimask_output: For code written for SAM; there is one mask in any case.
+            point_radii: (N,) drags in pixels, NaN for a click without; only beside (N, 2).
 
         Raises:
             RuntimeError: When no image is set.
-            ValueError: When a click lies outside the image.
+            ValueError: When a click lies outside the image, or the arguments do not fit each other.
         """
         image = self._image_or_error()
-        height, width = image.shape[:2]
+        size = (image.shape[0], image.shape[1])
+        clicks = clicks_of(point_coords, point_labels, point_radii, box)
         for click in clicks:
-            check_click(click, (height, width))
+            check_click(click, size)
         before = self._now()
+        if mask_input is None or not clicks:
+            used, probs = self._replay(image, clicks)
+        else:
+            previous = probabilities_of(mask_input, size)
+            used = tuple(self.method.fill_radii(clicks, previous))
+            probs = self.method.predict(image, used, previous)
+        self._clicks = tuple(clicks)
+        mask = probs > self.threshold
+        self.timings = self._since(before)
+        return Prediction(mask, probs, used, self.timings)
+
+    def _replay(
+        self, image: NDArray[np.uint8], clicks: Sequence[Click]
+    ) -> tuple[tuple[Click, ...], NDArray[np.float32]]:
+        """The clicks with their radii, and the probabilities after the last one, for the caller to keep."""
+        size = (image.shape[0], image.shape[1])
         self._keep(_num_common([turn.given for turn in self._turns], clicks))
         for click in clicks[len(self._turns) :]:
-            previous = self._turns[-1].probs((height, width)) if self._turns else None
+            previous = self._turns[-1].probs(size) if self._turns else self._start
             used = tuple(self.method.fill_radii([*self._used, click], previous))
             self._turns.append(_Turn.of(click, used, self.method.predict(image, used, previous)))
             self._forget_oldest()
-        self._clicks = tuple(clicks)
-        probs = (
-            self._turns[-1].probs((height, width)) if self._turns else np.zeros((height, width), np.float32)
-        )
-        if self._turns and probs is self._turns[-1].part:
-            probs = probs.copy()  # the caller may paint into it
-        mask = probs > self.threshold
-        self.timings = self._since(before)
-        return Prediction(mask, probs, self._used, self.timings)
+        if not self._turns:
+            return (), np.zeros(size, np.float32) if self._start is None else self._start.copy()
+        probs = self._turns[-1].probs(size)
+        return self._used, probs.copy() if probs is self._turns[-1].part else probs
 
     def click(
         self, row: float, col: float, *, positive: bool = True, radius: float | None = None
@@ -200,7 +208,7 @@ class Predictor:
         return self.predict([*self._clicks, Click(row, col, positive, radius)])
 
     def undo(self) -> Prediction:
-        """The mask before the last click; without clicks, the empty mask."""
+        """The mask before the last click; without clicks, the start or the empty mask."""
         return self.predict(self._clicks[:-1])
 
     def reset(self) -> None:
@@ -253,6 +261,13 @@ def _rgb(image: NDArray[Any]) -> NDArray[Any]:
     if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1):
         return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
     return image[..., :3] if image.ndim == 3 and image.shape[2] == 4 else image
+
+
+def _checked_start(start: NDArray[np.bool_], size: tuple[int, ...]) -> NDArray[np.bool_]:
+    if not isinstance(start, np.ndarray) or start.dtype != np.bool_ or start.shape != size:
+        given = f"{start.dtype} {start.shape}" if isinstance(start, np.ndarray) else type(start).__name__
+        raise ValueError(f"start is a bool array of the image's size {size}, got {given}; pass mask > 0")
+    return start
 
 
 def _num_common(a: Sequence[Click], b: Sequence[Click]) -> int:

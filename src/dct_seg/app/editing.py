@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from dct_seg.app import imports, schemas, wire
 from dct_seg.app.history import Draft, HistoryError, MadeClick, SegmentedObject, click_event, object_event
-from dct_seg.app.outlines import encode
 from dct_seg.app.project import OpenPicture, Project
 from dct_seg.app.segmenter import Segmenter
 from dct_seg.app.working_image import WorkingImage
 from dct_seg.clicks import Click
 from dct_seg.data.images import IGNORE
 from dct_seg.methods.base import Method, check_click
+from dct_seg.rle import encode
 
 MAX_CLICKS = 200
 """In one draft; who needs more draws by hand."""

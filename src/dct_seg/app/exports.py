@@ -16,8 +16,8 @@ from PIL import Image, ImageColor
 
 from dct_seg import __version__
 from dct_seg.app.history import SegmentedObject, click_event
-from dct_seg.app.outlines import decode
 from dct_seg.app.project import Project
+from dct_seg.rle import decode
 
 Format = Literal["coco", "indexed_png", "object_png", "labelme", "clicks"]
 MEDIA_TYPES = ("application/json", "application/jsonl", "application/zip")

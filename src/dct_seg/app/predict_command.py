@@ -302,7 +302,8 @@ def _check_coco() -> None:
 
 def _coco(records: Sequence[dict[str, Any]], out: Path) -> dict[str, Any]:
     """Of the masks on disk."""
-    from dct_seg.app.outlines import encode, outline_of
+    from dct_seg.app.outlines import outline_of
+    from dct_seg.rle import encode
 
     labels = list(dict.fromkeys(one["class"] for record in records for one in record["objects"]))
     images: list[dict[str, Any]] = []

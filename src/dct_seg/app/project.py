@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from dct_seg.app.folder import OWN_FOLDER, Entry, Folder
 from dct_seg.app.history import History, HistoryError, SegmentedObject, State
-from dct_seg.app.outlines import decode
 from dct_seg.app.picture_lock import PictureLock
 from dct_seg.app.working_image import WorkingImage, WorkingImages
 from dct_seg.files import write_whole
+from dct_seg.rle import decode
 
 COLORS = (
     *("#4c6ef5", "#f76707", "#12b886", "#e64980", "#fab005"),

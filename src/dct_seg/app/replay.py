@@ -19,6 +19,7 @@ from dct_seg.app.working_image import WorkingImage
 from dct_seg.clicks import Click
 from dct_seg.methods.base import Method
 from dct_seg.predictor import Predictor
+from dct_seg.rle import decode
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,6 @@ def replay(method: Method, picture: WorkingImage, objects: Sequence[ObjectClicks
 
     Raises:
         ValueError: When a click lies outside of the picture, or an object belongs to one of another size.
-        ImportError: When an object needs a run-length encoding, and pycocotools is not installed.
     """
     for one in objects:
         if one.size is not None and one.size != picture.size:
@@ -152,10 +152,6 @@ def _mask(plain: Predictor, picture: WorkingImage, one: ObjectClicks) -> NDArray
 
 
 def _decoded(rle: Mapping[str, Any], picture: WorkingImage) -> NDArray[np.bool_]:
-    try:
-        from dct_seg.app.outlines import decode
-    except ImportError as error:
-        raise ImportError("a mask in a click log needs pycocotools; pip install 'dct-seg[coco]'") from error
     mask = decode(rle)
     if mask.shape != picture.size:
         raise ValueError(

@@ -18,7 +18,8 @@ from dct_seg.clicks import Click
 from dct_seg.methods.base import Method
 from dct_seg.methods.dctnet import DCTNetMethod
 from dct_seg.methods.views import View, whole_view
-from dct_seg.predictor import Prediction, Predictor
+from dct_seg.prediction import Prediction
+from dct_seg.predictor import Predictor
 from dct_seg.processor import one_core_free
 
 LIVE_SECONDS = 0.06
