@@ -24,6 +24,7 @@ training
 using
   annotate    press on an object, drag to its edge: masks of a folder of pictures, in the browser
   predict     masks of pictures from clicks given here, or from the annotator's click log
+  cvat-function  the files that deploy DCT-Net as a serverless interactor of CVAT
 measuring
   benchmark   the field's protocol: any method, any data set, clicks or drags
 looking
@@ -73,6 +74,7 @@ def _run(command: str, args: list[str]) -> int:
     commands: dict[str, Callable[[list[str]], int]] = {
         "annotate": _annotate,
         "benchmark": _benchmark,
+        "cvat-function": _cvat_function,
         "data": _data,
         "list": _list,
         "predict": _predict,
@@ -99,6 +101,12 @@ def _predict(args: list[str]) -> int:
 
 def _benchmark(args: list[str]) -> int:
     from dct_seg.benchmark.command import main as run
+
+    return run(args)
+
+
+def _cvat_function(args: list[str]) -> int:
+    from dct_seg.adapters.cvat_nuclio import main as run
 
     return run(args)
 

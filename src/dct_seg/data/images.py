@@ -5,6 +5,7 @@ Pillow, turned upright by its EXIF tag, every mode handled.
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 from pathlib import Path
@@ -18,6 +19,12 @@ IGNORE = 255
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
+
+MAX_PIXELS = 100_000_000
+MAX_SIDE = 65_535
+_TOO_LARGE = f"at most {MAX_PIXELS // 10**6} megapixels and {MAX_SIDE} a side are taken: cut it in parts"
+SAFE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+"""Formats that Pillow decodes by itself; it would hand EPS and WMF to other programs."""
 
 _ORIENTATION = 0x0112
 _TURNED = (5, 6, 7, 8)  # the EXIF orientations that exchange width and height
@@ -68,12 +75,49 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         FileNotFoundError: When there is no such file.
         UnreadableFileError: (a ValueError) when it cannot be decoded.
     """
-    picture = _upright(_open(Path(path)))
-    if picture.mode.startswith(("I", "F")):
-        return _scaled_gray(np.asarray(picture))
-    if "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-    return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
+    return _as_rgb(_upright(_open(Path(path))))
+
+
+def decode_image(data: bytes) -> NDArray[np.uint8]:
+    """Decode an image that came over a wire, and trust nothing in it.
+
+    Args:
+        data: A whole image file.
+
+    Returns:
+        (H, W, 3) RGB, upright; gray, alpha, 16 bits and floats as in :func:`read_image`.
+
+    Raises:
+        UnreadableFileError: When it is no image, one of an unsafe format, or a huge one.
+    """
+    Image.init()
+    formats = [name for name in SAFE_FORMATS if name in Image.OPEN]  # AVIF depends on how Pillow was built
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened: Image.Image = Image.open(io.BytesIO(data), formats=formats)
+            width, height = opened.size
+            if width * height <= MAX_PIXELS and max(width, height) <= MAX_SIDE:
+                return _as_rgb(_upright(opened))
+    except Image.DecompressionBombError as error:
+        raise UnreadableFileError(f"the image is far too large; {_TOO_LARGE}") from error
+    except Exception as error:  # a broken file makes Pillow raise almost anything
+        reason = str(error) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "no image that is known here"
+        raise UnreadableFileError(
+            f"the image cannot be decoded ({reason}); send a whole JPEG, PNG, WebP or TIFF file"
+        ) from error
+    raise UnreadableFileError(f"the image is {width}x{height}; {_TOO_LARGE}")
+
+
+def _as_rgb(opened: Image.Image) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 of an upright image of any mode."""
+    if opened.mode.startswith(("I", "F")):
+        return _scaled_gray(np.asarray(opened))
+    if "transparency" in opened.info:
+        opened = opened.convert("RGBA")
+    return np.array(opened if opened.mode == "RGB" else opened.convert("RGB"))
 
 
 def _scaled_gray(values: NDArray[np.generic]) -> NDArray[np.uint8]:

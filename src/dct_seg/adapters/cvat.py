@@ -1,0 +1,109 @@
+"""DCT-Net as an interaction function of CVAT's auto-annotation layer (``cvat-sdk`` 2.75 or newer).
+
+CVAT's agent loads this module by its name and calls :func:`create`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dct_seg.adapters.gestures import replay
+from dct_seg.adapters.predictors import Predictors
+from dct_seg.models.pretrained import DEFAULT
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_NUMBERS = itertools.count()
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An image as :meth:`InteractionFunction.preprocess_image` leaves it.
+
+    Args:
+        number: Different for each image.
+        pixels: (H, W, 3) uint8 RGB.
+    """
+
+    number: int
+    pixels: NDArray[np.uint8]
+
+
+class InteractionFunction:
+    """The object that CVAT's agent asks, with the three members its protocol wants.
+
+    Args:
+        predictors: What segments; the encodings of the last frames stay with it.
+    """
+
+    def __init__(self, predictors: Predictors) -> None:
+        self._sdk, self._encode = _cvat_sdk()
+        self._predictors = predictors
+
+    @property
+    def spec(self) -> Any:
+        """Any number of positive and negative points, and a box if the person likes."""
+        return self._sdk.InteractionFunctionSpec(min_pos_points=0, min_neg_points=0, min_bounding_boxes=0)
+
+    def preprocess_image(self, context: object, image: Image) -> Frame:
+        """The pixels of an image; the network sees them at the first click."""
+        return Frame(next(_NUMBERS), np.array(image.convert("RGB")))
+
+    def detect(self, context: object, pp_image: Frame, prompts: Any) -> list[Any]:
+        """One mask of the object that was clicked, or none where the mask is empty.
+
+        Args:
+            context: Empty in CVAT today.
+            pp_image: The frame of ``preprocess_image``.
+            prompts: ``pos_points``, ``neg_points`` and ``bounding_box``, all in (x, y).
+
+        Raises:
+            ValueError: When nothing is positive, or something lies outside the frame.
+        """
+        height, width = pp_image.pixels.shape[:2]
+        box = prompts.bounding_box
+        clicks = replay(
+            prompts.pos_points,
+            prompts.neg_points,
+            None if box is None else [*box[0], *box[1]],
+            (height, width),
+        )
+        with self._predictors.on(pp_image.number, lambda: pp_image.pixels) as (predictor, _):
+            mask = predictor.predict(clicks).mask
+        if not mask.any():
+            return []
+        return [self._sdk.InteractionResultShape(type="mask", points=self._encode(mask))]
+
+
+def create(weights: str | Path = DEFAULT) -> InteractionFunction:
+    """The function, as ``cvat-cli function run-agent --function-module dct_seg.adapters.cvat`` makes it.
+
+    Args:
+        weights: A shipped name, a file of weights or a checkpoint (``-p weights=str:PATH``).
+
+    Raises:
+        ImportError: Without ``cvat-sdk``.
+        FileNotFoundError, ValueError: When the weights cannot be used.
+    """
+    _cvat_sdk()
+    return InteractionFunction(Predictors.from_pretrained(weights))
+
+
+def _cvat_sdk() -> tuple[Any, Callable[[NDArray[np.bool_]], list[float]]]:
+    """``cvat_sdk.auto_annotation`` and its encoder of masks."""
+    try:
+        import cvat_sdk.auto_annotation as sdk
+        from cvat_sdk.masks import encode_mask
+    except ImportError as error:
+        raise ImportError("the CVAT function needs cvat-sdk; pip install 'dct-seg[cvat]'") from error
+    if not hasattr(sdk, "InteractionFunctionSpec"):
+        raise ImportError("this cvat-sdk has no interaction functions; pip install 'cvat-sdk>=2.75'")
+    return sdk, encode_mask

@@ -1,0 +1,65 @@
+"""Predictors of the images used last, so that a further click on one of them is cheap."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dct_seg.adapters.gestures import Size
+from dct_seg.models.dct_net import DCTNet
+from dct_seg.models.pretrained import DEFAULT
+from dct_seg.predictor import Predictor
+
+
+class Predictors:
+    """One predictor for each image, and one computation at a time: more would only share the same cores.
+
+    Args:
+        make: Builds a predictor; networks inside may be shared.
+        keep: Images whose predictors are kept.
+    """
+
+    def __init__(self, make: Callable[[], Predictor], *, keep: int = 4) -> None:
+        self._make = make
+        self._keep = keep
+        self._kept: OrderedDict[Hashable, tuple[Predictor, Size]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_pretrained(cls, weights: str | Path = DEFAULT, *, keep: int = 4) -> Predictors:
+        """Predictors that share one network.
+
+        Args:
+            weights: A shipped name, a file of weights or a checkpoint.
+            keep: Images whose predictors are kept.
+        """
+        net = DCTNet.from_pretrained(weights)
+        return cls(lambda: Predictor(net), keep=keep)
+
+    @contextmanager
+    def on(self, key: Hashable, load: Callable[[], NDArray[np.uint8]]) -> Iterator[tuple[Predictor, Size]]:
+        """The predictor of an image and the image's (height, width), for the length of a ``with`` block.
+
+        Args:
+            key: Names the image; the same key means the same pixels.
+            load: Gives the image, (H, W, 3); called only for an image that is not kept.
+        """
+        with self._lock:
+            known = key in self._kept
+        image = None if known else load()  # a download must not hold up the others
+        with self._lock:
+            if key not in self._kept:
+                predictor = self._make()
+                image = load() if image is None else image
+                predictor.set_image(image)
+                self._kept[key] = predictor, (image.shape[0], image.shape[1])
+            self._kept.move_to_end(key)
+            while len(self._kept) > self._keep:
+                self._kept.popitem(last=False)
+            yield self._kept[key]
