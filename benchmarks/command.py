@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from benchmarks.large_photograph import first_click_row, memory_row
 from benchmarks.measure import Row, Spread, markdown
 from benchmarks.network import cpu_path_row, early_click_row, late_click_row, late_encode_row
 from benchmarks.plain_loop import benchmark_row
+from dct_seg.arguments import CommandParser
 from dct_seg.benchmark.environment import describe_environment
 from dct_seg.files import write_whole
 from dct_seg.models.dct_net import DCTNetConfig
@@ -109,7 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--grabcut", metavar="DIR", help="GrabCut, for the whole benchmark")
     parser.add_argument(
-        "--checkpoint", metavar="FILE", help="weights for the whole benchmark (the shipped ones)"
+        "--weights", metavar="FILE", help="weights for the whole benchmark (the shipped ones)"
     )
     parser.add_argument(
         "--workers", type=int, metavar="N", help="processes of the whole benchmark (all cores)"
@@ -144,33 +145,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     step.add_argument("--accelerator", default="auto", help="the Trainer's (default: %(default)s)")
 
 
-def main(args: argparse.Namespace) -> int:
-    """Measure the rows that were asked for, and print them.
+def main(args: Sequence[str]) -> int:
+    """Run ``python -m benchmarks``: measure the rows that were asked for, and print them.
+
+    Returns:
+        0.
 
     Raises:
         ValueError: When ``--repeats`` is below 1.
     """
-    if args.repeats < 1:
-        raise ValueError(f"--repeats is a number of measurements, 1 or more, got {args.repeats}")
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
-        cv2.setNumThreads(args.threads)
+    parser = CommandParser(
+        prog="python -m benchmarks", description="The figures of docs/speed.md, on this machine."
+    )
+    add_arguments(parser)
+    given = parser.parse_args(args)
+    if given.repeats < 1:
+        raise ValueError(f"--repeats is a number of measurements, 1 or more, got {given.repeats}")
+    if given.threads is not None:
+        torch.set_num_threads(given.threads)
+        cv2.setNumThreads(given.threads)
     rows = []
-    for name in (bar := tqdm(args.only, unit="row", disable=None)):
+    for name in (bar := tqdm(given.only, unit="row", disable=None)):
         bar.set_description(name)
-        rows.append(ROWS[name](args))
-    machine = describe_environment(threads=None, workers=args.workers or os.cpu_count() or 1, ranks=1)
+        rows.append(ROWS[name](given))
+    machine = describe_environment(threads=None, workers=given.workers or os.cpu_count() or 1, ranks=1)
     where = machine["machine"]
     head = (
         f"{where['processor']}, {where['cores']} cores, {machine['threads']} threads, torch "
-        f"{torch.__version__}; medians of {args.repeats}"
+        f"{torch.__version__}; medians of {given.repeats}"
     )
     sys.stdout.write(f"{head}, the middle half in brackets\n\n{markdown(rows)}")
-    if args.json:
+    if given.json:
         write_whole(
-            Path(args.json),
+            Path(given.json),
             json.dumps(
-                {"machine": machine, "repeats": args.repeats, "rows": [_plain(row) for row in rows]}, indent=1
+                {"machine": machine, "repeats": given.repeats, "rows": [_plain(row) for row in rows]},
+                indent=1,
             ),
         )
     return 0

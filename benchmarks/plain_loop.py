@@ -29,7 +29,7 @@ def benchmark_row(args: argparse.Namespace) -> Row:
     if args.grabcut is None:
         return Row("benchmark", WHAT, AGAINST, "s", at_least=2, note="give --grabcut DIR")
     workers = args.workers or os.cpu_count() or 1
-    options = {"checkpoint": args.checkpoint} if args.checkpoint else {}
+    options = {"checkpoint": args.weights} if args.weights else {}
     began = perf_counter()
     results = run_benchmark(
         {"dctnet": options}, {"GrabCut": args.grabcut}, prompt="drag", workers=workers, limit=args.limit

@@ -178,7 +178,7 @@ plt.show()
 # dct-seg data check DIR
 # dct-seg fit --config configs/folder.yaml --data.root DIR
 # dct-seg fit --config configs/folder.yaml --data.root DIR --ckpt_path last    # go on after a stop
-# dct-seg benchmark --checkpoint runs/folder/checkpoints/last.ckpt --data mine=DIR --prompt drag
+# dct-seg benchmark --weights runs/folder/checkpoints/last.ckpt --data mine=DIR --prompt drag
 # ```
 #
 # Any key can also be given as a flag (`--model.lr 5e-4`), and `--print_config` prints all of them. Each `--config`

@@ -127,8 +127,8 @@ picture.reduce(2)
 # The same two commands compare two checkpoints, or one checkpoint before and after a change:
 #
 # ```console
-# dct-seg benchmark --checkpoint a.ckpt --data GrabCut=data/GrabCut --prompt drag --out runs/a
-# dct-seg benchmark --checkpoint b.ckpt --data GrabCut=data/GrabCut --prompt drag --out runs/b
+# dct-seg benchmark --weights a.ckpt --data GrabCut=data/GrabCut --prompt drag --out runs/a
+# dct-seg benchmark --weights b.ckpt --data GrabCut=data/GrabCut --prompt drag --out runs/b
 # dct-seg benchmark compare runs/a runs/b --out runs/a_against_b
 # ```
 #

@@ -633,7 +633,7 @@ def _interrupted(*_: object, **__: object) -> Results:
     [
         ("disc", ["seed_radius=3"], None, "wants METHOD.KEY=VALUE, got 'seed_radius=3'"),
         ("disc", ["esc.smoothness=3"], None, "is for 'esc', but --method is disc"),
-        ("disc", [], "a.ckpt", "--checkpoint is for one dctnet"),
+        ("disc", [], "a.ckpt", "--weights is for one dctnet"),
         ("a=dctnet,b=dctnet", [], "a.ckpt", "LABEL.checkpoint=FILE"),
     ],
 )

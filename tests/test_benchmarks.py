@@ -34,12 +34,6 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-def arguments(*args: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    return parser.parse_args(args)
-
-
 def test_the_parts_of_each_step_add_up_to_the_whole():
     task = tiny_task(train_clicks=(2, 2))
     found = training_step_breakdown(
@@ -112,9 +106,7 @@ def test_command_prints_the_rows_asked_for_and_writes_them(tmp_path, capsys):
     )
     only = ["next-click-batch", "click-maps", "training-step", "benchmark"]
     found = tmp_path / "found.json"
-    args = arguments(
-        *small.split(), "--precision", "32-true", "--repeats", "1", "--json", str(found), "--only", *only
-    )
+    args = [*small.split(), "--precision", "32-true", "--repeats", "1", "--json", str(found), "--only", *only]
     assert command.main(args) == 0
     printed = capsys.readouterr().out
     assert "same picks: 8 of 8" in printed
@@ -126,9 +118,11 @@ def test_command_prints_the_rows_asked_for_and_writes_them(tmp_path, capsys):
 
 
 def test_every_row_of_the_command_has_its_name_and_no_repeats_are_an_error():
-    assert arguments().only == list(ROWS)
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    assert parser.parse_args([]).only == list(ROWS)
     with pytest.raises(ValueError, match="--repeats is a number of measurements, 1 or more, got 0"):
-        command.main(arguments("--repeats", "0"))
+        command.main(["--repeats", "0"])
 
 
 def test_plain_loop_makes_the_clicks_of_the_benchmark(tmp_path):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ import yaml
 from PIL import Image
 
 from dct_seg import DCTNet, DCTNetConfig
-from dct_seg.cli import main
+from dct_seg.cli import COMMANDS, main
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TINY = {
@@ -292,3 +294,31 @@ def test_list_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     for name in ("SpatialDCT", "GrabCut", "graph_cut"):
         assert name in out
+
+
+def test_help_lists_every_command_of_the_table_and_each_command_can_be_found(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for command in COMMANDS:
+        assert [
+            line for line in lines if line.split()[:1] == [command.name] and line.endswith(command.summary)
+        ]
+        module, function = command.run.split(":")
+        assert list(inspect.signature(getattr(import_module(f"dct_seg.{module}"), function)).parameters) == [
+            "args"
+        ]
+    assert max(map(len, lines)) <= 100
+
+
+def test_weights_are_named_the_same_everywhere(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    commands = (
+        ["fit", "--config", str(tiny), "--weights", "none.ckpt"],
+        ["benchmark", "--weights", "none.ckpt", "--data", "Shapes", "--prompt", "drag"],
+        ["benchmark", "--checkpoint", "none.ckpt", "--data", "Shapes", "--prompt", "drag"],
+        ["predict", "image.png", "--click", "1,1", "--weights", "none.ckpt", "--out", "out"],
+    )
+    Image.new("RGB", (8, 8)).save("image.png")
+    for args in commands:
+        assert "none.ckpt" in complaint(args, capsys)

@@ -129,7 +129,7 @@ def test_the_encoder_trains_on_the_data_set_and_is_measured_beside_the_method(
     assert "mIoU@1" in dct_seg(installed, "fit", "--config", str(config), "--trainer.logger", "false")
     (checkpoint,) = (tmp_path / "run").rglob("*.ckpt")
     args = [
-        "--checkpoint",
+        "--weights",
         str(checkpoint),
         "--data",
         f"SideBySide={pictures}",

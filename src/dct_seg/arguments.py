@@ -6,16 +6,32 @@ import argparse
 from typing import NoReturn
 
 
-class OneLineArgumentParser(argparse.ArgumentParser):
-    """An ``argparse`` parser that raises instead of printing its usage and leaving.
+class UsageError(ValueError):
+    """A mistake on the command line or in a configuration file."""
+
+
+class OneLineErrors:
+    """Mix-in for a parser: raise :class:`UsageError` instead of printing the usage and leaving."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise."""
+        raise UsageError(self.in_one_line(message)) from ex
+
+    def in_one_line(self, message: str) -> str:
+        """Shorten the parser's own message."""
+        return message
+
+
+class CommandParser(OneLineErrors, argparse.ArgumentParser):
+    """Parser of a command's arguments.
 
     Example:
-        >>> OneLineArgumentParser(prog="dct-seg list").parse_args(["--colour"])
+        >>> CommandParser(prog="dct-seg").parse_args(["--size"])
         Traceback (most recent call last):
         ...
-        ValueError: unrecognized arguments: --colour; `dct-seg list --help` shows what it takes
+        dct_seg.arguments.UsageError: unrecognized arguments: --size; `dct-seg --help` shows what it takes
     """
 
-    def error(self, message: str) -> NoReturn:
-        """Raise ValueError."""
-        raise ValueError(f"{message}; `{self.prog} --help` shows what it takes")
+    def in_one_line(self, message: str) -> str:
+        """Add the command whose help lists the arguments."""
+        return f"{message}; `{self.prog} --help` shows what it takes"

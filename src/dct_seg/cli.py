@@ -1,50 +1,81 @@
-"""The ``dct-seg`` command. What needs no Trainer is dispatched before Lightning is imported, so that help
-answers at once.
+"""The ``dct-seg`` command.
+
+A command's module is imported when the command runs, so that ``dct-seg --help`` answers at once.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
 
-from dct_seg.arguments import OneLineArgumentParser
+from dct_seg.arguments import CommandParser
 
-HELP = """\
-usage: dct-seg COMMAND ...
 
-Click and click-and-drag segmentation with DCT-Net.
+class Command(NamedTuple):
+    """A command of ``dct-seg``.
 
-training
-  fit         train on drawn shapes, a folder of images and masks, SBD, COCO ...
-  validate    measure a checkpoint on the validation part of its data
-  test        the same on the test part
-  sweep       a W&B sweep file on this machine, without a server: trials side by side, a table over seeds
-using
-  annotate    press on an object, drag to its edge: masks of a folder of pictures, in the browser
-  predict     masks of pictures from clicks given here, or from the annotator's click log
-  cvat-function  the files that deploy DCT-Net as a serverless interactor of CVAT
-measuring
-  benchmark   the field's protocol: any method, any data set, clicks or drags
-looking
-  list        encoders, data sets, methods, pretrained models, backbones
-  data check  what in a folder of images and masks would spoil training
+    Args:
+        name: The word after ``dct-seg``.
+        group: Heading in ``dct-seg --help``; commands of one group stand together.
+        run: ``module:function`` below ``dct_seg``. The function takes the arguments after the name and
+            returns the exit code: 0, or 1 when a check found something or a sample failed. It raises an
+            exception with a one-line message for a mistake in the arguments.
+        summary: Line in ``dct-seg --help``.
+    """
 
-`dct-seg COMMAND --help` tells more. Start with: dct-seg fit --config configs/quickstart.yaml
-"""
+    name: str
+    group: str
+    run: str
+    summary: str
+
+
+COMMANDS = (
+    Command("fit", "training", "training.command:fit", "train on drawn shapes, a folder, SBD, COCO ..."),
+    Command("validate", "training", "training.command:validate", "measure a checkpoint on validation data"),
+    Command("test", "training", "training.command:test", "measure a checkpoint on test data"),
+    Command("sweep", "training", "sweep.command:main", "run a W&B sweep file here, without a server"),
+    Command("annotate", "using", "app.command:main", "annotate a folder of images in the browser"),
+    Command("predict", "using", "app.predict_command:main", "masks of images from clicks or a click log"),
+    Command(
+        "cvat-function", "using", "adapters.cvat_nuclio:main", "files of a serverless interactor of CVAT"
+    ),
+    Command("benchmark", "measuring", "benchmark.command:main", "any method, any dataset, clicks or drags"),
+    Command(
+        "list", "looking", "cli:print_names", "encoders, datasets, methods, pretrained models, backbones"
+    ),
+    Command("data", "looking", "data.check:main", "`data check DIR` finds what would spoil training"),
+)
+"""All commands. To add one, add a line here."""
+
+
+def help_text() -> str:
+    """The answer to ``dct-seg --help``: each command of the table under its group."""
+    lines = ["usage: dct-seg COMMAND ...", "", "Click and click-and-drag segmentation with DCT-Net.", ""]
+    group = ""
+    for command in COMMANDS:
+        if command.group != group:
+            group = command.group
+            lines.append(group)
+        lines.append(f"  {command.name:<13}  {command.summary}")
+    lines += [
+        "",
+        "`dct-seg COMMAND --help` tells more. Start with: dct-seg fit --config configs/quickstart.yaml",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def main(args: list[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0; 1 when a check found something or a sample failed; 2 for a mistake in what was given, told in one
-        line on stderr.
+        The command's exit code; 2 for a mistake in what was given, told in one line on stderr.
     """
     args = sys.argv[1:] if args is None else args
     if not args or args[0] in ("-h", "--help", "help"):
-        print(HELP, end="")
+        print(help_text(), end="")
         return 0 if args else 2
     if args[0] == "--version":
         from dct_seg import __version__
@@ -65,78 +96,21 @@ def main(args: list[str] | None = None) -> int:
         return 2
 
 
-def _run(command: str, args: list[str]) -> int:
-    if command in ("fit", "validate", "test"):
-        from dct_seg.training.command import TrainingCLI
-
-        TrainingCLI([command, *args])
-        return 0
-    commands: dict[str, Callable[[list[str]], int]] = {
-        "annotate": _annotate,
-        "benchmark": _benchmark,
-        "cvat-function": _cvat_function,
-        "data": _data,
-        "list": _list,
-        "predict": _predict,
-        "sweep": _sweep,
-    }
-    if command not in commands:
+def _run(name: str, args: list[str]) -> int:
+    commands = {command.name: command for command in COMMANDS}
+    if name not in commands:
         from dct_seg.registry import unknown_name
 
-        raise unknown_name("command", command, sorted([*commands, "fit", "validate", "test"]))
-    return commands[command](args)
+        raise unknown_name("command", name, sorted(commands))
+    module, function = commands[name].run.split(":")
+    code: int = getattr(import_module(f"dct_seg.{module}"), function)(args)
+    return code
 
 
-def _annotate(args: list[str]) -> int:
-    from dct_seg.app.command import main as run
-
-    return run(args)
-
-
-def _predict(args: list[str]) -> int:
-    from dct_seg.app.predict_command import main as run
-
-    return run(args)
-
-
-def _benchmark(args: list[str]) -> int:
-    from dct_seg.benchmark.command import main as run
-
-    return run(args)
-
-
-def _cvat_function(args: list[str]) -> int:
-    from dct_seg.adapters.cvat_nuclio import main as run
-
-    return run(args)
-
-
-def _sweep(args: list[str]) -> int:
-    from dct_seg.sweep.command import main as run
-
-    return run(args)
-
-
-def _data(args: list[str]) -> int:
-    parser = OneLineArgumentParser(prog="dct-seg data", description="Look after data.")
-    actions = parser.add_subparsers(dest="action", required=True, parser_class=OneLineArgumentParser)
-    check = actions.add_parser("check", help="find what in a folder of images and masks would spoil training")
-    check.add_argument("folder", help="a folder with images/ and masks/")
-    check.add_argument("--json", action="store_true", help="print everything found as JSON")
-    check.add_argument(
-        "--first", type=int, default=5, metavar="N", help="offenders shown of each kind (default: 5)"
-    )
-    given = parser.parse_args(args)
-    from dct_seg.data.check import check_folder
-
-    report = check_folder(given.folder)
-    print(json.dumps(report.to_json(), indent=1) if given.json else report.render(given.first))
-    return 0 if report.ok else 1
-
-
-def _list(args: list[str]) -> int:
+def print_names(args: Sequence[str]) -> int:
+    """Run ``dct-seg list``: print the registered names."""
     kinds = ("encoders", "datasets", "methods", "models", "backbones")
-    parser = OneLineArgumentParser(prog="dct-seg list", description="The names that can be used.")
+    parser = CommandParser(prog="dct-seg list", description="The names that can be used.")
     parser.add_argument("kind", nargs="?", choices=kinds, help="one kind only")
     parser.add_argument("pattern", nargs="?", default="*", help="backbones only: which, e.g. 'resnet*'")
     given = parser.parse_args(args)

@@ -18,7 +18,7 @@ from typing import Any
 
 from dct_seg.adapters.gestures import replay
 from dct_seg.adapters.predictors import Predictors
-from dct_seg.arguments import OneLineArgumentParser
+from dct_seg.arguments import CommandParser
 from dct_seg.data.images import decode_image
 from dct_seg.files import write_whole
 from dct_seg.models.pretrained import DEFAULT
@@ -147,7 +147,7 @@ def main(argv: Sequence[str], prog: str = "dct-seg cvat-function") -> int:
     Raises:
         OSError: When the folder cannot be written.
     """
-    parser = OneLineArgumentParser(
+    parser = CommandParser(
         prog=prog,
         description="Write function.yaml and main.py, which deploy DCT-Net as an interactor of CVAT.",
     )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dct_seg.arguments import OneLineArgumentParser
+from dct_seg.arguments import CommandParser
 from dct_seg.models.pretrained import DEFAULT
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from dct_seg.methods.base import Method
 
 
-def main(argv: Sequence[str], prog: str = "dct-seg annotate") -> int:
-    """Serve until stopped.
+def main(args: Sequence[str]) -> int:
+    """Run ``dct-seg annotate``: serve until stopped.
 
     Returns:
         0.
@@ -28,8 +28,8 @@ def main(argv: Sequence[str], prog: str = "dct-seg annotate") -> int:
     Raises:
         ValueError, FileNotFoundError, ImportError, OSError: When what was given cannot be used.
     """
-    parser = OneLineArgumentParser(
-        prog=prog,
+    parser = CommandParser(
+        prog="dct-seg annotate",
         description="Annotate a folder of pictures in the browser: press on an object, drag to its edge.",
     )
     parser.add_argument(
@@ -52,7 +52,7 @@ def main(argv: Sequence[str], prog: str = "dct-seg annotate") -> int:
         help="0.0.0.0 opens it to the network, with a token in the address",
     )
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
-    given = parser.parse_args(argv)
+    given = parser.parse_args(args)
     try:
         import uvicorn
 

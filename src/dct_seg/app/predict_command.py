@@ -19,7 +19,7 @@ from tqdm import tqdm
 from dct_seg.app.folder import Folder
 from dct_seg.app.replay import ObjectClicks, read_click_log, replay
 from dct_seg.app.working_image import WorkingImage
-from dct_seg.arguments import OneLineArgumentParser
+from dct_seg.arguments import CommandParser
 from dct_seg.clicks import Click
 from dct_seg.data.images import read_image
 from dct_seg.files import write_whole
@@ -47,8 +47,8 @@ class Picture:
     problem: str | None = None
 
 
-def main(argv: Sequence[str], prog: str = "dct-seg predict") -> int:
-    """Predict.
+def main(args: Sequence[str]) -> int:
+    """Run ``dct-seg predict``.
 
     Returns:
         0, or 1 when a picture failed; the others are done.
@@ -56,7 +56,7 @@ def main(argv: Sequence[str], prog: str = "dct-seg predict") -> int:
     Raises:
         ValueError, FileNotFoundError, ImportError: When what was given cannot be used.
     """
-    given = _parser(prog).parse_args(argv)
+    given = _parser().parse_args(args)
     if bool(given.click) == bool(given.clicks):
         raise ValueError("give either --click ROW,COL or --clicks FILE, the click log of the annotator")
     if not 0 < given.threshold < 1:
@@ -103,13 +103,13 @@ def main(argv: Sequence[str], prog: str = "dct-seg predict") -> int:
     return 1 if failed else 0
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = OneLineArgumentParser(
-        prog=prog,
+def _parser() -> argparse.ArgumentParser:
+    parser = CommandParser(
+        prog="dct-seg predict",
         description=(
             "Masks of pictures, without a page: of the clicks given here, or of a click log of the annotator."
         ),
-        epilog=f"Example: {prog} photo.jpg --click 120,200,45 --click 80,260,- --out predicted",
+        epilog="Example: dct-seg predict photo.jpg --click 120,200,45 --click 80,260,- --out predicted",
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="pictures, and folders of pictures")
     parser.add_argument(

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from dct_seg.arguments import OneLineArgumentParser
+from dct_seg.arguments import CommandParser
 from dct_seg.benchmark.compare import compare_runs
 from dct_seg.benchmark.curves import draw_curves
 from dct_seg.benchmark.parallel import is_first_rank
@@ -32,8 +32,8 @@ DONE, SAMPLES_FAILED, STOPPED = 0, 1, 130
 """Exit codes."""
 
 
-def main(argv: Sequence[str], prog: str = "dct-seg benchmark") -> int:
-    """The whole command, ``compare`` included.
+def main(args: Sequence[str]) -> int:
+    """Run ``dct-seg benchmark``, ``compare`` included.
 
     Returns:
         0, 1 when samples failed, 130 when it was stopped.
@@ -42,24 +42,24 @@ def main(argv: Sequence[str], prog: str = "dct-seg benchmark") -> int:
         ValueError: When what was given is wrong.
         FileNotFoundError: When a folder or file is missing.
     """
-    if argv[:1] == ["compare"]:
-        parser = OneLineArgumentParser(prog=f"{prog} compare", description="B against A, sample by sample.")
+    if args[:1] == ["compare"]:
+        parser = CommandParser(prog="dct-seg benchmark compare", description="B against A, sample by sample.")
         add_compare_arguments(parser)
-        args = parser.parse_args(argv[1:])
-        sys.stdout.write(compare_runs(args.a, args.b, out=args.out, first=args.first))
+        given = parser.parse_args(args[1:])
+        sys.stdout.write(compare_runs(given.a, given.b, out=given.out, first=given.first))
         return DONE
-    parser = OneLineArgumentParser(
-        prog=prog,
+    parser = CommandParser(
+        prog="dct-seg benchmark",
         description="Run interactive segmentation methods over data sets under the field's protocol.",
-        epilog=f"`{prog} compare A B` compares two runs sample by sample.",
+        epilog="`dct-seg benchmark compare A B` compares two runs sample by sample.",
     )
     add_arguments(parser)
-    args = parser.parse_args(argv)
-    args.out = args.out or _new_folder()
+    given = parser.parse_args(args)
+    given.out = given.out or _new_folder()
     try:
-        return _benchmark(args)
+        return _benchmark(given)
     except KeyboardInterrupt:
-        sys.stderr.write(f"stopped; the same command with --out {args.out} goes on from here\n")
+        sys.stderr.write(f"stopped; the same command with --out {given.out} goes on from here\n")
         return STOPPED
 
 
@@ -72,8 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="registered methods; LABEL=NAME to run one under another label",
     )
     parser.add_argument(
-        "--checkpoint", metavar="FILE", help="weights for dctnet; short for --option dctnet.checkpoint=FILE"
+        "--weights",
+        metavar="NAME_OR_PATH",
+        help="weights of dctnet: a shipped model, a file or a checkpoint (dct-lite0)",
     )
+    parser.add_argument("--checkpoint", dest="weights", help=argparse.SUPPRESS)  # former name
     parser.add_argument(
         "--option",
         action="append",
@@ -194,7 +197,7 @@ def write_tables(results: Results, folder: Path) -> None:
 
 def _benchmark(args: argparse.Namespace) -> int:
     results = run_benchmark(
-        parse_methods(args.method, args.option, args.checkpoint),
+        parse_methods(args.method, args.option, args.weights),
         parse_data(args.data),
         prompt=args.prompt,
         out=args.out,
@@ -224,8 +227,8 @@ def _new_folder() -> str:
     return f"runs/benchmark/{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def parse_methods(names: str, options: Sequence[str], checkpoint: str | None = None) -> dict[str, MethodSpec]:
-    """The methods that ``--method``, ``--option`` and ``--checkpoint`` name.
+def parse_methods(names: str, options: Sequence[str], weights: str | None = None) -> dict[str, MethodSpec]:
+    """The methods that ``--method``, ``--option`` and ``--weights`` name.
 
     Raises:
         ValueError: When an option is of a method that is not asked for, or is no METHOD.KEY=VALUE.
@@ -240,14 +243,13 @@ def parse_methods(names: str, options: Sequence[str], checkpoint: str | None = N
         if label
     }
     given: dict[str, dict[str, Any]] = {label: {} for label in wanted}
-    if checkpoint is not None:
+    if weights is not None:
         labels = [label for label, name in wanted.items() if name == "dctnet"]
         if len(labels) != 1:
             raise ValueError(
-                f"--checkpoint is for one dctnet, and --method is {names}; give --option "
-                "LABEL.checkpoint=FILE"
+                f"--weights is for one dctnet, and --method is {names}; give --option LABEL.checkpoint=FILE"
             )
-        given[labels[0]]["checkpoint"] = checkpoint
+        given[labels[0]]["checkpoint"] = weights
     for option in options:
         key, equals, value = option.partition("=")
         label, dot, name = key.partition(".")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import sys
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dct_seg.arguments import CommandParser
 from dct_seg.data.base import count_labels, in_threads, require_layout
 from dct_seg.data.formats import Folder, as_labels, files_in, match_stems
 from dct_seg.data.images import (
@@ -201,3 +205,22 @@ def _check_pair(pair: tuple[Path, Path]) -> tuple[bytes, int, list[Finding]]:
 def _listed(values: list[int]) -> str:
     """At most eight values in words."""
     return ", ".join(map(str, values[:8])) + (f" ... ({len(values)} values)" if len(values) > 8 else "")
+
+
+def main(args: Sequence[str]) -> int:
+    """Run ``dct-seg data check``.
+
+    Returns:
+        0, or 1 when something was found.
+    """
+    parser = CommandParser(prog="dct-seg data", description="Check data before training.")
+    actions = parser.add_subparsers(dest="action", required=True, parser_class=CommandParser)
+    check = actions.add_parser("check", help="find what in a folder of images and masks would spoil training")
+    check.add_argument("folder", help="a folder with images/ and masks/")
+    check.add_argument("--json", action="store_true", help="print everything found as JSON")
+    check.add_argument("--first", type=int, default=5, metavar="N", help="offenders shown of each kind (5)")
+    given = parser.parse_args(args)
+    report = check_folder(given.folder)
+    text = json.dumps(report.to_json(), indent=1) if given.json else report.render(given.first)
+    sys.stdout.write(f"{text}\n")
+    return 0 if report.ok else 1

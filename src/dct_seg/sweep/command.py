@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dct_seg.arguments import OneLineArgumentParser
+from dct_seg.arguments import CommandParser
 from dct_seg.files import write_whole
 from dct_seg.sweep.running import Plan, exclusive, run_trials
 from dct_seg.sweep.search import Listed, OptunaSearch, Search, planned
@@ -26,8 +26,8 @@ SETTING = "sweep.json"
 """Under what a sweep's folder was begun; it is only gone on with under the same."""
 
 
-def main(argv: Sequence[str]) -> int:
-    """The whole command.
+def main(args: Sequence[str]) -> int:
+    """Run ``dct-seg sweep``.
 
     Returns:
         0, 1 when trials failed, 130 when it was stopped.
@@ -36,20 +36,20 @@ def main(argv: Sequence[str]) -> int:
         ValueError: When what was given is wrong.
         FileNotFoundError: When a file is missing.
     """
-    own, extra = _split(argv)
-    args = _parser().parse_args(own)
+    own, extra = _split(args)
+    given = _parser().parse_args(own)
     for name in ("jobs", "trials"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise ValueError(f"--{name} is at least 1, got {getattr(args, name)}")
-    sweep = load_sweep(args.file)
-    out = Path(args.out or Path("runs/sweeps") / sweep.name)
-    plan = Plan(sweep, out, args.base, tuple(extra), args.jobs, has_wandb())
+        if getattr(given, name) is not None and getattr(given, name) < 1:
+            raise ValueError(f"--{name} is at least 1, got {getattr(given, name)}")
+    sweep = load_sweep(given.file)
+    out = Path(given.out or Path("runs/sweeps") / sweep.name)
+    plan = Plan(sweep, out, given.base, tuple(extra), given.jobs, has_wandb())
     _check_files(plan)
-    if args.dry_run:
-        return _show(plan, args)
+    if given.dry_run:
+        return _show(plan, given)
     with exclusive(out):
-        _begin(plan, args)
-        return _run(plan, args)
+        _begin(plan, given)
+        return _run(plan, given)
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -59,7 +59,7 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = OneLineArgumentParser(
+    parser = CommandParser(
         prog="dct-seg sweep",
         usage="%(prog)s FILE [options] [-- arguments of each trial]",
         description=(

@@ -10,15 +10,16 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from dct_seg.arguments import OneLineErrors, UsageError
 from dct_seg.click_encoders import CLICK_ENCODERS
 from dct_seg.data.datamodule import ClickSimulatorDataModule
 from dct_seg.data.datasets import DATASETS
@@ -47,18 +48,11 @@ HARMLESS = (
 """Warnings of Lightning about itself, or about what we mean to do."""
 
 
-class UsageError(ValueError):
-    """A mistake on the command line or in a configuration file."""
-
-
-class OneLineParser(LightningArgumentParser):
+class TrainingParser(OneLineErrors, LightningArgumentParser):
     """A parser whose error is one line that names the nearest key there is."""
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise :class:`UsageError` instead of printing the usage and leaving."""
-        raise UsageError(self._in_one_line(message)) from ex
-
-    def _in_one_line(self, message: str) -> str:
+    def in_one_line(self, message: str) -> str:
+        """Find the reason in the nested messages of the parser."""
         lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
         line = lines[0]
         for own in lines:  # the reason given deepest down is ours, the lines around it are the parser's
@@ -95,6 +89,28 @@ def unknown_key(given: str, known: list[str]) -> ValueError:
     return unknown_name("configuration key", given, near)
 
 
+def fit(args: Sequence[str]) -> int:
+    """Run ``dct-seg fit``."""
+    return _run("fit", args)
+
+
+def validate(args: Sequence[str]) -> int:
+    """Run ``dct-seg validate``."""
+    return _run("validate", args)
+
+
+def test(args: Sequence[str]) -> int:
+    """Run ``dct-seg test``."""
+    return _run("test", args)
+
+
+def _run(command: str, args: Sequence[str]) -> int:
+    """Run a command of the Trainer; ``--weights`` is short for ``--model.start_from``."""
+    long = [re.sub(r"^--weights(?==|$)", "--model.start_from", arg) for arg in args]
+    TrainingCLI([command, *long])
+    return 0
+
+
 class TrainingCLI(LightningCLI):
     """Lightning's command line for this package.
 
@@ -129,7 +145,7 @@ class TrainingCLI(LightningCLI):
                     "init_args": {"save_dir": LOG_FOLDER, "name": None},
                 },
             },
-            parser_class=OneLineParser,
+            parser_class=TrainingParser,
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
