@@ -138,7 +138,7 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def main(argv: Sequence[str], prog: str = "dct-seg cvat-function") -> int:
+def main(args: Sequence[str]) -> int:
     """Write the files of the Nuclio function.
 
     Returns:
@@ -148,11 +148,11 @@ def main(argv: Sequence[str], prog: str = "dct-seg cvat-function") -> int:
         OSError: When the folder cannot be written.
     """
     parser = CommandParser(
-        prog=prog,
+        prog="dct-seg cvat-function",
         description="Write function.yaml and main.py, which deploy DCT-Net as an interactor of CVAT.",
     )
     parser.add_argument("folder", metavar="DIR", type=Path, help="where the two files go")
-    folder: Path = parser.parse_args(argv).folder
+    folder: Path = parser.parse_args(args).folder
     folder.mkdir(parents=True, exist_ok=True)
     manifest = (files("dct_seg.adapters") / "function.yaml").read_bytes()
     for name, content in (("function.yaml", manifest), ("main.py", MAIN.encode())):
