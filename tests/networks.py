@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from dct_seg import Click, ClickBatch, DCTNet, DCTNetConfig
+from dct_seg import Click, ClickBatch, DCTNetConfig
+from dct_seg.models.network import build_network
 
 TINY: dict[str, Any] = {
     "backbone": "resnet18",
@@ -15,14 +16,14 @@ TINY: dict[str, Any] = {
 }
 
 
-def tiny_net(*, seed: int = 0, **options: Any) -> DCTNet:
+def tiny_net(*, seed: int = 0, **options: Any) -> Any:
     """A small network with weights that depend on the seed alone.
 
     The ones that start at zero are drawn too, so that all act.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        net = DCTNet(DCTNetConfig(**{**TINY, **options}))
+        net = build_network(DCTNetConfig(**{**TINY, **options}))
         with torch.no_grad():
             for parameter in net.parameters():
                 if not parameter.any():

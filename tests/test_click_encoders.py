@@ -10,7 +10,15 @@ from networks import TINY, write_plugin
 from torch import Tensor
 
 from dct_seg import Click, ClickBatch, ClickEncoder, DCTNet, DCTNetConfig
-from dct_seg.click_encoders import CLICK_ENCODERS, Disk, Euclidean, Gaussian, SpatialDCT
+from dct_seg.click_encoders import (
+    CLICK_ENCODERS,
+    Disk,
+    Euclidean,
+    Gaussian,
+    HalfWidthGaussian,
+    SpatialDCT,
+    TanhDistance,
+)
 
 SIZE = (11, 17)
 CLICKS = [
@@ -56,6 +64,18 @@ def test_euclidean_is_the_distance_to_the_nearest_click_truncated_and_normalised
 def test_disk_is_one_within_its_radius_of_a_click(batch: ClickBatch) -> None:
     wanted = looped(max, 0.0, lambda distance, _: float(distance <= 3.0))
     torch.testing.assert_close(Disk(radius=3.0)(batch, SIZE), wanted)
+
+
+def test_tanh_distance_is_the_tanh_of_twice_the_distance_over_the_radius(batch: ClickBatch) -> None:
+    wanted = looped(min, 1.0, lambda distance, _: math.tanh(2 * distance / 6.0))
+    torch.testing.assert_close(TanhDistance(radius=6.0)(batch, SIZE), wanted)
+
+
+def test_half_width_gaussian_is_a_half_at_half_its_width(batch: ClickBatch) -> None:
+    wanted = looped(max, 0.0, lambda distance, _: math.exp(-4 * math.log(2) * distance**2 / 6.0**2))
+    maps = HalfWidthGaussian(width=6.0)(batch, SIZE)
+    torch.testing.assert_close(maps, wanted)
+    assert maps[0, 0, 5, 3] == pytest.approx(0.5, abs=1e-4)  # three pixels below the click at (2, 3)
 
 
 @pytest.mark.parametrize(("union", "function"), [("max", max), ("min", min)])

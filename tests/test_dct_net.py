@@ -80,6 +80,7 @@ def test_padding_below_and_right_is_nobody_s_business(fusion: str) -> None:
 
 class _Maps(nn.Module):
     needs_radius = True
+    needs_image = False
 
     def __init__(self, maps: Tensor) -> None:
         super().__init__()

@@ -118,3 +118,16 @@ def test_skips_of_any_size_are_joined() -> None:
         9,
         13,
     )
+
+
+def test_batch_norm_keeps_a_feature_s_scale_that_instance_norm_divides_out() -> None:
+    x = torch.randn(2, 3, 16, 16)
+    instance, batch = (ConvNorm(3, 4, norm=norm).eval() for norm in ("instance", "batch"))
+    torch.testing.assert_close(instance(2 * x), instance(x), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(batch(2 * x), 2 * batch(x))
+
+
+def test_predicted_layers_keep_instance_norm_in_a_decoder_with_batch_norm() -> None:
+    decoder = UNetDecoder([4, 6, 8, 10], width=16, predicted=2, norm="batch")
+    assert [block.refine.norm is None for block in decoder.blocks] == [True, True, False]
+    assert all(block.join.norm is not None for block in decoder.blocks)

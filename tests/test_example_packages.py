@@ -1,4 +1,4 @@
-"""The three example packages that CONTRIBUTING points at.
+"""The four example packages that CONTRIBUTING points at.
 
 Installed by pip, and used by their short names from the command line.
 """
@@ -17,17 +17,21 @@ import yaml
 from PIL import Image
 
 TESTS = Path(__file__).parent
-EXAMPLES = ("example_encoder", "example_method", "example_dataset")
+EXAMPLES = ("example_encoder", "example_method", "example_dataset", "example_network")
 CONFIG = {
     "model": {
         "network": {
+            "network": "coarse",
+            "network_options": {"bias": False},
             "backbone": "resnet18",
             "backbone_weights": "none",
+            "auto_drag": False,
             "click_encoder": "Ring",
             "click_encoder_options": {"width": 5.0},
             "decoder_stride": 8,
             "decoder_width": 16,
         },
+        "losses": {"bce": 1.0, "area": {"weight": 0.5, "power": 2.0}},
         "train_clicks": [2, 2],
         "val_clicks": 2,
     },
@@ -44,7 +48,7 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the three packages in it, as ``pip install`` leaves them."""
+    """A folder with the four packages in it, as ``pip install`` leaves them."""
     pytest.importorskip("hatchling")  # the build backend; without it pip would fetch one
     folder = tmp_path_factory.mktemp("installed")
     pip = [
@@ -93,11 +97,13 @@ def dct_seg(installed: Path, *args: str, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-def test_all_three_are_listed_by_their_short_names(installed: Path) -> None:
+def test_all_four_are_listed_by_their_short_names(installed: Path) -> None:
     listed = dict(line.split(": ", 1) for line in dct_seg(installed, "list").splitlines() if ": " in line)
     assert "Ring" in listed["encoders"].split(", ")
     assert "same_colour" in listed["methods"].split(", ")
     assert "SideBySide" in listed["datasets"].split(", ")
+    assert "coarse" in listed["networks"].split(", ")
+    assert "area" in listed["losses"].split(", ")
 
 
 def test_a_misspelt_short_name_is_answered_with_the_installed_one(installed: Path, tmp_path: Path) -> None:
@@ -118,7 +124,7 @@ def test_a_misspelt_short_name_is_answered_with_the_installed_one(installed: Pat
 
 
 @pytest.mark.slow
-def test_the_encoder_trains_on_the_data_set_and_is_measured_beside_the_method(
+def test_the_network_trains_with_loss_and_encoder_on_the_data_set_and_is_measured_beside_the_method(
     installed: Path, pictures: Path, tmp_path: Path
 ) -> None:
     config = tmp_path / "ring.yaml"

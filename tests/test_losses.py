@@ -1,12 +1,22 @@
 """Losses: by hand, without ignored pixels, one number for a batch of which some images are finished."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from networks import write_plugin
 from torch import Tensor
 
-from dct_seg.training.losses import LOSSES, binary_cross_entropy, dice, normalized_focal, weighted_sum
+from dct_seg import ClickBatch
+from dct_seg.training.losses import (
+    LOSSES,
+    LossSum,
+    binary_cross_entropy,
+    dice,
+    mean_of_unfinished,
+    normalized_focal,
+)
 
 
 def probs_to_logits(*probs: float) -> Tensor:
@@ -109,6 +119,13 @@ def batch(size: int = 3) -> tuple[Tensor, Tensor, Tensor]:
     return torch.randn(size, 1, 4, 5, generator=generator), mask, ignore
 
 
+def weighted_sum(
+    losses: dict[str, float], logits: Tensor, mask: Tensor, ignore: Tensor, finished: Tensor
+) -> Tensor:
+    """The loss of a batch as training adds it up."""
+    return mean_of_unfinished(LossSum(losses)(logits, mask, ~ignore, ClickBatch.empty(len(mask))), finished)
+
+
 def test_losses_are_added_by_their_weights() -> None:
     logits, mask, ignore = batch()
     none = torch.zeros(3, dtype=torch.bool)
@@ -155,3 +172,35 @@ def test_unknown_loss_is_refused() -> None:
         ValueError, match=r"unknown loss 'BCE'; did you mean 'bce'\? known: bce, dice, normalized_focal"
     ):
         weighted_sum({"BCE": 1.0}, logits, mask, ignore, ignore[:, 0, 0])
+
+
+def test_option_of_a_loss_is_given_beside_its_weight() -> None:
+    logits, mask, ignore = batch()
+    wanted = 0.5 * normalized_focal(logits[:, 0], mask, ~ignore, gamma=1.0)
+    loss = LossSum({"normalized_focal": {"weight": 0.5, "gamma": 1.0}})
+    torch.testing.assert_close(loss(logits, mask, ~ignore, ClickBatch.empty(3)), wanted)
+
+
+def test_option_that_a_loss_does_not_take_is_refused_with_those_it_takes() -> None:
+    with pytest.raises(ValueError, match="loss 'dice' has no option gamma; it has weight"):
+        LossSum({"dice": {"gamma": 1.0}})
+    with pytest.raises(ValueError, match="loss 'normalized_focal' has no option gama; it has weight, gamma"):
+        LossSum({"normalized_focal": {"gama": 1.0}})
+
+
+POWER = """
+def Power(logits, mask, valid, *, power=2.0):
+    return (((logits.sigmoid() - mask.float()).abs() ** power) * valid).mean((1, 2))
+"""
+
+
+def test_third_party_s_loss_is_used_by_its_short_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_plugin(tmp_path, group="dct_seg.losses", name="Power", code=POWER)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(LOSSES, "_entries", dict(LOSSES._entries))
+    monkeypatch.setattr(LOSSES, "_plugins_loaded", False)
+    loss = LossSum({"Power": {"weight": 2.0, "power": 1.0}})
+    value = loss(LOGITS[:, None], MASK, ALL, ClickBatch.empty(1))
+    assert value.tolist() == pytest.approx([2 * sum(WRONG) / 3])

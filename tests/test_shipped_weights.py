@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
-from dct_seg import Click, DCTNet, DCTNetConfig, Predictor
+from dct_seg import Click, ClickBatch, DCTNet, DCTNetConfig, Predictor
 from dct_seg.models import pretrained
+
+LOGITS = Path(__file__).parent / "data" / "shipped_logits.json"
 
 TRAINING_SETS = {
     "ecssd",
@@ -57,6 +63,34 @@ def test_the_card_names_the_training_sets_and_no_benchmark(name: str) -> None:
         assert card[line], f"the card does not say: {line}"
 
 
+def test_weights_load_to_the_bit_and_answer_as_they_did_when_they_were_stored() -> None:
+    """New weights: ``python tests/test_shipped_weights.py`` writes the file again."""
+    stored = json.loads(LOGITS.read_text())
+    found = describe_shipped()
+    assert found["state_sha256"] == stored["state_sha256"]
+    for case in ("first", "with_previous"):
+        np.testing.assert_allclose(found[case], stored[case], atol=2e-3)
+
+
+def describe_shipped() -> dict[str, Any]:
+    """The digest of the default weights' tensors, and logits of theirs at every tenth pixel."""
+    net = DCTNet.from_pretrained()
+    digest = hashlib.sha256()
+    for key, value in sorted(net.state_dict().items()):
+        digest.update(key.encode() + value.numpy().tobytes())
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, 60, 90, generator=generator)
+    previous = torch.rand(1, 1, 60, 90, generator=generator)
+    clicks = ClickBatch.from_clicks([[Click(20, 30, radius=9.0), Click(40, 70, positive=False)]])
+    with torch.inference_mode():
+        first, second = (net(image, clicks, before)[0, 0, ::10, ::10] for before in (None, previous))
+    return {
+        "state_sha256": digest.hexdigest(),
+        "first": first.double().numpy().round(5).tolist(),
+        "with_previous": second.double().numpy().round(5).tolist(),
+    }
+
+
 def test_a_bright_disk_is_found_by_one_drag(name: str) -> None:
     rows, cols = np.mgrid[:200, :260]
     disk = (rows - 90) ** 2 + (cols - 140) ** 2 < 50**2
@@ -67,3 +101,7 @@ def test_a_bright_disk_is_found_by_one_drag(name: str) -> None:
     for radius in (50.0, None):
         mask = predictor.predict([Click(90, 140, radius=radius)]).mask
         assert (mask & disk).sum() / (mask | disk).sum() > 0.8
+
+
+if __name__ == "__main__":
+    LOGITS.write_text(json.dumps(describe_shipped(), indent=1) + "\n")

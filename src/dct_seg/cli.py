@@ -44,7 +44,10 @@ COMMANDS = (
     ),
     Command("benchmark", "measuring", "benchmark.command:main", "any method, any dataset, clicks or drags"),
     Command(
-        "list", "looking", "cli:print_names", "encoders, datasets, methods, pretrained models, backbones"
+        "list",
+        "looking",
+        "cli:print_names",
+        "encoders, datasets, losses, methods, models, networks, backbones",
     ),
     Command("data", "looking", "data.check:main", "`data check DIR` finds what would spoil training"),
 )
@@ -109,7 +112,7 @@ def _run(name: str, args: list[str]) -> int:
 
 def print_names(args: Sequence[str]) -> int:
     """Run ``dct-seg list``: print the registered names."""
-    kinds = ("encoders", "datasets", "methods", "models", "backbones")
+    kinds = ("encoders", "datasets", "losses", "methods", "models", "networks", "backbones")
     parser = CommandParser(prog="dct-seg list", description="The names that can be used.")
     parser.add_argument("kind", nargs="?", choices=kinds, help="one kind only")
     parser.add_argument("pattern", nargs="?", default="*", help="backbones only: which, e.g. 'resnet*'")
@@ -122,23 +125,24 @@ def print_names(args: Sequence[str]) -> int:
     return 0
 
 
+REGISTRIES = {
+    "encoders": "models.network:CLICK_ENCODERS",  # by way of the networks: some encoders see the image
+    "datasets": "data.datasets:DATASETS",
+    "losses": "training.losses:LOSSES",
+    "methods": "methods:METHODS",
+    "networks": "models.network:NETWORKS",
+}
+
+
 def _names(kind: str, pattern: str) -> list[str]:
-    if kind == "encoders":
-        from dct_seg.click_encoders import CLICK_ENCODERS
-
-        return CLICK_ENCODERS.names()
-    if kind == "datasets":
-        from dct_seg.data.datasets import DATASETS
-
-        return DATASETS.names()
-    if kind == "methods":
-        from dct_seg.methods import METHODS
-
-        return METHODS.names()
+    if kind in REGISTRIES:
+        module, _, registry = REGISTRIES[kind].partition(":")
+        names: list[str] = getattr(import_module(f"dct_seg.{module}"), registry).names()
+        return names
     if kind == "models":
-        from dct_seg.models.pretrained import names
+        from dct_seg.models.pretrained import names as shipped
 
-        return names()
+        return shipped()
     from dct_seg.models.backbone import suitable_backbones
 
     return suitable_backbones(pattern)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,20 @@ class ClickEncoder(nn.Module, ABC):
     needs_radius: bool = False
     """Whether ``forward`` reads ``clicks.radii``; the Auto-Drag-Head only serves encoders that do."""
 
+    needs_image: bool = False
+    """Whether ``forward`` takes what ``prepare`` returned as a third argument, ``prepared``."""
+
+    num_maps: int = 2
+    """Maps per image: channel 0 from positive clicks, channel 1 from negative ones, then an encoder's own."""
+
+    def prepare(self, image: Tensor) -> Any:
+        """Compute what depends on the image alone, once per image; only called with ``needs_image``.
+
+        Args:
+            image: (B, 3, H, W) RGB in 0..1.
+        """
+        return None
+
     @abstractmethod
     def forward(self, clicks: ClickBatch, size: tuple[int, int]) -> Tensor:
         """The maps of all clicks.
@@ -41,7 +55,7 @@ class ClickEncoder(nn.Module, ABC):
             size: (H, W) of the maps, in pixels.
 
         Returns:
-            (B, 2, H, W) float32 in 0..1: channel 0 from positive clicks, channel 1 from negative ones.
+            (B, num_maps, H, W) float32 in 0..1.
         """
 
 
@@ -198,6 +212,65 @@ class Gaussian(ClickEncoder):
 
     def forward(self, clicks: ClickBatch, size: tuple[int, int]) -> Tensor:
         return _joined_gaussians(clicks, size, torch.full_like(clicks.radii, self.sigma), self.union)
+
+
+@CLICK_ENCODERS.register()
+class TanhDistance(ClickEncoder):
+    """tanh(2 d / radius) of the distance d to the nearest click: 0 at a click, near 1 from ``radius`` on.
+
+    Source: the maps of f-BRS (Sofiiuk et al. 2020), whose code has a radius of 260 pixels.
+
+    Args:
+        radius: Pixels at which the map is 0.96.
+
+    Raises:
+        ValueError: When ``radius`` is not above 0.
+
+    Example:
+        >>> from dct_seg.clicks import Click
+        >>> maps = TanhDistance(radius=2.0)(ClickBatch.from_clicks([[Click(0, 0)]]), (1, 3))
+        >>> [round(v, 3) for v in maps[0, 0, 0].tolist()]
+        [0.0, 0.762, 0.964]
+    """
+
+    def __init__(self, radius: float = 260.0) -> None:
+        super().__init__()
+        self.radius = _positive("radius", radius)
+
+    def forward(self, clicks: ClickBatch, size: tuple[int, int]) -> Tensor:
+        far = 5 * self.radius  # from there on float32 has no other value than 1
+        return (2 * _nearest_squared(clicks, size, far).sqrt() / self.radius).tanh()
+
+
+@CLICK_ENCODERS.register()
+class HalfWidthGaussian(ClickEncoder):
+    """A Gaussian that is ``width`` pixels wide at half of its height: 1 at a click, 0.5 half a width away.
+
+    exp(-4 ln 2 d^2 / width^2); its standard deviation is 0.42 widths.
+
+    Source: the maps of FCA-Net (Lin et al. 2020), whose code has widths of 10 pixels, and 30 for the first
+    click.
+
+    Args:
+        width: Full width at half maximum, in pixels.
+
+    Raises:
+        ValueError: When ``width`` is not above 0.
+
+    Example:
+        >>> from dct_seg.clicks import Click
+        >>> maps = HalfWidthGaussian(width=4.0)(ClickBatch.from_clicks([[Click(0, 0)]]), (1, 3))
+        >>> [round(v, 3) for v in maps[0, 0, 0].tolist()]
+        [1.0, 0.841, 0.5]
+    """
+
+    def __init__(self, width: float = 10.0) -> None:
+        super().__init__()
+        self.width = _positive("width", width)
+
+    def forward(self, clicks: ClickBatch, size: tuple[int, int]) -> Tensor:
+        sigma = self.width / math.sqrt(8 * math.log(2))
+        return _joined_gaussians(clicks, size, torch.full_like(clicks.radii, sigma), "max")
 
 
 @CLICK_ENCODERS.register()

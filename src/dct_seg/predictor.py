@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from dct_seg.clicks import Click
 from dct_seg.methods.base import Method, check_click, checked_image
 from dct_seg.methods.dctnet import DCTNetMethod
-from dct_seg.models.dct_net import DCTNet
+from dct_seg.models.network import InteractiveNetwork
 from dct_seg.models.pretrained import DEFAULT
 from dct_seg.prediction import Prediction, Timings
 from dct_seg.prompts import clicks_of, probabilities_of
@@ -82,8 +82,8 @@ class Predictor:
         np.False_
     """
 
-    def __init__(self, method: DCTNet | Method, *, threshold: float = 0.5) -> None:
-        self.method = DCTNetMethod(net=method) if isinstance(method, DCTNet) else method
+    def __init__(self, method: InteractiveNetwork | Method, *, threshold: float = 0.5) -> None:
+        self.method = DCTNetMethod(net=method) if isinstance(method, InteractiveNetwork) else method
         self.threshold = threshold
         self.timings = Timings()
         self._image: NDArray[np.uint8] | None = None

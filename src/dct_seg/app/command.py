@@ -91,9 +91,9 @@ def _method(weights: str) -> tuple[Callable[[], Method], ModelCard]:
     """A maker of methods that share one network, and what the page tells of it."""
     from dct_seg.app.schemas import ModelCard
     from dct_seg.methods.dctnet import DCTNetMethod
-    from dct_seg.models.dct_net import DCTNet
+    from dct_seg.models.network import InteractiveNetwork
 
-    net = DCTNet.from_pretrained(weights)
+    net = InteractiveNetwork.from_pretrained(weights)
     return lambda: DCTNetMethod(net=net), ModelCard(name=Path(weights).stem, prompts="drag")
 
 

@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from dct_seg.clicks import Click, ClickBatch
 from dct_seg.methods.base import METHODS, Method, check_turn, checked_image
 from dct_seg.methods.views import View, first_view, next_view, object_view, whole_view
-from dct_seg.models.dct_net import DCTNet
+from dct_seg.models.network import InteractiveNetwork
 from dct_seg.models.pretrained import DEFAULT
 from dct_seg.processor import has_fast_bfloat16
 
@@ -39,11 +39,15 @@ class _Seen:
     """What the network sees of a view, (1, 3, h, w), and its features, once they were asked for.
 
     Of the mirrored view too.
+
+    Args:
+        prepared: What the click encoder computed of the image, and of the mirrored one under True.
     """
 
     image: torch.Tensor
     features: list[torch.Tensor] | None = None
     mirrored: list[torch.Tensor] | None = None
+    prepared: dict[bool, Any] = field(default_factory=dict)
 
 
 @METHODS.register("dctnet")
@@ -80,7 +84,7 @@ class DCTNetMethod(Method):
         self,
         checkpoint: str | Path = DEFAULT,
         *,
-        net: DCTNet | None = None,
+        net: InteractiveNetwork | None = None,
         first_size: int = 448,
         first_reach: float = 8.0,
         look_again: bool = True,
@@ -94,7 +98,7 @@ class DCTNetMethod(Method):
     ) -> None:
         self.source = "in memory" if net is not None else str(checkpoint)
         self.net = (
-            (DCTNet.from_pretrained(checkpoint) if net is None else net)
+            (InteractiveNetwork.from_pretrained(checkpoint) if net is None else net)
             .eval()
             .to(device)
             .to(memory_format=torch.channels_last)
@@ -257,9 +261,13 @@ class DCTNetMethod(Method):
     ) -> torch.Tensor:
         """(1, 1, h, w) probabilities in a view, with all else mirrored already."""
         features = self._features(view, mirrored=mirrored) if self.net.is_late else None
-        image = self._seen(view).image
+        seen = self._seen(view)
+        image = seen.image.flip(-1) if mirrored else seen.image
+        if mirrored not in seen.prepared:
+            seen.prepared[mirrored] = self.net.prepare(image)
+        prepared = seen.prepared[mirrored]
         with self._computing():
-            return torch.sigmoid(self.net(image.flip(-1) if mirrored else image, clicks, before, features))
+            return torch.sigmoid(self.net(image, clicks, before, features, prepared))
 
     def _features(self, view: View, *, mirrored: bool = False) -> list[torch.Tensor]:
         """The network's features of the view's image alone."""

@@ -1,1 +1,5 @@
-"""The network and its parts; no Lightning in here."""
+"""The networks and their parts; no Lightning in here. Importing this package registers every network."""
+
+from dct_seg.models import dct_net
+
+__all__ = ["dct_net"]

@@ -5,14 +5,27 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dct_seg.registry import check_choice
+
+DecoderNorm = Literal["instance", "batch"]
+
+Adjust = Callable[[str, Any], Any]
+"""The name and the value of a tensor inside a network in, what takes its place out."""
+
 Statistics = tuple[Tensor, Tensor]
 """Mean and standard deviation of each channel, each (B, C)."""
+
+
+def keep(name: str, value: Any) -> Any:
+    """The value itself: nothing is adjusted."""
+    return value
 
 
 class PyramidPooling(nn.Module):
@@ -45,7 +58,7 @@ class PyramidPooling(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """Convolution, instance norm and ReLU.
+    """Convolution, instance norm (or batch norm) and ReLU.
 
     The norm's scale and shift are learnt weights, or, where Feature-DCT gives them, the predicted statistics.
     Instance norm has no running average, so a batch of near-identical forwards skews nothing and one image a
@@ -54,20 +67,31 @@ class ConvNorm(nn.Module):
     Args:
         in_channels: Channels in.
         out_channels: Channels out.
-        predicted: The scale and shift are given at each forward.
+        predicted: The scale and shift are given at each forward, after instance norm.
+        norm: ``instance`` or ``batch``.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, kernel: int = 3, predicted: bool = False
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel: int = 3,
+        predicted: bool = False,
+        norm: DecoderNorm = "instance",
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
-        self.weight = None if predicted else nn.Parameter(torch.ones(out_channels))
-        self.bias = None if predicted else nn.Parameter(torch.zeros(out_channels))
+        own = norm == "instance" and not predicted
+        self.weight = nn.Parameter(torch.ones(out_channels)) if own else None
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if own else None
+        self.norm = nn.BatchNorm2d(out_channels) if norm == "batch" and not predicted else None
 
     def forward(self, x: Tensor, statistics: Statistics | None = None) -> Tensor:
         """(B, in_channels, h, w) -> (B, out_channels, h, w)."""
         x = self.conv(x)
+        if self.norm is not None:
+            return F.relu(self.norm(x), inplace=True)
         mean, std = (self.bias, self.weight) if statistics is None else statistics
         assert mean is not None
         assert std is not None
@@ -121,11 +145,14 @@ class UpBlock(nn.Module):
         *,
         predicted: bool,
         join_norm: bool = True,
+        norm: DecoderNorm = "instance",
     ) -> None:
         super().__init__()
         joined = in_channels + skip_channels
-        self.join = ConvNorm(joined, out_channels) if join_norm else _conv_relu(joined, out_channels)
-        self.refine = ConvNorm(out_channels, out_channels, predicted=predicted)
+        self.join = (
+            ConvNorm(joined, out_channels, norm=norm) if join_norm else _conv_relu(joined, out_channels)
+        )
+        self.refine = ConvNorm(out_channels, out_channels, predicted=predicted, norm=norm)
 
     def forward(self, x: Tensor, skip: Tensor, statistics: Statistics | None) -> Tensor:
         """Coarse (B, in_channels, h, w) and skip (B, skip_channels, H, W) -> (B, out_channels, H, W)."""
@@ -144,21 +171,29 @@ class UNetDecoder(nn.Module):
         predicted: How many blocks, from the coarsest, take their statistics from Feature-DCT.
         join_norm: Instance norm also where a block joins its two inputs; without, their strength in this
             image is kept.
+        norm: ``instance`` or ``batch``, in the layers whose statistics are not predicted.
 
     Attributes:
         block_channels: Channels of each block, coarse to fine.
     """
 
     def __init__(
-        self, in_channels: Sequence[int], *, width: int = 64, predicted: int = 0, join_norm: bool = True
+        self,
+        in_channels: Sequence[int],
+        *,
+        width: int = 64,
+        predicted: int = 0,
+        join_norm: bool = True,
+        norm: DecoderNorm = "instance",
     ) -> None:
         super().__init__()
+        check_choice("decoder norm", norm, get_args(DecoderNorm))
         *skips, top = in_channels
         self.block_channels = [width * min(2 + i, 4) // 2 for i in range(len(skips))][::-1]
         self.pool = PyramidPooling(top, self.block_channels[0])
         ins = [self.block_channels[0], *self.block_channels[:-1]]
         self.blocks = nn.ModuleList(
-            UpBlock(c_in, skip, c_out, predicted=i < predicted, join_norm=join_norm)
+            UpBlock(c_in, skip, c_out, predicted=i < predicted, join_norm=join_norm, norm=norm)
             for i, (c_in, skip, c_out) in enumerate(
                 zip(ins, reversed(skips), self.block_channels, strict=True)
             )
@@ -172,10 +207,20 @@ class UNetDecoder(nn.Module):
         logits: Tensor = self.predict(self.finest(features, statistics))
         return logits
 
-    def finest(self, features: Sequence[Tensor], statistics: Sequence[Statistics] = ()) -> Tensor:
-        """Run all blocks on ``forward``'s inputs -> the finest layer, (B, width, h_0, w_0)."""
+    def finest(
+        self, features: Sequence[Tensor], statistics: Sequence[Statistics] = (), adjust: Adjust = keep
+    ) -> Tensor:
+        """Run all blocks: inputs as ``forward``'s -> the finest layer, (B, width, h_0, w_0).
+
+        Args:
+            features: As for ``forward``.
+            statistics: As for ``forward``.
+            adjust: Called with ``pool`` after pyramid pooling and with ``last`` at the end; what it returns
+                takes the tensor's place.
+        """
         *skips, top = features
-        x: Tensor = self.pool(top)
+        x: Tensor = adjust("pool", self.pool(top))
         for i, (block, skip) in enumerate(zip(self.blocks, reversed(skips), strict=True)):
             x = block(x, skip, statistics[i] if i < len(statistics) else None)
-        return x
+        last: Tensor = adjust("last", x)
+        return last

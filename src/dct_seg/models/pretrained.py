@@ -19,7 +19,7 @@ from dct_seg.files import write_whole
 from dct_seg.registry import unknown_name
 
 if TYPE_CHECKING:
-    from dct_seg.models.dct_net import DCTNet
+    from dct_seg.models.network import InteractiveNetwork
 
 FORMAT_VERSION = 1
 DEFAULT = "dct-lite0"
@@ -45,7 +45,7 @@ def names() -> list[str]:
     return sorted(name.removesuffix(".safetensors") for name in shipped if name.endswith(".safetensors"))
 
 
-def save(net: DCTNet, path: str | Path, *, half: bool, card: Mapping[str, str]) -> Path:
+def save(net: InteractiveNetwork, path: str | Path, *, half: bool, card: Mapping[str, str]) -> Path:
     """Write ``net`` to a temporary name, then rename, so that a file is whole or not there.
 
     Raises:

@@ -26,6 +26,7 @@ from dct_seg.data.datasets import DATASETS
 from dct_seg.files import write_whole
 from dct_seg.models import pretrained
 from dct_seg.models.dct_net import DCTNetConfig
+from dct_seg.models.network import NETWORKS
 from dct_seg.pictures import draw_strips, save_png
 from dct_seg.processor import keep_freed_memory, trainer_precision
 from dct_seg.registry import unknown_name
@@ -127,6 +128,7 @@ class TrainingCLI(LightningCLI):
         # another package's short names must be known before the configuration is read
         CLICK_ENCODERS.load_plugins()
         DATASETS.load_plugins()
+        NETWORKS.load_plugins()
         self.rows: dict[str, dict[str, float]] = {}
         super().__init__(
             InteractiveSegmentationTask,

@@ -1,4 +1,4 @@
-"""DCT-Net over one batch of images, which are encoded once; in validation, and in training."""
+"""A network over one batch of images, which are encoded once; in validation, and in training."""
 
 from __future__ import annotations
 
@@ -13,17 +13,22 @@ from torch.nn import functional as F
 
 from dct_seg.clicks import ClickBatch
 from dct_seg.interaction import Interaction
-from dct_seg.models.dct_net import DCTNet
+from dct_seg.models.network import InteractiveNetwork, Output
 
 
 class EncodedBatch:
-    """DCT-Net over one batch of images, which are encoded once, when first needed.
+    """A network over one batch of images, which are encoded once, when first needed.
 
     With early fusion the Auto-Drag-Head alone reads the encoding, with late fusion all that comes after the
     backbone does.
+
+    Attributes:
+        output: The network's answer to the last click, which its loss reads.
     """
 
-    def __init__(self, net: DCTNet, image: Tensor) -> None:
+    output: Output
+
+    def __init__(self, net: InteractiveNetwork, image: Tensor) -> None:
         self.net, self.image = net, image
 
     @cached_property
@@ -31,14 +36,22 @@ class EncodedBatch:
         with torch.set_grad_enabled(self.learns):
             return self.net.encode_image(self.image)
 
+    @cached_property
+    def prepared(self) -> Any:
+        """What the click encoder computes once per image."""
+        return self.net.prepare(self.image)
+
     @property
     def learns(self) -> bool:
         """Whether a gradient flows into the encoding."""
         return False
 
     def __call__(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> Tensor:
-        logits: Tensor = self.net(image, clicks, previous, self.features if self.net.is_late else None)
-        return logits
+        features = self.features if self.net.is_late else None
+        self.output = self.net.decode(
+            self.net.encode(image, clicks, previous, features, prepared=self.prepared)
+        )
+        return self.output.logits
 
     def fill_radii(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> ClickBatch:
         if self.net.auto_drag is None or not clicks.lacks_radius.any():
@@ -55,7 +68,7 @@ class Learner(EncodedBatch):
     """
 
     def __init__(
-        self, net: DCTNet, image: Tensor, profile: Callable[[str], AbstractContextManager[Any]]
+        self, net: InteractiveNetwork, image: Tensor, profile: Callable[[str], AbstractContextManager[Any]]
     ) -> None:
         super().__init__(net, image)
         self.profile = profile

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dct_seg.clicks import ClickBatch
 from dct_seg.registry import Registry
 
-LOSSES: Registry[Callable[[Tensor, Tensor, Tensor], Tensor]] = Registry("loss")
+LOSSES: Registry[Callable[..., Tensor]] = Registry("loss", group="dct_seg.losses")
+"""Functions of logits, mask and valid pixels, each (B, H, W), that return one loss per image (B,).
+
+A keyword argument with a default is an option in YAML; one named ``clicks`` is given the clicks (B, N)."""
+
+Losses = dict[str, float | dict[str, float]]
+"""Name of a registered loss to its weight, or to a mapping of ``weight`` and the loss's options."""
 
 
 @LOSSES.register("bce")
@@ -60,30 +69,72 @@ def dice(logits: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
     return 1 - (2 * overlap + 1) / (probs.sum((1, 2)) + target.sum((1, 2)) + 1)
 
 
-def weighted_sum(
-    losses: dict[str, float], logits: Tensor, mask: Tensor, ignore: Tensor, finished: Tensor
-) -> Tensor:
-    """The losses of a batch as one number, the mean over unfinished images.
+class LossSum:
+    """The weighted sum of registered losses, one number per image.
+
+    Args:
+        losses: Name of each loss to its weight, or to ``weight`` and the loss's options.
+
+    Raises:
+        ValueError: When a loss or an option is unknown.
+
+    Example:
+        >>> loss = LossSum({"bce": 1.0, "normalized_focal": {"weight": 0.5, "gamma": 1.0}})
+        >>> maps = torch.zeros(2, 4, 5, dtype=torch.bool)
+        >>> loss(torch.zeros(2, 1, 4, 5), maps, ~maps, ClickBatch.empty(2)).shape
+        torch.Size([2])
+    """
+
+    def __init__(self, losses: Mapping[str, float | Mapping[str, float]]) -> None:
+        self.terms = [_Term(name, given) for name, given in losses.items()]
+
+    def __call__(self, logits: Tensor, mask: Tensor, valid: Tensor, clicks: ClickBatch) -> Tensor:
+        """(B,) float32.
+
+        Args:
+            logits: (B, 1, H, W).
+            mask: (B, H, W) bool.
+            valid: (B, H, W) bool, False where nobody looks.
+            clicks: (B, N) clicks in pixels.
+        """
+        return torch.stack([term(logits[:, 0].float(), mask, valid, clicks) for term in self.terms]).sum(0)
+
+
+class _Term:
+    """One loss with its weight and options."""
+
+    def __init__(self, name: str, given: float | Mapping[str, float]) -> None:
+        self.loss = LOSSES.get(name)
+        options: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {"weight": given}
+        self.weight = float(options.pop("weight", 1.0))
+        self.options = options
+        parameters = inspect.signature(self.loss).parameters
+        self.reads_clicks = "clicks" in parameters
+        known = [n for n, p in parameters.items() if p.default is not p.empty and n != "clicks"]
+        unknown = [option for option in options if option not in known]
+        if unknown:
+            raise ValueError(
+                f"loss '{name}' has no option {', '.join(unknown)}; it has {', '.join(['weight', *known])}"
+            )
+
+    def __call__(self, logits: Tensor, mask: Tensor, valid: Tensor, clicks: ClickBatch) -> Tensor:
+        extra = {"clicks": clicks} if self.reads_clicks else {}
+        return self.weight * self.loss(logits, mask, valid, **extra, **self.options)
+
+
+def mean_of_unfinished(each: Tensor, finished: Tensor) -> Tensor:
+    """The loss of a batch as one number, the mean over unfinished images.
 
     Finished ones weigh nothing but keep their part of the graph: under DDP every parameter must be in every
     loss.
 
     Args:
-        losses: Name of a registered loss to its weight.
-        logits: (B, 1, H, W).
-        mask: (B, H, W) bool.
-        ignore: (B, H, W) bool, True where nobody looks.
+        each: (B,) loss of each image.
         finished: (B,) bool.
 
     Returns:
         A scalar, float32; 0 when all are finished.
-
-    Raises:
-        ValueError: When a loss is unknown.
     """
-    each = torch.stack(
-        [weight * LOSSES.get(name)(logits[:, 0].float(), mask, ~ignore) for name, weight in losses.items()]
-    ).sum(0)
     weight = (~finished).float()
     return (each * weight).sum() / weight.sum().clamp(min=1)
 

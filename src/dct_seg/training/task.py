@@ -18,12 +18,13 @@ from torch import Tensor
 from dct_seg.clicks import ClickBatch
 from dct_seg.interaction import Interaction, interact
 from dct_seg.metrics import NumberOfClicks, iou
-from dct_seg.models.dct_net import DCTNet, DCTNetConfig
+from dct_seg.models.dct_net import DCTNetConfig
+from dct_seg.models.network import InteractiveNetwork, Output, build_network
 from dct_seg.registry import check_choice
 from dct_seg.simulation import NextClicks, Place, Prompt, Rule, SimulatedUser, predicted
 from dct_seg.training.corrections import enlarge_corrections, shrink_batch
 from dct_seg.training.learner import EncodedBatch, Learner
-from dct_seg.training.losses import LOSSES, kept_right, weighted_sum
+from dct_seg.training.losses import Losses, LossSum, kept_right, mean_of_unfinished
 
 Update = Literal["every", "last", "sum"]
 Schedule = Literal["step", "cosine", "constant"]
@@ -37,7 +38,7 @@ _COSINE_END = 1e-3
 
 
 class InteractiveSegmentationTask(LightningModule):
-    """DCT-Net with its training loop and its validation protocol. The defaults are the paper's.
+    """A network with its training loop and its validation protocol. The defaults are the paper's.
 
     Lightning counts an optimizer step, so a click, as one ``global_step``: ``max_steps`` counts clicks, and
     ``ModelCheckpoint``'s ``every_n_train_steps`` saves after a batch only where the clicks so far are a
@@ -51,8 +52,8 @@ class InteractiveSegmentationTask(LightningModule):
 
     Args:
         network: Which network; by default the paper's, or that of ``start_from``.
-        start_from: Trained weights that the run starts from, as :meth:`DCTNet.from_pretrained` takes them,
-            with their network.
+        start_from: Trained weights that the run starts from, as ``InteractiveNetwork.from_pretrained`` takes
+            them, with their network.
         lr: Learning rate of what is new; the paper's 1e-4.
         backbone_lr_factor: The backbone learns at ``lr`` times this.
         optimizer: ``adam`` is the paper's, ``adamw`` decays weights apart from the gradient.
@@ -76,7 +77,7 @@ class InteractiveSegmentationTask(LightningModule):
             correction breaks less.
         update: ``every`` steps after each click (the paper), ``last`` only after the last click of a batch,
             ``sum`` adds up the gradients of all clicks and steps once.
-        losses: Name of each loss and its weight.
+        losses: Name of each loss and its weight, or ``{weight: W, OPTION: VALUE}``.
         drag_loss: Weight of the Auto-Drag-Head's loss (smooth L1 of the logarithm of the radius).
         drag_share: Share of training images whose clicks come with their radius; the others get the head's.
         rule: The simulated user's rule in training.
@@ -115,7 +116,7 @@ class InteractiveSegmentationTask(LightningModule):
         fine_factor: int = 1,
         keep_loss: float = 0.0,
         update: Update = "every",
-        losses: dict[str, float] | None = None,
+        losses: Losses | None = None,
         drag_loss: float = 1.0,
         drag_share: float = 1.0,
         rule: Rule = "largest_region",
@@ -130,11 +131,9 @@ class InteractiveSegmentationTask(LightningModule):
         channels_last: bool = True,
     ) -> None:
         super().__init__()
-        start = DCTNet.from_pretrained(start_from) if start_from is not None else None
+        start = InteractiveNetwork.from_pretrained(start_from) if start_from is not None else None
         config = _network(DCTNetConfig.from_dict(network) if isinstance(network, dict) else network, start)
-        self.losses = losses or {"bce": 1.0}
-        for name in self.losses:
-            LOSSES.get(name)
+        self.losses = LossSum(losses or {"bce": 1.0})
         check_choice("optimizer", optimizer, get_args(OptimizerName))
         check_choice("schedule", schedule, get_args(Schedule))
         check_choice("update rule", update, get_args(Update))
@@ -173,7 +172,7 @@ class InteractiveSegmentationTask(LightningModule):
         self._simulated_user(
             nothing, nothing, torch.zeros(0, dtype=torch.bool), None
         )  # a wrong option is told now
-        self.net = DCTNet(config) if start is None else start.train()
+        self.net = build_network(config) if start is None else start.train()
         if channels_last:
             self.net = self.net.to(memory_format=torch.channels_last)
         if (
@@ -203,7 +202,7 @@ class InteractiveSegmentationTask(LightningModule):
         return task
 
     def forward(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> Tensor:
-        """As :meth:`DCTNet.forward`."""
+        """As :meth:`InteractiveNetwork.forward`."""
         logits: Tensor = self.net(image, clicks, previous)
         return logits
 
@@ -250,7 +249,9 @@ class InteractiveSegmentationTask(LightningModule):
             with torch.set_grad_enabled(learns):
                 step = next(steps)
                 with profile("loss"):
-                    mask_loss = self._mask_loss(step.logits, before, mask, ignore, step.asked.done)
+                    mask_loss = self._mask_loss(
+                        learner.output, step.clicks, before, mask, ignore, step.asked.done
+                    )
                     before = step.logits.detach()
                     drag_loss = learner.drag_loss(step)
                     ious = iou(predicted(step.logits), mask, ignore)
@@ -278,13 +279,19 @@ class InteractiveSegmentationTask(LightningModule):
         self.log_dict(means, prog_bar=True, batch_size=len(image))
 
     def _mask_loss(
-        self, logits: Tensor, before: Tensor | None, mask: Tensor, ignore: Tensor, done: Tensor
+        self,
+        output: Output,
+        clicks: ClickBatch,
+        before: Tensor | None,
+        mask: Tensor,
+        ignore: Tensor,
+        done: Tensor,
     ) -> Tensor:
         """The losses of one click; ``before`` holds the logits that the click was to correct."""
-        loss = weighted_sum(self.losses, logits, mask, ignore, done)
+        loss = mean_of_unfinished(self.net.loss(output, mask, ignore, clicks, self.losses), done)
         if not self.hparams["keep_loss"] or before is None:
             return loss
-        return loss + self.hparams["keep_loss"] * kept_right(logits, before, mask, ignore, done)
+        return loss + self.hparams["keep_loss"] * kept_right(output.logits, before, mask, ignore, done)
 
     def _learn_corrections(
         self,
@@ -335,7 +342,7 @@ class InteractiveSegmentationTask(LightningModule):
                 index, clicks, logits, replace(asked, done=done if has_radius else torch.ones_like(done))
             )
             with profile("loss"):
-                loss = self._mask_loss(logits, before, window.mask, window.ignore, done)
+                loss = self._mask_loss(learner.output, clicks, before, window.mask, window.ignore, done)
                 loss = loss + self.hparams["drag_loss"] * learner.drag_loss(step)
             with profile("backward"):
                 self.manual_backward(loss)
@@ -457,7 +464,7 @@ class InteractiveSegmentationTask(LightningModule):
             )  # the metric has gathered all ranks' samples, so that each rank logs the same
 
 
-def _network(given: DCTNetConfig | None, start: DCTNet | None) -> DCTNetConfig:
+def _network(given: DCTNetConfig | None, start: InteractiveNetwork | None) -> DCTNetConfig:
     """The network to train; given beside weights to start from, it must be theirs."""
     if start is None:
         return given or DCTNetConfig()

@@ -1,0 +1,425 @@
+"""What every click segmentation network shares.
+
+A backbone that sees image and clicks, one hook through which refiners reach inside, a registry of networks.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dct_seg.click_encoders import CLICK_ENCODERS, ClickEncoder
+from dct_seg.clicks import ClickBatch
+from dct_seg.models import pretrained
+from dct_seg.models.backbone import Backbone
+from dct_seg.models.config import DCTNetConfig
+from dct_seg.models.decoder import Adjust, Statistics, keep
+from dct_seg.registry import Registry
+
+NETWORKS: Registry[type[InteractiveNetwork]] = Registry("network", group="dct_seg.networks")
+
+ImageLoss = Callable[[Tensor, Tensor, Tensor, ClickBatch], Tensor]
+"""Logits (B, 1, H, W), mask and valid pixels (B, H, W) bool, and the clicks in; a loss (B,) per image out."""
+
+Self = TypeVar("Self", bound="InteractiveNetwork")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """All that a decoder reads: image and clicks after the backbone.
+
+    Args:
+        image: (B, 3, H, W) RGB in 0..1, as given.
+        clicks: (B, N) clicks in pixels, with the radii used.
+        maps: (B, C, H', W') click maps, and the previous mask where it is fed back, padded.
+        features: (B, C_i, h_i, w_i) levels that know the clicks, fine to coarse.
+        seen: The levels that click features are read from: ``features``, or with late fusion the image's
+            alone.
+        levels: All levels of a backbone that sees the clicks, also those finer than the decoder's finest;
+            empty with late fusion.
+        statistics: (mean, std) for each decoder layer that takes predicted ones.
+    """
+
+    image: Tensor
+    clicks: ClickBatch
+    maps: Tensor
+    features: list[Tensor]
+    seen: list[Tensor]
+    levels: list[Tensor]
+    statistics: list[Statistics] = field(default_factory=list)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the image."""
+        return self.image.shape[2], self.image.shape[3]
+
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """(H', W') that the features cover."""
+        return self.maps.shape[2], self.maps.shape[3]
+
+
+@dataclass(frozen=True)
+class Output:
+    """The answer of a network.
+
+    Args:
+        logits: (B, 1, H, W) float32 at the image's size; above 0 is object.
+        extras: What only the network's own loss reads.
+    """
+
+    logits: Tensor
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+
+class InteractiveNetwork(nn.Module, ABC):
+    """Image and clicks in, logits out; nothing is remembered between clicks.
+
+    Subclass it, write ``decode``, then ``@NETWORKS.register()`` it or declare an entry point::
+
+        [project.entry-points."dct_seg.networks"]
+        my_network = "my_package:MyNetwork"
+
+    ``model.network.network: my_network`` then trains it, and benchmark, predictor and annotator take its
+    weights.
+
+    Args:
+        config: Which network.
+        encodes_clicks: The backbone sees the click maps at its stem (early fusion).
+
+    Attributes:
+        channels: Channels of each level given to ``decode``, fine to coarse.
+        strides: Pixels of the image a step of each level.
+    """
+
+    points: ClassVar[tuple[str, ...]] = ("maps",)
+    """The tensors that ``adjust`` can change, in the order of their computation."""
+
+    auto_drag: nn.Module | None
+
+    def __init__(self, config: DCTNetConfig, *, encodes_clicks: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        self.click_encoder = make_click_encoder(config)
+        self.num_maps = self.click_encoder.num_maps + config.previous_mask
+        self.backbone = Backbone(
+            config.backbone,
+            weights=config.backbone_weights,
+            num_maps=self.num_maps if encodes_clicks else 0,
+        )
+        self.first_level = _first_level(self.backbone.strides, config.decoder_stride)
+        self.channels = self.backbone.channels[self.first_level :]
+        self.strides = self.backbone.strides[self.first_level :]
+        self.auto_drag = None
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the image is encoded apart from the clicks, so that its features serve them all."""
+        return False
+
+    def forward(
+        self,
+        image: Tensor,
+        clicks: ClickBatch,
+        previous: Tensor | None = None,
+        features: list[Tensor] | None = None,
+        prepared: Any = None,
+    ) -> Tensor:
+        """The logits of the object.
+
+        Args:
+            image: (B, 3, H, W) RGB in 0..1, any size.
+            clicks: (B, N) clicks in pixels; the Auto-Drag-Head fills in radii that are not given.
+            previous: (B, 1, H, W) probabilities before the last click; None stands for zeros.
+            features: What ``encode_image`` returned for this image, to save computing it again. With
+                ``early`` the Auto-Drag-Head alone reads it.
+            prepared: What ``prepare`` returned for this image, to save computing it again.
+
+        Returns:
+            (B, 1, H, W) float32; above 0 is object.
+
+        Raises:
+            ValueError: When image, clicks and previous mask do not agree in shape, or a radius is missing
+                that nothing can predict.
+        """
+        return self.decode(self.encode(image, clicks, previous, features, prepared=prepared)).logits
+
+    def encode(
+        self,
+        image: Tensor,
+        clicks: ClickBatch,
+        previous: Tensor | None = None,
+        features: list[Tensor] | None = None,
+        *,
+        prepared: Any = None,
+        adjust: Adjust = keep,
+    ) -> Encoded:
+        """Everything before the decoder.
+
+        Args:
+            image: As for ``forward``.
+            clicks: As for ``forward``.
+            previous: As for ``forward``.
+            features: As for ``forward``.
+            prepared: As for ``forward``.
+            adjust: Called with ``maps``, the click maps (B, num_maps, H, W); what it returns takes their
+                place.
+
+        Raises:
+            ValueError: As for ``forward``.
+        """
+        _check_shapes(image, clicks, previous)
+        if self.is_late and features is None:
+            features = self.encode_image(image)
+        clicks = self.fill_radii(image, clicks, previous, features)
+        maps = adjust("maps", self._drawn(image, clicks, prepared))
+        if self.config.previous_mask:
+            maps = torch.cat(
+                [maps, torch.zeros_like(maps[:, :1]) if previous is None else previous.to(maps)], 1
+            )
+        maps = self.padded(maps)
+        if self.is_late:
+            assert features is not None
+            return Encoded(image, clicks, maps, self.fuse(maps, features), features, [])
+        levels = self.backbone(self.padded(image), maps)
+        fused = levels[self.first_level :]
+        return Encoded(image, clicks, maps, fused, fused, levels)
+
+    def fuse(self, maps: Tensor, features: list[Tensor]) -> list[Tensor]:
+        """The levels that know the clicks, fine to coarse; with late fusion only.
+
+        Args:
+            maps: (B, C, H', W'), padded.
+            features: What ``encode_image`` returned.
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    def decode(self, encoded: Encoded, adjust: Adjust = keep) -> Output:
+        """The logits, at the image's size, and what the loss reads beside them.
+
+        Args:
+            encoded: What ``encode`` returned.
+            adjust: Called with the name and the value of each of ``points`` but ``maps``; what it returns
+                takes the value's place.
+        """
+
+    def loss(
+        self, output: Output, mask: Tensor, ignore: Tensor, clicks: ClickBatch, losses: ImageLoss
+    ) -> Tensor:
+        """(B,) the loss of each image: ``losses`` of the logits, unless a network has terms of its own.
+
+        Args:
+            output: What ``decode`` returned.
+            mask: (B, H, W) bool.
+            ignore: (B, H, W) bool, True where nobody looks.
+            clicks: (B, N) clicks in pixels.
+            losses: The weighted sum of the losses that training was told to use.
+        """
+        return losses(output.logits, mask, ~ignore, clicks)
+
+    def prepare(self, image: Tensor) -> Any:
+        """What the click encoder computes once per image, such as superpixels; None where it sees no image.
+
+        Args:
+            image: (B, 3, H, W) RGB in 0..1.
+        """
+        return self.click_encoder.prepare(image) if self.click_encoder.needs_image else None
+
+    def encode_image(self, image: Tensor) -> list[Tensor]:
+        """The features of the image alone, fine to coarse: with ``late`` all that ``forward`` needs of it.
+
+        Args:
+            image: (B, 3, H, W) RGB in 0..1, any size.
+        """
+        return self.backbone(self.padded(image))[self.first_level :]  # type: ignore[no-any-return]
+
+    def fill_radii(
+        self,
+        image: Tensor,
+        clicks: ClickBatch,
+        previous: Tensor | None = None,
+        features: list[Tensor] | None = None,
+    ) -> ClickBatch:
+        """The clicks with a radius wherever there was none.
+
+        Args:
+            image: (B, 3, H, W) RGB in 0..1.
+            clicks: (B, N) clicks in pixels.
+            previous: (B, 1, H, W) probabilities before the clicks, or None.
+            features: What ``encode_image`` returned for this image, to save computing it again.
+        """
+        if self.auto_drag is None or not clicks.lacks_radius.any():
+            return clicks
+        features = self.encode_image(image) if features is None else features
+        predicted = self.log_radii(features, clicks, previous, (image.shape[2], image.shape[3])).exp()
+        return clicks.with_radii(torch.where(clicks.lacks_radius, predicted.to(clicks.radii), clicks.radii))
+
+    def log_radii(
+        self, features: list[Tensor], clicks: ClickBatch, previous: Tensor | None, size: tuple[int, int]
+    ) -> Tensor:
+        """(B, N) logarithms of the radii that the Auto-Drag-Head predicts, in pixels.
+
+        Args:
+            features: What ``encode_image`` returned.
+            clicks: (B, N) clicks in pixels.
+            previous: (B, 1, H, W) probabilities before the clicks, or None.
+            size: (H, W) of the image.
+        """
+        assert self.auto_drag is not None
+        if previous is None:
+            previous = torch.zeros(len(clicks), 1, *size, device=clicks.device)
+        m = self.backbone.multiple
+        padded = (-(-size[0] // m) * m, -(-size[1] // m) * m)
+        radii: Tensor = self.auto_drag(
+            features[:-1], clicks, previous, padded
+        )  # the coarsest says nothing about an edge
+        return radii
+
+    def padded(self, x: Tensor) -> Tensor:
+        """``x`` (B, C, H, W) with its last row and column repeated until the backbone takes its size."""
+        m = self.backbone.multiple
+        bottom, right = -x.shape[2] % m, -x.shape[3] % m
+        return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+
+    def train(self: Self, mode: bool = True) -> Self:
+        """As ``nn.Module.train``, but the backbone's batch norm stays in evaluation where the configuration
+        says so.
+        """
+        super().train(mode)
+        if self.config.frozen_batch_norm:
+            for module in self.backbone.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def parameter_groups(self, lr: float, *, backbone_lr_factor: float = 1.0) -> list[dict[str, Any]]:
+        """Parameters for an optimizer.
+
+        The pretrained ones at ``lr * backbone_lr_factor``, the new ones at ``lr``.
+        """
+        new_in_stem = {id(p) for p in self.backbone.stem_map_parameters()}
+        old = [p for p in self.backbone.parameters() if id(p) not in new_in_stem]
+        known = {id(p) for p in old}
+        new = [p for p in self.parameters() if id(p) not in known]
+        return [{"params": new, "lr": lr}, {"params": old, "lr": lr * backbone_lr_factor}]
+
+    def save_pretrained(self, path: str | Path, *, half: bool = False, **card: str) -> Path:
+        """Write the weights and the configuration to one ``.safetensors`` file, whole or not at all.
+
+        Args:
+            path: The file; a folder gets ``model.safetensors``.
+            half: Store float16, half the size.
+            card: Further lines of the file's metadata, such as ``training_data``.
+
+        Returns:
+            The file written.
+
+        Raises:
+            ValueError: A suffix of another format; with ``half``, a weight that float16 cannot hold.
+        """
+        return pretrained.save(self, path, half=half, card=card)
+
+    @classmethod
+    def from_pretrained(cls: type[Self], name_or_path: str | Path = pretrained.DEFAULT) -> Self:
+        """A trained network in evaluation mode, with all its weights and no other.
+
+        Args:
+            name_or_path: A name that ``dct-seg list`` shows, a ``.safetensors`` file or a folder that
+                ``save_pretrained`` wrote, or a checkpoint (``.ckpt``) of training.
+
+        Raises:
+            FileNotFoundError: No file at a path.
+            ValueError: Unknown name; a file that is broken, or of another architecture.
+        """
+        stored = pretrained.load(name_or_path)
+        kind = NETWORKS.get(str(stored.config.get("network", "dct_net")))
+        if not issubclass(kind, cls):
+            raise ValueError(
+                f"'{stored.source}' holds a {kind.__name__}, not a {cls.__name__}; load it with "
+                "InteractiveNetwork.from_pretrained, which takes any network"
+            )
+        net = build_network({**stored.config, "backbone_weights": "none"})
+        assert isinstance(net, cls)
+        pretrained.load_strictly(net, stored)
+        return net.eval()
+
+    def at_image_size(self, logits: Tensor, encoded: Encoded) -> Tensor:
+        """(B, C, h, w) logits of the padded image -> (B, C, H, W) float32 at the image's size."""
+        size = encoded.size
+        return F.interpolate(logits.float(), encoded.padded_size, mode="bilinear", align_corners=False)[
+            ..., : size[0], : size[1]
+        ]
+
+    def _drawn(self, image: Tensor, clicks: ClickBatch, prepared: Any) -> Tensor:
+        """(B, num_maps, H, W) click maps; (image, clicks, prepared) as for ``encode``."""
+        size = (image.shape[2], image.shape[3])
+        if not self.click_encoder.needs_image:
+            return self.click_encoder(clicks, size)  # type: ignore[no-any-return]
+        return self.click_encoder(clicks, size, self.prepare(image) if prepared is None else prepared)  # type: ignore[no-any-return]
+
+
+def build_network(config: DCTNetConfig | dict[str, Any]) -> InteractiveNetwork:
+    """The registered network that a configuration names, untrained but for the backbone.
+
+    Args:
+        config: Which network; of plain values, as a file stores them, too.
+
+    Raises:
+        ValueError: When the network, one of its options or a key is unknown.
+    """
+    if isinstance(config, dict):
+        config = DCTNetConfig.from_dict(config)
+    kind, options = NETWORKS.get(config.network), dict(config.network_options)
+    known = [name for name in inspect.signature(kind).parameters if name not in ("config", "encodes_clicks")]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ValueError(
+            f"network '{config.network}' has no option {', '.join(unknown)}; "
+            f"it has {', '.join(known) or 'none'}"
+        )
+    return kind(config, **options)
+
+
+def make_click_encoder(config: DCTNetConfig) -> ClickEncoder:
+    """The registered click encoder that a configuration names.
+
+    Raises:
+        ValueError: When its name or an option is unknown.
+    """
+    encoder = CLICK_ENCODERS.get(config.click_encoder)
+    options: dict[str, Any] = dict(config.click_encoder_options)
+    try:
+        return encoder(**options)
+    except TypeError as error:
+        raise ValueError(
+            f"click encoder '{config.click_encoder}' does not take {options}: {error}"
+        ) from error
+
+
+def _check_shapes(image: Tensor, clicks: ClickBatch, previous: Tensor | None) -> None:
+    if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
+        raise ValueError(f"an image batch is (B, 3, H, W), got {tuple(image.shape)}")
+    if len(clicks) != len(image):
+        raise ValueError(
+            f"{len(image)} images need as many lists of clicks, got {len(clicks)}; ClickBatch.empty fills in "
+            "for none"
+        )
+    if previous is not None and previous.shape != (len(image), 1, *image.shape[2:]):
+        raise ValueError(
+            f"the previous mask of images {tuple(image.shape)} is (B, 1, H, W), got {tuple(previous.shape)}"
+        )
+
+
+def _first_level(strides: list[int], decoder_stride: int) -> int:
+    """The finest level the decoder uses; backbones of one stride only, such as a ViT's, use all they have."""
+    level = next((i for i, s in enumerate(strides) if s >= decoder_stride), 0)
+    return min(level, max(len(strides) - 2, 0))
