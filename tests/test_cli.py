@@ -88,7 +88,7 @@ def test_unknown_click_encoder_lists_the_known_ones(tiny: Path, capsys: pytest.C
     line = complaint(["fit", "--config", str(tiny), "--model.network.click_encoder", "Gausian"], capsys)
     assert (
         "unknown click encoder 'Gausian'; did you mean 'Gaussian'? known: Disk, Euclidean, Gaussian, "
-        "SpatialDCT" in line
+        "HalfWidthGaussian, SpatialDCT" in line
     )
 
 
