@@ -114,7 +114,7 @@ def test_disk_that_is_full_changes_nothing(tmp_path: Path, monkeypatch: pytest.M
     [
         (['{"format":"cake","version":1}'], "line 1 of .*a.jsonl cannot be read"),
         (["[1]"], "line 1 of .* cannot be read"),
-        (['{"format":"dct-seg picture log","version":2}'], "written by a newer dct-seg"),
+        (['{"format":"dct-seg picture log","version":3}'], "written by a newer dct-seg"),
         (
             ['{"format":"dct-seg picture log","version":1,"height":40,"width":5}'],
             "a.png is 5x4, but it was 5x40 when it was annotated",

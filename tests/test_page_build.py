@@ -15,7 +15,7 @@ APP = Path(str(files("dct_seg.app")))
 PAGE = Path(__file__).parents[1] / "page"
 STATIC = APP / "static"
 BUILD = json.loads((STATIC / "build.json").read_text())
-NAMES = {"SegmentedObject": "Object", "Click": "GivenClick"}
+NAMES = {"SegmentedObject": "Object", "Click": "GivenClick", "Paint": "GivenPaint"}
 """Shapes whose name in the page is not the schema's, where that is taken in TypeScript or clearer."""
 
 

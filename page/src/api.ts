@@ -61,6 +61,14 @@ export interface Draft {
   clicks: UsedClick[];
   class_id: number;
   edits: number | null;
+  threshold: number;
+}
+
+/** A step made by hand as it is sent: a stroke of [row, col, radius], a lasso of [row, col], a clean-up without points. */
+export interface Paint {
+  kind: "brush" | "lasso" | "fill_holes" | "drop_specks" | "keep_largest";
+  positive: boolean;
+  points: number[][];
 }
 
 export interface Picture {
@@ -73,6 +81,8 @@ export interface Picture {
   can_redo: boolean;
   draft: Draft | null;
   objects: SegmentedObject[];
+  brief: boolean;
+  gone: number[];
   mask: Mask | null;
 }
 

@@ -1,15 +1,27 @@
 // Pointers to gestures: a drag of a circle, a pan, a pinch, a wheel's zoom. Mouse, pen and touch alike.
 import type { Point } from "./view";
 
+export interface Press {
+  background: boolean; // right button, a pen's side button or its eraser
+  shift: boolean;
+  pressure: number | null; // of a pen, 0..1
+}
+
 export interface Gestures {
-  /** May a circle begin here? */
-  begin(at: Point, background: boolean): boolean;
+  /** May something begin here? */
+  begin(at: Point, press: Press): boolean;
   /** The pointer has moved; `dragged` once it is far enough from where it began. */
-  move(at: Point, dragged: boolean): void;
-  end(dragged: boolean): void;
+  move(at: Point, dragged: boolean, pressure: number | null): void;
+  end(): void;
   cancel(): void;
   pan(dx: number, dy: number): void;
   zoom(factor: number, at: Point): void;
+  /** A mouse or pen above the stage, or gone. */
+  hover(at: Point | null): void;
+  /** The wheel with Shift; false where it means nothing. */
+  resize(factor: number): boolean;
+  /** Are all places between two frames wanted? */
+  wantsAll(): boolean;
 }
 
 const SLOP = { mouse: 4, pen: 5, touch: 9 } as Record<string, number>; // css pixels that a click may tremble
@@ -56,13 +68,14 @@ export function listen(stage: HTMLElement, told: Gestures): { cancel(): void; dr
       const background = event.button === 2 || event.button === 5 || (event.buttons & 34) !== 0; // right, barrel, eraser
       from = at(event);
       dragged = false;
-      if (told.begin(from, background)) mode = "circle";
+      if (told.begin(from, { background, shift: event.shiftKey, pressure: pressure(event) })) mode = "circle";
     }
     look();
   });
 
   stage.addEventListener("pointermove", (event) => {
     const last = down.get(event.pointerId);
+    if (event.pointerType !== "touch" && (last === undefined || mode === "circle")) told.hover(at(event));
     if (last === undefined) return;
     const here = at(event);
     if (mode === "pinch" && down.size >= 2) {
@@ -78,14 +91,15 @@ export function listen(stage: HTMLElement, told: Gestures): { cancel(): void; dr
       told.pan(here.x - last.x, here.y - last.y);
     } else if (mode === "circle") {
       dragged ||= Math.hypot(here.x - from.x, here.y - from.y) > (SLOP[event.pointerType] ?? 4);
-      told.move(here, dragged);
+      const between = told.wantsAll() ? event.getCoalescedEvents() : [];
+      for (const one of between.length > 0 ? between : [event]) told.move(at(one), dragged, pressure(one));
     }
   });
 
   const lift = (event: PointerEvent, kept: boolean): void => {
     if (!down.delete(event.pointerId)) return;
     if (mode === "circle") {
-      if (kept) told.end(dragged);
+      if (kept) told.end();
       else told.cancel();
     }
     if (down.size === 0 || mode === "circle" || mode === "pan") mode = "idle";
@@ -93,12 +107,15 @@ export function listen(stage: HTMLElement, told: Gestures): { cancel(): void; dr
   };
   stage.addEventListener("pointerup", (event) => lift(event, true));
   stage.addEventListener("pointercancel", (event) => lift(event, false));
+  stage.addEventListener("pointerleave", () => told.hover(null));
   stage.addEventListener("contextmenu", (event) => event.preventDefault());
   stage.addEventListener(
     "wheel",
     (event) => {
       event.preventDefault();
       const lines = event.deltaMode === WheelEvent.DOM_DELTA_LINE ? 32 : 1;
+      const delta = event.deltaY || event.deltaX; // some browsers turn the wheel sideways under Shift
+      if (event.shiftKey && told.resize(Math.exp(-delta * lines * 0.002))) return;
       const speed = event.ctrlKey ? 0.01 : 0.0018; // with Ctrl it is a pinch on a touchpad
       told.zoom(Math.exp(-event.deltaY * lines * speed), at(event));
     },
@@ -118,6 +135,10 @@ export function listen(stage: HTMLElement, told: Gestures): { cancel(): void; dr
   addEventListener("keyup", noSpace);
   addEventListener("blur", noSpace);
   return { cancel, dragging: () => mode === "circle" };
+}
+
+function pressure(event: PointerEvent): number | null {
+  return event.pointerType === "pen" && event.pressure > 0 ? event.pressure : null;
 }
 
 /** Does an element use keys itself? */

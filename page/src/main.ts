@@ -1,13 +1,14 @@
 // Wires the session to the stage, the panels, the tools and the keys.
-import type { Click } from "./api";
+import type { Click, Paint } from "./api";
 import { makeClasses, makeHelp, makeMenu } from "./dialogs";
-import { byId } from "./dom";
+import { byId, count } from "./dom";
 import { isControl, listen } from "./gestures";
 import { banner, toast } from "./notices";
+import { Painter, type Tool } from "./painter";
 import { Panels } from "./panels";
+import { Pointing } from "./pointing";
 import { Session } from "./session";
 import { Stage, type Scene } from "./stage";
-import type { Point } from "./view";
 
 const HEARTBEAT = 5000; // milliseconds
 const ZOOM_STEP = 1.4;
@@ -20,6 +21,8 @@ const session = new Session({
   repaint: () => stage.repaint(),
   open: (picture) => {
     cursor = null;
+    painter.choose("drag");
+    painter.fit(picture.width, picture.height);
     return stage.open(picture);
   },
   toast,
@@ -32,6 +35,8 @@ const stage: Stage = new Stage(scene, (view) => {
   byId("zoom").textContent = percent;
   byId("zoom").ariaLabel = `${percent}, show the whole picture`;
 });
+const painter: Painter = new Painter(session);
+const pointing = new Pointing(session, painter, () => stage, () => (cursor = null));
 const panels = new Panels(session, closeSheets);
 const showHelp = makeHelp();
 const showClasses = makeClasses(session);
@@ -46,6 +51,10 @@ function scene(): Scene {
     mask: live?.mask ?? mask,
     drag: drag && { ...drag, shown: drag.radius ?? live?.radius ?? null },
     cursor,
+    selected: session.selected,
+    box: pointing.box,
+    strokes: [...painter.waiting, ...(painter.stroke === null ? [] : [painter.stroke])],
+    brush: painter.tool === "brush" && painter.hovered !== null ? { ...painter.hovered, radius: painter.radius } : null,
     threshold,
     opacity,
     hidden,
@@ -56,34 +65,7 @@ function scene(): Scene {
 
 // The pointer
 
-let centre: { row: number; col: number } | null = null;
-const pointer = listen(box, {
-  begin(at, background) {
-    const place = stage.view.toPicture(at);
-    cursor = null;
-    if (!stage.view.holds(place) || !session.press({ ...place, positive: session.positive && !background, radius: null })) return false;
-    centre = place;
-    return true;
-  },
-  move(at, dragged) {
-    session.pull(dragged && centre !== null ? distance(centre, at) : null);
-  },
-  end: () => session.release(),
-  cancel: () => session.cancelDrag(),
-  pan(dx, dy) {
-    stage.view.pan(dx, dy);
-    stage.change();
-  },
-  zoom(factor, at) {
-    stage.view.zoom(factor, at);
-    stage.change();
-  },
-});
-
-function distance(from: { row: number; col: number }, to: Point): number {
-  const { row, col } = stage.view.toPicture(to);
-  return Math.hypot(row - from.row, col - from.col);
-}
+const pointer = listen(box, pointing);
 
 /** Give the stage the keys, without a ring that nobody asked for. */
 function focusStage(): void {
@@ -113,6 +95,28 @@ function toggleHidden(): void {
   stage.repaint();
 }
 
+/** Take a tool in hand, or put it away where it is the one in hand. */
+function setTool(tool: Tool): void {
+  painter.choose(painter.tool === tool ? "drag" : tool);
+  if (painter.tool !== "drag") session.reopenSelected();
+  session.positive = true;
+  session.rerender();
+}
+
+function resizeBrush(factor: number): void {
+  if (pointing.resize(factor)) stage.repaint();
+}
+
+function finish(): void {
+  if (painter.tool !== "drag") setTool("drag");
+  session.finish();
+}
+
+function remove(): void {
+  if (session.picture?.draft !== null) session.discard();
+  else session.deleteSelected();
+}
+
 const pressed: Record<string, () => void> = {
   previous: () => session.step(-1),
   next: () => session.step(1),
@@ -121,7 +125,15 @@ const pressed: Record<string, () => void> = {
   undo: () => session.undo(),
   redo: () => session.redo(),
   discard: () => session.discard(),
-  finish: () => session.finish(),
+  finish,
+  brush: () => setTool(painter.tool === "lasso" ? "drag" : "brush"),
+  "tool-brush": () => painter.tool !== "brush" && setTool("brush"),
+  "tool-lasso": () => painter.tool !== "lasso" && setTool("lasso"),
+  "put-away": () => setTool(painter.tool),
+  "edit-chosen": () => void session.reopenSelected(),
+  "merge-chosen": () => session.mergeSelected(),
+  "delete-chosen": () => session.deleteSelected(),
+  "choose-none": () => session.select(null),
   hide: toggleHidden,
   zoom: fit,
   "zoom-in": () => zoom(ZOOM_STEP),
@@ -135,13 +147,25 @@ const pressed: Record<string, () => void> = {
 for (const [id, press] of Object.entries(pressed)) {
   byId(id).addEventListener("click", (event) => {
     press();
-    if (event.detail > 0 && byId(id).closest("#tools, nav") !== null) focusStage(); // so that Enter finishes, not clicks again
+    if (event.detail > 0 && byId(id).closest("#tools, nav, .context") !== null) focusStage(); // so that Enter finishes, not clicks again
   });
 }
 makeMenu([
   ["Import…", "upload", () => byId("files").click()],
   ["Keys and gestures", "help", showHelp],
 ]);
+
+for (const kind of ["fill_holes", "drop_specks", "keep_largest"] satisfies Paint["kind"][]) {
+  byId(kind).addEventListener("click", () => {
+    session.cleanUp(kind);
+    focusStage();
+  });
+}
+const size = byId<HTMLInputElement>("brush-size");
+size.addEventListener("input", () => {
+  painter.radius = Number(size.value) ** 2; // finer for small ones
+  render();
+});
 
 for (const name of ["threshold", "opacity"] as const) {
   byId<HTMLInputElement>(name).addEventListener("input", (event) => {
@@ -207,16 +231,20 @@ const keys: Record<string, () => void> = {
   x: () => setPositive(!session.positive),
   h: toggleHidden,
   c: clickAtCursor,
-  "[": () => moveCursor(0, 0, 1 / 1.15),
-  "]": () => moveCursor(0, 0, 1.15),
+  b: () => setTool("brush"),
+  l: () => setTool("lasso"),
+  e: () => void session.reopenSelected(),
+  m: () => session.mergeSelected(),
+  "[": () => (painter.tool === "brush" ? resizeBrush(1 / 1.15) : moveCursor(0, 0, 1 / 1.15)),
+  "]": () => (painter.tool === "brush" ? resizeBrush(1.15) : moveCursor(0, 0, 1.15)),
   "+": () => zoom(ZOOM_STEP),
   "=": () => zoom(ZOOM_STEP),
   "-": () => zoom(1 / ZOOM_STEP),
   "0": fit,
   "?": showHelp,
-  Delete: () => session.discard(),
-  Backspace: () => session.discard(),
-  Enter: () => session.finish(),
+  Delete: remove,
+  Backspace: remove,
+  Enter: finish,
 };
 
 function onKey(event: KeyboardEvent): boolean {
@@ -225,6 +253,8 @@ function onKey(event: KeyboardEvent): boolean {
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (event.key === "Escape") {
     if (pointer.dragging()) pointer.cancel();
+    else if (painter.tool !== "drag") setTool("drag");
+    else if (session.selected.size > 0) session.select(null);
     else closeSheets();
     cursor = null;
     stage.repaint();
@@ -247,8 +277,9 @@ function onKey(event: KeyboardEvent): boolean {
     if (chosen !== undefined) session.setClass(chosen.id);
     return true;
   }
-  if (key === "Enter" && isControl(event.target)) return false; // it presses that
-  if (event.target instanceof HTMLSelectElement) return false; // letters choose there
+  // Enter finishes the object, whatever has the focus; without one it presses what has it, as Space always does.
+  if (key === "Enter" && isControl(event.target) && !session.picture?.draft && session.changes.pending === 0) return false;
+  if (event.target instanceof HTMLSelectElement && key !== "Enter") return false; // letters choose there
   const run = keys[key];
   run?.();
   return run !== undefined;
@@ -262,6 +293,9 @@ addEventListener("keydown", (event) => {
 function hint(): string {
   const { picture } = session;
   if (picture === null || session.loading) return "";
+  if (painter.tool === "lasso") return session.positive ? "Draw around what is missing" : "Draw around what is too much";
+  if (painter.tool === "brush") return TOUCH ? "" : session.positive ? "Paint what is missing; the right button erases" : "Erase what is too much; the right button paints";
+  if (session.selected.size > 0) return "";
   if (picture.draft === null) return session.positive ? "Press on the centre of an object, drag to its edge" : "Switch to Object to begin with one";
   if (TOUCH) return session.positive ? "Drag on what is missing, or switch to Background" : "Drag on what is too much";
   return "Drag on what is missing; right button on what is too much; Enter finishes";
@@ -281,6 +315,35 @@ function renderEmpty(): void {
       : "The list says why. Replace them; those that can be read appear here by themselves.";
 }
 
+/** The bar above the tools: what can be done with the tool in hand, or with the objects that were chosen. */
+function renderContext(): void {
+  const painting = painter.tool !== "drag";
+  const { size: chosen } = session.selected;
+  byId("painting").hidden = !painting;
+  byId("chosen").hidden = painting || chosen === 0 || session.picture?.draft !== null;
+  byId("brush").setAttribute("aria-pressed", String(painting));
+  for (const tool of ["brush", "lasso"]) byId(`tool-${tool}`).setAttribute("aria-checked", String(painter.tool === tool));
+  for (const kind of ["fill_holes", "drop_specks", "keep_largest"]) byId<HTMLButtonElement>(kind).disabled = !session.picture?.draft;
+  byId("size-label").hidden = painter.tool !== "brush";
+  size.max = String(Math.sqrt(Math.max(session.picture?.width ?? 0, session.picture?.height ?? 0) / 4));
+  size.value = String(Math.sqrt(painter.radius));
+  fill(size);
+  const [add, takeAway] = painting ? ["Add", "Erase"] : ["Object", "Background"];
+  for (const [id, word] of [["positive", add], ["negative", takeAway]] as const) {
+    byId(id).ariaLabel = word as string;
+    (byId(id).querySelector("span") as HTMLElement).textContent = word as string;
+  }
+  byId("chosen-count").textContent = count(chosen, "object");
+  byId("edit-chosen").hidden = chosen !== 1;
+  byId("merge-chosen").hidden = chosen < 2;
+}
+
+/** Color a slider's track up to its thumb. */
+function fill(slider: HTMLInputElement): void {
+  const [value, min, max] = [Number(slider.value), Number(slider.min), Number(slider.max)];
+  slider.style.setProperty("--filled", `${max > min ? (100 * (value - min)) / (max - min) : 0}%`);
+}
+
 function render(): void {
   const { project, picture, line } = session;
   const names = project?.pictures ?? [];
@@ -289,6 +352,7 @@ function render(): void {
   byId("title").replaceChildren(picture?.name ?? "", at < 0 ? "" : Object.assign(document.createElement("small"), { textContent: `${at + 1} / ${names.length}` }));
   document.title = picture === null ? "dct-seg" : `${picture.name} – dct-seg`;
   if (picture !== null && !box.ariaLabel?.startsWith(picture.name)) box.ariaLabel = picture.name;
+  renderContext();
   byId("positive").setAttribute("aria-checked", String(session.positive));
   byId("negative").setAttribute("aria-checked", String(!session.positive));
   const disable = (id: string, disabled: boolean): void => {
@@ -307,7 +371,7 @@ function render(): void {
   for (const name of ["threshold", "opacity"] as const) {
     const input = byId<HTMLInputElement>(name);
     input.value = String(session[name]);
-    input.style.setProperty("--filled", `${(100 * (session[name] - Number(input.min))) / (Number(input.max) - Number(input.min))}%`);
+    fill(input);
     byId(`${name}-value`).textContent = name === "threshold" ? session.threshold.toFixed(2) : `${Math.round(session.opacity * 100)} %`;
   }
   const time = session.milliseconds === null ? "" : ` · ${Math.round(session.milliseconds)} ms a mask`;

@@ -94,6 +94,7 @@ export class Panels {
     });
     for (const known of classes) select.append(el("option", { value: String(known.id), selected: known.id === one.class_id }, known.name));
     const edited = session.picture?.draft?.edits === one.id;
+    const selected = session.selected.has(one.id);
     const about = edited ? "being edited" : `${pixels(one.area)}${one.num_clicks > 0 ? ` · ${count(one.num_clicks, "click")}` : ""}`;
     const show = (id: number | null) => (): void => {
       session.highlight = id;
@@ -101,8 +102,8 @@ export class Panels {
     };
     return el(
       "li",
-      { class: edited ? "edited" : "", onpointerenter: show(one.id), onpointerleave: show(null), onfocusin: show(one.id), onfocusout: show(null) },
-      colored(color, String(place)),
+      { class: edited ? "edited" : selected ? "selected" : "", onpointerenter: show(one.id), onpointerleave: show(null), onfocusin: show(one.id), onfocusout: show(null) },
+      el("button", { class: "pick", "aria-label": `Choose object ${place}`, "aria-pressed": String(selected), title: "Choose: Delete removes, a digit changes the class", onclick: () => session.select(one.id, true), disabled: edited }, colored(color, String(place))),
       el("span", {}, select, el("small", {}, about)),
       iconButton(one.locked ? "lock" : "unlock", one.locked ? `Object ${place} keeps its pixels: later ones stay out. Unlock` : `Later objects may overlap object ${place}. Lock`, () => session.changeObject(one.id, { locked: !one.locked }), { "aria-pressed": String(one.locked) }),
       iconButton("edit", `Edit object ${place}`, () => session.editObject(one.id), { disabled: edited }),

@@ -1,5 +1,5 @@
 // The state of the page, and everything that changes it. What it looks like is told by `render` and `repaint`.
-import { call, Refused, TAB, Unreachable, type Class, type Click, type Imported, type Picture, type PictureLine, type Preview, type Project, type TabState } from "./api";
+import { call, Refused, TAB, Unreachable, type Class, type Click, type Imported, type Paint, type Picture, type PictureLine, type Preview, type Project, type SegmentedObject, type TabState } from "./api";
 import { Changes, once } from "./changes";
 import { count } from "./dom";
 import { DrawnMask } from "./mask";
@@ -29,6 +29,8 @@ export class Session {
   opacity = Number(localStorage.getItem("opacity") ?? 0.45);
   hidden = false;
   highlight: number | null = null;
+  /** Finished objects that were chosen; a new set at each change. */
+  selected: ReadonlySet<number> = new Set();
   loading = false;
   connected = true;
   alone = true;
@@ -36,6 +38,8 @@ export class Session {
   readonly changes: Changes;
   private readonly preview: LivePreview;
   private released: Click | null = null;
+  private usual: number | null = null; // the threshold to go back to when a reopened object is done
+  private presses = 0; // drags begun
   private newest = 0; // number of the live mask that is shown
 
   constructor(private readonly shown: Shown) {
@@ -49,6 +53,19 @@ export class Session {
 
   repaint(): void {
     this.shown.repaint();
+  }
+
+  rerender(): void {
+    this.shown.render();
+    this.shown.repaint();
+  }
+
+  tell(text: string): void {
+    this.shown.toast(text);
+  }
+
+  mayChange(): boolean {
+    return this.picture !== null && !this.loading && this.alone;
   }
 
   color(): string {
@@ -90,6 +107,8 @@ export class Session {
         this.picture = null; // the next one starts afresh
         this.mask = null;
         this.highlight = null;
+        this.selected = new Set();
+        this.usual = null;
         history.replaceState(null, "", `#${id}`);
         await this.take(picture);
         await this.shown.open(picture).catch((error: unknown) => {
@@ -117,12 +136,15 @@ export class Session {
 
   /** Press: whether a circle may begin here. */
   press(click: Click): boolean {
-    if (this.picture === null || this.loading || !this.alone) return false;
+    if (this.picture === null || !this.mayChange()) return false;
     if (!click.positive && this.picture.draft === null) {
-      this.shown.toast("Mark the object first, then drag on what is wrong");
-      return false;
-    }
+      if (!this.reopenSelected()) {
+        this.shown.toast("Mark the object first, then drag on what is wrong");
+        return false;
+      }
+    } else if (this.selected.size > 0) this.select(null);
     this.drag = click;
+    this.presses++;
     this.live = this.changes.pending > 0 && this.live !== null ? { mask: this.live.mask, radius: null } : null;
     this.ask(click.radius === null ? PRESS : 0);
     return true;
@@ -132,6 +154,13 @@ export class Session {
     if (this.drag === null) return;
     if (this.drag.radius === radius) return;
     this.drag = { ...this.drag, radius };
+    this.ask();
+  }
+
+  /** Move the circle itself: a box that is being drawn. */
+  reshape(click: Click): void {
+    if (this.drag === null) return void this.press(click);
+    this.drag = click;
     this.ask();
   }
 
@@ -153,6 +182,57 @@ export class Session {
     this.drag = null;
     this.live = null;
     this.shown.repaint();
+  }
+
+  // Finished objects that were chosen
+
+  /** Choose a finished object, or one more, or none. */
+  select(object: number | null, more = false): void {
+    const chosen = new Set(more ? this.selected : []);
+    if (object !== null && !(more && chosen.delete(object))) chosen.add(object);
+    this.selected = chosen;
+    this.shown.say(chosen.size === 0 ? "Nothing chosen" : `${count(chosen.size, "object")} chosen`);
+    this.rerender();
+  }
+
+  /** Reopen the one object that was chosen; false when there is none. */
+  reopenSelected(): boolean {
+    const [first] = this.selected;
+    if (first === undefined || this.selected.size > 1 || this.picture?.draft !== null) return false;
+    this.editObject(first);
+    return true;
+  }
+
+  mergeSelected(): void {
+    const ids = [...this.selected];
+    if (ids.length < 2) return this.shown.toast("Choose two objects or more: click on one, then on others with Shift");
+    void this.change(`${this.picture?.id}/objects/merge`, "POST", { ids }, () => this.select(ids[0] as number));
+  }
+
+  deleteSelected(): void {
+    const ids = [...this.selected];
+    if (ids.length === 0) return;
+    void this.change(`${this.picture?.id}/objects`, "DELETE", { ids }, () => this.shown.toast(`${count(ids.length, "object")} deleted; Ctrl+Z brings ${ids.length === 1 ? "it" : "them"} back`, "done"));
+  }
+
+  // By hand
+
+  /** Whether a stroke may begin. */
+  mayPaint(positive: boolean): boolean {
+    if (this.picture === null || !this.mayChange()) return false;
+    if (this.picture.draft !== null || this.changes.pending > 0 || this.reopenSelected() || positive) return true;
+    this.shown.toast("Nothing to erase from: click on a finished object first, or mark a new one");
+    return false;
+  }
+
+  /** A stroke, a lasso or a clean-up of the object being made. */
+  paint(paint: Paint): Promise<void> {
+    const { threshold } = this;
+    return this.change(`${this.picture?.id}/paint`, "POST", { paint, threshold }, () => this.shown.say("Painted"));
+  }
+
+  cleanUp(kind: Paint["kind"]): void {
+    if (this.mayPaint(false)) void this.paint({ kind, positive: true, points: [] });
   }
 
   // Changing
@@ -177,6 +257,8 @@ export class Session {
   }
 
   editObject(n: number): void {
+    if (this.picture?.draft) return this.shown.toast("Finish the object being made first (Enter), or discard it (Delete)");
+    this.selected = new Set();
     void this.change(`${this.picture?.id}/objects/${n}/edit`, "POST", {});
   }
 
@@ -188,7 +270,12 @@ export class Session {
     void this.change(`${this.picture?.id}/objects/${n}`, "DELETE", {}, () => this.shown.toast("Object deleted; Ctrl+Z brings it back", "done"));
   }
 
+  /** The class of the objects that were chosen, or of the one being made. */
   setClass(id: number): void {
+    if (this.selected.size > 0 && this.picture?.draft === null) {
+      void this.change(`${this.picture.id}/objects`, "PATCH", { ids: [...this.selected], class_id: id });
+      return;
+    }
     this.classId = id;
     this.shown.render();
     this.shown.repaint();
@@ -257,13 +344,13 @@ export class Session {
   }
 
   private change(path: string, method: "POST" | "PATCH" | "DELETE", body: object, done: (after: Picture) => void = () => undefined): Promise<void> {
-    if (this.picture === null || this.loading || !this.alone) return Promise.resolve();
+    if (this.picture === null || !this.mayChange()) return Promise.resolve();
     const { id } = this.picture;
     return this.changes.add(
       once<Picture>(
         `pictures/${id}`,
         () => this.picture?.revision ?? 0,
-        (revision) => call<Picture>(method, `pictures/${path}`, { ...body, revision }),
+        (revision) => call<Picture>(method, `pictures/${path}`, { ...body, revision, brief: true }),
         async (after) => {
           if (this.picture?.id !== id) return;
           await this.take(after);
@@ -274,10 +361,22 @@ export class Session {
   }
 
   /** Show a picture as the server has it. */
-  private async take(picture: Picture): Promise<void> {
+  private async take(answer: Picture): Promise<void> {
+    const picture = answer.brief ? { ...answer, objects: merged(this.picture?.objects ?? [], answer) } : answer;
     const mask = picture.mask === null ? null : await DrawnMask.from(picture.mask);
     const reopened = picture.draft?.edits !== null && picture.draft?.edits !== this.picture?.draft?.edits;
-    if (picture.draft !== null && (this.picture === null || reopened)) this.classId = picture.draft.class_id;
+    if (picture.draft !== null && (this.picture === null || reopened)) {
+      this.classId = picture.draft.class_id;
+      if (picture.draft.edits !== null) this.usual ??= this.threshold;
+      this.threshold = picture.draft.threshold;
+    }
+    if (picture.draft === null && this.usual !== null) {
+      this.threshold = this.usual;
+      this.usual = null;
+    }
+    if ([...this.selected].some((id) => !picture.objects.some((one) => one.id === id))) {
+      this.selected = new Set([...this.selected].filter((id) => picture.objects.some((one) => one.id === id)));
+    }
     this.picture = picture;
     this.mask = mask;
     const line = this.line;
@@ -301,8 +400,9 @@ export class Session {
   }
 
   private async previewed(answer: Preview, click: Click, age: () => number): Promise<void> {
+    const { presses } = this;
     const mask = await DrawnMask.from(answer.mask);
-    if (this.drag === null || this.drag.row !== click.row || this.drag.col !== click.col || answer.seq < this.newest) return;
+    if (this.drag === null || this.presses !== presses || answer.seq < this.newest) return;
     this.newest = answer.seq;
     this.live = { mask, radius: click.radius === null ? answer.radius : (this.live?.radius ?? null) };
     this.milliseconds = answer.milliseconds.total;
@@ -331,6 +431,15 @@ export class Session {
     this.connected = reached;
     this.shown.render();
   }
+}
+
+/** The objects after a brief answer, by number; the same array when none has changed. */
+function merged(before: SegmentedObject[], { objects, gone }: Picture): SegmentedObject[] {
+  if (objects.length === 0 && gone.length === 0) return before;
+  const known = new Map(before.map((one) => [one.id, one]));
+  for (const id of gone) known.delete(id);
+  for (const one of objects) known.set(one.id, one);
+  return [...known.values()].sort((a, b) => a.id - b.id);
 }
 
 const PALETTE = ["#4c6ef5", "#f76707", "#12b886", "#e64980", "#fab005", "#7950f2", "#15aabf", "#82c91e", "#fa5252", "#868e96"];

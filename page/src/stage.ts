@@ -2,6 +2,7 @@
 import { loadImage, type Class, type Click, type Picture, type SegmentedObject, type UsedClick } from "./api";
 import { byId } from "./dom";
 import type { DrawnMask } from "./mask";
+import type { Stroke } from "./painter";
 import { View } from "./view";
 
 const LEVELS = [2048, 4096, 8192]; // longer side of what is asked for, in pixels
@@ -18,6 +19,10 @@ export interface Scene {
   mask: DrawnMask | null;
   drag: (Click & { shown: number | null }) | null; // shown: the radius that is drawn
   cursor: { row: number; col: number; radius: number } | null;
+  selected: ReadonlySet<number>;
+  box: { row: number; col: number; height: number; width: number } | null;
+  strokes: Stroke[];
+  brush: { row: number; col: number; radius: number } | null;
   threshold: number;
   opacity: number;
   hidden: boolean;
@@ -29,7 +34,10 @@ export class Stage {
   readonly view = new View();
   private readonly box = byId("stage");
   private readonly below = byId<HTMLCanvasElement>("picture");
+  private readonly middle = byId<HTMLCanvasElement>("finished"); // redrawn only when the objects or the view change
   private readonly above = byId<HTMLCanvasElement>("overlay");
+  private readonly scratch = document.createElement("canvas");
+  private drawn: unknown[] = [];
   private image: ImageBitmap | null = null;
   private level = 0;
   private picture: Picture | null = null;
@@ -46,7 +54,7 @@ export class Stage {
     this.resize();
     const frame = (): void => {
       if (this.stale.below) this.drawPicture();
-      if (this.stale.above) this.drawScene();
+      if (this.stale.above || this.stale.below) this.drawScene();
       this.stale = { below: false, above: false };
       requestAnimationFrame(frame);
     };
@@ -96,7 +104,8 @@ export class Stage {
 
   private resize(): void {
     const { width, height } = this.box.getBoundingClientRect();
-    for (const canvas of [this.below, this.above]) {
+    this.drawn = [];
+    for (const canvas of [this.below, this.middle, this.above, this.scratch]) {
       canvas.width = Math.round(width * devicePixelRatio);
       canvas.height = Math.round(height * devicePixelRatio);
     }
@@ -122,6 +131,7 @@ export class Stage {
   private drawScene(): void {
     const context = this.above.getContext("2d") as CanvasRenderingContext2D;
     const scene = this.scene();
+    this.drawObjects(scene);
     context.resetTransform();
     context.clearRect(0, 0, this.above.width, this.above.height);
     if (this.picture === null || scene.hidden) return;
@@ -129,27 +139,121 @@ export class Stage {
     const dpr = devicePixelRatio;
     context.setTransform(dpr * scale, 0, 0, dpr * scale, dpr * x, dpr * y);
     context.lineJoin = "round";
-    for (const object of scene.objects) {
-      if (object.id === scene.edits) continue;
-      const color = scene.classes.find((one) => one.id === object.class_id)?.color ?? "#888888";
-      const strong = object.id === scene.highlight;
-      this.drawRegion(context, this.outline(object), color, scene.opacity * (strong ? 1 : 0.75), strong ? 2.6 : 1.4);
-    }
     if (scene.mask !== null) this.drawRegion(context, scene.mask.outline(scene.threshold), scene.color, scene.opacity, 2.2);
     context.setTransform(dpr, 0, 0, dpr, 0, 0);
     scene.clicks.forEach((click, index) => this.drawClick(context, click, click.radius, !click.given, index === scene.clicks.length - 1 && !scene.drag));
     if (scene.drag !== null) this.drawClick(context, scene.drag, scene.drag.shown, scene.drag.radius === null, true);
+    for (const stroke of scene.strokes) this.drawStroke(context, stroke, scene.color);
+    if (scene.box !== null) this.drawBox(context, scene.box);
+    if (scene.brush !== null) this.drawRing(context, scene.brush);
     if (scene.cursor !== null) this.drawCursor(context, scene.cursor);
   }
 
-  private drawRegion(context: CanvasRenderingContext2D, path: Path2D, color: string, opacity: number, width: number): void {
+  /** The finished objects, on a canvas of their own: a drag above them costs the same with one or with a thousand. */
+  private drawObjects(scene: Scene): void {
+    const { scale, x, y } = this.view;
+    const shown = [this.picture, scene.objects, scene.edits, scene.highlight, scene.selected, scene.opacity, scene.hidden, scene.classes, scale, x, y];
+    if (shown.every((value, index) => value === this.drawn[index]) && this.drawn.length > 0) return;
+    this.drawn = shown;
+    const context = this.middle.getContext("2d") as CanvasRenderingContext2D;
+    context.resetTransform();
+    context.clearRect(0, 0, this.middle.width, this.middle.height);
+    if (this.picture === null || scene.hidden) return;
+    const dpr = devicePixelRatio;
+    context.setTransform(dpr * scale, 0, 0, dpr * scale, dpr * x, dpr * y);
+    context.lineJoin = "round";
+    const colors = new Map(scene.classes.map((one) => [one.id, one.color]));
+    const [left, top, right, bottom] = [-x / scale, -y / scale, (this.middle.width / dpr - x) / scale, (this.middle.height / dpr - y) / scale];
+    for (const object of scene.objects) {
+      const [row, col, height, width] = object.bbox;
+      if (object.id === scene.edits || row > bottom || col > right || row + height < top || col + width < left) continue;
+      const selected = scene.selected.has(object.id);
+      const strong = selected || object.id === scene.highlight;
+      this.drawRegion(context, this.outline(object), colors.get(object.class_id) ?? "#888888", scene.opacity * (strong ? 1 : 0.75), strong ? 2.6 : 1.4, selected);
+    }
+  }
+
+  /** The finished object at a place, the smallest where there are several. */
+  objectAt({ row, col }: { row: number; col: number }): number | null {
+    const context = this.scratch.getContext("2d") as CanvasRenderingContext2D;
+    context.resetTransform(); // which would move the outlines, but not the point
+    const { objects, hidden } = this.scene();
+    const inside = hidden ? [] : objects.filter((one) => {
+      const [top, left, height, width] = one.bbox;
+      return row > top - 1 && col > left - 1 && row < top + height && col < left + width && context.isPointInPath(this.outline(one), col + 0.5, row + 0.5, "evenodd");
+    });
+    return inside.sort((a, b) => a.area - b.area)[0]?.id ?? null;
+  }
+
+  /** A stroke before it is in the mask. It is painted opaque on a canvas of its own, so that it is no darker where it crosses itself. */
+  private drawStroke(context: CanvasRenderingContext2D, stroke: Stroke, color: string): void {
+    const { scale, x, y } = this.view;
+    const dpr = devicePixelRatio;
+    const ink = this.scratch.getContext("2d") as CanvasRenderingContext2D;
+    ink.resetTransform();
+    ink.clearRect(0, 0, this.scratch.width, this.scratch.height);
+    ink.setTransform(dpr * scale, 0, 0, dpr * scale, dpr * x, dpr * y);
+    ink.lineCap = ink.lineJoin = "round";
+    ink.strokeStyle = ink.fillStyle = stroke.positive ? color : NEGATIVE;
+    ink.beginPath();
+    if (stroke.kind === "lasso") {
+      for (const [row, col] of stroke.points as [number, number][]) ink.lineTo(col + 0.5, row + 0.5);
+      ink.fill("evenodd");
+    }
+    stroke.points.forEach(([row, col, radius], index) => {
+      if (stroke.kind === "lasso") return;
+      const [fromRow, fromCol] = stroke.points[Math.max(index - 1, 0)] as [number, number];
+      ink.lineWidth = 2 * (radius as number);
+      ink.beginPath();
+      ink.moveTo(fromCol + 0.5, fromRow + 0.5);
+      ink.lineTo((col as number) + 0.5, (row as number) + 0.5);
+      ink.stroke();
+    });
+    context.globalAlpha = 0.45;
+    context.drawImage(this.scratch, 0, 0, this.scratch.width / dpr, this.scratch.height / dpr);
+    context.globalAlpha = 1;
+    if (stroke.kind !== "lasso") return;
+    context.beginPath();
+    for (const [row, col] of stroke.points as [number, number][]) {
+      const at = this.view.toStage(row, col);
+      context.lineTo(at.x, at.y);
+    }
+    context.closePath();
+    this.strokeTwice(context);
+  }
+
+  private drawBox(context: CanvasRenderingContext2D, box: { row: number; col: number; height: number; width: number }): void {
+    const { x, y } = this.view.toStage(box.row, box.col);
+    context.beginPath();
+    context.rect(x, y, box.width * this.view.scale, box.height * this.view.scale);
+    this.strokeTwice(context);
+  }
+
+  /** The size of the brush under the pointer. */
+  private drawRing(context: CanvasRenderingContext2D, ring: { row: number; col: number; radius: number }): void {
+    const { x, y } = this.view.toStage(ring.row, ring.col);
+    context.beginPath();
+    context.arc(x, y, Math.max(ring.radius * this.view.scale, 1.5), 0, 2 * Math.PI);
+    this.strokeTwice(context);
+  }
+
+  /** White on dark: seen on any image. */
+  private strokeTwice(context: CanvasRenderingContext2D): void {
+    for (const [color, width] of [["rgb(0 0 0 / 50%)", 3.5], ["#fff", 1.5]] as const) {
+      context.strokeStyle = color;
+      context.lineWidth = width;
+      context.stroke();
+    }
+  }
+
+  private drawRegion(context: CanvasRenderingContext2D, path: Path2D, color: string, opacity: number, width: number, selected = false): void {
     const { scale } = this.view;
     context.globalAlpha = opacity;
     context.fillStyle = color;
     context.fill(path, "evenodd");
-    context.globalAlpha = 0.45;
-    context.strokeStyle = "#000";
-    context.lineWidth = (width + 1.6) / scale;
+    context.globalAlpha = selected ? 1 : 0.45;
+    context.strokeStyle = selected ? "#fff" : "#000";
+    context.lineWidth = (width + (selected ? 3.2 : 1.6)) / scale;
     context.stroke(path);
     context.globalAlpha = 1;
     context.strokeStyle = color;

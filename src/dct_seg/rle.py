@@ -32,10 +32,15 @@ def runs(mask: NDArray[np.bool_]) -> list[int]:
         >>> runs(np.array([[False, True], [True, True]]))
         [1, 3]
     """
-    flat = np.asarray(mask, np.bool_).T.ravel()
-    ends = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    lengths: list[int] = np.diff(ends, prepend=0, append=flat.size).tolist()
-    return [0, *lengths] if flat.size and flat[0] else lengths
+    mask = np.asarray(mask, np.bool_)
+    columns = np.flatnonzero(mask.any(axis=0))
+    if not len(columns):
+        return [mask.size]
+    left, right = int(columns[0]), int(columns[-1]) + 1  # the rest costs nothing
+    flat = np.concatenate([[False], mask[:, left:right].T.ravel(), [False]])
+    ends = np.flatnonzero(flat[1:] != flat[:-1]) + left * mask.shape[0]
+    lengths: list[int] = np.diff(ends, prepend=0, append=mask.size).tolist()
+    return lengths[:-1] if lengths[-1] == 0 else lengths
 
 
 def decode(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
@@ -44,6 +49,51 @@ def decode(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
     Raises:
         ValueError: When the runs do not fill the mask exactly.
     """
+    lengths, size = _checked(rle)
+    mask = np.zeros(size, np.bool_)
+    found = _part(lengths, size)
+    if found is not None:
+        mask[found[0]] = found[1]
+    return mask
+
+
+def decode_part(rle: Mapping[str, Any]) -> tuple[tuple[slice, slice], NDArray[np.bool_]] | None:
+    """The box around a mask, (rows, columns), and the mask inside it; None for an empty mask.
+
+    It costs what the box costs, however large the image is.
+
+    Raises:
+        ValueError: As :func:`decode`.
+
+    Example:
+        >>> decode_part({"size": [2, 3], "counts": [3, 1, 2]})
+        ((slice(1, 2, None), slice(1, 2, None)), array([[ True]]))
+    """
+    return _part(*_checked(rle))
+
+
+def _part(
+    lengths: NDArray[np.int64], size: tuple[int, int]
+) -> tuple[tuple[slice, slice], NDArray[np.bool_]] | None:
+    ends = np.cumsum(lengths)
+    filled = 2 * np.flatnonzero(lengths[1::2]) + 1  # places of the runs of object
+    if not len(filled):
+        return None
+    height = size[0]
+    first, last = ends[filled[0] - 1], ends[filled[-1]]
+    left, right = int(first // height), int((last - 1) // height) + 1
+    inside = lengths[filled[0] - 1 : filled[-1] + 1].copy()
+    inside[0] = first - left * height
+    flat = np.zeros((right - left) * height, np.bool_)
+    flat[: last - left * height] = np.repeat(np.arange(len(inside)) % 2 == 1, inside)
+    columns = flat.reshape(right - left, height)
+    rows = np.flatnonzero(columns.any(axis=0))
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    return (slice(top, bottom), slice(left, right)), np.ascontiguousarray(columns[:, top:bottom].T)
+
+
+def _checked(rle: Mapping[str, Any]) -> tuple[NDArray[np.int64], tuple[int, int]]:
+    """The lengths of the runs and (height, width)."""
     size, counts = rle["size"], rle["counts"]
     if not (
         isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)
@@ -59,8 +109,7 @@ def decode(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
         raise ValueError(
             f"a run-length encoding of {size[0]} x {size[1]} pixels has runs that add up to just that"
         )
-    flat = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
-    return np.ascontiguousarray(flat.reshape(size[1], size[0]).T)
+    return lengths.astype(np.int64), (size[0], size[1])
 
 
 def _packed(lengths: Iterable[int]) -> str:

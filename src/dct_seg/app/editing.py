@@ -3,29 +3,54 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dct_seg.app import imports, schemas, wire
-from dct_seg.app.history import Draft, HistoryError, MadeClick, SegmentedObject, click_event, object_event
+from dct_seg.app.history import HistoryError
+from dct_seg.app.painting import Paint, painted
 from dct_seg.app.project import OpenPicture, Project
 from dct_seg.app.segmenter import Segmenter
-from dct_seg.app.working_image import WorkingImage
+from dct_seg.app.state import Draft, MadeClick, SegmentedObject, State, click_event, object_event
+from dct_seg.app.working_image import WorkingImage, bounding_box
 from dct_seg.clicks import Click
 from dct_seg.data.images import IGNORE
 from dct_seg.methods.base import Method, check_click
-from dct_seg.rle import encode
+from dct_seg.rle import decode_part, encode
 
 MAX_CLICKS = 200
-"""In one draft; who needs more draws by hand."""
+"""In one draft, since its last step made by hand; who needs more draws by hand."""
+
+MAX_STEPS = 2000
+"""In one draft."""
+
+UNCHANGED = {
+    "fill_holes": "this object has no hole",
+    "drop_specks": "this object has no specks",
+    "keep_largest": "this object has one part only",
+}
 
 
 class StaleError(ValueError):
     """A change of a revision that is no longer the picture's."""
+
+
+@dataclass
+class _Turn:
+    """A picture while it is this request's turn to change it; ``before``: its objects at the start."""
+
+    opened: OpenPicture
+    working: WorkingImage
+    before: tuple[SegmentedObject, ...] | None = None
+
+    @property
+    def state(self) -> State:
+        return self.opened.history.state
 
 
 class Editor:
@@ -43,7 +68,7 @@ class Editor:
     def picture(self, picture_id: str) -> schemas.Picture:
         """The picture as it is."""
         with self.project.open(picture_id) as (opened, working), opened.lock.reading():
-            return self._page_state(opened, working)
+            return self._answer(_Turn(opened, working))
 
     def preview(self, picture_id: str, request: schemas.NewPreview) -> schemas.Preview | None:
         """The mask as it would be after one more click, or nearly so.
@@ -77,8 +102,8 @@ class Editor:
 
     def add_click(self, picture_id: str, request: schemas.NewClick) -> schemas.Picture:
         """One click more in the draft; the first one begins it."""
-        with self._change(picture_id, request.revision) as (opened, working):
-            state = opened.history.state
+        with self._change(picture_id, request) as turn:
+            opened, working, state = turn.opened, turn.working, turn.state
             clicks = () if state.draft is None else tuple(made.click for made in state.draft.clicks)
             if len(clicks) >= MAX_CLICKS:
                 raise ValueError(
@@ -90,41 +115,58 @@ class Editor:
             self._segmenter.predict(
                 picture_id, working, (*clicks, made.click), opened.start(working)
             )  # what fails must not be in the log
-            class_id = state.draft.class_id if state.draft else state.last_class or self.project.classes[0].id
-            opened.history.append(
-                {
-                    "event": "click",
-                    "click": click_event(made),
-                    "class_id": class_id,
-                    "threshold": request.threshold,
-                }
+            event = {"event": "click", "click": click_event(made), "class_id": self._class_of(state)}
+            opened.history.append({**event, "threshold": request.threshold})
+            return self._answer(turn)
+
+    def paint(self, picture_id: str, request: schemas.NewPaint) -> schemas.Picture:
+        """One step made by hand in the draft; a stroke that adds begins it."""
+        given = {**request.paint.model_dump(), "threshold": request.threshold}
+        paint = Paint.read(given)
+        with self._change(picture_id, request) as turn:
+            draft = turn.state.draft
+            if draft is None and not (paint.positive and paint.kind in ("brush", "lasso")):
+                raise HistoryError("there is no object to change; drag on one, or paint one first")
+            if draft is not None and len(draft.earlier) + len(draft.clicks) >= MAX_STEPS:
+                raise ValueError(f"this object has {MAX_STEPS} steps already; finish it")
+            before = (
+                np.zeros(turn.working.size, bool)
+                if draft is None
+                else self._mask(turn.opened, turn.working, draft, request.threshold)
             )
-            return self._page_state(opened, working)
+            after = painted(before, paint)
+            if paint.kind in UNCHANGED and np.array_equal(before, after):
+                raise ValueError(UNCHANGED[paint.kind])
+            event = {"event": "paint", "paint": paint.event(), "mask": encode(after)}
+            turn.opened.history.append({**event, "class_id": self._class_of(turn.state)})
+            return self._answer(turn)
 
     def undo(self, picture_id: str, request: schemas.Change) -> schemas.Picture:
         """The picture before its last change."""
-        return self._simple(picture_id, request.revision, {"event": "undo"})
+        return self._simple(picture_id, request, {"event": "undo"})
 
     def redo(self, picture_id: str, request: schemas.Change) -> schemas.Picture:
         """The picture after the change that was taken back last."""
-        return self._simple(picture_id, request.revision, {"event": "redo"})
+        return self._simple(picture_id, request, {"event": "redo"})
 
     def discard(self, picture_id: str, request: schemas.Change) -> schemas.Picture:
         """Without its draft; an object that was reopened is as before."""
-        return self._simple(picture_id, request.revision, {"event": "discard"})
+        return self._simple(picture_id, request, {"event": "discard"})
 
     def finish(self, picture_id: str, request: schemas.Finish) -> schemas.Picture:
         """The draft becomes an object."""
-        with self._change(picture_id, request.revision) as (opened, working):
+        with self._change(picture_id, request) as turn:
             self.project.check_class(request.class_id)
-            state = opened.history.state
+            opened, state = turn.opened, turn.state
             if state.draft is None:
                 raise HistoryError("there is no draft to finish; click on an object first")
-            mask = working.mask(self._probabilities(opened, working, state.draft), request.threshold)
-            locked = opened.locked()
-            taken = None if locked is None else mask & locked
-            if taken is not None:
-                mask &= ~taken
+            mask = self._mask(opened, turn.working, state.draft, request.threshold)
+            locked, box = opened.locked(), bounding_box(mask)
+            taken = None
+            if locked is not None and box is not None and (mask[box] & locked[box]).any():
+                taken = np.zeros_like(mask)
+                taken[box] = mask[box] & locked[box]
+                mask = mask & ~taken
             if not mask.any():
                 raise ValueError(
                     f"no pixel is above {request.threshold:g} and free; click on the object, or lower the "
@@ -139,45 +181,73 @@ class Editor:
                 rle=encode(mask),
                 locked=True if edits is None else edits.locked,
                 start=state.draft.start,
-                removed=encode(taken) if taken is not None and taken.any() else None,
+                removed=None if taken is None else encode(taken),
+                earlier=state.draft.earlier,
+                origin=state.draft.origin,
             )
             opened.history.append({"event": "finish", "object": object_event(done)})
-            return self._page_state(opened, working)
+            return self._answer(turn)
 
     def edit(self, picture_id: str, number: int, request: schemas.Change) -> schemas.Picture:
         """A finished object is the draft again.
 
-        With its clicks, or with its mask as the start where there are none.
+        With its steps, or with its mask as the start where there are none.
         """
-        with self._change(picture_id, request.revision) as (opened, working):
-            state = opened.history.state
-            if state.draft is not None:
+        with self._change(picture_id, request) as turn:
+            if turn.state.draft is not None:
                 raise HistoryError("there is a draft already; finish or discard it first")
-            opened.history.append(
-                {"event": "edit", "id": number, "from_mask": not state.object(number).clicks}
-            )
-            return self._page_state(opened, working)
+            one = turn.state.object(number)
+            from_mask = not one.clicks and not one.earlier
+            turn.opened.history.append({"event": "edit", "id": number, "from_mask": from_mask})
+            return self._answer(turn)
 
     def change_object(self, picture_id: str, number: int, request: schemas.ObjectChange) -> schemas.Picture:
         """A finished object gets another class, or is locked or not."""
-        if request.class_id is not None:
-            self.project.check_class(request.class_id)
-        changes = {
-            k: v for k, v in (("class_id", request.class_id), ("locked", request.locked)) if v is not None
-        }
-        if not changes:
-            raise ValueError("nothing to change; give class_id, locked or both")
-        return self._simple(picture_id, request.revision, {"event": "set", "id": number, **changes})
+        return self._set(picture_id, [number], request)
+
+    def change_objects(self, picture_id: str, request: schemas.ObjectsChange) -> schemas.Picture:
+        """Several finished objects get another class, or are locked or not."""
+        return self._set(picture_id, request.ids, request)
 
     def delete(self, picture_id: str, number: int, request: schemas.Change) -> schemas.Picture:
         """Without one of its finished objects."""
-        return self._simple(picture_id, request.revision, {"event": "delete", "id": number})
+        return self._simple(picture_id, request, {"event": "delete", "ids": [number]})
+
+    def delete_objects(self, picture_id: str, request: schemas.NamedObjects) -> schemas.Picture:
+        """Without several of its finished objects."""
+        return self._simple(picture_id, request, {"event": "delete", "ids": sorted(set(request.ids))})
+
+    def merge(self, picture_id: str, request: schemas.NamedObjects) -> schemas.Picture:
+        """Several finished objects become one, of the first one's number and class: a mask without steps."""
+        with self._change(picture_id, request) as turn:
+            merged = [turn.state.object(number) for number in sorted(set(request.ids))]
+            if len(merged) < 2:
+                raise ValueError("one object is merged with nothing; give two or more")
+            mask = np.zeros(turn.working.size, bool)
+            for one in merged:
+                found = decode_part(one.rle)
+                if found is not None:
+                    mask[found[0]] |= found[1]
+            first = turn.state.object(request.ids[0])
+            made = SegmentedObject(
+                id=first.id,
+                class_id=first.class_id,
+                clicks=(),
+                threshold=0.5,
+                rle=encode(mask),
+                locked=any(one.locked for one in merged),
+            )
+            event = {"event": "merge", "ids": [one.id for one in merged], "object": object_event(made)}
+            turn.opened.history.append(event)
+            return self._answer(turn)
 
     def import_masks(self, picture_id: str, png: bytes, revision: int | None) -> schemas.Picture:
         """The objects of an indexed PNG (0 background, 255 nobody's) beside those there are, in the first
         class.
         """
-        with self._change(picture_id, revision) as (opened, working):
+        change = None if revision is None else schemas.Change(revision=revision)
+        with self._change(picture_id, change) as turn:
+            opened, working = turn.opened, turn.working
             labels = imports.read_labels(png, working.size)
             number, class_id = opened.history.state.next_id, self.project.classes[0].id
             values = [int(value) for value in np.unique(labels) if value not in (0, IGNORE)]
@@ -188,7 +258,7 @@ class Editor:
             if not added:
                 raise ValueError("the PNG holds no object; each has a value of its own from 1 to 254")
             opened.history.append({"event": "import", "objects": [object_event(one) for one in added]})
-            return self._page_state(opened, working)
+            return self._answer(turn)
 
     def import_coco(self, content: schemas.CocoFile) -> schemas.Imported:
         """The objects of a COCO JSON beside those there are.
@@ -201,7 +271,8 @@ class Editor:
         skipped = list(plan.skipped)
         for entry, record, objects in plan.pictures:
             try:
-                with self._change(entry.id, None) as (opened, working):
+                with self._change(entry.id, None) as turn:
+                    opened, working = turn.opened, turn.working
                     imports.check_size(record, working.size)
                     number = opened.history.state.next_id
                     masks = [
@@ -218,15 +289,29 @@ class Editor:
         return schemas.Imported(pictures=num_pictures, objects=num_objects, skipped=skipped)
 
     @contextmanager
-    def _change(self, picture_id: str, revision: int | None) -> Iterator[tuple[OpenPicture, WorkingImage]]:
+    def _change(self, picture_id: str, change: schemas.Change | None) -> Iterator[_Turn]:
         with self.project.open(picture_id) as (opened, working), opened.lock.changing():
-            _check_revision(opened, revision)
-            yield opened, working
+            _check_revision(opened, None if change is None else change.revision)
+            brief = change is not None and change.brief
+            yield _Turn(opened, working, opened.history.state.objects if brief else None)
 
-    def _simple(self, picture_id: str, revision: int, event: Mapping[str, Any]) -> schemas.Picture:
-        with self._change(picture_id, revision) as (opened, working):
-            opened.history.append(event)
-            return self._page_state(opened, working)
+    def _simple(self, picture_id: str, change: schemas.Change, event: Mapping[str, Any]) -> schemas.Picture:
+        with self._change(picture_id, change) as turn:
+            turn.opened.history.append(event)
+            return self._answer(turn)
+
+    def _set(self, picture_id: str, numbers: Sequence[int], request: schemas.ObjectChange) -> schemas.Picture:
+        if request.class_id is not None:
+            self.project.check_class(request.class_id)
+        given = (("class_id", request.class_id), ("locked", request.locked))
+        changes = {name: value for name, value in given if value is not None}
+        if not changes:
+            raise ValueError("nothing to change; give class_id, locked or both")
+        return self._simple(picture_id, request, {"event": "set", "ids": sorted(set(numbers)), **changes})
+
+    def _class_of(self, state: State) -> int:
+        """The class of the draft, or of one that begins now."""
+        return state.draft.class_id if state.draft else state.last_class or self.project.classes[0].id
 
     def _with_radius(
         self, opened: OpenPicture, working: WorkingImage, clicks: tuple[Click, ...], given: schemas.GivenClick
@@ -240,12 +325,27 @@ class Editor:
             opened.id, working, [made.click for made in draft.clicks], opened.start(working)
         )
 
-    def _page_state(self, opened: OpenPicture, working: WorkingImage) -> schemas.Picture:
-        history = opened.history
-        state = history.state
+    def _mask(
+        self, opened: OpenPicture, working: WorkingImage, draft: Draft, threshold: float
+    ) -> NDArray[np.bool_]:
+        """The draft's mask, (H, W) of the full size; a start without a click is the mask as it is."""
+        start = opened.start_mask()
+        if start is not None and not draft.clicks:
+            return start
+        return working.mask(self._probabilities(opened, working, draft), threshold)
+
+    def _answer(self, turn: _Turn) -> schemas.Picture:
+        """The picture as the page draws it; after a brief request, of the objects only what has changed."""
+        opened, working, history = turn.opened, turn.working, turn.opened.history
+        state, before = history.state, {one.id: one for one in turn.before or ()}
+        changed = [one for one in state.objects if before.pop(one.id, None) is not one]
         mask = None
         if state.draft is not None:
-            mask = wire.mask(self._probabilities(opened, working, state.draft), working, opened.locked())
+            start, locked = opened.start_mask(), opened.locked()
+            if start is not None and not state.draft.clicks:
+                mask = wire.hand_mask(start, locked)
+            else:
+                mask = wire.mask(self._probabilities(opened, working, state.draft), working, locked)
         return schemas.Picture(
             id=opened.id,
             name=opened.name,
@@ -255,7 +355,9 @@ class Editor:
             can_undo=history.can_undo,
             can_redo=history.can_redo,
             draft=wire.draft(state),
-            objects=[wire.finished(one) for one in state.objects],
+            objects=[wire.finished(one) for one in changed],
+            brief=turn.before is not None,
+            gone=sorted(before),
             mask=mask,
         )
 

@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from dct_seg import __version__
-from dct_seg.app.history import SegmentedObject, click_event
 from dct_seg.app.project import Project
+from dct_seg.app.state import SegmentedObject, click_event, step_event
 from dct_seg.rle import decode
 
 Format = Literal["coco", "indexed_png", "object_png", "labelme", "clicks"]
@@ -138,9 +138,14 @@ def _click_lines(project: Project, pictures: list[Annotated]) -> Iterator[str]:
                 "class": names[one.class_id],
                 "threshold": one.threshold,
                 "clicks": [click_event(made) for made in one.clicks],
-                "start": one.start if one.clicks else one.rle,
+                "start": one.start if one.clicks or one.earlier else one.rle,
                 "removed": one.removed,
             }
+            if one.earlier:
+                line |= {
+                    "origin": one.origin,
+                    "earlier": [step_event(step) for step in one.earlier],
+                }
             yield json.dumps(line) + "\n"
 
 

@@ -11,157 +11,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dct_seg.app.outlines import Outline, outline_of
-from dct_seg.clicks import Click
+from dct_seg.app.state import State, apply
 
-FORMAT, VERSION = "dct-seg picture log", 1
+FORMAT, VERSION = "dct-seg picture log", 2
+"""Version 2 added steps made by hand, and events of several objects."""
 
 
 class HistoryError(ValueError):
     """A log that cannot be read, or an event that does not fit the state."""
-
-
-class NoSuchObjectError(LookupError):
-    """A number that no finished object of the picture has."""
-
-
-@dataclass(frozen=True)
-class MadeClick:
-    """A click with the radius that was used.
-
-    Args:
-        click: In pixels of the full-size picture.
-        given: Whether the person dragged; otherwise the Auto-Drag-Head chose the radius.
-    """
-
-    click: Click
-    given: bool
-
-
-@dataclass(frozen=True)
-class SegmentedObject:
-    """A finished object.
-
-    Args:
-        id: Never used twice in a picture.
-        class_id: Its class.
-        clicks: How it was made; none for one that was imported.
-        threshold: A pixel is object above this probability.
-        rle: Its mask as a COCO run-length encoding.
-        locked: Its pixels are background for what is made after it.
-        start: The mask that the first click corrected, as an encoding, or None.
-        removed: Pixels of locked objects that were taken away when it was finished, as an encoding, or None.
-    """
-
-    id: int
-    class_id: int
-    clicks: tuple[MadeClick, ...]
-    threshold: float
-    rle: Mapping[str, Any]
-    locked: bool = True
-    start: Mapping[str, Any] | None = None
-    removed: Mapping[str, Any] | None = None
-
-    @cached_property
-    def outline(self) -> Outline:
-        """Area, box and polygons, computed once."""
-        return outline_of(self.rle)
-
-
-@dataclass(frozen=True)
-class Draft:
-    """The object being made.
-
-    Args:
-        clicks: In order.
-        class_id: Its class so far.
-        edits: The finished object that was reopened, or None.
-        start: The mask that the first click corrects, as an encoding, or None.
-    """
-
-    clicks: tuple[MadeClick, ...]
-    class_id: int
-    edits: SegmentedObject | None = None
-    start: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class State:
-    """A picture's annotation at one moment."""
-
-    draft: Draft | None = None
-    objects: tuple[SegmentedObject, ...] = ()
-    next_id: int = 1
-    last_class: int | None = None
-
-    def object(self, number: int) -> SegmentedObject:
-        """The finished object of an id.
-
-        Raises:
-            NoSuchObjectError: When there is none.
-        """
-        for one in self.objects:
-            if one.id == number:
-                return one
-        known = ", ".join(str(one.id) for one in self.objects) or "none"
-        raise NoSuchObjectError(f"no finished object {number} in this picture; there are: {known}")
-
-
-def apply(state: State, event: Mapping[str, Any]) -> State:
-    """The state after an event; a pure function.
-
-    Args:
-        state: Before.
-        event: ``{"event": NAME, ...}`` as it stands in the log.
-
-    Raises:
-        LookupError, TypeError, ValueError: When the event is of no known kind, or does not fit.
-    """
-    kind, draft = event["event"], state.draft
-    if kind == "click":
-        draft = draft or Draft((), int(event["class_id"]))
-        return replace(state, draft=replace(draft, clicks=(*draft.clicks, _made_click(event["click"]))))
-    if kind == "finish":
-        done = _object(event["object"])
-        objects = sorted([*state.objects, done], key=lambda one: one.id)
-        return State(None, tuple(objects), max(state.next_id, done.id + 1), done.class_id)
-    if kind == "discard":
-        back = () if draft is None or draft.edits is None else (draft.edits,)
-        return replace(
-            state, draft=None, objects=tuple(sorted([*state.objects, *back], key=lambda one: one.id))
-        )
-    if kind == "edit":
-        one = state.object(int(event["id"]))
-        start = one.rle if event["from_mask"] else one.start
-        reopened = Draft(() if event["from_mask"] else one.clicks, one.class_id, edits=one, start=start)
-        return replace(
-            state, draft=reopened, objects=tuple(other for other in state.objects if other is not one)
-        )
-    if kind == "set":
-        one = state.object(int(event["id"]))
-        changed = replace(
-            one,
-            class_id=int(event.get("class_id", one.class_id)),
-            locked=bool(event.get("locked", one.locked)),
-        )
-        return replace(state, objects=tuple(changed if other is one else other for other in state.objects))
-    if kind == "delete":
-        one = state.object(int(event["id"]))
-        return replace(state, objects=tuple(other for other in state.objects if other is not one))
-    if kind == "import":
-        added = tuple(_object(one) for one in event["objects"])
-        return replace(
-            state,
-            objects=(*state.objects, *added),
-            next_id=max([state.next_id, *(one.id + 1 for one in added)]),
-        )
-    raise ValueError(f"no event is called {kind!r}")
 
 
 class History:
@@ -304,52 +165,6 @@ class History:
     @property
     def _name(self) -> str:
         return "/".join(self._path.parts[-3:])  # inside the folder of the pictures
-
-
-def object_event(one: SegmentedObject) -> dict[str, Any]:
-    """An object as it stands in the log."""
-    return {
-        "id": one.id,
-        "class_id": one.class_id,
-        "clicks": [click_event(made) for made in one.clicks],
-        "threshold": one.threshold,
-        "rle": dict(one.rle),
-        "locked": one.locked,
-        "start": None if one.start is None else dict(one.start),
-        "removed": None if one.removed is None else dict(one.removed),
-    }
-
-
-def click_event(made: MadeClick) -> dict[str, Any]:
-    """A click as it stands in the log; floats are written so that they are read back to the bit."""
-    click = made.click
-    return {
-        "row": click.row,
-        "col": click.col,
-        "positive": click.positive,
-        "radius": click.radius,
-        "given": made.given,
-    }
-
-
-def _made_click(event: Mapping[str, Any]) -> MadeClick:
-    radius = None if event["radius"] is None else float(event["radius"])
-    return MadeClick(
-        Click(float(event["row"]), float(event["col"]), bool(event["positive"]), radius), bool(event["given"])
-    )
-
-
-def _object(event: Mapping[str, Any]) -> SegmentedObject:
-    return SegmentedObject(
-        id=int(event["id"]),
-        class_id=int(event["class_id"]),
-        clicks=tuple(_made_click(click) for click in event["clicks"]),
-        threshold=float(event["threshold"]),
-        rle=event["rle"],
-        locked=bool(event["locked"]),
-        start=event["start"],
-        removed=event["removed"],
-    )
 
 
 def _sync_folder(folder: Path) -> None:

@@ -13,9 +13,9 @@ from PIL import Image
 
 from dct_seg.app import schemas
 from dct_seg.app.folder import Entry
-from dct_seg.app.history import SegmentedObject
 from dct_seg.app.outlines import from_polygons
 from dct_seg.app.project import COLORS, ClassLabel, Project
+from dct_seg.app.state import SegmentedObject
 from dct_seg.rle import decode, encode
 
 

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from dct_seg.app.working_image import bounding_box
-from dct_seg.rle import decode
+from dct_seg.rle import decode, decode_part
 
 SMOOTHING = 0.5  # pixels that a drawn outline may be off
 
@@ -51,12 +50,10 @@ def from_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) ->
 
 def outline_of(rle: Mapping[str, Any]) -> Outline:
     """Area, box and polygons of a mask."""
-    mask = decode(rle)
-    box = bounding_box(mask)
-    if box is None:
+    found = decode_part(rle)
+    if found is None:
         return Outline(0, (0, 0, 0, 0), [])
-    rows, cols = box
-    part = np.ascontiguousarray(mask[box])
+    (rows, cols), part = found
     contours, _ = cv2.findContours(part.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     corner = np.array([cols.start, rows.start], np.float64)
     polygons = [(cv2.approxPolyDP(line, SMOOTHING, closed=True)[:, 0] + corner).tolist() for line in contours]

@@ -19,11 +19,12 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from dct_seg.app.folder import OWN_FOLDER, Entry, Folder
-from dct_seg.app.history import History, HistoryError, SegmentedObject, State
+from dct_seg.app.history import History, HistoryError
 from dct_seg.app.picture_lock import PictureLock
+from dct_seg.app.state import SegmentedObject, State
 from dct_seg.app.working_image import WorkingImage, WorkingImages
 from dct_seg.files import write_whole
-from dct_seg.rle import decode
+from dct_seg.rle import decode, decode_part
 
 COLORS = (
     *("#4c6ef5", "#f76707", "#12b886", "#e64980", "#fab005"),
@@ -78,28 +79,47 @@ class OpenPicture:
     lock: PictureLock = field(default_factory=PictureLock)
     users: int = 0
     _locked: tuple[tuple[SegmentedObject, ...], NDArray[np.bool_] | None] = ((), None)
-    _start: tuple[Mapping[str, Any] | None, NDArray[np.bool_] | None] = (None, None)
+    _start: tuple[Mapping[str, Any] | None, NDArray[np.bool_] | None, NDArray[np.bool_] | None] = (
+        None,
+        None,
+        None,
+    )
 
     def locked(self) -> NDArray[np.bool_] | None:
         """The pixels of locked objects, (H, W) of the full size.
 
-        None when there are none. Computed once a list of objects.
+        None when there are none. Computed once a list of objects; what was added is added.
         """
         objects = self.history.state.objects
-        if self._locked[0] is not objects:
-            mask = None
-            for one in objects:
-                if one.locked:
-                    mask = decode(one.rle) if mask is None else mask | decode(one.rle)
+        before, mask = self._locked
+        if before is not objects:
+            if len(before) > len(objects) or any(
+                one is not known for one, known in zip(objects, before, strict=False)
+            ):
+                before, mask = (), None
+            for one in objects[len(before) :]:
+                found = decode_part(one.rle) if one.locked else None
+                if found is not None:
+                    mask = np.zeros(one.rle["size"], bool) if mask is None else mask
+                    mask[found[0]] |= found[1]
             self._locked = (objects, mask)
         return self._locked[1]
 
     def start(self, working: WorkingImage) -> NDArray[np.bool_] | None:
         """The mask that the draft corrects, (h, w) of the working picture; the same array each time."""
+        self.start_mask()
+        rle, mask, reduced = self._start
+        if mask is not None and reduced is None:
+            reduced = mask if working.factor == 1 else working.reduced(mask).copy()
+            self._start = (rle, mask, reduced)
+        return reduced
+
+    def start_mask(self) -> NDArray[np.bool_] | None:
+        """The mask that the draft corrects, (H, W) of the full size."""
         draft = self.history.state.draft
         rle = None if draft is None else draft.start
         if self._start[0] is not rle:
-            self._start = (rle, None if rle is None else working.reduced(decode(rle)).copy())
+            self._start = (rle, None if rle is None else decode(rle), None)
         return self._start[1]
 
 

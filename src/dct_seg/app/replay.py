@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dct_seg.app.painting import Paint, painted
 from dct_seg.app.segmenter import StartingFrom
 from dct_seg.app.working_image import WorkingImage
 from dct_seg.clicks import Click
@@ -36,6 +37,8 @@ class ObjectClicks:
         start: The mask that the first click corrects, a COCO run-length encoding; without clicks, the mask
             itself.
         removed: Pixels that other objects had already, as an encoding.
+        earlier: Clicks and steps made by hand, in order, that made ``start``; their masks are made again.
+        origin: The mask that the first of them changed, as an encoding.
     """
 
     image: str
@@ -46,13 +49,16 @@ class ObjectClicks:
     size: tuple[int, int] | None = None
     start: Mapping[str, Any] | None = None
     removed: Mapping[str, Any] | None = None
+    earlier: tuple[Click | Paint, ...] = ()
+    origin: Mapping[str, Any] | None = None
 
 
 def read_click_log(path: str | Path) -> list[ObjectClicks]:
     """The objects of a click log, JSON Lines as the annotator exports them.
 
     A line is an object: ``{"image": NAME, "clicks": [{"row", "col", "positive", "radius"}, …]}`` and, where
-    known, ``object``, ``class``, ``threshold``, ``height``, ``width``, ``start`` and ``removed``.
+    known, ``object``, ``class``, ``threshold``, ``height``, ``width``, ``start``, ``removed``, ``earlier``
+    and ``origin``.
 
     Raises:
         FileNotFoundError: When there is no such file.
@@ -100,6 +106,8 @@ def _object(line: Any, numbers: dict[str, int]) -> ObjectClicks:
         size,
         line.get("start"),
         line.get("removed"),
+        tuple(Paint.read(step) if "kind" in step else _click(step) for step in line.get("earlier", ())),
+        line.get("origin"),
     )
 
 
@@ -137,18 +145,34 @@ def replay(method: Method, picture: WorkingImage, objects: Sequence[ObjectClicks
 
 def _mask(plain: Predictor, picture: WorkingImage, one: ObjectClicks) -> NDArray[np.bool_]:
     start = None if one.start is None else _decoded(one.start, picture)
-    if not one.clicks:
-        assert start is not None
-        mask = start
-    else:
-        predictor = plain
-        if start is not None:
-            predictor = Predictor(StartingFrom(plain.method, picture.reduced(start).copy()))
-            predictor.set_image(picture.image)
-        mask = picture.mask(
-            predictor.predict([picture.click(click) for click in one.clicks]).probs, one.threshold
-        )
+    if one.earlier:
+        start = None if one.origin is None else _decoded(one.origin, picture)
+    clicks: list[Click] = []
+    for step in one.earlier:
+        if isinstance(step, Click):
+            clicks.append(step)
+        else:
+            start = painted(_predicted(plain, picture, clicks, start, step.threshold), step)
+            clicks = []
+    mask = _predicted(plain, picture, [*clicks, *one.clicks], start, one.threshold)
     return mask if one.removed is None else mask & ~_decoded(one.removed, picture)
+
+
+def _predicted(
+    plain: Predictor,
+    picture: WorkingImage,
+    clicks: Sequence[Click],
+    start: NDArray[np.bool_] | None,
+    threshold: float,
+) -> NDArray[np.bool_]:
+    """The mask after clicks that correct ``start``; without clicks it is the start itself."""
+    if not clicks:
+        return np.zeros(picture.size, bool) if start is None else start
+    predictor = plain
+    if start is not None:
+        predictor = Predictor(StartingFrom(plain.method, picture.reduced(start).copy()))
+        predictor.set_image(picture.image)
+    return picture.mask(predictor.predict([picture.click(click) for click in clicks]).probs, threshold)
 
 
 def _decoded(rle: Mapping[str, Any], picture: WorkingImage) -> NDArray[np.bool_]:

@@ -9,7 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StringConstraints
 
+from dct_seg.app.painting import Kind
+
 MAX_CLASSES, MAX_CLASS_ID, MAX_REVISION = 1000, 1_000_000, 2**53
+MAX_POINTS, MAX_IDS = 5000, 10_000
 FARTHEST = 1e6  # pixels; what lies beyond is a mistake, not a click
 
 
@@ -56,6 +59,9 @@ class Change(Model):
     """What every change carries: the revision of the picture that it was made on."""
 
     revision: Whole
+    brief: StrictBool = Field(
+        default=False, description="answer with the objects that this change made, changed or removed alone"
+    )
 
 
 class NewClick(Change):
@@ -82,11 +88,45 @@ class Finish(Change):
     threshold: Probability = 0.5
 
 
+class GivenPaint(Model):
+    """A step made by hand: a brush stroke, a closed lasso, or a clean-up, which has no points."""
+
+    kind: Kind
+    positive: StrictBool = Field(default=True, description="false takes away")
+    points: Annotated[
+        list[Annotated[list[Pixels], Field(min_length=2, max_length=3)]], Field(max_length=MAX_POINTS)
+    ] = Field(default=[], description="[row, col, radius] of a brush, [row, col] of a lasso's corners")
+
+
+class NewPaint(Change):
+    """One more step made by hand; ``threshold`` makes a mask of what the network gave before it."""
+
+    paint: GivenPaint
+    threshold: Probability = 0.5
+
+
 class ObjectChange(Change):
     """What can be changed of a finished object."""
 
     class_id: ClassId | None = None
     locked: StrictBool | None = None
+
+
+ObjectIds = Annotated[
+    list[Annotated[int, Field(ge=1, le=MAX_REVISION, strict=True)]], Field(min_length=1, max_length=MAX_IDS)
+]
+
+
+class NamedObjects(Change):
+    """Several finished objects."""
+
+    ids: ObjectIds
+
+
+class ObjectsChange(ObjectChange):
+    """What can be changed of several finished objects."""
+
+    ids: ObjectIds
 
 
 class Class(Model):
@@ -149,6 +189,7 @@ class Draft(Model):
     clicks: list[UsedClick]
     class_id: int
     edits: int | None = Field(description="the finished object that was reopened")
+    threshold: float = Field(description="in force at its last click, or that of the object reopened")
 
 
 class Object(Model):
@@ -187,7 +228,9 @@ class Picture(Model):
     can_undo: bool
     can_redo: bool
     draft: Draft | None
-    objects: list[Object]
+    objects: list[Object] = Field(description="all of them; in a brief answer those made or changed")
+    brief: bool
+    gone: list[int] = Field(description="in a brief answer: objects that are no more")
     mask: Mask | None = Field(description="of the draft")
 
 

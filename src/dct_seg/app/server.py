@@ -21,9 +21,9 @@ from dct_seg import __version__
 from dct_seg.app import exports, schemas, wire
 from dct_seg.app.editing import Editor, StaleError
 from dct_seg.app.folder import NoSuchPictureError
-from dct_seg.app.history import NoSuchObjectError
 from dct_seg.app.project import ClassLabel, Project
 from dct_seg.app.security import Guard
+from dct_seg.app.state import NoSuchObjectError
 from dct_seg.app.tabs import OtherTabError, Tabs
 from dct_seg.methods.base import Method
 
@@ -171,6 +171,10 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
     def post_click(picture_id: PictureId, request: schemas.NewClick) -> schemas.Picture:
         return editor.add_click(picture_id, request)
 
+    @changes.post("/pictures/{picture_id}/paint")
+    def post_paint(picture_id: PictureId, request: schemas.NewPaint) -> schemas.Picture:
+        return editor.paint(picture_id, request)
+
     @changes.post("/pictures/{picture_id}/undo")
     def post_undo(picture_id: PictureId, request: schemas.Change) -> schemas.Picture:
         return editor.undo(picture_id, request)
@@ -200,6 +204,18 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
     @changes.delete("/pictures/{picture_id}/objects/{number}")
     def delete_object(picture_id: PictureId, number: ObjectId, request: schemas.Change) -> schemas.Picture:
         return editor.delete(picture_id, number, request)
+
+    @changes.patch("/pictures/{picture_id}/objects")
+    def patch_objects(picture_id: PictureId, request: schemas.ObjectsChange) -> schemas.Picture:
+        return editor.change_objects(picture_id, request)
+
+    @changes.delete("/pictures/{picture_id}/objects")
+    def delete_objects(picture_id: PictureId, request: schemas.NamedObjects) -> schemas.Picture:
+        return editor.delete_objects(picture_id, request)
+
+    @changes.post("/pictures/{picture_id}/objects/merge")
+    def post_merge(picture_id: PictureId, request: schemas.NamedObjects) -> schemas.Picture:
+        return editor.merge(picture_id, request)
 
     @looks.post("/tabs")
     def post_tab(request: schemas.Tab) -> schemas.TabState:

@@ -12,12 +12,13 @@ from PIL import Image, ImageOps
 
 from dct_seg.app import schemas
 from dct_seg.app.folder import Folder
-from dct_seg.app.history import MadeClick, SegmentedObject, State
 from dct_seg.app.segmenter import Preview
+from dct_seg.app.state import MadeClick, SegmentedObject, State
 from dct_seg.app.working_image import WorkingImage, WorkingImages, bounding_box
 
 MASK_SIDE = 1024  # pixels; the network sees fewer
 LIVE_SIDE = 512  # pixels of a mask that is soon replaced
+HAND_SIDE = 2048  # pixels of a mask made by hand, whose every pixel counts
 FAINTEST = 0.02  # probabilities below are not sent
 JPEG_QUALITY = 88
 
@@ -78,6 +79,18 @@ def mask(probs: NDArray[np.float32], picture: WorkingImage, locked: NDArray[np.b
     )
 
 
+def hand_mask(found: NDArray[np.bool_], locked: NDArray[np.bool_] | None) -> schemas.Mask:
+    """A mask made by hand, pixel by pixel where that is not too many.
+
+    Args:
+        found: (H, W) of the full size.
+        locked: As for :func:`mask`.
+    """
+    rows, cols = bounding_box(found) or (slice(0, 1), slice(0, 1))
+    part = found[rows, cols].astype(np.uint8) * 255
+    return _encoded(part, (rows, cols), locked, HAND_SIDE)
+
+
 def live_mask(look: Preview, picture: WorkingImage, locked: NDArray[np.bool_] | None) -> schemas.Mask:
     """The probabilities of a live preview: those of all its region, at no more pixels than a drag needs.
 
@@ -105,21 +118,32 @@ def _mask(
 ) -> schemas.Mask:
     """Probabilities of a box (first row, end of rows, first column, end of columns) of an image."""
     part = np.rint(probs * 255).astype(np.uint8)
-    (top, left), (bottom, right) = (
-        (box[0] * picture.factor, box[2] * picture.factor),
-        (box[1] * picture.factor, box[3] * picture.factor),
+    rows, cols = (
+        slice(start * picture.factor, min(side, end * picture.factor))
+        for start, end, side in ((*box[:2], picture.size[0]), (*box[2:], picture.size[1]))
     )
-    height, width = min(picture.size[0], bottom) - top, min(picture.size[1], right) - left
+    return _encoded(part, (rows, cols), locked, max_side)
+
+
+def _encoded(
+    part: NDArray[np.uint8], box: tuple[slice, slice], locked: NDArray[np.bool_] | None, max_side: int
+) -> schemas.Mask:
+    """Values of 0 to 255 over a box (rows, columns) of the full-size picture."""
+    rows, cols = box
     if max(part.shape) > max_side:
         scale = max_side / max(part.shape)
         part = np.asarray(cv2.resize(part, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
     if locked is not None:
-        near = locked[top : top + height, left : left + width].view(np.uint8)
+        near = np.ascontiguousarray(locked[box]).view(np.uint8)
         part[cv2.resize(near, part.shape[::-1], interpolation=cv2.INTER_NEAREST) > 0] = 0
     encoded, data = cv2.imencode(".png", part, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     assert encoded
     return schemas.Mask(
-        row=top, col=left, height=height, width=width, png=base64.b64encode(data.tobytes()).decode()
+        row=rows.start,
+        col=cols.start,
+        height=rows.stop - rows.start,
+        width=cols.stop - cols.start,
+        png=base64.b64encode(data.tobytes()).decode(),
     )
 
 
@@ -128,7 +152,7 @@ def finished(one: SegmentedObject) -> schemas.Object:
     return schemas.Object(
         id=one.id,
         class_id=one.class_id,
-        num_clicks=len(one.clicks),
+        num_clicks=one.num_clicks,
         area=one.outline.area,
         bbox=list(one.outline.bbox),
         polygons=one.outline.polygons,
@@ -142,7 +166,10 @@ def draft(state: State) -> schemas.Draft | None:
         return None
     edits = None if state.draft.edits is None else state.draft.edits.id
     return schemas.Draft(
-        clicks=[_click(made) for made in state.draft.clicks], class_id=state.draft.class_id, edits=edits
+        clicks=[_click(made) for made in state.draft.clicks],
+        class_id=state.draft.class_id,
+        edits=edits,
+        threshold=state.draft.threshold,
     )
 
 

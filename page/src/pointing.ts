@@ -1,0 +1,131 @@
+// What a press on the image means: a drag of the model's circle, a box, a choice among finished objects, a stroke.
+import type { Gestures, Press } from "./gestures";
+import type { Painter } from "./painter";
+import type { Session } from "./session";
+import type { Stage } from "./stage";
+import type { Point } from "./view";
+
+const DOUBLE = 400; // milliseconds between the two presses that reopen an object
+
+export class Pointing implements Gestures {
+  /** The corners of a box being dragged, or null. */
+  box: { row: number; col: number; height: number; width: number } | null = null;
+  private from: { row: number; col: number } | null = null;
+  /** A press that has not become a drag yet: on which finished object, and with Shift? */
+  private undecided: { object: number | null; shift: boolean } | null = null;
+  private last = { object: 0, at: 0 };
+
+  constructor(
+    private readonly session: Session,
+    private readonly painter: Painter,
+    private readonly stage: () => Stage,
+    private readonly begun: () => void,
+  ) {}
+
+  begin(at: Point, press: Press): boolean {
+    const { session, painter } = this;
+    const place = this.stage().view.toPicture(at);
+    this.begun();
+    this.undecided = this.box = null;
+    if (painter.tool !== "drag") return painter.begin(place, session.positive !== (press.background || press.shift), press.pressure);
+    if (!this.stage().view.holds(place)) return false;
+    this.from = place;
+    const positive = session.positive && !press.background;
+    const object = session.picture?.draft === null && positive ? this.stage().objectAt(place) : null;
+    if (positive && (object !== null || press.shift)) {
+      this.undecided = { object, shift: press.shift };
+      return session.mayChange();
+    }
+    return session.press({ ...place, positive, radius: null });
+  }
+
+  move(at: Point, dragged: boolean, pressure: number | null): void {
+    const { session, painter, from, undecided } = this;
+    const { view } = this.stage();
+    const place = view.toPicture(at);
+    if (painter.tool !== "drag") {
+      painter.move(place, pressure, 1 / view.scale);
+      return session.repaint();
+    }
+    if (from === null) return;
+    if (undecided?.shift && dragged) return this.drawBox(from, place);
+    if (undecided !== null) {
+      if (dragged && this.begins(undecided.object, from)) this.undecided = null;
+      else return;
+    }
+    session.pull(dragged ? Math.hypot(place.row - from.row, place.col - from.col) : null);
+  }
+
+  end(): void {
+    const { session, painter, undecided } = this;
+    this.undecided = null;
+    if (painter.tool !== "drag") {
+      painter.end();
+      return session.repaint();
+    }
+    if (this.box !== null || undecided === null) {
+      this.box = null;
+      return session.release();
+    }
+    const { object, shift } = undecided;
+    if (object === null) return session.select(null);
+    const now = performance.now();
+    if (!shift && this.last.object === object && now - this.last.at < DOUBLE) return session.editObject(object);
+    this.last = { object, at: now };
+    session.select(object, shift);
+  }
+
+  cancel(): void {
+    this.undecided = this.box = null;
+    this.painter.cancel();
+    this.session.cancelDrag();
+  }
+
+  pan(dx: number, dy: number): void {
+    this.stage().view.pan(dx, dy);
+    this.stage().change();
+  }
+
+  zoom(factor: number, at: Point): void {
+    this.stage().view.zoom(factor, at);
+    this.stage().change();
+  }
+
+  hover(at: Point | null): void {
+    if (this.painter.tool !== "brush") return;
+    this.painter.hovered = at === null ? null : this.stage().view.toPicture(at);
+    this.session.repaint();
+  }
+
+  /** The wheel with Shift: a brush's size. */
+  resize(factor: number): boolean {
+    const { picture } = this.session;
+    if (this.painter.tool !== "brush" || picture === null) return false;
+    this.painter.resize(factor, Math.max(picture.width, picture.height) / 4);
+    this.session.rerender();
+    return true;
+  }
+
+  wantsAll(): boolean {
+    return this.painter.tool !== "drag";
+  }
+
+  /** A drag from inside a finished object: may something else begin there? */
+  private begins(object: number | null, from: { row: number; col: number }): boolean {
+    const found = this.session.picture?.objects.find((one) => one.id === object);
+    if (found?.locked) {
+      this.session.tell("These pixels belong to an object. Unlock it in the list to mark another one here");
+      this.from = this.undecided = null;
+      return false;
+    }
+    return this.session.press({ ...from, positive: true, radius: null });
+  }
+
+  /** A box's circle: from its center to its nearer sides. */
+  private drawBox(from: { row: number; col: number }, to: { row: number; col: number }): void {
+    const [height, width] = [Math.abs(to.row - from.row), Math.abs(to.col - from.col)];
+    this.box = { row: Math.min(from.row, to.row), col: Math.min(from.col, to.col), height, width };
+    const click = { row: this.box.row + height / 2, col: this.box.col + width / 2, positive: true, radius: Math.max(Math.min(height, width) / 2, 1) };
+    this.session.reshape(click);
+  }
+}

@@ -1,0 +1,211 @@
+"""Brush strokes, lassos and clean-ups: pure functions of a mask, the same bits on every machine.
+
+A pixel belongs to a stroke when its center lies inside. Places are (row, col), an integer is a pixel's
+center.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dct_seg.app.working_image import bounding_box
+
+Kind = Literal["brush", "lasso", "fill_holes", "drop_specks", "keep_largest"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+SPECK = 0.01
+"""A part smaller than this share of the largest part is a speck."""
+
+MAX_WORK = 50_000_000  # rows of discs in one stroke
+Box = tuple[slice, slice]
+
+
+@dataclass(frozen=True)
+class Paint:
+    """One step made by hand.
+
+    Args:
+        kind: The tool.
+        positive: Whether it adds to the object (brush and lasso).
+        points: (row, col, radius) of a brush, (row, col) of a lasso, none for a clean-up.
+        threshold: Turns the probabilities before it into the mask that it changes.
+    """
+
+    kind: Kind
+    positive: bool = True
+    points: tuple[tuple[float, ...], ...] = ()
+    threshold: float = 0.5
+
+    @classmethod
+    def read(cls, event: Mapping[str, Any]) -> Paint:
+        """The step of a log.
+
+        Raises:
+            LookupError, TypeError, ValueError: When it is none.
+        """
+        if event["kind"] not in KINDS:
+            raise ValueError(f"no tool is called {event['kind']!r}; known: {', '.join(KINDS)}")
+        points = tuple(tuple(float(value) for value in point) for point in event["points"])
+        wanted = {"brush": 3, "lasso": 2}.get(event["kind"], 0)
+        if any(len(point) != wanted for point in points) or (wanted and not points):
+            raise ValueError(f"a step of '{event['kind']}' has points of {wanted} numbers")
+        if event["kind"] == "brush" and min(point[2] for point in points) <= 0:
+            raise ValueError("a brush has a radius above 0 at each point")
+        return cls(event["kind"], bool(event["positive"]), points, float(event["threshold"]))
+
+    def event(self) -> dict[str, Any]:
+        """The step as it stands in the log."""
+        return {
+            "kind": self.kind,
+            "positive": self.positive,
+            "points": [list(point) for point in self.points],
+            "threshold": self.threshold,
+        }
+
+
+def painted(mask: NDArray[np.bool_], paint: Paint) -> NDArray[np.bool_]:
+    """The mask after a step, a new array, (H, W) bool.
+
+    Raises:
+        ValueError: When the stroke is too long to draw at once.
+    """
+    if paint.kind in CLEANUPS:
+        return CLEANUPS[paint.kind](mask)
+    draw = brush if paint.kind == "brush" else lasso
+    found = draw(paint.points, (mask.shape[0], mask.shape[1]))
+    after = mask.copy()
+    if found is not None:
+        box, part = found
+        after[box] = after[box] | part if paint.positive else after[box] & ~part
+    return after
+
+
+def brush(points: Sequence[Sequence[float]], size: tuple[int, int]) -> tuple[Box, NDArray[np.bool_]] | None:
+    """The pixels under a round brush; None when they all lie outside of the image.
+
+    Args:
+        points: (row, col, radius) in order; the radius changes evenly between two points (a pen's pressure).
+        size: (height, width) of the image.
+
+    Raises:
+        ValueError: When the stroke is too long to draw at once.
+
+    Example:
+        >>> box, part = brush([(1, 1, 1.0)], (3, 4))
+        >>> part.astype(int).tolist()
+        [[0, 1, 0], [1, 1, 1], [0, 1, 0]]
+    """
+    given = np.asarray(points, np.float64)
+    discs = _discs(given, size)
+    low, high = (given[:, :2] - given[:, 2:]).min(axis=0), (given[:, :2] + given[:, 2:]).max(axis=0)
+    top, left = (max(0, int(np.ceil(edge))) for edge in low)
+    bottom, right = (min(side, int(np.floor(edge)) + 1) for side, edge in zip(size, high, strict=True))
+    if bottom <= top or right <= left:
+        return None
+    # +1 where a row of a disc begins, -1 behind its end: their sum along the row is how many discs cover it.
+    depth = np.zeros((bottom - top) * (right - left + 1), np.int32)
+    reach = int(np.ceil(discs[:, 2].max()))
+    offsets = np.arange(-reach, reach + 1)
+    at_once = max(1, 2**20 // len(offsets))
+    for first in range(0, len(discs), at_once):
+        row, col, radius = (discs[first : first + at_once, axis, None] for axis in range(3))
+        rows = np.rint(row).astype(np.int64) + offsets
+        room = radius**2 - (rows - row) ** 2
+        half = np.sqrt(np.maximum(room, 0))
+        start = np.clip(np.ceil(col - half), left, right).astype(np.int64) - left
+        end = np.clip(np.floor(col + half) + 1, left, right).astype(np.int64) - left
+        seen = (room >= 0) & (end > start) & (rows >= top) & (rows < bottom)
+        line = (rows[seen] - top) * (right - left + 1)
+        depth += np.bincount(line + start[seen], minlength=len(depth)).astype(np.int32)
+        depth -= np.bincount(line + end[seen], minlength=len(depth)).astype(np.int32)
+    part = np.cumsum(depth.reshape(bottom - top, -1), axis=1)[:, :-1] > 0
+    return (slice(top, bottom), slice(left, right)), part
+
+
+def _discs(points: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
+    """Discs so close to each other that their union is the stroke to a hundredth of a pixel or so."""
+    before, after = points[:-1], points[1:]
+    lengths = np.hypot(*(after - before)[:, :2].T)
+    steps = np.maximum(0.5, np.minimum(before[:, 2], after[:, 2]) / 16)
+    counts = np.maximum(1, np.ceil(lengths / steps)).astype(np.int64)
+    work = (counts.sum() + 1) * (2 * min(points[:, 2].max(), max(size)) + 1)
+    if work > MAX_WORK or points[:, 2].max() > 2 * max(size):
+        raise ValueError("the stroke is too long or too wide to draw at once; lift the brush now and then")
+    pieces = [points[:1]]
+    for start, end, count in zip(before, after, counts.tolist(), strict=True):
+        pieces.append(start + (end - start) * (np.arange(1, count + 1)[:, None] / count))
+    return np.concatenate(pieces)
+
+
+def lasso(points: Sequence[Sequence[float]], size: tuple[int, int]) -> tuple[Box, NDArray[np.bool_]] | None:
+    """The pixels inside a closed polygon, by the even-odd rule; None when there are none.
+
+    Args:
+        points: (row, col) of its corners in order.
+        size: (height, width) of the image.
+
+    Example:
+        >>> box, part = lasso([(0.5, 0.5), (0.5, 3.5), (2.5, 3.5), (2.5, 0.5)], (4, 5))
+        >>> box, part.shape, bool(part.all())
+        ((slice(1, 3, None), slice(1, 4, None)), (2, 3), True)
+    """
+    corners = np.asarray(points, np.float64)
+    top, bottom = max(0, int(np.ceil(corners[:, 0].min()))), min(size[0], int(np.ceil(corners[:, 0].max())))
+    left, right = max(0, int(np.ceil(corners[:, 1].min()))), min(size[1], int(np.ceil(corners[:, 1].max())))
+    if bottom <= top or right <= left:
+        return None
+    crossed = np.zeros((bottom - top, right - left + 1), np.int32)
+    for (row, col), (to_row, to_col) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        low, high = sorted((row, to_row))
+        rows = np.arange(max(top, int(np.ceil(low))), min(bottom, int(np.ceil(high))))
+        if len(rows):
+            cols = col + (rows - row) * ((to_col - col) / (to_row - row))
+            np.add.at(crossed, (rows - top, np.clip(np.ceil(cols), left, right).astype(np.int64) - left), 1)
+    part = np.cumsum(crossed, axis=1)[:, :-1] % 2 == 1
+    return (slice(top, bottom), slice(left, right)), part
+
+
+def fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask without holes: background that the object encloses becomes object."""
+    after = mask.copy()
+    box = bounding_box(mask)
+    if box is not None:
+        outside = np.pad(~mask[box], 1, constant_values=True).view(np.uint8)
+        _, labels = cv2.connectedComponents(outside, connectivity=4)
+        after[box] |= ((labels != labels[0, 0]) & (outside > 0))[1:-1, 1:-1]
+    return after
+
+
+def drop_specks(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask without parts that are smaller than a hundredth of its largest part."""
+    return _parts(mask, lambda areas: areas >= SPECK * areas.max())
+
+
+def keep_largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The largest part of the mask alone; pixels that touch at a corner are of one part."""
+    return _parts(mask, lambda areas: np.arange(len(areas)) == areas.argmax())
+
+
+def _parts(
+    mask: NDArray[np.bool_], keep: Callable[[NDArray[np.int32]], NDArray[np.bool_]]
+) -> NDArray[np.bool_]:
+    after = mask.copy()
+    box = bounding_box(mask)
+    if box is not None:
+        part = np.ascontiguousarray(mask[box]).view(np.uint8)
+        _, labels, numbers, _ = cv2.connectedComponentsWithStats(part, connectivity=8)
+        kept = np.concatenate([[False], keep(numbers[1:, cv2.CC_STAT_AREA])])
+        after[box] = kept[labels]
+    return after
+
+
+CLEANUPS: Mapping[str, Callable[[NDArray[np.bool_]], NDArray[np.bool_]]] = {
+    "fill_holes": fill_holes,
+    "drop_specks": drop_specks,
+    "keep_largest": keep_largest,
+}

@@ -1,0 +1,295 @@
+"""A picture's annotation at one moment, and what each event of its log makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, TypeAlias
+
+from dct_seg.app.outlines import Outline, outline_of
+from dct_seg.app.painting import Paint
+from dct_seg.clicks import Click
+
+
+class NoSuchObjectError(LookupError):
+    """A number that no finished object of the picture has."""
+
+
+@dataclass(frozen=True)
+class MadeClick:
+    """A click with the radius that was used.
+
+    Args:
+        click: In pixels of the full-size picture.
+        given: Whether the person dragged; otherwise the Auto-Drag-Head chose the radius.
+    """
+
+    click: Click
+    given: bool
+
+
+Step: TypeAlias = MadeClick | Paint
+
+
+@dataclass(frozen=True)
+class SegmentedObject:
+    """A finished object.
+
+    Args:
+        id: Never used twice in a picture.
+        class_id: Its class.
+        clicks: How it was made; none for one that was imported.
+        threshold: A pixel is object above this probability.
+        rle: Its mask as a COCO run-length encoding.
+        locked: Its pixels are background for what is made after it.
+        start: The mask that the first click corrected, as an encoding, or None.
+        removed: Pixels of locked objects that were taken away when it was finished, as an encoding, or None.
+        earlier: The steps up to the last one made by hand, which ``start`` holds; none without such a step.
+        origin: The mask that the first of the earlier steps changed, as an encoding, or None.
+    """
+
+    id: int
+    class_id: int
+    clicks: tuple[MadeClick, ...]
+    threshold: float
+    rle: Mapping[str, Any]
+    locked: bool = True
+    start: Mapping[str, Any] | None = None
+    removed: Mapping[str, Any] | None = None
+    earlier: tuple[Step, ...] = ()
+    origin: Mapping[str, Any] | None = None
+
+    @property
+    def num_clicks(self) -> int:
+        """Clicks in all its steps."""
+        return len(self.clicks) + sum(isinstance(step, MadeClick) for step in self.earlier)
+
+    @cached_property
+    def outline(self) -> Outline:
+        """Area, box and polygons, computed once."""
+        return outline_of(self.rle)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The object being made.
+
+    Args:
+        clicks: In order, since the last step made by hand.
+        class_id: Its class so far.
+        edits: The finished object that was reopened, or None.
+        start: The mask that the first click corrects, as an encoding, or None.
+        threshold: In force at the last click, or that of the object that was reopened.
+        earlier: As of :class:`SegmentedObject`.
+        origin: As of :class:`SegmentedObject`.
+    """
+
+    clicks: tuple[MadeClick, ...]
+    class_id: int
+    edits: SegmentedObject | None = None
+    start: Mapping[str, Any] | None = None
+    threshold: float = 0.5
+    earlier: tuple[Step, ...] = ()
+    origin: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class State:
+    """A picture's annotation at one moment."""
+
+    draft: Draft | None = None
+    objects: tuple[SegmentedObject, ...] = ()
+    next_id: int = 1
+    last_class: int | None = None
+
+    def object(self, number: int) -> SegmentedObject:
+        """The finished object of an id.
+
+        Raises:
+            NoSuchObjectError: When there is none.
+        """
+        for one in self.objects:
+            if one.id == number:
+                return one
+        known = ", ".join(str(one.id) for one in self.objects) or "none"
+        raise NoSuchObjectError(f"no finished object {number} in this picture; there are: {known}")
+
+
+def apply(state: State, event: Mapping[str, Any]) -> State:
+    """The state after an event; a pure function.
+
+    Args:
+        state: Before.
+        event: ``{"event": NAME, ...}`` as it stands in the log.
+
+    Raises:
+        LookupError, TypeError, ValueError: When the event is of no known kind, or does not fit.
+    """
+    change = _EVENTS.get(event["event"])
+    if change is None:
+        raise ValueError(f"no event is called {event['event']!r}")
+    return change(state, event)
+
+
+def _click(state: State, event: Mapping[str, Any]) -> State:
+    draft = state.draft or Draft((), int(event["class_id"]))
+    clicks = (*draft.clicks, _made_click(event["click"]))
+    return replace(state, draft=replace(draft, clicks=clicks, threshold=float(event.get("threshold", 0.5))))
+
+
+def _paint(state: State, event: Mapping[str, Any]) -> State:
+    draft = state.draft or Draft((), int(event["class_id"]))
+    painted = replace(
+        draft,
+        clicks=(),
+        start=event["mask"],
+        earlier=(*draft.earlier, *draft.clicks, Paint.read(event["paint"])),
+        origin=draft.origin if draft.earlier else draft.start,
+    )
+    return replace(state, draft=painted)
+
+
+def _finish(state: State, event: Mapping[str, Any]) -> State:
+    done = _object(event["object"])
+    return replace(
+        state,
+        draft=None,
+        objects=_in_order([*state.objects, done]),
+        next_id=max(state.next_id, done.id + 1),
+        last_class=done.class_id,
+    )
+
+
+def _discard(state: State, event: Mapping[str, Any]) -> State:
+    back = () if state.draft is None or state.draft.edits is None else (state.draft.edits,)
+    return replace(state, draft=None, objects=_in_order([*state.objects, *back]))
+
+
+def _edit(state: State, event: Mapping[str, Any]) -> State:
+    one = state.object(int(event["id"]))
+    reopened = Draft((), one.class_id, edits=one, start=one.rle, threshold=one.threshold)
+    if not event["from_mask"]:
+        reopened = replace(
+            reopened, clicks=one.clicks, start=one.start, earlier=one.earlier, origin=one.origin
+        )
+    return replace(state, draft=reopened, objects=_without(state, [one]))
+
+
+def _set(state: State, event: Mapping[str, Any]) -> State:
+    named = _named(state, event)
+    changed = {
+        one.id: replace(
+            one,
+            class_id=int(event.get("class_id", one.class_id)),
+            locked=bool(event.get("locked", one.locked)),
+        )
+        for one in named
+    }
+    return replace(state, objects=tuple(changed.get(other.id, other) for other in state.objects))
+
+
+def _delete(state: State, event: Mapping[str, Any]) -> State:
+    return replace(state, objects=_without(state, _named(state, event)))
+
+
+def _merge(state: State, event: Mapping[str, Any]) -> State:
+    merged = _object(event["object"])
+    return replace(state, objects=_in_order([*_without(state, _named(state, event)), merged]))
+
+
+def _import(state: State, event: Mapping[str, Any]) -> State:
+    added = tuple(_object(one) for one in event["objects"])
+    return replace(
+        state,
+        objects=(*state.objects, *added),
+        next_id=max([state.next_id, *(one.id + 1 for one in added)]),
+    )
+
+
+_EVENTS: Mapping[str, Callable[[State, Mapping[str, Any]], State]] = {
+    "click": _click,
+    "paint": _paint,
+    "finish": _finish,
+    "discard": _discard,
+    "edit": _edit,
+    "set": _set,
+    "delete": _delete,
+    "merge": _merge,
+    "import": _import,
+}
+
+
+def _named(state: State, event: Mapping[str, Any]) -> list[SegmentedObject]:
+    """The objects that an event names; one of version 1 names a single one."""
+    numbers = event["ids"] if "ids" in event else [event["id"]]
+    return [state.object(int(number)) for number in numbers]
+
+
+def _without(state: State, gone: Sequence[SegmentedObject]) -> tuple[SegmentedObject, ...]:
+    numbers = {one.id for one in gone}
+    return tuple(other for other in state.objects if other.id not in numbers)
+
+
+def _in_order(objects: Iterable[SegmentedObject]) -> tuple[SegmentedObject, ...]:
+    return tuple(sorted(objects, key=lambda one: one.id))
+
+
+def object_event(one: SegmentedObject) -> dict[str, Any]:
+    """An object as it stands in the log."""
+    by_hand = {
+        "earlier": [step_event(step) for step in one.earlier],
+        "origin": None if one.origin is None else dict(one.origin),
+    }
+    return {
+        "id": one.id,
+        "class_id": one.class_id,
+        "clicks": [click_event(made) for made in one.clicks],
+        "threshold": one.threshold,
+        "rle": dict(one.rle),
+        "locked": one.locked,
+        "start": None if one.start is None else dict(one.start),
+        "removed": None if one.removed is None else dict(one.removed),
+        **(by_hand if one.earlier else {}),
+    }
+
+
+def step_event(step: Step) -> dict[str, Any]:
+    """A click or a step made by hand, as it stands in the log."""
+    return step.event() if isinstance(step, Paint) else click_event(step)
+
+
+def click_event(made: MadeClick) -> dict[str, Any]:
+    """A click as it stands in the log; floats are written so that they are read back to the bit."""
+    click = made.click
+    return {
+        "row": click.row,
+        "col": click.col,
+        "positive": click.positive,
+        "radius": click.radius,
+        "given": made.given,
+    }
+
+
+def _made_click(event: Mapping[str, Any]) -> MadeClick:
+    radius = None if event["radius"] is None else float(event["radius"])
+    return MadeClick(
+        Click(float(event["row"]), float(event["col"]), bool(event["positive"]), radius), bool(event["given"])
+    )
+
+
+def _object(event: Mapping[str, Any]) -> SegmentedObject:
+    return SegmentedObject(
+        id=int(event["id"]),
+        class_id=int(event["class_id"]),
+        clicks=tuple(_made_click(click) for click in event["clicks"]),
+        threshold=float(event["threshold"]),
+        rle=event["rle"],
+        locked=bool(event["locked"]),
+        start=event["start"],
+        removed=event["removed"],
+        earlier=tuple(
+            Paint.read(step) if "kind" in step else _made_click(step) for step in event.get("earlier", ())
+        ),
+        origin=event.get("origin"),
+    )
