@@ -125,7 +125,7 @@ class ClickBatch:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """Device of the tensors."""
         return self.coords.device
 
     @property

@@ -54,7 +54,7 @@ def write_whole(path: str | Path, content: str | bytes, *, durable: bool = False
     Args:
         path: The file; its folder is made.
         content: All of it.
-        durable: As :func:`whole_file`.
+        durable: Flush to disk before returning, as in :func:`whole_file`.
 
     Returns:
         The file written.

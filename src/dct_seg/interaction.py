@@ -17,7 +17,7 @@ from dct_seg.simulation import NextClicks
 
 
 class InteractiveModel(Protocol):
-    """What the loop asks of a model; :class:`dct_seg.DCTNet` is one."""
+    """Interface of a model in the loop; :class:`dct_seg.DCTNet` implements it."""
 
     def __call__(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> Tensor:
         """(B, 3, H, W), clicks, (B, 1, H, W) probabilities before the last click -> logits (B, 1, H, W)."""
@@ -27,7 +27,7 @@ class InteractiveModel(Protocol):
 
 
 class ClickSource(Protocol):
-    """Where the next click comes from: a simulated user or a person. The loop never knows which."""
+    """Source of the next click: a simulated user or a person. The loop never knows which."""
 
     def __call__(self, logits: Tensor | None, clicks: ClickBatch) -> NextClicks:
         """The next click of each image, given the last logits (None before the first click) and the clicks so
@@ -37,7 +37,7 @@ class ClickSource(Protocol):
 
 @dataclass(frozen=True)
 class Interaction:
-    """What one turn of the loop gives.
+    """Result of one turn of the loop.
 
     Args:
         index: Number of clicks before this one.

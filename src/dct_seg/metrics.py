@@ -1,4 +1,4 @@
-"""How good a mask is and how many clicks it took.
+"""Interactive segmentation metrics: IoU, number of clicks (NoC), failures (NoF), mIoU@k and AuC.
 
 Pure functions, and one metric that is exact on any number of processes.
 
@@ -31,7 +31,7 @@ def iou(
         pred: (B, H, W) bool.
         mask: (B, H, W) bool.
         ignore: (B, H, W) bool, True at pixels that do not count.
-        names: What to call each image in the warning that both are empty; without it there is none.
+        names: Image names for the warning about empty masks; None gives no warning.
 
     Raises:
         TypeError: When a map is not bool.
@@ -151,7 +151,7 @@ def bootstrap_interval(
     Args:
         values: One number a sample, for example its number of clicks.
         level: The share of resamples inside.
-        num_resamples: How often the samples are drawn anew.
+        num_resamples: Number of bootstrap resamples.
         seed: The same seed gives the same interval.
 
     Raises:

@@ -40,7 +40,7 @@ class Comparison:
         data: Its label.
         threshold: The IoU to reach.
         pairs: All samples with a result in both, B's gains first.
-        mean: Of the differences in clicks; below 0 B is better.
+        mean: Mean difference in clicks; below 0, B is better.
         interval: Its bootstrap 95 % interval.
         auc: Mean difference of AuC and its interval, where both runs were full.
         num_unpaired: Samples that only one run has.
@@ -56,12 +56,12 @@ class Comparison:
 
     @property
     def better(self) -> list[Pair]:
-        """Where B took fewer clicks, the most saved first."""
+        """Samples for which B took fewer clicks, largest saving first."""
         return [pair for pair in self.pairs if pair.difference < 0]
 
     @property
     def worse(self) -> list[Pair]:
-        """Where B took more clicks, the most lost first."""
+        """Samples for which B took more clicks, largest loss first."""
         return [pair for pair in reversed(self.pairs) if pair.difference > 0]
 
     def describe(self, first: int = 10) -> str:
@@ -136,7 +136,7 @@ def compare_runs(a: str, b: str, *, out: str | Path | None = None, first: int = 
 
     Args:
         a: A results file or the folder of a run; ``FOLDER:METHOD`` where it has several methods.
-        b: Likewise.
+        b: Results of the second run.
         out: Folder to write to.
         first: Samples to list and draw, either way.
 

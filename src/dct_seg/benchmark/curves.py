@@ -16,8 +16,8 @@ def draw_curves(results: Results, folder: Path) -> list[Path]:
     """Write ``miou_vs_clicks.png`` and ``.svg``: one panel a data set, one line a method.
 
     Args:
-        results: Of a run that did not stop at a target; others have no such curve.
-        folder: Where the files go.
+        results: Results of a run without a target; a run that stops early has no such curve.
+        folder: Output folder.
 
     Returns:
         The files; none when the runs stopped at a target.

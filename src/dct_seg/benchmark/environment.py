@@ -28,9 +28,9 @@ def describe_environment(*, threads: int | None, workers: int, ranks: int) -> di
     """Plain values for the results: versions of what computes, the machine, and how it was used.
 
     Args:
-        threads: Of torch and OpenCV in each process; None for torch's present number.
+        threads: Threads of torch and OpenCV per process; None keeps torch's current number.
         workers: Processes on each machine.
-        ranks: Of the process group.
+        ranks: Number of processes in the group.
     """
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),

@@ -28,9 +28,9 @@ class Ranks:
 
     Args:
         rank: From 0.
-        size: How many.
+        size: Number of ranks.
         group: For the exchange of records; None when there is one rank.
-        started_here: Whether this run joined the ranks, and so has to leave.
+        started_here: True if this run joined the process group and must leave it.
     """
 
     rank: int = 0
@@ -64,7 +64,7 @@ class Ranks:
         )
 
     def gather(self, mine: list[T]) -> list[list[T]]:
-        """What every rank gave, on every rank, in the order of ranks."""
+        """Gather one value from each rank, on every rank, in rank order."""
         if self.size == 1:
             return [mine]
         gathered: list[Any] = [None] * self.size
@@ -102,10 +102,10 @@ def run_tasks(
 
     Args:
         worker: Called with a task; picklable when there are several workers.
-        tasks: What to do.
+        tasks: Tasks to run.
         workers: Processes; 1 works in this one.
-        threads: Of torch and OpenCV in each process; None leaves them as they are.
-        show: Whether to show a bar.
+        threads: Threads of torch and OpenCV per process; None leaves them unchanged.
+        show: Show a progress bar.
 
     Raises:
         RuntimeError: When a process dies.

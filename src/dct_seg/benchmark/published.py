@@ -1,4 +1,4 @@
-"""What others published, to print beside ours: clicks to an IoU of 0.90 (NoC@90), lower is better."""
+"""Published NoC@90 results to print beside ours; lower is better."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Published:
 
     Args:
         method: Its name, with the training set where the authors give several.
-        training: What it was trained on; empty for a method without training.
-        source: Where the numbers stand.
+        training: Training set; empty for a method without training.
+        source: Publication that the numbers come from.
         noc90: For each data set.
-        prompt: With the true radius of each click, or without.
+        prompt: ``drag`` if the method was told the true radius of each click, else ``click``.
     """
 
     method: str
@@ -73,8 +73,8 @@ class Ablation:
     Args:
         overlay: The configuration in ``configs/ablation`` that is this row.
         method: Its name in the table.
-        interaction: As the table calls it.
-        prompt: As we do.
+        interaction: Name of the interaction in the table.
+        prompt: Name of the same interaction in this library.
         numbers: NoC@90 and AuC on each data set.
     """
 

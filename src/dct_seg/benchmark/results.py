@@ -1,4 +1,4 @@
-"""What a benchmark run leaves behind.
+"""Benchmark results: records, settings and their files.
 
 One record a sample, the settings it was made under, and files that survive a kill.
 """
@@ -23,14 +23,14 @@ RESULTS, JOURNAL = "results.json", "journal.{rank}.jsonl"
 
 @dataclass(frozen=True)
 class Settings:
-    """What every number of a run depends on, beside methods and data.
+    """Settings that every number of a run depends on, besides methods and data.
 
     Results are resumed and shown together only when it is equal.
 
     Args:
         prompt: ``drag`` tells the method the radius, ``click`` does not.
-        rule: How the simulated user chooses a click.
-        protocol_version: Of the rules.
+        rule: Rule by which the simulated user chooses a click.
+        protocol_version: Version of the rules.
         threshold: A pixel is predicted where its probability is above this.
         max_clicks: Most clicks a sample.
         target: The IoU at which a sample is done; None goes on while anything is wrong.
@@ -59,12 +59,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class Condition:
-    """How far the simulated user is off.
+    """Errors of the simulated user.
 
     Args:
         click_jitter: Pixels that a click may lie from the rule's own, inside the same wrong region.
         radius_noise: F multiplies a told radius by a number in 1 - F .. 1 + F.
-        seed: Of the randomness; without any it stays 0.
+        seed: Random seed; 0 without randomness.
     """
 
     click_jitter: float = 0.0
@@ -103,16 +103,16 @@ class SampleRecord:
     Args:
         data: The data set's label.
         method: The method's label.
-        condition: How far the user was off.
-        index: Of the sample in its data set.
-        name: Of the sample, unique in its data set.
+        condition: Errors of the simulated user.
+        index: Index of the sample in its dataset.
+        name: Name of the sample, unique in its dataset.
         size: (H, W) of the image.
         clicks: In order.
         ious: After each click.
         encode_seconds: Time of ``reset``.
         seconds: Time of the method after each click.
         wall_seconds: All time the sample took: reading, clicks, IoU and writing too.
-        error: Why there is no result, in one line; None when there is one.
+        error: Reason for a missing result, in one line; None when there is a result.
     """
 
     data: str
@@ -130,7 +130,7 @@ class SampleRecord:
 
     @property
     def key(self) -> tuple[str, str, Condition, int]:
-        """What no two records of one run share."""
+        """Key that identifies a record within a run."""
         return self.data, self.method, self.condition, self.index
 
     @classmethod
@@ -151,7 +151,7 @@ class Results:
     """All records of a run, and under what they were made.
 
     Args:
-        settings: Of all records.
+        settings: Settings shared by all records.
         methods: For each label: the registered name, the paper and the options.
         data: For each label: the kind, the root and the number of samples.
         runs: For each time the command ran: versions, machine, threads, when.
@@ -347,7 +347,7 @@ def _plain(value: Any) -> Any:
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """What differs between two descriptions of a method or a data set, in words; a folder may have moved."""
+    """Describe the differences between two descriptions of a method or dataset; a folder may have moved."""
     old, new = (
         {
             **d,

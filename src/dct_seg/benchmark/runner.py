@@ -49,7 +49,7 @@ class MethodSpec:
 
     Args:
         name: In ``METHODS``.
-        options: Of its class.
+        options: Keyword arguments of the method's class.
     """
 
     name: str
@@ -76,7 +76,7 @@ MethodSource = Mapping[str, Any] | Callable[[], Method]
 
 
 class SampleSource(Protocol):
-    """What the benchmark asks of a data set."""
+    """Interface of a benchmark dataset."""
 
     def __len__(self) -> int: ...
     def read(self, index: int) -> Sample: ...
@@ -95,7 +95,7 @@ class Bench:
     Args:
         methods: For each label, its source.
         data: For each label, a folder or a data set.
-        settings: Of the run.
+        settings: Run settings.
         strips: Folder for the strips; None for no pictures.
         num_strips: Samples of each data set and method that get one.
     """
@@ -176,9 +176,9 @@ def run_sample(
 
     Args:
         method: Any.
-        sample: What is segmented.
+        sample: Sample to segment.
         record: Says which sample under which condition.
-        settings: Of the run.
+        settings: Run settings.
 
     Returns:
         The record with clicks, IoUs and times, and the first turns to draw.
@@ -280,10 +280,10 @@ def run_benchmark(
         target: The IoU at which a sample is done.
         full: Go on to the last click or a perfect mask, for mIoU@k, AuC and curves; ``target`` is not used.
         threshold: A pixel is predicted where its probability is above this.
-        rule: How the simulated user chooses a click.
+        rule: Rule by which the simulated user chooses a click.
         workers: Processes on this machine.
-        threads: Of torch and OpenCV in each process; by default all cores are shared among the workers.
-        seeds: Of the randomness of each robustness run.
+        threads: Threads of torch and OpenCV per process; by default all cores are shared among the workers.
+        seeds: Random seed of each robustness run.
         click_jitter: Pixels that a click may be off; each sample is then run exactly once and again for each
             seed.
         radius_noise: Share by which a drag may be off; likewise.

@@ -1,4 +1,4 @@
-"""Where the strips of a run lie, and how they are written.
+"""Strips of a run: their paths and their files.
 
 One row of pictures a sample, its first clicks from left to right.
 """
@@ -23,7 +23,7 @@ _QUALITY = 92
 
 
 def strip_path(folder: Path, record: SampleRecord) -> Path:
-    """Where a sample's strip lies below the folder of strips.
+    """Path of a sample's strip, relative to the strips folder.
 
     Example:
         >>> from dct_seg.benchmark.results import Condition

@@ -24,7 +24,7 @@ class Summary:
 
     Args:
         data, method: Their labels.
-        num_samples: With a result.
+        num_samples: Number of samples with a result.
         num_failed: Without.
         noc: For each threshold the mean, and the ends of its bootstrap 95 % interval.
         nof: For each threshold, the samples that never reach it.
@@ -32,7 +32,7 @@ class Summary:
             click too.
         miou: For each k; empty when the runs stop at a target.
         auc: None when the runs stop at a target.
-        seconds_per_click: Of the method alone.
+        seconds_per_click: Seconds per click, of the method alone.
         encode_seconds: An image, of the method alone.
     """
 
@@ -81,7 +81,7 @@ def summarise(results: Results, data: str, method: str) -> Summary | None:
 
 
 def overhead_share(results: Results) -> float:
-    """What of all time the benchmark itself took, 0..1: all but the methods."""
+    """Share of the time spent outside the methods, 0..1."""
     wall = sum(r.wall_seconds for r in results.samples)
     methods = sum(r.encode_seconds + sum(r.seconds) for r in results.samples if r.error is None)
     return 1 - methods / wall if wall else 0.0

@@ -1,4 +1,4 @@
-"""What every interactive segmentation system is to the predictor and to the benchmark."""
+"""Interface that every interactive segmentation method implements for the predictor and the benchmark."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Method(ABC):
         Args:
             image: (H, W, 3) RGB, the one given to ``reset``.
             clicks: In order; at least none. Each has a radius, unless the method makes do without.
-            previous: What ``predict`` returned after the click before, or None at the first.
+            previous: Result of ``predict`` for the previous click, or None at the first.
         """
 
     def fill_radii(self, clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> list[Click]:

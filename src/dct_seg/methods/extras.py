@@ -10,7 +10,7 @@ def import_extra(module: str, *, package: str, method: str, extra: str) -> Any:
     """The module, which an extra of dct-seg brings along.
 
     Args:
-        module: What to import, dotted.
+        module: Dotted name of the module to import.
         package: The name it is installed by.
         method: The method that asks.
         extra: The extra of dct-seg that lists the package.

@@ -88,7 +88,7 @@ class SamOnnx(Method):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the method was made with; the files by name, since results move between machines."""
+        """Options of this instance; files by name, since results move between machines."""
         return {
             "encoder": Path(self.encoder).name,
             "decoder": Path(self.decoder).name,

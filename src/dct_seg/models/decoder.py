@@ -168,7 +168,7 @@ class UNetDecoder(nn.Module):
     Args:
         in_channels: Channels of each level, fine to coarse; the finest is the resolution of the logits.
         width: Channels of the finest block; each block below it has half as many more, up to twice as many.
-        predicted: How many blocks, from the coarsest, take their statistics from Feature-DCT.
+        predicted: Number of blocks, from the coarsest, whose statistics Feature-DCT predicts.
         join_norm: Instance norm also where a block joins its two inputs; without, their strength in this
             image is kept.
         norm: ``instance`` or ``batch``, in the layers whose statistics are not predicted.

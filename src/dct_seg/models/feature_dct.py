@@ -84,7 +84,7 @@ class FeatureDCT(nn.Module):
         in_channels: Channels of the layers that are read at the clicks; the paper reads three.
         out_channels: Channels of the decoder layers that are normalised; the paper normalises three.
         hidden: Width of the fully connected net.
-        rejection: How a negative click acts, see :func:`fold_clicks`.
+        rejection: Effect of a negative click, see :func:`fold_clicks`.
         normalize: Normalise each layer's feature to zero mean and unit variance over its channels before the
             fold, so that no layer outweighs the others. The paper does not say; off is its text.
 

@@ -1,4 +1,4 @@
-"""What every click segmentation network shares.
+"""Base class and registry of click segmentation networks.
 
 A backbone that sees image and clicks, one hook through which refiners reach inside, a registry of networks.
 """
@@ -73,7 +73,7 @@ class Output:
 
     Args:
         logits: (B, 1, H, W) float32 at the image's size; above 0 is object.
-        extras: What only the network's own loss reads.
+        extras: Tensors that only the network's own loss reads.
     """
 
     logits: Tensor
@@ -92,7 +92,7 @@ class InteractiveNetwork(nn.Module, ABC):
     weights.
 
     Args:
-        config: Which network.
+        config: Network configuration.
         encodes_clicks: The backbone sees the click maps at its stem (early fusion).
 
     Attributes:
@@ -122,7 +122,7 @@ class InteractiveNetwork(nn.Module, ABC):
 
     @property
     def is_late(self) -> bool:
-        """Whether the image is encoded apart from the clicks, so that its features serve them all."""
+        """True if the image is encoded apart from the clicks, so that its features serve them all."""
         return False
 
     def forward(
@@ -139,9 +139,9 @@ class InteractiveNetwork(nn.Module, ABC):
             image: (B, 3, H, W) RGB in 0..1, any size.
             clicks: (B, N) clicks in pixels; the Auto-Drag-Head fills in radii that are not given.
             previous: (B, 1, H, W) probabilities before the last click; None stands for zeros.
-            features: What ``encode_image`` returned for this image, to save computing it again. With
+            features: Result of ``encode_image`` for this image, to save computing it again. With
                 ``early`` the Auto-Drag-Head alone reads it.
-            prepared: What ``prepare`` returned for this image, to save computing it again.
+            prepared: Result of ``prepare`` for this image, to save computing it again.
 
         Returns:
             (B, 1, H, W) float32; above 0 is object.
@@ -198,7 +198,7 @@ class InteractiveNetwork(nn.Module, ABC):
 
         Args:
             maps: (B, C, H', W'), padded.
-            features: What ``encode_image`` returned.
+            features: Result of ``encode_image``.
         """
         raise NotImplementedError
 
@@ -207,7 +207,7 @@ class InteractiveNetwork(nn.Module, ABC):
         """The logits, at the image's size, and what the loss reads beside them.
 
         Args:
-            encoded: What ``encode`` returned.
+            encoded: Result of ``encode``.
             adjust: Called with the name and the value of each of ``points`` but ``maps``; what it returns
                 takes the value's place.
         """
@@ -218,7 +218,7 @@ class InteractiveNetwork(nn.Module, ABC):
         """(B,) the loss of each image: ``losses`` of the logits, unless a network has terms of its own.
 
         Args:
-            output: What ``decode`` returned.
+            output: Result of ``decode``.
             mask: (B, H, W) bool.
             ignore: (B, H, W) bool, True where nobody looks.
             clicks: (B, N) clicks in pixels.
@@ -227,7 +227,7 @@ class InteractiveNetwork(nn.Module, ABC):
         return losses(output.logits, mask, ~ignore, clicks)
 
     def prepare(self, image: Tensor) -> Any:
-        """What the click encoder computes once per image, such as superpixels; None where it sees no image.
+        """Compute the click encoder's per-image input, such as superpixels; None where it sees no image.
 
         Args:
             image: (B, 3, H, W) RGB in 0..1.
@@ -255,7 +255,7 @@ class InteractiveNetwork(nn.Module, ABC):
             image: (B, 3, H, W) RGB in 0..1.
             clicks: (B, N) clicks in pixels.
             previous: (B, 1, H, W) probabilities before the clicks, or None.
-            features: What ``encode_image`` returned for this image, to save computing it again.
+            features: Result of ``encode_image`` for this image, to save computing it again.
         """
         if self.auto_drag is None or not clicks.lacks_radius.any():
             return clicks
@@ -269,7 +269,7 @@ class InteractiveNetwork(nn.Module, ABC):
         """(B, N) logarithms of the radii that the Auto-Drag-Head predicts, in pixels.
 
         Args:
-            features: What ``encode_image`` returned.
+            features: Result of ``encode_image``.
             clicks: (B, N) clicks in pixels.
             previous: (B, 1, H, W) probabilities before the clicks, or None.
             size: (H, W) of the image.
@@ -371,7 +371,7 @@ def build_network(config: DCTNetConfig | dict[str, Any]) -> InteractiveNetwork:
     """The registered network that a configuration names, untrained but for the backbone.
 
     Args:
-        config: Which network; of plain values, as a file stores them, too.
+        config: Network configuration, or the plain values that a file stores.
 
     Raises:
         ValueError: When the network, one of its options or a key is unknown.

@@ -27,7 +27,7 @@ DEFAULT = "dct-lite0"
 
 @dataclass(frozen=True)
 class Stored:
-    """What a file of weights holds.
+    """Contents of a weights file.
 
     The configuration, the tensors, the model card's lines, and where it came from.
     """

@@ -1,4 +1,4 @@
-"""What colors the object and the background have, told from the seeds."""
+"""Color models of object and background, estimated from the seeds."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class ColorModel:
         bins: Bins a channel.
         blur: Standard deviation of the blur, in bins.
         frame: Width of the image's frame that stands for the background, as a share of the shorter side.
-        frame_weight: What the frame counts, in shares of the background's histogram, once there are negative
-            clicks.
+        frame_weight: Weight of the image frame, in shares of the background's histogram, once there are
+            negative clicks.
     """
 
     def __init__(

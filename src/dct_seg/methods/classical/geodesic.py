@@ -30,8 +30,8 @@ class Geodesic(SeededMethod):
         matting", ICCV 2007, sections 2 and 3.
 
     Args:
-        power: How fast a side's weight falls with the distance.
-        step: What one pixel adds to a path's length where P does not change.
+        power: Exponent by which a side's weight falls with distance.
+        step: Length that one pixel adds to a path where P is constant.
         smoothing: Standard deviation in pixels of the blur of P; 0 for none.
         seed_radius: Radius in pixels of the seed of a click without a drag.
     """
@@ -54,7 +54,7 @@ class Geodesic(SeededMethod):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the method was made with."""
+        """Options of this instance."""
         return {**super().options, "power": self.power, "step": self.step, "smoothing": self.smoothing}
 
     def prepare(self, image: NDArray[np.uint8]) -> None:

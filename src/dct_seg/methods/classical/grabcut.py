@@ -44,7 +44,7 @@ class GrabCut(SeededMethod):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the method was made with."""
+        """Options of this instance."""
         return {**super().options, "iterations": self.iterations, "frame": self.frame}
 
     def prepare(self, image: NDArray[np.uint8]) -> None:

@@ -134,7 +134,7 @@ class GraphCut(SeededMethod):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the method was made with."""
+        """Options of this instance."""
         return {**super().options, "smoothness": self.smoothness}
 
     def prepare(self, image: NDArray[np.uint8]) -> None:

@@ -30,7 +30,7 @@ class RandomWalker(SeededMethod):
         L. Grady, "Random walks for image segmentation", TPAMI 28(11), 2006, by scikit-image.
 
     Args:
-        beta: How much the walker shuns edges; scikit-image's own default is 130.
+        beta: Penalty for crossing edges; scikit-image's default is 130.
         max_side: Longer side in pixels of the image that is solved.
         seed_radius: Radius in pixels of the seed of a click without a drag.
     """
@@ -48,7 +48,7 @@ class RandomWalker(SeededMethod):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the method was made with."""
+        """Options of this instance."""
         return {**super().options, "beta": self.beta, "max_side": self.max_side}
 
     def prepare(self, image: NDArray[np.uint8]) -> None:

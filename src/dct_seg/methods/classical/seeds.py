@@ -76,7 +76,7 @@ class SeededMethod(Method):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the method was made with."""
+        """Options of this instance."""
         return {"seed_radius": self.seed_radius}
 
     def reset(self, image: NDArray[np.uint8]) -> None:

@@ -66,7 +66,7 @@ class GeodesicStarConvexity(StarConvexity):
         interactive image segmentation", CVPR 2010, section 4.
 
     Args:
-        edge_weight: What the image gradient (of colors in 0..1) adds to the length of a step, against its
+        edge_weight: Length that the image gradient (of colors in 0..1) adds to a step, relative to the step's
             length in pixels.
         smoothness: The weight of the boundary term.
         seed_radius: Radius in pixels of the seed of a click without a drag.
@@ -86,7 +86,7 @@ class GeodesicStarConvexity(StarConvexity):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the method was made with."""
+        """Options of this instance."""
         return {**super().options, "edge_weight": self.edge_weight}
 
     def prepare(self, image: NDArray[np.uint8]) -> None:
