@@ -25,7 +25,7 @@ MAX_ENLARGEMENT = 4.0
 
 @dataclass(frozen=True)
 class Turn:
-    """What there is to show after one click.
+    """State of one interaction after one click.
 
     Args:
         clicks: All clicks so far.
@@ -45,8 +45,8 @@ def draw_turn(image: NDArray[np.uint8], turn: Turn, *, height: int = PANEL_HEIGH
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        turn: What to draw.
-        height: Of the panel, in pixels; the width follows the image.
+        turn: Turn to draw.
+        height: Height of the panel in pixels; the width follows the image.
     """
     factor = min(height / image.shape[0], MAX_ENLARGEMENT)
     size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
@@ -80,7 +80,7 @@ def draw_strip(
         image: (H, W, 3) uint8 RGB.
         turns: In order.
         num_turns: Panels in the row.
-        height: Of a panel, in pixels.
+        height: Height of a panel in pixels.
     """
     panels = [draw_turn(image, turn, height=height) for turn in turns[:num_turns]]
     blank = np.full_like(

@@ -46,7 +46,7 @@ class Prediction:
         mask: (H, W) bool, the object.
         probs: (H, W) float32 in 0..1.
         clicks: The clicks with the radii that were used.
-        timings: What it cost.
+        timings: Time that the prediction took.
 
     Example:
         >>> probs = np.array([[0.0, 0.9, 0.8], [0.0, 0.7, 0.6]], np.float32)

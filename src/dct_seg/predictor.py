@@ -66,7 +66,7 @@ class Predictor:
     plays the others again.
 
     Attributes:
-        timings: What the last ``set_image`` or ``predict`` cost.
+        timings: Time that the last ``set_image`` or ``predict`` took.
 
     Args:
         method: A network, which is put in evaluation mode, or any interactive segmentation method.
@@ -98,9 +98,9 @@ class Predictor:
         """A predictor with trained weights.
 
         Args:
-            name_or_path: As :meth:`DCTNet.from_pretrained`.
+            name_or_path: Name or path, see :meth:`DCTNet.from_pretrained`.
             threshold: A pixel is object above this probability.
-            options: Of :class:`dct_seg.methods.dctnet.DCTNetMethod`, such as ``zoom_in=False`` or
+            options: Arguments of :class:`dct_seg.methods.dctnet.DCTNetMethod`, such as ``zoom_in=False`` or
                 ``device="cuda"``.
 
         Raises:
@@ -271,7 +271,7 @@ def _checked_start(start: NDArray[np.bool_], size: tuple[int, ...]) -> NDArray[n
 
 
 def _num_common(a: Sequence[Click], b: Sequence[Click]) -> int:
-    """How many clicks both lists begin with."""
+    """Number of clicks that both lists share at their start."""
     return next(
         (i for i, (one, other) in enumerate(zip(a, b, strict=False)) if one != other), min(len(a), len(b))
     )

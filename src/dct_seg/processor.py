@@ -1,4 +1,4 @@
-"""What suits the processor this runs on.
+"""Settings that suit the processor: precision, memory and threads.
 
 The precision that it computes fast, and memory that is not given back in between.
 """

@@ -44,7 +44,7 @@ class Registry(Generic[T]):
     """A named collection that other packages can add to through an entry point.
 
     Args:
-        noun: What one entry is, in words; it opens the error of an unknown name.
+        noun: Noun for one entry; it opens the error for an unknown name.
         group: Entry-point group. A package adds ``name = "module:attribute"`` under it in its own
             ``pyproject.toml``.
 

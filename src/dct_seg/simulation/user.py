@@ -122,7 +122,7 @@ class SimulatedUser:
     Args:
         mask: (B, H, W) bool, the object.
         ignore: (B, H, W) bool, True where nobody looks.
-        rule: How a click after the first is chosen; see `next_click`.
+        rule: Rule for clicks after the first; see `next_click`.
         prompt: ``drag`` tells the model the radius, ``click`` does not; or a (B,) bool tensor, True where it
             is told.
         threshold: A pixel is predicted where its probability is above this.
@@ -130,7 +130,7 @@ class SimulatedUser:
             deep.
         radius_noise: F multiplies the told radius by a uniform number in 1 - F .. 1 + F.
         click_jitter: Pixels; the click moves to a random wrong pixel of its region at most this far away.
-        generator: Where all randomness comes from; None is torch's own.
+        generator: Random generator; None is torch's own.
 
     Raises:
         ValueError: When an option is out of range, or shapes disagree.
@@ -231,7 +231,7 @@ def predicted(logits: Tensor, threshold: float = 0.5) -> Tensor:
 
 
 class _Placement(NamedTuple):
-    """How training leaves the rule's own pixel; ``uniform`` holds two numbers in 0..1 for each image."""
+    """Random displacement of training clicks; ``uniform`` holds two numbers in 0..1 per image."""
 
     core: bool
     jitter: float

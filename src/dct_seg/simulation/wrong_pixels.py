@@ -51,7 +51,7 @@ class Wrong(NamedTuple):
         return self.missed if positive else self.false
 
     def inside(self, pixels: Sequence[Pixel]) -> list[Pixel]:
-        """Those of the image's pixels that lie in the box, in the box's own rows and columns."""
+        """Select the pixels inside the box, in the box's own rows and columns."""
         return _inside(pixels, self.top, self.left, self.missed.shape)
 
 
@@ -274,7 +274,7 @@ def _squares_to_zeros(bits: Map, pixels: NDArray[np.int64]) -> NDArray[np.int64]
 
 
 def _inside(pixels: Sequence[Pixel], top: int, left: int, shape: tuple[int, ...]) -> list[Pixel]:
-    """Those of the pixels that lie in the box of that corner and shape, in its own rows and columns."""
+    """Select the pixels inside a box of that corner and shape, in its own rows and columns."""
     moved = ((row - top, col - left) for row, col in pixels)
     return [(row, col) for row, col in moved if 0 <= row < shape[0] and 0 <= col < shape[1]]
 

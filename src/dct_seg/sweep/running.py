@@ -42,7 +42,7 @@ OF_AN_AGENT = ("WANDB_SWEEP_ID", "WANDB_RESUME")
 
 @dataclass(frozen=True)
 class Plan:
-    """How the trials of a sweep are run.
+    """Plan of a sweep's execution: jobs, threads and retries.
 
     Args:
         sweep: Their sweep.
@@ -61,7 +61,7 @@ class Plan:
     has_wandb: bool = True
 
     def arguments(self, trial: Trial) -> list[str]:
-        """What follows ``dct-seg`` for a trial: what it writes lies in its folder.
+        """Arguments of ``dct-seg`` for a trial, whose files go to its folder.
 
         A stopped one goes on from its last checkpoint.
         """
@@ -102,7 +102,7 @@ class _Running:
             )
 
     def outcome(self) -> Outcome | None:
-        """What became of it, or None while it is at work."""
+        """Exit status of the trial, or None while it runs."""
         code = self.process.poll()
         if code is None:
             return None
@@ -161,8 +161,8 @@ def run_trials(
     Whatever ends this, no trial goes on; one that is stopped can be gone on with.
 
     Args:
-        plan: How.
-        search: What; told of each metric.
+        plan: Execution plan.
+        search: Search that chooses values; it is told each metric.
         on_start: Called with each trial that is started.
         on_end: Called with what became of each, also of those that had finished before.
     """

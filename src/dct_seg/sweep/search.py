@@ -1,4 +1,4 @@
-"""Which values the next trial gets: all of a grid, at random, or by what the trials so far have shown."""
+"""Search methods: the values of the next trial by grid, at random, or from earlier results."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def planned(sweep: Sweep, *, trials: int | None = None, seed: int = 0) -> list[V
     """The trials of a grid, the last parameter changing fastest, or of a random search.
 
     Args:
-        sweep: With method grid or random.
+        sweep: Sweep with method ``grid`` or ``random``.
         trials: Most trials; by default the file's ``run_cap``.
-        seed: Of a random search, whose nth draw is the same however many there are.
+        seed: Seed of a random search; the nth draw does not depend on the number of trials.
 
     Raises:
         ValueError: When a random search is given no number of trials.
@@ -84,9 +84,9 @@ class OptunaSearch:
     """Bayesian search by Optuna's TPE.
 
     Args:
-        sweep: With a metric.
-        trials: How many, those before included; by default the file's ``run_cap``.
-        seed: Of the sampler.
+        sweep: Sweep with a metric.
+        trials: Total number of trials, earlier ones included; by default the file's ``run_cap``.
+        seed: Seed of the sampler.
         known: Values and metrics of the trials before; they count.
         unfinished: Values of trials that were stopped; they come first.
 

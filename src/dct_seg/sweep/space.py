@@ -60,7 +60,7 @@ class Parameter:
     Args:
         name: Its key on the command line, such as ``model.lr``.
         distribution: One of ``DISTRIBUTIONS``.
-        options: What the file says of it, under W&B's names.
+        options: The file's options for this parameter, under W&B's names.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Metric:
-    """What a sweep is after: ``val/drag/NoC@90``, and whether little or much of it is good."""
+    """Goal of a sweep: a metric such as ``val/drag/NoC@90``, to minimize or maximize."""
 
     name: str
     goal: Goal
@@ -124,10 +124,10 @@ class Sweep:
     """A sweep file, checked.
 
     Args:
-        name: Of the sweep; the file's where it has none.
-        method: How values are chosen.
+        name: Name of the sweep; by default the file's name.
+        method: Search method.
         metric: None where the file has none.
-        command: With W&B's macros.
+        command: Command with W&B's macros.
         parameters: In the file's order; nested ones under their dotted key.
         project: On W&B.
         run_cap: Most trials.
@@ -308,11 +308,11 @@ def _command(content: Any, program: Any) -> tuple[str, ...]:
 def fit_arguments(
     sweep: Sweep, values: Mapping[str, Any], *, base: str | None = None, extra: Sequence[str] = ()
 ) -> list[str]:
-    """What follows ``dct-seg`` for one trial, as W&B's agent builds it.
+    """Arguments of ``dct-seg`` for one trial, built as W&B's agent does.
 
     Args:
         sweep: Whose command it is.
-        values: Of the parameters.
+        values: Parameter values.
         base: A configuration in place of the command's first ``--config``.
         extra: More arguments, before those of the parameters, which so win over them.
 

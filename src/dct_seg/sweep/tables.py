@@ -1,4 +1,4 @@
-"""What a sweep found: a row for each setting, its mean and spread over seeds, as tables and a picture."""
+"""Results of a sweep: one row per setting with mean and spread over seeds, as tables and an image."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Row:
     """One setting under one prompt.
 
     Args:
-        values: Of the parameters that vary, seeds apart.
-        prompt: That validation ran with.
+        values: Values of the parameters that vary, except the seed.
+        prompt: Prompt of the validation.
         metrics: For each name its value under each seed.
-        checkpoints: Of each seed.
+        checkpoints: Checkpoint of each seed.
     """
 
     values: Values

@@ -25,16 +25,16 @@ NAME_LENGTH = 120
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a trial.
+    """Result of a trial.
 
     Args:
-        values: Of its parameters.
+        values: Parameter values.
         state: Whether it ended with a result.
-        metrics: Of the last validation, for each prompt; empty when it failed.
+        metrics: Metrics of the last validation, per prompt; empty when the trial failed.
         checkpoint: The last one, empty when there is none.
         error: The last line of what went wrong; empty when it finished.
         attempts: Times it was started.
-        seconds: Of the last attempt.
+        seconds: Seconds that the last attempt took.
         number: In the order of starting.
     """
 
@@ -58,7 +58,7 @@ class Trial:
     """Values in a folder of their own.
 
     Args:
-        values: Of the sweep's parameters.
+        values: Values of the sweep's parameters.
         folder: Named by the values' hash.
     """
 
@@ -84,11 +84,11 @@ class Trial:
 
     @property
     def checkpoint(self) -> Path | None:
-        """Where a stopped attempt can go on from."""
+        """Checkpoint from which a stopped attempt can resume."""
         return newest(self.folder, "last*.ckpt")  # a second one in a folder is last-v1.ckpt
 
     def read_outcome(self) -> Outcome | None:
-        """What became of it, or None while that is open."""
+        """Result of the trial, or None while it is open."""
         path = self.folder / OUTCOME
         return Outcome(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
@@ -97,7 +97,7 @@ class Trial:
         write_whole(self.folder / OUTCOME, json.dumps(asdict(outcome), indent=1))
 
     def read_start(self) -> dict[str, Any]:
-        """What was written when it was last started: number, attempts, values, command.
+        """Record of the last start: number, attempts, values, command.
 
         Empty when it never was.
         """
@@ -121,7 +121,7 @@ def trials_in(out: Path) -> list[Trial]:
 
 
 def newest(folder: Path, pattern: str) -> Path | None:
-    """Of the files below a folder that are named so, the one that was written last."""
+    """Find the newest file of that name below a folder."""
     return max(folder.rglob(pattern), key=lambda path: path.stat().st_mtime, default=None)
 
 
@@ -129,8 +129,8 @@ def describe(values: Mapping[str, Any], keys: Sequence[str] | None = None) -> st
     """Values in words, under the shortest names that tell them apart.
 
     Args:
-        values: Of parameters.
-        keys: Which; by default all.
+        values: Parameter values.
+        keys: Parameters to show; by default all.
 
     Example:
         >>> describe({"model.network.decoder_width": 32, "seed_everything": 1})
@@ -199,7 +199,7 @@ def without_logger(arguments: Sequence[str]) -> list[str]:
 
 
 def wandb_environment(sweep: Sweep, trial: Trial, attempt: int) -> dict[str, str]:
-    """What tells W&B which run of which group this is, and its configuration as its own agent would.
+    """Environment that tells W&B the run, its group and its configuration, as its own agent does.
 
     The run is offline unless ``WANDB_MODE`` says otherwise. An attempt after a kill is a run of its own.
     """

@@ -1,4 +1,4 @@
-"""What a run leaves to look at.
+"""Callbacks that log interactions and save the configuration.
 
 Interactions, curves and the worst samples, for W&B, for TensorBoard or as files.
 """
@@ -58,12 +58,12 @@ class RecordedInteraction:
 
 @dataclass(frozen=True)
 class Shown:
-    """What is shown of one validation, for one prompt.
+    """Interactions shown from one validation, for one prompt.
 
     Args:
         prompt: Whether the model was told the radii.
         samples: Always the same ones.
-        worst: Those of the lowest mean IoU, worst first.
+        worst: Samples of the lowest mean IoU, worst first.
         rows: A row of ``WORST_COLUMNS`` for each of ``worst``.
         curve: Mean IoU after each click.
     """
@@ -159,7 +159,7 @@ class InteractionLogger(Callback):
     def _shown(
         self, task: InteractiveSegmentationTask, dataset: Any, prompt: Prompt, ious: Tensor, ids: Tensor
     ) -> Shown:
-        """What there is to show; ``ious`` (n, K) of the samples ``ids`` (n,) of ``dataset``."""
+        """Select the interactions to show; ``ious`` (n, K) of the samples ``ids`` (n,) of ``dataset``."""
         spread = torch.linspace(0, len(ids) - 1, min(self.num_samples, len(ids))).round().long()
         worst = ious.mean(1).argsort(stable=True)[: self.num_worst]
         chosen = dict.fromkeys(ids[torch.cat([spread, worst])].tolist())
@@ -214,7 +214,7 @@ class RunConfigCallback(SaveConfigCallback):
 
 
 def log_folder(trainer: Trainer, logger: Logger | None = None) -> Path:
-    """Where files of a run go that its logger does not take itself."""
+    """Folder for files of a run that its logger does not take."""
     return Path(getattr(logger, "log_dir", None) or trainer.default_root_dir)
 
 
@@ -225,7 +225,7 @@ def play(
 
     Args:
         task: In evaluation mode.
-        sample: As an evaluation set gives it.
+        sample: Sample of an evaluation set.
         prompt: ``drag`` tells the model each radius.
         num_clicks: At most so many; fewer when the mask is perfect before.
     """

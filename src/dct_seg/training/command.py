@@ -187,7 +187,7 @@ class TrainingCLI(LightningCLI):
         return {"fit": hidden | {"train_dataloaders", "val_dataloaders"}, "validate": hidden, "test": hidden}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """What the command does beside the Trainer's work."""
+        """Add the arguments of the command itself, besides the Trainer's."""
         parser.add_argument(
             "--report",
             type=Literal["none", "after", "before_and_after"],

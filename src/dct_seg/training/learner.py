@@ -38,7 +38,7 @@ class EncodedBatch:
 
     @cached_property
     def prepared(self) -> Any:
-        """What the click encoder computes once per image."""
+        """Per-image input of the click encoder, computed once."""
         return self.net.prepare(self.image)
 
     @property

@@ -51,7 +51,7 @@ class InteractiveSegmentationTask(LightningModule):
     ``optimizer_step``.
 
     Args:
-        network: Which network; by default the paper's, or that of ``start_from``.
+        network: Network configuration; by default the paper's, or that of ``start_from``.
         start_from: Trained weights that the run starts from, as ``InteractiveNetwork.from_pretrained`` takes
             them, with their network.
         lr: Learning rate of what is new; the paper's 1e-4.
@@ -202,7 +202,7 @@ class InteractiveSegmentationTask(LightningModule):
         return task
 
     def forward(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> Tensor:
-        """As :meth:`InteractiveNetwork.forward`."""
+        """Compute logits, see :meth:`InteractiveNetwork.forward`."""
         logits: Tensor = self.net(image, clicks, previous)
         return logits
 
@@ -438,11 +438,11 @@ class InteractiveSegmentationTask(LightningModule):
         self._log_tables("val")
 
     def on_test_epoch_start(self) -> None:
-        """As in validation."""
+        """Start fresh tables, as in validation."""
         self._start_tables(self.trainer.test_dataloaders)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """As :meth:`validation_step`."""
+        """Run all clicks of a batch, as :meth:`validation_step` does."""
         self.validation_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
