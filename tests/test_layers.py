@@ -217,3 +217,14 @@ def test_no_room_is_a_lumber_room() -> None:
         "common",
         "misc",
     }
+
+
+def test_annotator_knows_no_method_by_name_but_where_the_command_makes_one() -> None:
+    users = {
+        name
+        for name in MODULES
+        if room(name) == "app"
+        for other in imports_of(name)
+        if other.startswith(f"{PACKAGE}.methods.") and other.split(".")[2] not in ("base", "views")
+    }
+    assert users <= {f"{PACKAGE}.app.command", f"{PACKAGE}.app.predict_command"}

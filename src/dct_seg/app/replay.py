@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dct_seg.app.painting import Paint, painted
-from dct_seg.app.segmenter import StartingFrom
 from dct_seg.app.working_image import WorkingImage
 from dct_seg.clicks import Click
 from dct_seg.methods.base import Method
@@ -170,8 +169,8 @@ def _predicted(
         return np.zeros(picture.size, bool) if start is None else start
     predictor = plain
     if start is not None:
-        predictor = Predictor(StartingFrom(plain.method, picture.reduced(start).copy()))
-        predictor.set_image(picture.image)
+        predictor = Predictor(plain.method)
+        predictor.set_image(picture.image, start=picture.reduced(start))
     return picture.mask(predictor.predict([picture.click(click) for click in clicks]).probs, threshold)
 
 

@@ -7,7 +7,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,6 @@ from dct_seg.app.preview_rate import PreviewRate
 from dct_seg.app.working_image import WorkingImage
 from dct_seg.clicks import Click
 from dct_seg.methods.base import Method
-from dct_seg.methods.dctnet import DCTNetMethod
 from dct_seg.methods.views import View, whole_view
 from dct_seg.prediction import Prediction
 from dct_seg.predictor import Predictor
@@ -25,40 +23,6 @@ from dct_seg.processor import one_core_free
 LIVE_SECONDS = 0.06
 """What the network may take for a live preview; the rest of a tenth of a second belongs to the wire and the
 browser."""
-
-
-class StartingFrom(Method):
-    """A method that goes on from a mask that was there before the first click.
-
-    Args:
-        method: What predicts.
-        start: (H, W) bool.
-    """
-
-    name = "starting_from"
-    paper = ""
-
-    def __init__(self, method: Method, start: NDArray[np.bool_]) -> None:
-        self.method = method
-        self.start = start.astype(np.float32)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return self.method.options
-
-    def reset(self, image: NDArray[np.uint8]) -> None:
-        """Of the method."""
-        self.method.reset(image)
-
-    def predict(
-        self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None
-    ) -> NDArray[np.float32]:
-        """Of the method; the first click sees the start as the mask before it."""
-        return self.method.predict(image, clicks, self.start if previous is None else previous)
-
-    def fill_radii(self, clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> list[Click]:
-        """Of the method; the first click sees the start as the mask before it."""
-        return self.method.fill_radii(clicks, self.start if previous is None else previous)
 
 
 @dataclass(frozen=True)
@@ -80,7 +44,6 @@ class Preview:
 class _Slot:
     picture: WorkingImage
     start: NDArray[np.bool_] | None
-    method: Method
     predictor: Predictor
     before: tuple[tuple[Click, ...], Prediction] | None = None
     """Of the clicks before the drag; it is the same for each preview of it."""
@@ -117,8 +80,6 @@ class Segmenter:
         """
         with self._computing:
             predictor = self._slot(key, picture, start).predictor
-            if not clicks and start is not None:
-                return start.astype(np.float32)
             return predictor.predict([picture.click(click) for click in clicks]).probs
 
     def with_radius(
@@ -144,7 +105,7 @@ class Segmenter:
         with self._computing:
             predictor = self._slot(key, picture, start).predictor
             before = predictor.predict([picture.click(one) for one in clicks])
-            previous = before.probs if clicks else None
+            previous = before.probs if clicks or start is not None else None
             radius = predictor.method.fill_radii([*before.clicks, picture.click(click)], previous)[-1].radius
         return click if radius is None else replace(click, radius=max(0.0, float(radius)) * picture.factor)
 
@@ -172,21 +133,21 @@ class Segmenter:
         """
         with self._computing:
             slot = self._slot(key, picture, start)
-            method, share = slot.method, self._rate.share
+            share = self._rate.share
             before = self._before(slot, tuple(clicks))
             began = time.perf_counter()
-            if isinstance(method, DCTNetMethod) and share < 1:
-                previous = before.probs if clicks else None if start is None else start.astype(np.float32)
+            found = None
+            if share < 1:
+                previous = before.probs if clicks or start is not None else None
                 with one_core_free():
-                    view, probs = method.predict_view(
-                        picture.image, [*before.clicks, picture.click(click)], previous, share=share
-                    )
-            else:
+                    used = [*before.clicks, picture.click(click)]
+                    found = slot.predictor.method.preview(picture.image, used, previous, share=share)
+            if found is None:
                 share = 1.0
                 probs = slot.predictor.predict([picture.click(one) for one in (*clicks, click)]).probs
-                view = whole_view((probs.shape[0], probs.shape[1]), max(probs.shape))
+                found = whole_view((probs.shape[0], probs.shape[1]), max(probs.shape)), probs
             self._rate.took(share, time.perf_counter() - began)
-            return Preview(probs, view, share == 1)
+            return Preview(found[1], found[0], share == 1)
 
     def _before(self, slot: _Slot, clicks: tuple[Click, ...]) -> Prediction:
         if slot.before is None or slot.before[0] != clicks:
@@ -196,11 +157,8 @@ class Segmenter:
     def _slot(self, key: str, picture: WorkingImage, start: NDArray[np.bool_] | None) -> _Slot:
         slot = self._slots.get(key)
         if slot is None or slot.picture is not picture or slot.start is not start:
-            method = self._make_method()
-            slot = _Slot(
-                picture, start, method, Predictor(method if start is None else StartingFrom(method, start))
-            )
-            slot.predictor.set_image(picture.image)
+            slot = _Slot(picture, start, Predictor(self._make_method()))
+            slot.predictor.set_image(picture.image, start=start)
             self._slots[key] = slot
         self._slots.move_to_end(key)
         while len(self._slots) > self._keep:

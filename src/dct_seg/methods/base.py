@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dct_seg.clicks import Click
+from dct_seg.methods.views import View
 from dct_seg.registry import Registry
 
 METHODS: Registry[type[Method]] = Registry("method", group="dct_seg.methods")
@@ -50,6 +51,28 @@ class Method(ABC):
             clicks: In order; at least none. Each has a radius, unless the method makes do without.
             previous: Result of ``predict`` for the previous click, or None at the first.
         """
+
+    def preview(
+        self,
+        image: NDArray[np.uint8],
+        clicks: Sequence[Click],
+        previous: NDArray[np.float32] | None,
+        *,
+        share: float,
+    ) -> tuple[View, NDArray[np.float32]] | None:
+        """A faster, coarser answer than ``predict``, for a drag that has not ended; optional.
+
+        Args:
+            image: As for ``predict``.
+            clicks: As for ``predict``, but at least one.
+            previous: As for ``predict``.
+            share: Resolution, as a share (0..1) of the height and width that ``predict`` works at.
+
+        Returns:
+            A region of the image and the probabilities there, (h, w) of ``view.size``; None from a method
+            that has no faster answer.
+        """
+        return None
 
     def fill_radii(self, clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> list[Click]:
         """The clicks with a radius for each one that came without a drag, where the method has an opinion."""

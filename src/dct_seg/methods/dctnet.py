@@ -192,6 +192,17 @@ class DCTNetMethod(Method):
             return view, probs
         return closer, self._look(closer, clicks, found)
 
+    def preview(
+        self,
+        image: NDArray[np.uint8],
+        clicks: Sequence[Click],
+        previous: NDArray[np.float32] | None,
+        *,
+        share: float,
+    ) -> tuple[View, NDArray[np.float32]]:
+        """The answer of :meth:`predict_view` at a lower resolution, in ``share`` squared of the time."""
+        return self.predict_view(image, clicks, previous, share=share)
+
     def fill_radii(self, clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> list[Click]:
         """The clicks, with the Auto-Drag-Head's radius for each that has none.
 
