@@ -2,16 +2,19 @@
 
 import io
 import json
+import tracemalloc
+import unicodedata
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from annotator import API, HEIGHT, WIDTH, Page, make_folder
 from networks import tiny_net
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
 from dct_seg import Click, Predictor
@@ -178,7 +181,8 @@ def test_imported_mask_is_the_start_of_its_correction(page: Page, tmp_path: Path
     ("make", "message"),
     [
         (lambda: Image.new("P", (WIDTH, HEIGHT + 1)), "the mask is 60x41, but the picture is 60x40"),
-        (lambda: Image.new("RGB", (WIDTH, HEIGHT)), "the mask has mode RGB"),
+        (lambda: Image.new("RGB", (WIDTH, HEIGHT), "red"), "the mask is a color image (RGB); save"),
+        (lambda: Image.linear_gradient("L").resize((WIDTH, HEIGHT)), "most of them thin bands: a soft mask"),
         (lambda: Image.new("L", (WIDTH, HEIGHT)), "the PNG holds no object"),
     ],
 )
@@ -255,3 +259,152 @@ def test_clicks_replayed_by_a_predictor_give_the_same_masks_to_the_bit(tmp_path:
         if line["removed"] is not None:
             replayed &= ~decode(line["removed"])
         assert np.array_equal(replayed, mask)
+
+
+def put_mask(page: Page, image: Image.Image) -> list[int]:
+    """The pixels of the objects that a mask PNG adds."""
+    before = len(page.get()["objects"])
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    png = {"content-type": "image/png"}
+    answer = page.ok(page.client.put(page.url("/masks"), content=file.getvalue(), headers=png))
+    return [one["area"] for one in answer["objects"][before:]]
+
+
+def test_binary_mask_is_one_object_however_it_was_saved(tmp_path: Path) -> None:
+    page = Page(make_folder(tmp_path / "pictures"))
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[10:30, 10:40] = 1
+    gray = Image.fromarray(mask * 255)
+    for image in (Image.fromarray(mask), gray, Image.fromarray(mask.astype(bool)), gray.convert("RGB")):
+        assert put_mask(page, image) == [600]
+    for image in (
+        gray.convert("RGBA"),
+        gray.convert("LA"),
+        gray.convert("P"),
+        Image.fromarray(mask.astype("u2")),
+    ):
+        assert put_mask(page, image) == [600]
+    archive = zipfile.ZipFile(io.BytesIO(exported(page, "object_png").content))
+    assert [put_mask(page, Image.open(archive.open(name))) for name in archive.namelist()] == [[600]] * 8
+
+
+def coco_of(*segmentations: Any, name: str = "a.png") -> dict[str, Any]:
+    annotations = [{"image_id": 1, "category_id": 1, "segmentation": one} for one in segmentations]
+    images = [{"id": 1, "file_name": name}]
+    return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cat"}]}
+
+
+GOOD = [[10.0, 10.0, 20.0, 10.0, 20.0, 20.0, 10.0, 20.0]]
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ([], "it has no segmentation"),
+        (None, "it has no segmentation"),
+        ([[1, 1, 2, 2]], "none of its polygons has three corners"),
+        ([[500, 500, 510, 500, 510, 510]], "its mask is empty"),
+        ([1, 2, 3, 4, 5, 6], "its polygon is not nested"),
+        ("text", "it has no segmentation"),
+        ([["a"] * 6], "a corner that is no number"),
+        ({"size": [HEIGHT, WIDTH]}, "runs that do not add up to it"),
+        ({"size": "?", "counts": [1]}, "its run lengths have the size ?"),
+        ({"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}, "its mask is empty"),
+    ],
+)
+def test_one_bad_annotation_leaves_the_others_of_its_picture(tmp_path: Path, bad: Any, reason: str) -> None:
+    page = Page(make_folder(tmp_path / "pictures"))
+    answer = page.ok(page.client.post(f"{API}/import", json=coco_of(GOOD, bad, GOOD)))
+    assert (answer["pictures"], answer["objects"]) == (1, 2)
+    (line,) = answer["skipped"]
+    assert line.startswith("a.png: annotation 1: ")
+    assert reason in line
+    alone = page.ok(page.client.post(f"{API}/import", json=coco_of(bad)))
+    assert (alone["pictures"], alone["objects"], len(alone["skipped"])) == (0, 0, 1)
+
+
+def test_one_bad_record_leaves_the_others_of_its_file(tmp_path: Path) -> None:
+    page = Page(make_folder(tmp_path / "pictures"))
+    content = coco_of(GOOD)
+    content["images"] += [{"id": "x", "file_name": "b.png"}, None]
+    content["categories"] += [{"id": 2, "name": "a\nb"}]
+    content["annotations"] += [7, {"image_id": 1, "category_id": "?"}, {"image_id": None, "category_id": 1}]
+    answer = page.ok(page.client.post(f"{API}/import", json=content))
+    assert (answer["pictures"], answer["objects"]) == (1, 1)
+    named = [line.split(":")[0] for line in answer["skipped"]]
+    assert named == ["category 1", "image 1", "image 2", "annotation 1", "annotation 2", "annotation 3"]
+
+
+def test_long_list_of_bad_records_is_cut(tmp_path: Path) -> None:
+    page = Page(make_folder(tmp_path / "pictures"))
+    answer = page.ok(page.client.post(f"{API}/import", json=coco_of(*[None] * 250)))
+    assert len(answer["skipped"]) == 101
+    assert answer["skipped"][-1] == "... and 150 more"
+
+
+def drawn(shapes: list[dict[str, Any]], number: int) -> NDArray[np.bool_]:
+    """An object as labelme reads it: the union of its polygons, filled and outlined."""
+    canvas = Image.new("L", (WIDTH, HEIGHT))
+    for one in shapes:
+        if one["group_id"] == number:
+            ImageDraw.Draw(canvas).polygon([tuple(point) for point in one["points"]], outline=1, fill=1)
+    return np.asarray(canvas) > 0
+
+
+def test_labelme_keeps_holes_lines_and_single_pixels(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    blobs = np.asarray(cv2.GaussianBlur(rng.random((HEIGHT, WIDTH)), (0, 0), 1.5))
+    wanted = [np.zeros((HEIGHT, WIDTH), bool) for _ in range(4)]
+    wanted[0][5:35, 5:35] = True
+    wanted[0][13:27, 13:27] = wanted[0][8, 9] = False
+    wanted[1][38, 5:60] = True
+    wanted[2][2, 50:52] = True
+    wanted[3][39, 59] = True
+    wanted += [blobs > 0.5, rng.random((HEIGHT, WIDTH)) < 0.6, np.ones((HEIGHT, WIDTH), bool)]
+    page = Page(make_folder(tmp_path / "pictures"))
+    page.ok(page.client.post(f"{API}/import", json=coco_of(*[encode(mask) for mask in wanted])))
+    archive = zipfile.ZipFile(io.BytesIO(exported(page, "labelme").content))
+    shapes = json.loads(archive.read("a.json"))["shapes"]
+    assert all(len(one["points"]) >= 3 for one in shapes)
+    for number, mask in enumerate(wanted, start=1):
+        assert np.array_equal(drawn(shapes, number), mask)
+
+
+def test_indexed_png_tells_of_an_object_that_it_cannot_hold(tmp_path: Path) -> None:
+    page = Page(make_folder(tmp_path / "pictures"))
+    page.ok(page.client.post(f"{API}/import", json=coco_of(GOOD, [[0, 0, 50, 0, 50, 40, 0, 40]])))
+    answer = page.client.get(f"{API}/export?format=indexed_png")
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("object 1 of a.png lies under later ones")
+
+
+def test_no_two_files_of_an_export_have_one_name(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pictures")
+    names = ("a.jpg", "a.png", "a.jpg.png", "A.PNG", "b.png", "caf\u00e9.png", "cafe\u0301.png")
+    for name in names:
+        Image.new("RGB", (WIDTH, HEIGHT)).save(root / name)
+    page = Page(root)
+    for name in names:
+        assert page.ok(page.client.post(f"{API}/import", json=coco_of(GOOD, name=name)))["objects"] == 1
+    for kind in ("indexed_png", "labelme", "object_png"):
+        found = zipfile.ZipFile(io.BytesIO(exported(page, kind).content)).namelist()
+        assert len({unicodedata.normalize("NFC", one).casefold() for one in found}) == len(names)
+
+
+def test_many_objects_on_a_large_picture_fit_the_memory(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    Image.new("L", (4000, 3000)).save(tmp_path / "pictures" / "a.png")
+    page = Page(tmp_path / "pictures")
+    corners = [(20 * (k % 100) + 30, 500 * (k // 100) + 40) for k in range(200)]
+    squares = [[[x, y, x + 15, y, x + 15, y + 400, x, y + 400]] for x, y in corners]
+    page.get()  # the picture is decoded before memory is measured
+    tracemalloc.start()
+    try:
+        answer = page.ok(page.client.post(f"{API}/import", json=coco_of(*squares)))
+        assert answer["objects"] == 200
+        assert [one["area"] for one in page.get()["objects"]] == [6000] * 200
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 100 * 2**20  # a mask of 12 megapixels for each would be 2.4 GB

@@ -179,6 +179,13 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:3000])
 
 
+def cut_avif(path: Path) -> None:
+    if "AVIF" not in Image.SAVE:
+        Image.init()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:-300])
+
+
 def write_outside(path: Path) -> None:
     outside = path.parent.parent / "secret.png"
     Image.new("RGB", (5, 5)).save(outside)
@@ -207,6 +214,13 @@ FILES: list[tuple[str, str, Any, str]] = [
         lambda path: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
         "cannot be decoded",
     ),
+    (
+        "a row of 65,535 pixels",
+        "x.png",
+        lambda path: Image.new("RGB", (65_535, 1)).save(path),
+        "65500 a side",
+    ),
+    ("AVIF cut short", "x.avif", cut_avif, "cannot be decoded"),
     ("a link out of the folder", "x.png", write_outside, "is a link that leaves the folder"),
     ("a link to itself", "x.png", lambda path: path.symlink_to(path), "cannot be decoded"),
     ("a link to nowhere", "x.png", lambda path: path.symlink_to("nowhere.png"), "cannot be decoded"),
@@ -232,6 +246,21 @@ def test_file_that_cannot_be_opened_is_listed_with_its_error(
     assert message in listed[name]
     assert listed["a.png"] is None
     assert page.click(20, 30)["revision"] == 1
+
+
+def test_decoder_that_fails_in_an_unheard_of_way_is_no_server_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Page(make_folder(tmp_path / "pictures"))
+
+    def fail(*args: Any) -> None:
+        raise RuntimeError("Failed to decode frame 0")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    for rest in ("", "/image"):
+        answer = page.client.get(page.url(rest))
+        assert answer.status_code == 400
+        assert answer.json()["error"].startswith("a.png cannot be decoded (Failed to decode frame 0)")
 
 
 def test_file_that_becomes_a_link_after_the_start_is_not_followed(tmp_path: Path) -> None:

@@ -316,7 +316,7 @@ def test_an_unknown_option_and_a_missing_root_are_told(tmp_path: Path) -> None:
         (np.full((6, 8), 300, dtype=np.uint16), r"holds the value 300; a mask holds 0, 1\.\.254"),
         (
             np.arange(144, dtype=np.uint8).reshape(6, 8, 3),
-            r"is a coloured picture \(RGB\); save the mask as an indexed or gray PNG",
+            r"is a color image \(RGB\); save the mask as an indexed or gray PNG",
         ),
     ],
 )

@@ -72,6 +72,15 @@ def decode_part(rle: Mapping[str, Any]) -> tuple[tuple[slice, slice], NDArray[np
     return _part(*_checked(rle))
 
 
+def area(rle: Mapping[str, Any]) -> int:
+    """Pixels of a mask.
+
+    Raises:
+        ValueError: As :func:`decode`.
+    """
+    return int(_checked(rle)[0][1::2].sum())
+
+
 def _part(
     lengths: NDArray[np.int64], size: tuple[int, int]
 ) -> tuple[tuple[slice, slice], NDArray[np.bool_]] | None:
@@ -99,7 +108,10 @@ def _checked(rle: Mapping[str, Any]) -> tuple[NDArray[np.int64], tuple[int, int]
         isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)
     ):
         raise ValueError("a run-length encoding has a size of two whole numbers, [height, width]")
-    lengths = np.array(_unpacked(counts) if isinstance(counts, str) else counts)
+    try:
+        lengths = np.array(_unpacked(counts) if isinstance(counts, str) else counts)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"the runs of a run-length encoding cannot be read: {error}") from error
     if (
         lengths.ndim != 1
         or lengths.dtype.kind not in "iu"
@@ -107,7 +119,7 @@ def _checked(rle: Mapping[str, Any]) -> tuple[NDArray[np.int64], tuple[int, int]
         or sum(lengths.tolist()) != size[0] * size[1]
     ):
         raise ValueError(
-            f"a run-length encoding of {size[0]} x {size[1]} pixels has runs that add up to just that"
+            f"a run-length encoding of {size[0]} x {size[1]} pixels has runs that do not add up to it"
         )
     return lengths.astype(np.int64), (size[0], size[1])
 

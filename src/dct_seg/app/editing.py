@@ -242,9 +242,7 @@ class Editor:
             return self._answer(turn)
 
     def import_masks(self, picture_id: str, png: bytes, revision: int | None) -> schemas.Picture:
-        """The objects of an indexed PNG (0 background, 255 nobody's) beside those there are, in the first
-        class.
-        """
+        """The objects of a mask PNG beside those there are, in the first class: indexed, or 0 and 255."""
         change = None if revision is None else schemas.Change(revision=revision)
         with self._change(picture_id, change) as turn:
             opened, working = turn.opened, turn.working
@@ -252,7 +250,7 @@ class Editor:
             number, class_id = opened.history.state.next_id, self.project.classes[0].id
             values = [int(value) for value in np.unique(labels) if value not in (0, IGNORE)]
             added = [
-                imports.imported(number + place, class_id, labels == value)
+                imports.imported(number + place, class_id, encode(labels == value))
                 for place, value in enumerate(values)
             ]
             if not added:
@@ -263,7 +261,7 @@ class Editor:
     def import_coco(self, content: schemas.CocoFile) -> schemas.Imported:
         """The objects of a COCO JSON beside those there are.
 
-        What does not fit is told, picture by picture.
+        What does not fit is told, annotation by annotation; the others are taken.
         """
         plan = imports.plan(content, self.project.folder.entries())
         class_ids = imports.add_classes(self.project, plan.categories)
@@ -274,19 +272,20 @@ class Editor:
                 with self._change(entry.id, None) as turn:
                     opened, working = turn.opened, turn.working
                     imports.check_size(record, working.size)
-                    number = opened.history.state.next_id
-                    masks = [
-                        (class_ids[one.category_id], imports.mask_of(one, working.size)) for one in objects
-                    ]
-                    added = [imports.imported(number + place, *found) for place, found in enumerate(masks)]
-                    opened.history.append(
-                        {"event": "import", "objects": [object_event(one) for one in added]}
-                    )
+                    first_id = opened.history.state.next_id
+                    added, problems = imports.objects_of(objects, working.size, class_ids, first_id)
+                    skipped += [f"{entry.name}: {line}" for line in problems]
+                    if not added:
+                        continue
+                    event = {"event": "import", "objects": [object_event(one) for one in added]}
+                    opened.history.append(event)
             except ValueError as error:
                 skipped.append(f"{entry.name}: {error}")
                 continue
             num_pictures, num_objects = num_pictures + 1, num_objects + len(added)
-        return schemas.Imported(pictures=num_pictures, objects=num_objects, skipped=skipped)
+        return schemas.Imported(
+            pictures=num_pictures, objects=num_objects, skipped=imports.shortened(skipped)
+        )
 
     @contextmanager
     def _change(self, picture_id: str, change: schemas.Change | None) -> Iterator[_Turn]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import json
 import tempfile
+import unicodedata
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -15,9 +18,10 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from dct_seg import __version__
+from dct_seg.app.polygons import Polygon, exact_polygons
 from dct_seg.app.project import Project
 from dct_seg.app.state import SegmentedObject, click_event, step_event
-from dct_seg.rle import decode
+from dct_seg.rle import decode, decode_part
 
 Format = Literal["coco", "indexed_png", "object_png", "labelme", "clicks"]
 MEDIA_TYPES = ("application/json", "application/jsonl", "application/zip")
@@ -90,12 +94,41 @@ def write(project: Project, kind: Format) -> Written:
 def annotated(project: Project) -> Iterator[Annotated]:
     """The pictures that have finished objects, by name."""
     entries = project.folder.entries()
-    stems = [str(PurePosixPath(entry.name).with_suffix("")) for entry in entries]
+    stems = file_stems([entry.name for entry in entries])
     for entry, stem in zip(entries, stems, strict=True):
         state, size = project.state(entry)
         if state.objects and size is not None:
-            own = stem if stems.count(stem) == 1 else entry.name
-            yield Annotated(entry.name, own.replace("\\", "_"), size, state.objects)
+            yield Annotated(entry.name, stem, size, state.objects)
+
+
+def file_stems(names: Sequence[str]) -> list[str]:
+    """What the files of each picture are called, no two alike, not even to a disk that is blind to case.
+
+    A picture's name without its suffix, or all of it where another picture has that, with a number where
+    even that is another's.
+
+    Example:
+        >>> file_stems(["a.jpg", "a.png", "a.jpg.png", "b.png", "C/d.png", "c/D.png"])
+        ['a.jpg', 'a.png', 'a.jpg.png', 'b', 'C/d.png', 'c/D.png_2']
+    """
+    plain = [name.replace("\\", "_") for name in names]
+    stems = [str(PurePosixPath(name).with_suffix("")) for name in plain]
+    times = Counter(map(_folded, stems))
+    whole = set(map(_folded, plain))
+    taken: set[str] = set()
+    found = []
+    for name, stem in zip(plain, stems, strict=True):
+        own = stem if times[_folded(stem)] == 1 and _folded(stem) not in whole else name
+        tried = chain([own], (f"{own}_{number}" for number in count(2)))
+        chosen = next(one for one in tried if _folded(one) not in taken)
+        taken.add(_folded(chosen))
+        found.append(chosen)
+    return found
+
+
+def _folded(name: str) -> str:
+    """Equal for names that some disk takes for the same."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _coco(project: Project, pictures: list[Annotated]) -> dict[str, Any]:
@@ -159,8 +192,17 @@ def _indexed(project: Project, picture: Annotated) -> Iterator[tuple[str, bytes]
     colors = {one.id: ImageColor.getrgb(one.color) for one in project.classes}
     palette = [0] * 768
     for place, one in enumerate(picture.objects, start=1):
-        labels[decode(one.rle)] = place
+        found = decode_part(one.rle)
+        if found is not None:
+            labels[found[0]][found[1]] = place
         palette[3 * place : 3 * place + 3] = colors[one.class_id][:3]
+    hidden = set(range(1, len(picture.objects) + 1)) - set(np.unique(labels).tolist())
+    if hidden:
+        number = picture.objects[min(hidden) - 1].id
+        raise ValueError(
+            f"object {number} of {picture.name} lies under later ones, and a pixel of an indexed PNG holds "
+            "one object; export coco or object_png"
+        )
     image = Image.fromarray(labels)
     image.putpalette(palette)
     yield f"{picture.stem}.png", _png(image)
@@ -182,8 +224,7 @@ def _labelme(project: Project, picture: Annotated) -> Iterator[tuple[str, bytes]
             "flags": {},
         }
         for one in picture.objects
-        for points in one.outline.polygons
-        if len(points) >= 3
+        for points in _polygons(one)
     ]
     last = PurePosixPath(picture.name).name
     content: dict[str, Any] = {
@@ -195,6 +236,15 @@ def _labelme(project: Project, picture: Annotated) -> Iterator[tuple[str, bytes]
     }
     content |= {"imageHeight": picture.size[0], "imageWidth": picture.size[1]}
     yield f"{picture.stem}.json", json.dumps(content).encode()
+
+
+def _polygons(one: SegmentedObject) -> list[Polygon]:
+    """Polygons that are the object pixel for pixel, in pixels of the picture."""
+    found = decode_part(one.rle)
+    if found is None:
+        return []
+    (rows, cols), part = found
+    return [[[x + cols.start, y + rows.start] for x, y in polygon] for polygon in exact_polygons(part)]
 
 
 def _png(image: Image.Image) -> bytes:

@@ -9,21 +9,28 @@ import hashlib
 import os
 import threading
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dct_seg.data.images import UnreadableFileError, read_image
+from dct_seg.data.images import (
+    MAX_PIXELS,
+    MAX_SIDE,
+    TOO_LARGE,
+    UnreadableFileError,
+    image_formats,
+    read_image,
+    read_on_white,
+)
+
+T = TypeVar("T")
 
 OWN_FOLDER = ".dct-seg"
-MAX_PIXELS = 100_000_000
-MAX_SIDE = 65_535
-_TOO_LARGE = f"at most {MAX_PIXELS // 10**6} megapixels and {MAX_SIDE} a side are taken: cut it in parts"
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
-"""What Pillow decodes by itself; it would hand EPS and WMF to other programs."""
 
 
 class NoSuchPictureError(LookupError):
@@ -66,10 +73,7 @@ class Folder:
             raise ValueError(f"{path} is a file; give the folder of the pictures")
         self.root = path.resolve()
         known = Image.registered_extensions()  # which makes Pillow load all its formats
-        self._formats = [
-            name for name in FORMATS if name in Image.OPEN
-        ]  # AVIF depends on how Pillow was built
-        self._suffixes = {suffix for suffix, kind in known.items() if kind in (*self._formats, "MPO")}
+        self._suffixes = {suffix for suffix, kind in known.items() if kind in (*image_formats(), "MPO")}
         self._entries: dict[str, Entry] = {}
         self._checked: dict[
             str, tuple[tuple[int, int], str | None]
@@ -128,9 +132,21 @@ class Folder:
             NoSuchPictureError: When the folder has no such picture.
             UnreadableFileError: (a ValueError) when it must not or cannot be opened.
         """
+        return self._read(picture_id, read_image)
+
+    def read_on_white(self, picture_id: str) -> NDArray[np.uint8] | None:
+        """A picture with transparency laid on white, (H, W, 3) RGB, upright; None for one without.
+
+        Raises:
+            NoSuchPictureError: When the folder has no such picture.
+            UnreadableFileError: (a ValueError) when it must not or cannot be opened.
+        """
+        return self._read(picture_id, read_on_white)
+
+    def _read(self, picture_id: str, reader: Callable[[Path], T]) -> T:
         path = self.file(picture_id)
         try:
-            return read_image(path)
+            return reader(path)
         except (UnreadableFileError, FileNotFoundError) as error:
             entry = self.entry(picture_id)
             line = str(error).replace(str(path), entry.name)
@@ -161,10 +177,10 @@ class Folder:
                 return f"{name} is no file"
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with Image.open(target, formats=self._formats) as picture:
+                with Image.open(target, formats=image_formats()) as picture:
                     width, height = picture.size
         except Image.DecompressionBombError:
-            return f"{name} is far too large; {_TOO_LARGE}"
+            return f"{name} is far too large; {TOO_LARGE}"
         except Exception as error:  # a broken header makes Pillow raise almost anything
             reason = str(error).replace(str(path), name).replace(str(self.root), "")
             return (
@@ -172,7 +188,7 @@ class Folder:
                 "the folder"
             )
         if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-            return f"{name} is {width}x{height}; {_TOO_LARGE}"
+            return f"{name} is {width}x{height}; {TOO_LARGE}"
         return None
 
 

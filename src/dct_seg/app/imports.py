@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import io
+import struct
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from pydantic import ValidationError
 
 from dct_seg.app import schemas
 from dct_seg.app.folder import Entry
-from dct_seg.app.outlines import from_polygons
 from dct_seg.app.project import COLORS, ClassLabel, Project
 from dct_seg.app.state import SegmentedObject
-from dct_seg.rle import decode, encode
+from dct_seg.data.images import values_of_png
+from dct_seg.data.labels import SOFT_CURE, as_labels, soft_problem
+from dct_seg.data.segmentation import from_segmentation
+
+M = TypeVar("M", bound=schemas.CocoPart)
+
+MOST_LINES = 100
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
@@ -24,18 +31,20 @@ class Plan:
     """What of a COCO JSON belongs where.
 
     Args:
-        pictures: Each with its record and its objects.
+        pictures: Each with its record and its annotations, which have their places in the file.
         categories: The classes that they have, id to name.
         skipped: What belongs nowhere, a line each.
     """
 
-    pictures: list[tuple[Entry, schemas.CocoImage, list[schemas.CocoAnnotation]]]
+    pictures: list[tuple[Entry, schemas.CocoImage, list[tuple[int, schemas.CocoAnnotation]]]]
     categories: Mapping[int, str]
     skipped: list[str]
 
 
 def read_labels(png: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The values of an indexed or gray 8-bit PNG, (H, W).
+    """The labels of a mask PNG, (H, W): indexed, gray, or color with equal channels, as data sets read them.
+
+    0 and 255 alone are one object, and so is a PNG of 1 bit; else 1..254 are objects and 255 is ignored.
 
     Args:
         png: The file.
@@ -44,23 +53,29 @@ def read_labels(png: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
     Raises:
         ValueError: When it is another thing.
     """
-    try:
-        with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
-            if picture.size[::-1] != size:
-                width, height = picture.size
-                raise ValueError(f"the mask is {width}x{height}, but the picture is {size[1]}x{size[0]}")
-            if picture.mode not in ("P", "L", "1"):
-                raise ValueError(
-                    f"the mask has mode {picture.mode}; save it as an indexed or gray PNG of 8 bits"
-                )
-            return np.asarray(picture.convert("L") if picture.mode == "1" else picture)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"the mask is no PNG that can be decoded ({error})") from error
+    if not png.startswith(_PNG) or len(png) < 24:
+        raise ValueError("the mask is no PNG that can be decoded (its first bytes are not those of a PNG)")
+    width, height = struct.unpack(">II", png[16:24])  # before anything is decoded: a PNG can be a bomb
+    values = None if {height, width} != {*size} else values_of_png(png, "the mask")
+    if values is None or values.shape != size:
+        width, height = (width, height) if values is None else values.shape[::-1]
+        raise ValueError(f"the mask is {width}x{height}, but the picture is {size[1]}x{size[0]}")
+    labels = as_labels(values, "the mask")
+    problem = soft_problem(labels)
+    if problem:
+        raise ValueError(f"the mask holds {problem}; {SOFT_CURE}")
+    return labels
 
 
-def imported(number: int, class_id: int, mask: NDArray[np.bool_]) -> SegmentedObject:
+def imported(number: int, class_id: int, rle: Mapping[str, Any]) -> SegmentedObject:
     """A finished object that nobody clicked."""
-    return SegmentedObject(id=number, class_id=class_id, clicks=(), threshold=0.5, rle=encode(mask))
+    return SegmentedObject(id=number, class_id=class_id, clicks=(), threshold=0.5, rle=rle)
+
+
+def shortened(lines: list[str]) -> list[str]:
+    """The first lines, and how many more there are."""
+    more = len(lines) - MOST_LINES
+    return lines if more <= 0 else [*lines[:MOST_LINES], f"... and {more} more"]
 
 
 def plan(content: schemas.CocoFile, entries: Iterable[Entry]) -> Plan:
@@ -72,17 +87,19 @@ def plan(content: schemas.CocoFile, entries: Iterable[Entry]) -> Plan:
     by_last: dict[str, list[Entry]] = defaultdict(list)
     for entry in by_name.values():
         by_last[entry.name.rpartition("/")[2]].append(entry)
-    categories = {one.id: one.name for one in content.categories}
-    records = {record.id: record for record in content.images}
-    objects: dict[int, list[schemas.CocoAnnotation]] = defaultdict(list)
-    skipped = []
-    for place, annotation in enumerate(content.annotations):
+    skipped: list[str] = []
+    named = _valid(schemas.CocoCategory, content.categories, "category", skipped)
+    categories = {one.id: one.name for one in named.values()}
+    records = {one.id: one for one in _valid(schemas.CocoImage, content.images, "image", skipped).values()}
+    objects: dict[int, list[tuple[int, schemas.CocoAnnotation]]] = defaultdict(list)
+    annotations = _valid(schemas.CocoAnnotation, content.annotations, "annotation", skipped)
+    for place, annotation in annotations.items():
         if annotation.image_id not in records or annotation.category_id not in categories:
             skipped.append(
                 f"annotation {place}: no image {annotation.image_id} or no category {annotation.category_id}"
             )
         else:
-            objects[annotation.image_id].append(annotation)
+            objects[annotation.image_id].append((place, annotation))
     pictures = []
     for number, found in objects.items():
         record = records[number]
@@ -92,7 +109,7 @@ def plan(content: schemas.CocoFile, entries: Iterable[Entry]) -> Plan:
             skipped.append(f"{record.file_name[:200]}: {len(same) or 'no'} pictures here are called so")
         else:
             pictures.append((fitting, record, found))
-    used = {annotation.category_id for _, _, found in pictures for annotation in found}
+    used = {annotation.category_id for _, _, found in pictures for _, annotation in found}
     return Plan(pictures, {number: name for number, name in categories.items() if number in used}, skipped)
 
 
@@ -119,23 +136,41 @@ def check_size(record: schemas.CocoImage, size: tuple[int, int]) -> None:
         raise ValueError(f"it is {size[1]}x{size[0]}, but the COCO JSON says {record.width}x{record.height}")
 
 
-def mask_of(annotation: schemas.CocoAnnotation, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The mask of a record, (H, W) bool.
+def objects_of(
+    found: Iterable[tuple[int, schemas.CocoAnnotation]],
+    size: tuple[int, int],
+    class_ids: Mapping[int, int],
+    first_id: int,
+) -> tuple[list[SegmentedObject], list[str]]:
+    """The objects of a picture's annotations, and a line for each annotation that is none.
 
-    Raises:
-        ValueError: When it is broken, empty or of another size.
+    Masks stay run lengths: pixels of many objects on a large picture would not fit the memory.
+
+    Args:
+        found: Annotations with their places in the file.
+        size: (height, width) of the picture.
+        class_ids: The class of each category.
+        first_id: The number of the first object.
     """
-    shape = annotation.segmentation
-    if isinstance(shape, schemas.CocoRuns):
-        if tuple(shape.size) != size:
-            raise ValueError(
-                f"a mask is {shape.size[1]}x{shape.size[0]}, but the picture is {size[1]}x{size[0]}"
-            )
-        mask = decode({"size": shape.size, "counts": shape.counts})
-    elif shape:
-        mask = from_polygons(shape, size)
-    else:
-        raise ValueError("an annotation has no segmentation")
-    if not mask.any():
-        raise ValueError("a mask is empty")
-    return mask
+    objects: list[SegmentedObject] = []
+    problems = []
+    for place, annotation in found:
+        try:
+            runs = from_segmentation(annotation.segmentation, size)
+        except ValueError as error:  # noqa: PERF203  # one that is bad must not take the others with it
+            problems.append(f"annotation {place}: {error}")
+        else:
+            objects.append(imported(first_id + len(objects), class_ids[annotation.category_id], runs))
+    return objects, problems
+
+
+def _valid(kind: type[M], given: list[Any], what: str, skipped: list[str]) -> dict[int, M]:
+    """The records that can be read, by their place in the file; of the others a line each."""
+    found = {}
+    for place, one in enumerate(given):
+        try:
+            found[place] = kind.model_validate(one)
+        except ValidationError as error:  # noqa: PERF203  # likewise
+            first = error.errors()[0]
+            skipped.append(f"{what} {place}: {'.'.join(map(str, (*first['loc'], '')))} {first['msg']}")
+    return found

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
-from dct_seg.rle import decode, decode_part
+from dct_seg.rle import decode, decode_part, encode
+
+__all__ = ["Outline", "decode", "decode_part", "encode", "outline_of"]
 
 SMOOTHING = 0.5  # pixels that a drawn outline may be off
 
@@ -29,23 +29,6 @@ class Outline:
     area: int
     bbox: tuple[int, int, int, int]
     polygons: list[list[list[float]]]
-
-
-def from_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The mask, (H, W) bool, of COCO polygons, each of x, y, x, y ...; what lies outside is cut off.
-
-    Raises:
-        ValueError: When one has no three corners.
-    """
-    height, width = size
-    whole = []
-    for polygon in polygons:
-        points = np.array(polygon, np.float64)
-        if points.ndim != 1 or len(points) < 6 or len(points) % 2 or not np.isfinite(points).all():
-            raise ValueError("a polygon is x, y, x, y ... of three corners or more")
-        whole.append(np.clip(points.reshape(-1, 2), 0, (width, height)).ravel().tolist())
-    encoded = coco_mask.merge(coco_mask.frPyObjects(whole, height, width))
-    return decode({"size": [height, width], "counts": encoded["counts"].decode()})
 
 
 def outline_of(rle: Mapping[str, Any]) -> Outline:

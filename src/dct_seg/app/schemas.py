@@ -5,7 +5,7 @@ Places and lengths are in pixels of the full-size upright picture, (row, col); a
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StringConstraints
 
@@ -280,19 +280,12 @@ class CocoImage(CocoPart):
     width: int | None = None
 
 
-class CocoRuns(CocoPart):
-    """A mask as run lengths."""
-
-    size: Annotated[list[int], Field(min_length=2, max_length=2)]
-    counts: str | list[int]
-
-
 class CocoAnnotation(CocoPart):
     """An object's record."""
 
     image_id: int
     category_id: int
-    segmentation: CocoRuns | list[list[float]] | None = None
+    segmentation: Any = None
 
 
 class CocoCategory(CocoPart):
@@ -303,11 +296,11 @@ class CocoCategory(CocoPart):
 
 
 class CocoFile(CocoPart):
-    """COCO JSON of masks to correct."""
+    """COCO JSON of masks to correct; a record that cannot be read is skipped, and the others are taken."""
 
-    images: list[CocoImage]
-    annotations: list[CocoAnnotation]
-    categories: Annotated[list[CocoCategory], Field(max_length=MAX_CLASSES)]
+    images: list[Any] = Field(description="each with id, file_name and, if known, height and width")
+    annotations: list[Any] = Field(description="each with image_id, category_id and segmentation")
+    categories: Annotated[list[Any], Field(max_length=MAX_CLASSES, description="each with id and name")]
 
 
 class Imported(Model):

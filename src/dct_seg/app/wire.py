@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import base64
-from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from dct_seg.app import schemas
 from dct_seg.app.folder import Folder
@@ -30,7 +28,7 @@ def jpeg(folder: Folder, pictures: WorkingImages, picture_id: str, max_side: int
         NoSuchPictureError, UnreadableFileError: As :meth:`Folder.read`.
     """
     working = pictures.get(picture_id)
-    on_white = _on_white(folder.file(picture_id))
+    on_white = folder.read_on_white(picture_id)
     if on_white is not None:
         image = on_white
     elif working.factor > 1 and max_side > max(working.image.shape[:2]):
@@ -42,17 +40,6 @@ def jpeg(folder: Folder, pictures: WorkingImages, picture_id: str, max_side: int
     )
     assert encoded
     return data.tobytes()
-
-
-def _on_white(path: Path) -> NDArray[np.uint8] | None:
-    """A picture with transparency, (H, W, 3), laid on white; None for one without."""
-    with Image.open(path) as picture:
-        if not picture.has_transparency_data:
-            return None
-        upright = ImageOps.exif_transpose(picture).convert("RGBA")
-    white = Image.new("RGBA", upright.size, "white")
-    white.alpha_composite(upright)
-    return np.array(white.convert("RGB"))
 
 
 def _shrunk(image: NDArray[np.uint8], max_side: int) -> NDArray[np.uint8]:

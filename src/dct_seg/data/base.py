@@ -205,6 +205,8 @@ class InteractiveDataset(ABC):
         image = self.image_index(index)
         photo = self.read_photo(image)
         mask = self.object_mask(image, photo, self.label(index))
+        if not mask.any():  # an empty object would count as found without a click
+            raise ValueError(f"{self.root}: the mask of {self.name(index)} is empty; take it out")
         return Sample(photo.image, mask, (photo.labels == IGNORE) & ~mask, self.name(index))
 
     def __getitem__(self, index: int) -> Sample:
@@ -287,7 +289,12 @@ class PairedDataset(InteractiveDataset):
             return error
         if labels.shape != size:
             raise ValueError(size_mismatch(pair.name, size, self._below(pair.mask), labels.shape))
-        return count_labels(labels)
+        objects, areas = count_labels(labels)
+        self.check_labels(self._below(pair.mask), labels, objects)
+        return objects, areas
+
+    def check_labels(self, name: str, labels: NDArray[np.uint8], objects: Sequence[int]) -> None:
+        """A look at each mask while the files are listed; a subclass may remember what it will warn of."""
 
     def read_photo(self, image: int) -> Photo:
         pair = self._files[image]

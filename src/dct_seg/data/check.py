@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from dct_seg.arguments import CommandParser
 from dct_seg.data.base import count_labels, in_threads, require_layout
-from dct_seg.data.formats import Folder, as_labels, files_in, match_stems
+from dct_seg.data.formats import Folder, deeper_images, files_in, has_gaps_beside_ignore, match_stems
 from dct_seg.data.images import (
     IGNORE,
     IMAGE_SUFFIXES,
@@ -25,16 +26,19 @@ from dct_seg.data.images import (
     read_values,
     size_mismatch,
 )
+from dct_seg.data.labels import as_labels, soft_problem
 
 KINDS = {
     "unreadable": "cannot be decoded",
     "size_mismatch": "picture and mask differ in size",
     "no_mask": "picture without a mask",
     "no_image": "mask without a picture",
+    "not_read": "not read: in a folder below, or of another kind",
     "odd_values": "mask values that are no labels",
     "empty": "mask without an object",
     "full": "one object fills the whole picture",
     "duplicate": "the same picture twice",
+    "nothing": "no picture has a mask",
 }
 """What is looked for, and the heading that it gets."""
 
@@ -137,6 +141,17 @@ def check_folder(root: str | Path) -> Report:
         for path in images
         if stems[path.stem] > 1
     ]
+    mask_stems = Counter(path.stem for path in masks)
+    findings += [
+        Finding("duplicate", f"masks/{path.name}", f"masks/{path.name} is one of several masks of one stem")
+        for path in masks
+        if mask_stems[path.stem] > 1
+    ]
+    findings += [Finding("not_read", name, line) for name, line in deeper_images(root, Folder.folders)]
+    findings += _other_kinds(root)
+    if not pairs:
+        line = f"{len(images)} images and {len(masks)} masks, none of one stem; wanted: {Folder.layout}"
+        findings.append(Finding("nothing", "images", line))
     num_objects = 0
     hashes: dict[bytes, list[str]] = defaultdict(list)
     for (image, _), (digest, objects, found) in zip(
@@ -157,6 +172,18 @@ def check_folder(root: str | Path) -> Report:
 def _files(root: Path) -> tuple[list[Path], list[Path]]:
     require_layout(root, Folder.folders, f"the check wants {Folder.layout}")
     return files_in(root / "images", IMAGE_SUFFIXES), files_in(root / "masks", MASK_SUFFIXES)
+
+
+def _other_kinds(root: Path) -> list[Finding]:
+    """The files beside the images and the masks that hold pixels too, of a kind that is not read there."""
+    known = {*Image.registered_extensions(), ".dcm", ".heic", ".heif", ".npy", ".npz"}
+    findings = []
+    for folder, suffixes in zip(Folder.folders, (IMAGE_SUFFIXES, MASK_SUFFIXES), strict=True):
+        for path in files_in(root / folder, sorted(known - {*suffixes})):
+            name = f"{folder}/{path.name}"
+            line = f"{name} is not read; {folder}/ takes {', '.join(suffixes)}"
+            findings.append(Finding("not_read", name, line))
+    return findings
 
 
 def _check_pair(pair: tuple[Path, Path]) -> tuple[bytes, int, list[Finding]]:
@@ -187,18 +214,13 @@ def _check_pair(pair: tuple[Path, Path]) -> tuple[bytes, int, list[Finding]]:
         findings.append(
             Finding("full", mask, f"{mask}: label {objects[0]} covers every pixel that is not ignored")
         )
-    if objects and (labels == IGNORE).any() and objects != tuple(range(1, len(objects) + 1)):
+    soft = soft_problem(labels)
+    if soft or has_gaps_beside_ignore(labels, objects):
         # Labels with gaps beside 255 are what anti-aliasing and JPEG make of a 0/255 mask, and what a trimap
         # looks like.
-        findings.append(
-            Finding(
-                "odd_values",
-                mask,
-                f"{mask} holds {_listed(np.unique(values).tolist())}: labels with gaps beside 255, which is "
-                "read as ignore; "
-                "was a 0/255 mask smoothed?",
-            )
-        )
+        why = soft or "labels with gaps beside 255, which is read as ignore"
+        line = f"{mask} holds {_listed(np.unique(values).tolist())}: {why}; was a 0/255 mask smoothed?"
+        findings.append(Finding("odd_values", mask, line))
     return digest, len(objects), findings
 
 

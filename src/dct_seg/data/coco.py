@@ -3,43 +3,68 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+import warnings
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from dct_seg.data.base import DATASETS, InteractiveDataset, Listing, Photo
-from dct_seg.data.images import IGNORE, read_image, size_mismatch
+from dct_seg import rle
+from dct_seg.data.base import DATASETS, InteractiveDataset, Listing, Photo, in_threads
+from dct_seg.data.images import IGNORE, UnreadableFileError, image_size, read_image, size_mismatch
+from dct_seg.data.segmentation import from_segmentation, mask_tools
 
 _MOST_LABELS = 254
 
 
+@dataclass(frozen=True)
+class _Object:
+    """One annotation that can be used: what it is called after ``#``, its packed run lengths, its pixels."""
+
+    name: str
+    runs: dict[str, Any]
+    area: int
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An image with its usable annotations, below the root."""
+
+    name: str
+    size: tuple[int, int]
+    objects: list[_Object]
+    crowds: list[_Object]
+
+
 @DATASETS.register()
 class COCO(InteractiveDataset):
-    """Pictures with a JSON file of ``images`` and ``annotations``.
+    """Images with a JSON file of ``images`` and ``annotations``; one sample per annotation.
 
-    One sample per annotation, crowds (``iscrowd``) are ignored.
-
-    Objects may overlap: each sample has its own whole mask.
+    Crowds (``iscrowd``) are ignored. Objects may overlap: each sample has its own whole mask. Every
+    annotation is decoded at the start, and ``area`` is not trusted. An annotation that cannot be used is left
+    out with a warning that names it; so is an image that is missing or of another size than its record.
 
     Args:
         root: The folder.
-        annotations: The JSON file below the root; it may be left out where there is just one, in the root or
-            in ``annotations/``.
-        images: The folder of pictures below the root; by default ``images``, the last part of the JSON file's
-            name (``instances_val2017.json``: ``val2017``) or the root, whichever holds the first picture.
-        min_object_size: Objects with fewer pixels (by the file's ``area``) are no samples.
+        annotations: The JSON file below the root; may be left out if there is just one, in the root or in
+            ``annotations/``.
+        images: The folder of images below the root; by default ``images``, the last part of the JSON file's
+            name (``instances_val2017.json``: ``val2017``) or the root, whichever holds the first image.
+        min_object_size: Objects with fewer pixels are no samples.
 
     Raises:
-        ModuleNotFoundError: When pycocotools is not installed.
+        ModuleNotFoundError: pycocotools is not installed.
+        ValueError: No annotation can be used; the message names the first and says why.
     """
 
     layout = (
-        "a JSON file with 'images' and 'annotations' in it or in annotations/, and the pictures in images/ "
-        "(or e.g. val2017/)"
+        "a JSON file with 'images' and 'annotations' in it or in annotations/, and the images in images/ (or "
+        "e.g. val2017/)"
     )
 
     def __init__(
@@ -50,43 +75,78 @@ class COCO(InteractiveDataset):
         images: str | None = None,
         min_object_size: int = 0,
     ) -> None:
-        self._annotations = annotations
-        self._image_folder = images
-        self._records: list[dict[str, Any]] = []
-        self._objects: list[list[dict[str, Any]]] = []
-        self._crowds: list[list[dict[str, Any]]] = []
+        self._annotations, self._image_folder = annotations, images
+        self._images_listed: list[_Image] = []
         super().__init__(root, min_object_size=min_object_size)
 
     def _list(self) -> Iterator[Listing]:
-        _mask_tools()
+        mask_tools()
         path = self._json_path()
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            records = sorted(content["images"], key=lambda record: record["id"])
-            annotations = content["annotations"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path} is no COCO file ({error!r}); it wants 'images' and 'annotations'"
-            ) from error
-        by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        for annotation in annotations:
-            if _has_shape(annotation.get("segmentation")):
-                by_image[annotation["image_id"]].append(annotation)
-        self._folder = self._picture_folder(path, records)
+        records, annotations = _content(path)
+        self._folder = self._images_below(path, records)
+        problems: list[str] = []
+        listed = self._usable(records, annotations, problems)
+        for image, problem in zip(
+            listed, in_threads(self._file_problem, listed, f"listing {self.root.name}"), strict=True
+        ):
+            if problem is None:
+                self._images_listed.append(image)
+                areas = tuple(one.area for one in image.objects)
+                yield Listing(image.name, tuple(range(1, len(areas) + 1)), areas)
+            elif image.objects:
+                problems.append(f"annotation {image.objects[0].name} of {image.name}: {problem}")
+        if problems and not any(image.objects for image in self._images_listed):
+            raise ValueError(f"{path} has no annotation that can be used; {problems[0]}")
+        if problems:
+            count = f"{len(problems)} annotations or images are left out"
+            warnings.warn(f"{path}: {count}; first: {problems[0]}", stacklevel=2)
+
+    def _usable(
+        self, records: list[dict[str, Any]], annotations: list[Any], problems: list[str]
+    ) -> list[_Image]:
+        """The images with the annotations that can be decoded; what cannot is told in ``problems``."""
+        found: dict[Any, _Image] = {}
+        bad: dict[Any, str] = {}
         for record in records:
-            found = by_image[record["id"]]
-            objects = [one for one in found if not one.get("iscrowd")]
-            self._records.append(record)
-            self._objects.append(objects)
-            self._crowds.append([one for one in found if one.get("iscrowd")])
-            areas = tuple(
-                int(one["area"]) if "area" in one else int(self._decode(one, record).sum()) for one in objects
-            )
-            yield Listing(
-                f"{self._folder}/{record['file_name']}".removeprefix("./"),
-                tuple(range(1, len(objects) + 1)),
-                areas,
-            )
+            problem = _record_problem(record)
+            if problem:
+                bad[record["id"]] = problem
+            else:
+                size = (int(record["height"]), int(record["width"]))
+                found[record["id"]] = _Image(self._name(record["file_name"]), size, [], [])
+        numbers = [one.get("id") for one in annotations if isinstance(one, dict)]
+        times = Counter(number for number in numbers if _is_key(number))
+        for place, one in enumerate(tqdm(annotations, desc="decoding annotations", delay=2, leave=False)):
+            if not isinstance(one, dict):
+                problems.append(f"annotation number {place} is no record")
+                continue
+            number = one.get("id")
+            label = str(number) if _is_key(number) and times[number] == 1 else f"number {place}"
+            key = one.get("image_id")
+            image = found.get(key) if _is_key(key) else None
+            if image is None:
+                reason = bad.get(key) if _is_key(key) else None
+                problems.append(f"annotation {label} {reason or f'has no image: none has the id {key!r}'}")
+                continue
+            try:
+                runs = from_segmentation(one.get("segmentation"), image.size)
+            except ValueError as error:
+                problems.append(f"annotation {label} of {image.name}: {error}")
+                continue
+            name = label if not label.startswith("number") else f"n{place}"
+            group = image.crowds if one.get("iscrowd") else image.objects
+            group.append(_Object(name, runs, rle.area(runs)))
+        return list(found.values())
+
+    def _file_problem(self, image: _Image) -> str | None:
+        """What is wrong with an image's file, from its header, or None."""
+        if not image.objects:
+            return None
+        try:
+            size = image_size(self.root / image.name)
+        except (FileNotFoundError, UnreadableFileError) as error:
+            return str(error)
+        return None if size == image.size else size_mismatch(image.name, size, "its record", image.size)
 
     def _json_path(self) -> Path:
         self._wanted(*([self._annotations] if self._annotations else []))
@@ -102,80 +162,79 @@ class COCO(InteractiveDataset):
             )
         return found[0]
 
-    def _picture_folder(self, path: Path, records: list[dict[str, Any]]) -> str:
+    def _images_below(self, path: Path, records: list[dict[str, Any]]) -> str:
+        """The folder of the images: as given, or the first that holds any of the images."""
         if self._image_folder is not None:
             self._wanted(self._image_folder)
             return self._image_folder
         tried = ["images", path.stem.rpartition("_")[2], "."]
-        for folder in tried:
-            if records and (self.root / folder / records[0]["file_name"]).exists():
-                return folder
-        first = records[0]["file_name"] if records else "any picture"
+        names = [record["file_name"] for record in records if isinstance(record.get("file_name"), str)]
+        for name in names:
+            for folder in tried:
+                if (self.root / folder / name).exists():
+                    return folder
+        first = names[0] if names else "any image"
         raise FileNotFoundError(
-            f"{self.root} has no {first} in {', '.join(tried)}; name the folder of the pictures by the "
-            "option images; "
-            f"COCO wants {self.layout}"
+            f"{self.root} has no {first} in {', '.join(tried)}; name the folder of the images by the option "
+            f"images; COCO wants {self.layout}"
         )
 
-    def _decode(self, annotation: dict[str, Any], record: dict[str, Any]) -> NDArray[np.bool_]:
-        """(H, W) bool of one annotation: polygons, run lengths as a list, or packed run lengths."""
-        tools = _mask_tools()
-        shape, height, width = annotation["segmentation"], record["height"], record["width"]
-        if isinstance(shape, list):  # polygons, each of x, y, x, y, ...
-            packed = tools.merge(
-                tools.frPyObjects([polygon for polygon in shape if len(polygon) >= 6], height, width)
-            )
-        elif isinstance(shape["counts"], list):
-            packed = tools.frPyObjects(shape, height, width)
-        else:
-            packed = shape
-        return np.asarray(tools.decode(packed), dtype=bool)
+    def _name(self, file_name: str) -> str:
+        """An image's path below the root, with forward slashes; an absolute one stays as it is elsewhere."""
+        path = self.root / self._folder / file_name
+        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
 
     def read_photo(self, image: int) -> Photo:
-        """The picture, and labels with the smaller object on top where several meet (``object_mask`` has each
-        whole).
+        """The image and its labels, the smaller object on top where several meet.
+
+        ``object_mask`` has each one whole.
         """
-        record, name = self._records[image], self._listings[image].name
-        picture = read_image(self.root / name)
-        if picture.shape[:2] != (record["height"], record["width"]):
-            raise ValueError(
-                size_mismatch(
-                    name,
-                    picture.shape[:2],
-                    "its record in the JSON file",
-                    (record["height"], record["width"]),
-                )
-            )
-        labels = np.zeros(picture.shape[:2], dtype=np.uint8)
-        for crowd in self._crowds[image]:
-            labels[self._decode(crowd, record)] = IGNORE
-        areas = self._listings[image].areas
-        for position in sorted(range(min(len(areas), _MOST_LABELS)), key=lambda one: -areas[one]):
-            labels[self._decode(self._objects[image][position], record)] = position + 1
-        return Photo(picture, labels)
+        listed = self._images_listed[image]
+        pixels = read_image(self.root / listed.name)
+        if pixels.shape[:2] != listed.size:
+            raise ValueError(size_mismatch(listed.name, pixels.shape[:2], "its record", listed.size))
+        labels = np.zeros(listed.size, dtype=np.uint8)
+        for crowd in listed.crowds:
+            labels[rle.decode(crowd.runs)] = IGNORE
+        objects = listed.objects[:_MOST_LABELS]
+        for position in sorted(range(len(objects)), key=lambda one: -objects[one].area):
+            labels[rle.decode(objects[position].runs)] = position + 1
+        return Photo(pixels, labels)
 
     def object_mask(self, image: int, photo: Photo, label: int) -> NDArray[np.bool_]:
-        return self._decode(self._objects[image][label - 1], self._records[image])
+        return rle.decode(self._images_listed[image].objects[label - 1].runs)
 
     def name(self, index: int) -> str:
-        annotation = self._objects[self.image_index(index)][self.label(index) - 1]
-        return f"{self.image_name(index)}#{annotation.get('id', self.label(index))}"
+        one = self._images_listed[self.image_index(index)].objects[self.label(index) - 1]
+        return f"{self.image_name(index)}#{one.name}"
 
 
-def _has_shape(segmentation: Any) -> bool:
-    """Whether there is a polygon of three corners or more, or run lengths."""
-    return (
-        any(len(polygon) >= 6 for polygon in segmentation)
-        if isinstance(segmentation, list)
-        else bool(segmentation)
-    )
-
-
-def _mask_tools() -> Any:
+def _content(path: Path) -> tuple[list[dict[str, Any]], list[Any]]:
+    """The records of images, by id, and those of annotations."""
     try:
-        from pycocotools import mask
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "COCO JSON needs pycocotools; install it with: pip install 'dct-seg[coco]'"
-        ) from error
-    return mask
+        content = json.loads(path.read_text(encoding="utf-8"))
+        records, annotations = content["images"], content["annotations"]
+        if not (isinstance(records, list) and isinstance(annotations, list)):
+            raise TypeError("they are no lists")
+        records = [one for one in records if isinstance(one, dict) and _is_key(one.get("id"))]
+        records.sort(key=lambda one: (isinstance(one["id"], str), one["id"]))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        line = f"{path} is no COCO file ({error!r}); it wants 'images' and 'annotations'"
+        raise ValueError(line) from error
+    return records, annotations
+
+
+def _is_key(value: Any) -> bool:
+    """Whether a value can be an id."""
+    return isinstance(value, int | str)
+
+
+def _record_problem(record: dict[str, Any]) -> str | None:
+    """What an image's record lacks, or None; it goes on after "annotation 7 "."""
+    name = record.get("file_name")
+    if not isinstance(name, str) or not name:
+        return f"of image {record['id']}: that record has no file_name"
+    sides = record.get("height"), record.get("width")
+    if not all(isinstance(side, int | float) and side > 0 and float(side).is_integer() for side in sides):
+        return f"of {name}: the record of {name} has height {sides[0]!r} and width {sides[1]!r}; give pixels"
+    return None

@@ -21,6 +21,7 @@ from dct_seg.data.images import (
     read_nonzero,
     read_values,
 )
+from dct_seg.data.labels import SOFT_CURE, as_bytes, as_labels, soft_problem
 
 
 def files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
@@ -30,28 +31,24 @@ def files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     )
 
 
-def as_labels(values: NDArray[np.integer], path: Path) -> NDArray[np.uint8]:
-    """Stored mask values as labels.
+def has_gaps_beside_ignore(labels: NDArray[np.uint8], objects: Sequence[int]) -> bool:
+    """Whether labels skip numbers beside 255: what a trimap looks like, or a smoothed 0/255 mask."""
+    has_gaps = tuple(objects) != tuple(range(1, len(objects) + 1))
+    return has_gaps and bool((labels == IGNORE).any())
 
-    0 and 255 alone are one object, else 1..254 are objects and 255 is ignored.
 
-    Raises:
-        ValueError: When a value is not in 0..255.
-
-    Example:
-        >>> [as_labels(np.array([row]), Path("a.png")).tolist() for row in ([0, 255], [2, 255])]
-        [[[0, 1]], [[2, 255]]]
-    """
-    low, high = int(values.min(initial=0)), int(values.max(initial=0))
-    if low < 0 or high > IGNORE:
-        raise ValueError(
-            f"{path} holds the value {high if high > IGNORE else low}; a mask holds 0, 1..254 for objects "
-            "and 255 for pixels to ignore"
-        )
-    labels = values.astype(np.uint8)
-    if high == IGNORE and not ((labels != 0) & (labels != IGNORE)).any():
-        return np.not_equal(labels, 0).astype(np.uint8)
-    return labels
+def deeper_images(root: Path, folders: Sequence[str]) -> list[tuple[str, str]]:
+    """The folders inside these that hold images, which nothing reads: (path below the root, a line)."""
+    found = []
+    for folder in folders:
+        for inside in sorted(path for path in (root / folder).iterdir() if path.is_dir()):
+            suffixes = {*IMAGE_SUFFIXES, *MASK_SUFFIXES}
+            count = sum(path.suffix.lower() in suffixes for path in inside.rglob("*"))
+            if count and not inside.name.startswith("."):
+                name = f"{folder}/{inside.name}"
+                line = f"{name}/ holds {count} images that are not read; move them up into {folder}/"
+                found.append((name, line))
+    return found
 
 
 def match_stems(
@@ -77,18 +74,19 @@ class _TwoFolders(PairedDataset):
         self._wanted(*self.folders)
         images = files_in(self.root / self.folders[0], IMAGE_SUFFIXES)
         masks = files_in(self.root / self.folders[1], MASK_SUFFIXES)
-        twice = [stem for stem, count in Counter(path.stem for path in images).items() if count > 1]
-        if twice:
-            raise ValueError(
-                f"{self.root / self.folders[0]} has several pictures named '{twice[0]}'; a mask is found by "
-                "its stem: rename one"
-            )
+        for folder, what, files in zip(self.folders, ("pictures", "masks"), (images, masks), strict=True):
+            twice = [stem for stem, count in Counter(path.stem for path in files).items() if count > 1]
+            if twice:
+                raise ValueError(
+                    f"{self.root / folder} has several {what} named '{twice[0]}'; a mask is found by "
+                    "its stem: rename one"
+                )
         pairs, alone, _ = match_stems(images, masks)
         if not pairs:
+            deeper = deeper_images(self.root, self.folders)
             raise ValueError(
                 f"{self.root}: none of {len(images)} pictures has a mask under the same stem ({len(masks)} "
-                "masks); "
-                f"{type(self).__name__} wants {self.layout}"
+                f"masks); {type(self).__name__} wants {self.layout}" + (f"; {deeper[0][1]}" if deeper else "")
             )
         if alone:
             warnings.warn(
@@ -108,8 +106,28 @@ class Folder(_TwoFolders):
     folders = ("images", "masks")
     layout = "images/NAME.jpg with masks/NAME.png: 0 background, 1..254 objects, 255 ignore; or 0 and 255"
 
+    def __init__(self, root: str | Path | None, *, min_object_size: int = 0) -> None:
+        self._doubtful: list[str] = []
+        super().__init__(root, min_object_size=min_object_size)
+        if self._doubtful:
+            first = sorted(self._doubtful)[0]
+            warnings.warn(
+                f"{self.root}: {len(self._doubtful)} masks hold labels with gaps beside 255, which is read "
+                f"as ignore; first: {first}; is it a trimap, or was a 0/255 mask smoothed? `dct-seg data "
+                "check DIR` lists all",
+                stacklevel=2,
+            )
+
     def read_labels(self, path: Path) -> NDArray[np.uint8]:
-        return as_labels(read_values(path), path)
+        labels = as_labels(read_values(path), path)
+        problem = soft_problem(labels)
+        if problem:
+            raise ValueError(f"{path} holds {problem}; {SOFT_CURE}")
+        return labels
+
+    def check_labels(self, name: str, labels: NDArray[np.uint8], objects: Sequence[int]) -> None:
+        if has_gaps_beside_ignore(labels, objects):
+            self._doubtful.append(name)
 
 
 @DATASETS.register()
@@ -219,7 +237,7 @@ class SBD(_Listed):
             raise UnreadableFileError(
                 f"{path} cannot be read as SBD's .mat ({error}); replace it or take it out of the list"
             ) from error
-        return np.asarray(labels).astype(np.uint8)
+        return as_bytes(np.asarray(labels), path)
 
 
 @DATASETS.register()
@@ -250,4 +268,4 @@ class VOC(_Listed):
         ]
 
     def read_labels(self, path: Path) -> NDArray[np.uint8]:
-        return read_values(path).astype(np.uint8)
+        return as_bytes(read_values(path), path)

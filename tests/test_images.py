@@ -1,0 +1,222 @@
+"""Image and mask files of every depth: one rule of scaling, and one error for whatever is broken."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from dct_seg.data.images import (
+    UnreadableFileError,
+    image_size,
+    read_image,
+    read_on_white,
+    read_values,
+    to_uint8,
+)
+
+RAMP = np.tile(np.arange(256), (20, 1))
+
+
+def gray(path: Path, values: NDArray[Any]) -> NDArray[np.uint8]:
+    Image.fromarray(values).save(path)
+    return read_image(path)[:, :, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("8 bits in 32.tif", RAMP.astype(np.int32)),
+        ("8 bits in 16.png", RAMP.astype(np.uint16)),
+        ("10 bits in 16.png", (RAMP * 4).astype(np.uint16)),
+        ("12 bits in 16.png", (RAMP * 16).astype(np.uint16)),
+        ("12 bits in 16.tif", (RAMP * 16).astype(np.uint16)),
+        ("16 bits.png", (RAMP * 257).astype(np.uint16)),
+        ("an offset of 29000.png", (RAMP * 8 + 29_000).astype(np.uint16)),
+        ("below 0.tif", (RAMP * 16 - 1024).astype(np.int32)),
+        ("bytes as floats.tif", RAMP.astype(np.float32)),
+        ("floats to 1.tif", (RAMP / 255).astype(np.float32)),
+        ("floats to 0.01.tif", (RAMP / 25_500).astype(np.float32)),
+        ("floats around 0.tif", (RAMP / 127.5 - 1).astype(np.float32)),
+    ],
+)
+def test_every_depth_reads_as_the_8_bit_file_of_the_same_numbers(
+    tmp_path: Path, name: str, values: NDArray[Any]
+) -> None:
+    assert (gray(tmp_path / name, values) == RAMP).all()
+
+
+def test_part_of_8_bits_stays_as_it_is_in_every_type() -> None:
+    part = np.arange(50, 181)
+    for kind in (np.uint8, np.uint16, np.int32, np.int64, np.float32, np.float64):
+        assert (to_uint8(part.astype(kind)) == part).all()
+
+
+@pytest.mark.parametrize("stray", [np.inf, -np.inf, np.nan, 1e38, -3.4e38])
+def test_pixel_that_is_no_brightness_leaves_the_others_alone(tmp_path: Path, stray: float) -> None:
+    values = (RAMP / 255).astype(np.float32)
+    values[7, 100] = stray
+    read = gray(tmp_path / "x.tif", values)
+    assert read[7, 100] == (255 if stray == np.inf else 0)
+    read[7, 100] = 100
+    assert (read == RAMP).all()
+
+
+def test_dead_pixel_of_a_large_image_does_not_darken_the_rest() -> None:
+    values = np.tile((RAMP * 2).astype(np.uint16), (10, 1))
+    values[5, 100], values[9, 200] = 65535, 0
+    read = to_uint8(values)
+    assert read[5, 100] == 255
+    assert (read[0] == RAMP[0]).all()
+
+
+def test_value_that_a_tiff_calls_no_data_counts_for_nothing(tmp_path: Path) -> None:
+    values = (RAMP * 3.0 + 500).astype(np.float32)
+    values[:, :100] = -9999
+    image = Image.fromarray(values)
+    image.save(tmp_path / "dem.tif", tiffinfo={42113: "-9999"})
+    read = read_image(tmp_path / "dem.tif")[:, :, 0]
+    assert not read[:, :100].any()
+    assert (read[0, 100], read[0, 255]) == (0, 255)
+
+
+@pytest.mark.parametrize("value", [0, 7, 300, 65535, -5.0, 0.25])
+def test_image_of_one_value_is_all_dark_or_all_bright(value: float) -> None:
+    values = np.full((4, 5), value, np.float32 if isinstance(value, float) else np.uint16)
+    wanted = 0 if value <= 0 else value if value in (7,) else 255
+    assert (to_uint8(values) == wanted).all()
+
+
+def test_numbers_that_are_none_are_refused() -> None:
+    with pytest.raises(TypeError, match="an image holds numbers, got an array of complex128"):
+        to_uint8(np.zeros((2, 2), complex))
+
+
+@pytest.mark.parametrize("name", ["color.png", "color.tif", "alpha.png"])
+def test_16_bit_colors_keep_what_pillow_would_cut_off(tmp_path: Path, name: str) -> None:
+    colors = np.dstack([RAMP, RAMP // 2, 255 - RAMP]).astype(np.uint16) * 16
+    alpha = [np.full(RAMP.shape, 65535, np.uint16)] if name == "alpha.png" else []
+    cv2.imwrite(str(tmp_path / name), np.dstack([colors[:, :, ::-1], *alpha]))
+    read = read_image(tmp_path / name).astype(int)
+    assert (read == np.dstack([RAMP, RAMP // 2, 255 - RAMP])).all()
+    assert image_size(tmp_path / name) == RAMP.shape
+
+
+def test_16_bit_color_mask_keeps_its_labels(tmp_path: Path) -> None:
+    labels = np.zeros((6, 8), np.uint16)
+    labels[2:4, 3:6] = 3
+    cv2.imwrite(str(tmp_path / "m.png"), np.repeat(labels[:, :, None], 3, 2))
+    assert (read_values(tmp_path / "m.png") == labels).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["x.png", "deep.png", "x.tif"])
+def test_every_exif_orientation_is_turned_upright(tmp_path: Path, orientation: int, name: str) -> None:
+    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 15
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = ImageOps.exif_transpose(with_exif(pixels, exif))
+    path = tmp_path / name
+    if name == "deep.png":
+        cv2.imwrite(str(path), pixels[:, :, ::-1].astype(np.uint16) * 257)
+        add_exif_chunk(path, exif.tobytes())
+    else:
+        Image.fromarray(pixels).save(path, exif=exif)
+    assert (read_image(path) == np.asarray(upright)).all()
+    assert image_size(path) == read_image(path).shape[:2]
+
+
+def with_exif(pixels: NDArray[np.uint8], exif: Image.Exif) -> Image.Image:
+    image = Image.fromarray(pixels)
+    image.getexif()[0x0112] = exif[0x0112]
+    return image
+
+
+def add_exif_chunk(path: Path, exif: bytes) -> None:
+    """Put EXIF into a PNG that OpenCV wrote without."""
+    import struct
+    import zlib
+
+    data, body = path.read_bytes(), exif.removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(body)) + b"eXIf" + body + struct.pack(">I", zlib.crc32(b"eXIf" + body))
+    path.write_bytes(data[:33] + chunk + data[33:])
+
+
+def test_broken_exif_leaves_an_image_as_it_lies(tmp_path: Path) -> None:
+    Image.fromarray(RAMP.astype(np.uint8)).save(
+        tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12"
+    )
+    assert read_image(tmp_path / "a.jpg").shape == (20, 256, 3)
+    assert image_size(tmp_path / "a.jpg") == (20, 256)
+
+
+def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
+    colors = np.zeros((2, 2, 4), np.uint8)
+    colors[:, 1] = (10, 20, 30, 255)
+    colors[1, 0, 3] = 51
+    Image.fromarray(colors).save(tmp_path / "a.png")
+    on_white = read_on_white(tmp_path / "a.png")
+    assert on_white is not None
+    assert on_white.tolist() == [[[255] * 3, [10, 20, 30]], [[204] * 3, [10, 20, 30]]]
+    Image.new("RGB", (2, 2)).save(tmp_path / "b.png")
+    assert read_on_white(tmp_path / "b.png") is None
+
+
+READERS = [read_image, read_values, read_on_white, image_size]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_postscript_named_png_starts_no_program(
+    tmp_path: Path, reader: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bin" / "gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path / 'started'}\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    file = tmp_path / "a.png"
+    file.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(UnreadableFileError, match=r"a\.png cannot be decoded \(not one of .*PNG"):
+        reader(file)
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("decoder"), AssertionError(), MemoryError(), TypeError("None")]
+)
+def test_whatever_a_decoder_raises_names_the_file(
+    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+
+    def fail(*args: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    for reader in (read_image, read_values):
+        with pytest.raises(UnreadableFileError, match=r"a\.png cannot be decoded \(.+\); replace it") as told:
+            reader(tmp_path / "a.png")
+        assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.99])
+@pytest.mark.parametrize("suffix", ["avif", "webp", "png", "tif", "jpg", "gif"])
+def test_file_that_is_cut_short_is_named(tmp_path: Path, suffix: str, share: float) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / f"a.{suffix}"
+    try:
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    except (KeyError, ValueError):
+        pytest.skip(f"this Pillow writes no {suffix}")
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with contextlib.suppress(UnreadableFileError):  # some formats show what there is; nothing else is raised
+        read_image(path)

@@ -1,0 +1,133 @@
+"""Masks that are no labels: soft ones, trimaps, and what the check of a folder says of them."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from dct_seg.cli import main
+from dct_seg.data.check import check_folder
+from dct_seg.data.datasets import open_dataset
+from dct_seg.data.labels import soft_problem
+
+
+def disk(*, sigma: float) -> NDArray[np.uint8]:
+    rows, cols = np.ogrid[:64, :80]
+    mask = ((rows - 30) ** 2 + (cols - 40) ** 2 < 400).astype(np.uint8) * 255
+    return np.asarray(cv2.GaussianBlur(mask, (0, 0), sigma))
+
+
+def folder(root: Path, mask: NDArray[np.uint8], name: str = "a") -> Path:
+    for kind, image in (("images", np.zeros((*mask.shape, 3), np.uint8)), ("masks", mask)):
+        (root / kind).mkdir(exist_ok=True, parents=True)
+        Image.fromarray(image).save(root / kind / f"{name}.png")
+    return root
+
+
+def rectangle() -> NDArray[np.uint8]:
+    mask = np.zeros((64, 80), np.uint8)
+    mask[20:44, 20:60] = 255
+    return np.asarray(cv2.GaussianBlur(mask, (0, 0), 3))
+
+
+SOFT = {"anti-aliased": disk(sigma=0.7), "blurred": disk(sigma=4), "straight edges": rectangle()}
+SOFT["below 255"] = (disk(sigma=2) * 0.9).astype(np.uint8)
+
+
+@pytest.mark.parametrize("mask", SOFT.values(), ids=SOFT)
+def test_soft_mask_is_refused_and_no_longer_read_as_dozens_of_objects(
+    tmp_path: Path, mask: NDArray[np.uint8]
+) -> None:
+    folder(tmp_path, mask)
+    with pytest.raises(
+        ValueError, match=r"a\.png holds \d+ values .* a soft mask; save it as 0 and 255, cut at 128"
+    ):
+        open_dataset("Folder", tmp_path)
+    (finding,) = check_folder(tmp_path).findings
+    assert (finding.kind, finding.path) == ("odd_values", "masks/a.png")
+    assert "was a 0/255 mask smoothed?" in finding.detail
+
+
+def test_many_true_objects_are_not_taken_for_a_soft_mask() -> None:
+    cells = np.random.default_rng(0).permutation(254)[:240].reshape(12, 20).astype(np.uint8) + 1
+    touching = np.kron(cells, np.ones((4, 4), np.uint8))
+    assert soft_problem(touching) is None
+    dots = np.zeros((60, 100), np.uint8)
+    dots[::5, ::5] = cells
+    assert soft_problem(dots) is None  # single pixels, but each alone
+    assert soft_problem((disk(sigma=0.7) > 128).astype(np.uint8) * 255) is None
+
+
+def test_labels_with_gaps_beside_255_are_read_with_a_warning(tmp_path: Path) -> None:
+    trimap = np.zeros((20, 20), np.uint8)
+    trimap[5:15, 5:15], trimap[7:13, 7:13] = 128, 255
+    folder(tmp_path, trimap)
+    with pytest.warns(
+        UserWarning, match=r"1 masks hold labels with gaps beside 255.*first: masks/a\.png; is it a trimap"
+    ):
+        assert len(open_dataset("Folder", tmp_path)) == 1
+    good = np.zeros((20, 20), np.uint8)
+    good[5:15, 5:15], good[7:13, 7:13] = 255, 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        open_dataset("Folder", folder(tmp_path / "good", good))
+
+
+def test_label_above_255_does_not_wrap_around(tmp_path: Path) -> None:
+    (tmp_path / "ImageSets" / "Segmentation").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Segmentation" / "train.txt").write_text("x\n")
+    for name in ("JPEGImages", "SegmentationObject"):
+        (tmp_path / name).mkdir()
+    Image.new("RGB", (8, 6)).save(tmp_path / "JPEGImages" / "x.jpg")
+    Image.fromarray(np.full((6, 8), 257, np.uint16)).save(tmp_path / "SegmentationObject" / "x.png")
+    with pytest.raises(ValueError, match=r"x\.png holds the value 257"):
+        open_dataset("VOC", tmp_path)
+
+
+def test_two_masks_of_one_stem_are_an_error_and_a_finding(tmp_path: Path) -> None:
+    mask = np.pad(np.ones((4, 4), np.uint8), 3)
+    folder(tmp_path, mask)
+    Image.fromarray(mask).save(tmp_path / "masks" / "a.bmp")
+    with pytest.raises(ValueError, match="several masks named 'a'"):
+        open_dataset("Folder", tmp_path)
+    assert [(one.kind, one.path) for one in check_folder(tmp_path).findings] == [
+        ("duplicate", "masks/a.bmp"),
+        ("duplicate", "masks/a.png"),
+    ]
+
+
+def test_check_of_an_empty_folder_finds_that_it_is_empty(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    assert main(["data", "check", str(tmp_path)]) == 1
+    told = capsys.readouterr().out
+    assert "1 x no picture has a mask" in told
+    assert "nothing wrong" not in told
+
+
+def test_check_names_the_folders_below_and_the_kinds_that_are_not_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = np.pad(np.ones((4, 4), np.uint8), 3)
+    for kind in ("images", "masks"):
+        (tmp_path / kind / "site 1").mkdir(parents=True)
+        Image.fromarray(mask).save(tmp_path / kind / "site 1" / "a.png")
+    assert main(["data", "check", str(tmp_path)]) == 1
+    told = capsys.readouterr().out
+    assert "images/site 1/ holds 1 images that are not read; move them up into images/" in told
+    assert "masks/site 1/ holds 1 images" in told
+    with pytest.raises(ValueError, match="images/site 1/ holds 1 images that are not read; move them up"):
+        open_dataset("Folder", tmp_path)
+    folder(tmp_path, mask, "b")
+    (tmp_path / "masks" / "c.jpg").write_bytes(b"")
+    (tmp_path / "images" / "notes.txt").write_text("not an image")
+    found = [(one.kind, one.path) for one in check_folder(tmp_path).findings]
+    assert found == [("not_read", "images/site 1"), ("not_read", "masks/c.jpg"), ("not_read", "masks/site 1")]
