@@ -2,13 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from networks import tiny_net
 from torch import Tensor
 
-from dct_seg import ClickBatch, SimulatedUser, interact
+from dct_seg import Click, ClickBatch, Predictor, SimulatedUser, interact
 from dct_seg.interaction import Interaction
+from dct_seg.methods.dctnet import DCTNetMethod
 from dct_seg.simulation import NextClicks
 
 IMAGE = torch.zeros(2, 3, 4, 5)
@@ -126,3 +128,32 @@ def test_network_and_simulated_user_play_together() -> None:
     assert steps[0].clicks.labels.tolist() == [[1], [1]]
     assert not steps[-1].clicks.lacks_radius.any()
     assert steps[-1].logits.shape == (2, 1, 32, 32)
+
+
+def test_predictor_and_batch_loop_take_the_same_step() -> None:
+    """A method over one image and a model over a batch of one answer the same clicks alike."""
+    net = tiny_net(previous_mask=True).eval()
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    mask = torch.zeros(1, 48, 64, dtype=torch.bool)
+    mask[:, 10:30, 20:50] = True
+    predictor = Predictor(DCTNetMethod(net=net, first_size=64, zoom_in=False, precision="float32"))
+    predictor.set_image(image)
+    batch = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None] / 255
+    given: list[Click] = []
+    with torch.inference_mode():
+        for step in interact(net, batch, SimulatedUser(mask, prompt="drag"), 3):
+            given = step.clicks.to_clicks()[0]
+            probs = predictor.predict(given).probs
+            np.testing.assert_allclose(probs, torch.sigmoid(step.logits)[0, 0].numpy(), atol=2e-5)
+    assert len(given) == 3
+
+
+def test_simulated_user_takes_a_mask_as_it_takes_logits_that_are_sure_of_it() -> None:
+    mask = torch.zeros(1, 20, 30, dtype=torch.bool)
+    mask[:, 5:15, 5:20] = True
+    pred = mask.roll(4, 2)
+    user = SimulatedUser(mask, prompt="drag")
+    clicks = ClickBatch.from_clicks([[Click(9, 12)]])
+    by_mask, by_logits = user(pred, clicks), user(torch.where(pred, 20.0, -20.0), clicks)
+    assert by_mask.coords.equal(by_logits.coords)
+    assert by_mask.radii.equal(by_logits.radii)

@@ -1,19 +1,51 @@
-"""The one loop behind training, validation, the benchmark and the annotator.
+"""The one step behind training, validation, the benchmark and the annotator, and the loop over it.
 
-A click, a mask, the next click.
+:func:`take_step` is the step: radii for the clicks, then the mask. :func:`interact` repeats it over a batch
+of tensors. :class:`dct_seg.Predictor`, which benchmark and annotator drive, repeats it over one image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from dct_seg.clicks import ClickBatch
 from dct_seg.simulation import NextClicks
+
+Clicks = TypeVar("Clicks")
+"""Clicks of a batch or of one image."""
+Previous = TypeVar("Previous")
+Answer = TypeVar("Answer")
+
+
+def take_step(
+    fill_radii: Callable[[Clicks, Previous | None], Clicks],
+    predict: Callable[[Clicks, Previous | None], Answer],
+    clicks: Clicks,
+    previous: Previous | None,
+) -> tuple[Clicks, Answer]:
+    """Answer the last click.
+
+    Args:
+        fill_radii: Gives a radius to each click that came without a drag.
+        predict: Predicts from all clicks.
+        clicks: All clicks, the new one included.
+        previous: Probabilities before the last click; None before the first.
+
+    Returns:
+        The clicks with the radii used, and the prediction.
+
+    Example:
+        >>> take_step(lambda clicks, previous: clicks, lambda clicks, previous: len(clicks), ["a", "b"], None)
+        (['a', 'b'], 2)
+    """
+    filled = fill_radii(clicks, previous)
+    return filled, predict(filled, previous)
 
 
 class InteractiveModel(Protocol):
@@ -85,7 +117,7 @@ def interact(
         if stop_when_done and index > 0 and bool(asked.done.all()):
             return
         previous = None if logits is None else torch.sigmoid(logits.detach())
-        clicks = model.fill_radii(image, clicks.append(asked.coords, asked.labels, asked.radii), previous)
-        logits = model(image, clicks, previous)
+        given = clicks.append(asked.coords, asked.labels, asked.radii)
+        clicks, logits = take_step(partial(model.fill_radii, image), partial(model, image), given, previous)
         yield Interaction(index, clicks, logits, asked)
         logits = logits.detach()

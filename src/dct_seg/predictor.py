@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dct_seg.clicks import Click
+from dct_seg.interaction import take_step
 from dct_seg.methods.base import Method, check_click, checked_image
 from dct_seg.methods.dctnet import DCTNetMethod
 from dct_seg.models.network import InteractiveNetwork
@@ -178,8 +180,7 @@ class Predictor:
             used, probs = self._replay(image, clicks)
         else:
             previous = probabilities_of(mask_input, size)
-            used = tuple(self.method.fill_radii(clicks, previous))
-            probs = self.method.predict(image, used, previous)
+            used, probs = self._step(image, clicks, previous)
         self._clicks = tuple(clicks)
         mask = probs > self.threshold
         self.timings = self._since(before)
@@ -193,13 +194,23 @@ class Predictor:
         self._keep(_num_common([turn.given for turn in self._turns], clicks))
         for click in clicks[len(self._turns) :]:
             previous = self._turns[-1].probs(size) if self._turns else self._start
-            used = tuple(self.method.fill_radii([*self._used, click], previous))
-            self._turns.append(_Turn.of(click, used, self.method.predict(image, used, previous)))
+            used, probs = self._step(image, [*self._used, click], previous)
+            self._turns.append(_Turn.of(click, used, probs))
             self._forget_oldest()
         if not self._turns:
             return (), np.zeros(size, np.float32) if self._start is None else self._start.copy()
         probs = self._turns[-1].probs(size)
         return self._used, probs.copy() if probs is self._turns[-1].part else probs
+
+    def _step(
+        self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None
+    ) -> tuple[tuple[Click, ...], NDArray[np.float32]]:
+        """Answer the last click, as :func:`take_step` does."""
+        predict = partial(self.method.predict, image)
+        used, probs = take_step(self.method.fill_radii, predict, clicks, previous)
+        if probs.shape != image.shape[:2]:
+            raise ValueError(f"the method returned {probs.shape}; wanted probabilities of {image.shape[:2]}")
+        return tuple(used), probs
 
     def click(
         self, row: float, col: float, *, positive: bool = True, radius: float | None = None

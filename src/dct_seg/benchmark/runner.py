@@ -40,6 +40,7 @@ from dct_seg.data.sampling import is_held_out
 from dct_seg.methods.base import METHODS, Method
 from dct_seg.metrics import iou
 from dct_seg.pictures import Turn, draw_strip
+from dct_seg.predictor import Predictor
 from dct_seg.simulation import Prompt, Rule, SimulatedUser
 
 
@@ -196,32 +197,32 @@ def run_sample(
         radius_noise=record.condition.radius_noise,
         generator=torch.Generator().manual_seed(_seed_of(record)),
     )
-    started = time.perf_counter()
-    method.reset(sample.image)
-    encode_seconds = time.perf_counter() - started
+    predictor = Predictor(method, threshold=settings.threshold)
+    predictor.set_image(sample.image)
+    encode_seconds = predictor.timings.total
 
-    clicks: list[Click] = []
+    given: list[Click] = []
+    clicks: tuple[Click, ...] = ()
     true_radii: list[float] = []
     ious: list[float] = []
     seconds: list[float] = []
     turns: list[Turn] = []
-    probs: NDArray[np.float32] | None = None
-    pred = torch.zeros_like(mask)
-    while len(clicks) < settings.max_clicks:
-        asked = user(None if probs is None else _logits_of(pred), ClickBatch.from_clicks([clicks]))
+    pred: torch.Tensor | None = None
+    while len(given) < settings.max_clicks:
+        asked = user(pred, ClickBatch.from_clicks([clicks]))
         if asked.done.item():
             break
         (row, col), radius = asked.coords[0].tolist(), asked.radii.item()
-        click = Click(row, col, bool(asked.labels.item() == 1), None if math.isnan(radius) else radius)
-        started = time.perf_counter()
-        clicks = method.fill_radii([*clicks, click], probs)
-        probs = method.predict(sample.image, clicks, probs)
-        seconds.append(time.perf_counter() - started)
-        pred = torch.from_numpy(_checked(probs, sample.mask.shape) > settings.threshold)[None]
+        given.append(Click(row, col, bool(asked.labels.item() == 1), None if math.isnan(radius) else radius))
+        prediction = predictor.predict(given)
+        _check_finite(prediction.probs)
+        clicks = prediction.clicks
+        seconds.append(prediction.timings.total)
+        pred = torch.from_numpy(prediction.mask)[None]
         true_radii.append(asked.true_radii.item())
         ious.append(iou(pred, mask, ignore).item())
         if len(turns) < NUM_TURNS:
-            turns.append(Turn(tuple(clicks), pred[0].numpy(), ious[-1]))
+            turns.append(Turn(clicks, prediction.mask, ious[-1]))
         if settings.target is not None and np.float32(ious[-1]) >= np.float32(settings.target):
             break
     if not ious:
@@ -416,15 +417,6 @@ def _seed_of(record: SampleRecord) -> int:
     return int.from_bytes(hashlib.sha256(words.encode()).digest()[:7], "little")
 
 
-def _logits_of(pred: torch.Tensor) -> torch.Tensor:
-    """Logits that are certain of a mask that was thresholded here, so that a threshold is never met twice."""
-    return torch.where(pred, 20.0, -20.0)
-
-
-def _checked(probs: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
-    if probs.shape != size or not np.isfinite(probs).all():
-        raise ValueError(
-            f"the method returned {probs.shape}, or numbers that are not finite; wanted probabilities of "
-            f"{size}"
-        )
-    return probs
+def _check_finite(probs: NDArray[np.float32]) -> None:
+    if not np.isfinite(probs).all():
+        raise ValueError("the method returned numbers that are not finite; wanted probabilities")

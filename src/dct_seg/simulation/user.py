@@ -190,8 +190,8 @@ class SimulatedUser:
         """The next click of each image.
 
         Args:
-            logits: (B, 1, H, W) or (B, H, W); None before the first click, which is the same under both
-                rules.
+            logits: (B, 1, H, W) or (B, H, W), or bool masks of these shapes; None before the first click,
+                which is the same under both rules.
             clicks: The clicks so far.
 
         Returns:
@@ -220,14 +220,14 @@ class SimulatedUser:
 def predicted(logits: Tensor, threshold: float = 0.5) -> Tensor:
     """The predicted object, (B, H, W) bool: probability above ``threshold``.
 
-    Takes logits (B, 1, H, W) or (B, H, W).
+    Takes logits (B, 1, H, W) or (B, H, W); a bool mask is returned as it is.
 
     Example:
         >>> predicted(torch.tensor([[[-1.0, 0.0, 1.0]]])).tolist()
         [[[False, False, True]]]
     """
     maps = logits.detach().squeeze(1) if logits.ndim == 4 else logits.detach()
-    return torch.sigmoid(maps.float()) > threshold
+    return maps if maps.dtype == torch.bool else torch.sigmoid(maps.float()) > threshold
 
 
 class _Placement(NamedTuple):
