@@ -1,4 +1,4 @@
-"""What every data set is: photographs with labelled pixels, listed once, read one object at a time."""
+"""Base classes of datasets: images with labeled pixels, listed once, read one object at a time."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Listing:
-    """What is known of one photograph before it is decoded.
+    """Entry of one image before it is decoded.
 
     Args:
         name: Its path below the root, with forward slashes.
@@ -168,7 +168,7 @@ class InteractiveDataset(ABC):
 
     @property
     def num_images(self) -> int:
-        """How many photographs were listed, with or without a usable object."""
+        """Number of images listed, with or without a usable object."""
         return len(self._listings)
 
     def samples_of(self, image: int) -> range:
@@ -229,7 +229,7 @@ def require_layout(root: Path, parts: Sequence[str], wanted: str) -> None:
     """Check that a folder exists and holds these folders (or files).
 
     Raises:
-        FileNotFoundError: With what is ``wanted``, and the folders inside ``root`` that have it, when there
+        FileNotFoundError: Names what is ``wanted``, and the folders inside ``root`` that have it, when there
             are any.
     """
     missing = [part for part in parts if not (root / part).exists()]

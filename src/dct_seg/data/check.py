@@ -50,7 +50,7 @@ class Finding:
     Args:
         kind: A key of ``KINDS``.
         path: The file, below the folder.
-        detail: What exactly, in a line.
+        detail: Description of the problem, in one line.
     """
 
     kind: str
@@ -60,7 +60,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What ``check_folder`` found; ``ok`` when that is nothing.
+    """Report of ``check_folder``; ``ok`` when nothing was found.
 
     Args:
         root: The folder.

@@ -22,7 +22,7 @@ def union_of(labels: NDArray[np.uint8], usable: list[int], start: int, rng: np.r
         labels: (H, W) uint8.
         usable: The labels of the photograph's objects.
         start: The label to begin with.
-        rng: Where the group's size comes from.
+        rng: Random generator for the group's size.
 
     Returns:
         The group, or ``[start]`` where it would be alone or cover more than 0.8 of the picture.
@@ -57,7 +57,8 @@ def paste(
         image: (H, W, 3), the photograph that receives it; not changed.
         source: (h, w, 3), the photograph that it comes from.
         mask: (h, w) bool, the object; not empty.
-        rng: Where size (a fifth to four fifths of the shorter side, enlarged at most 1.5 times) and place
+        rng: Random generator for size (a fifth to four fifths of the shorter side, enlarged at most
+            1.5 times) and place
             come from.
 
     Returns:

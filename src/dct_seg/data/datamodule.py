@@ -55,13 +55,13 @@ class ClickSimulatorDataModule(LightningDataModule):
         scale: Random resize of the picture before the crop: (low, high).
         object_scale: Instead, the object's side as a share of the crop's: (low, high), drawn log-uniformly.
             Not in the paper.
-        object_scale_prob: How often ``object_scale`` is used where it is given.
+        object_scale_prob: Probability of using ``object_scale`` where it is given.
         max_zoom: ``object_scale`` enlarges an image at most this many times.
         aspect: Largest random stretch of height against width (1: none). Not in the paper.
         flip: Mirror half of the samples.
         color_jitter: Change brightness, contrast, saturation and hue.
-        copy_paste: How often an object is pasted onto another photograph. Not in the paper.
-        union: How often several objects of a photograph become one; a number, or one per folder name. Not in
+        copy_paste: Probability that an object is pasted onto another image. Not in the paper.
+        union: Probability that several objects of an image become one; a number, or one per folder. Not in
             the paper.
         min_object_size: Smaller objects (pixels in the file) are not shown in training nor held out.
         val_size: Pictures for validation are shrunk until the longer side is at most this; None leaves them.

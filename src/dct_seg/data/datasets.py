@@ -38,7 +38,7 @@ def open_dataset(kind: str, root: str | Path | None = None, **options: Any) -> I
     Args:
         kind: A name in ``DATASETS``.
         root: Its folder; None for a set without files.
-        options: What the data set's class takes, e.g. ``split="val"``.
+        options: Arguments of the dataset's class, e.g. ``split="val"``.
 
     Raises:
         ValueError: When the name is unknown, an option is unknown, or nothing usable is found.

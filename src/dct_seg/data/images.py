@@ -220,7 +220,7 @@ def values_of_png(data: bytes, name: str) -> NDArray[np.integer]:
 
 
 def read_nonzero(path: str | Path) -> NDArray[np.bool_]:
-    """Where a mask file is above 0, (H, W) bool: by palette index, or in any channel but alpha."""
+    """Read a mask file as (H, W) bool, True above 0: by palette index, or in any channel but alpha."""
     with _decoding(path):
         found = _decode(Path(path).read_bytes())
     values = np.greater(_stored(found), 0)

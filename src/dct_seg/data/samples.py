@@ -26,7 +26,7 @@ class TrainingSet(Dataset[dict[str, Any]]):
         photos: (folder, photograph) of those that may be shown; each has a usable object.
         transform: See ``dct_seg.data.transforms``.
         union: Per folder, how often several objects of a photograph become one.
-        copy_paste: How often an object is pasted onto another photograph; it is the target in half of these
+        copy_paste: Probability that an object is pasted onto another image; it is the target in half of these
             cases, and lies before or beside the photograph's own object in the others.
         min_object_size: A target with fewer than a quarter of that in pixels, after all, is drawn again.
         cache_bytes: Memory for decoded photographs, in each process.

@@ -1,4 +1,4 @@
-"""Which sample comes when: deterministic in (seed, epoch), aware of ranks, resumable inside an epoch."""
+"""Samplers: deterministic in (seed, epoch), aware of ranks, resumable inside an epoch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PHOTO_NUMBER = re.compile(r"\d{6,}")
 
 
 def photo_key(name: str) -> str:
-    """What identifies a photograph by its file name.
+    """Key that identifies an image by its file name.
 
     Its longest number of six digits or more, or else its stem.
 
@@ -60,11 +60,11 @@ class TrainingSampler(Sampler[tuple[int, int]]):
     Every rank yields the same number, a multiple of ``batch_size``.
 
     Args:
-        sizes: How many photographs each folder has; they are numbered through.
+        sizes: Number of images in each folder; they are numbered consecutively.
         weights: Share of the samples that each folder gets, in any unit; None shows each photograph once.
         num_samples: Samples in an epoch, over all ranks; None: as many as there are photographs.
-        batch_size: Of one rank.
-        seed: Of the whole run.
+        batch_size: Batch size of one rank.
+        seed: Seed of the whole run.
         rank: This process; read from torch.distributed when None.
         world_size: The number of processes; read from torch.distributed when None.
     """
@@ -162,7 +162,7 @@ class TrainingLoader(DataLoader[dict[str, Any]]):
 
     @property
     def skipped(self) -> dict[str, int]:
-        """How often each unreadable photograph was drawn; another was shown in its place."""
+        """Number of times each unreadable image was drawn; another was shown instead."""
         found: dict[str, int] = self.__dict__.setdefault("_skipped", {})
         return found
 

@@ -27,7 +27,7 @@ class Shapes(InteractiveDataset):
     Args:
         root: Not used; None.
         split: Any word; ``train`` and ``val`` by custom.
-        num_images: How many pictures.
+        num_images: Number of images.
         size: (height, width) in pixels.
         max_shapes: Each picture has 2 to this many shapes; each is a sample while enough of it is seen.
         seed: Changes every picture.

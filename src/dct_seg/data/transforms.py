@@ -30,7 +30,7 @@ _ATTEMPTS = 10
 
 
 class Transform(Protocol):
-    """What the training set calls; an ``albumentations.Compose`` is one."""
+    """Interface of a training transform; an ``albumentations.Compose`` implements it."""
 
     def __call__(self, *, image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> dict[str, Any]:
         """The augmented ``image`` and ``mask``."""
@@ -49,7 +49,7 @@ class ObjectCrop(A.DualTransform):  # type: ignore[misc]
         object_scale: Instead, the side of the object (square root of its bounding box's area) as a share of
             the crop's side, log-uniformly from (low, high); the crop is then placed with nearly all of the
             object inside.
-        object_scale_prob: How often ``object_scale`` is used where it is given.
+        object_scale_prob: Probability of using ``object_scale`` where it is given.
         aspect: Height and width are stretched against each other by at most this factor (1: never).
         min_object_size: Drawn pixels of the object that a crop must hold, or half of the object where it is
             smaller than that; the place is drawn again up to ten times, then set around a pixel of the
@@ -147,7 +147,7 @@ class ObjectCrop(A.DualTransform):  # type: ignore[misc]
 
 
 def _place(side: int, limit: int, span: tuple[int, int] | None, rng: np.random.Generator) -> int:
-    """Where a window of ``side`` pixels starts on an axis of ``limit``.
+    """Draw the start of a window of ``side`` pixels on an axis of ``limit``.
 
     With ``span``, so that at most a seventh of it is cut off.
     """

@@ -36,12 +36,12 @@ FLOOR = np.float32(
 
 @dataclass
 class _Seen:
-    """What the network sees of a view, (1, 3, h, w), and its features, once they were asked for.
+    """Cached input of the network for a view, (1, 3, h, w), and its features once computed.
 
     Of the mirrored view too.
 
     Args:
-        prepared: What the click encoder computed of the image, and of the mirrored one under True.
+        prepared: Per-image input of the click encoder, for the image and, under True, its mirror image.
     """
 
     image: torch.Tensor
@@ -231,7 +231,7 @@ class DCTNetMethod(Method):
         previous: NDArray[np.float32] | None,
         share: float,
     ) -> View:
-        """Where to look; ``previous`` is None where it is empty."""
+        """Choose the view; ``previous`` is None where it is empty."""
         whole, zoom_size = whole_view(shape, round(self.first_size * share)), round(self.zoom_size * share)
         if not self.zoom_in:
             return whole
@@ -259,7 +259,7 @@ class DCTNetMethod(Method):
         return seen
 
     def _placed(self, view: View, probs: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """What was seen in a view as a mask of the image, (H, W); nothing outside."""
+        """Place a view's probabilities into a map of the image, (H, W); zeros outside."""
         result = np.zeros(shape, np.float32)
         seen = cv2.resize(probs, (view.width, view.height), interpolation=cv2.INTER_LINEAR)
         if self.hold_view:
@@ -297,7 +297,7 @@ class DCTNetMethod(Method):
         return features
 
     def _seen(self, view: View) -> _Seen:
-        """What is kept of a view; the one used longest ago makes room for a new one."""
+        """Cached data of a view; the least recently used view makes room for a new one."""
         seen = self._views.get(view)
         if seen is None:
             assert self._image is not None, "reset() comes first"

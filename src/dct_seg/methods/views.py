@@ -1,4 +1,4 @@
-"""What a network sees of an image.
+"""Views: the part of an image that a network sees, and its resolution.
 
 The whole, the surroundings of small drags, or the region of the object.
 """
@@ -64,7 +64,7 @@ class View:
         return math.sqrt(self.size[0] * self.size[1] / (self.height * self.width))
 
     def holds(self, other: View) -> bool:
-        """Whether all of ``other``'s rectangle lies inside this one."""
+        """True if ``other``'s rectangle lies inside this one."""
         return (
             self.top <= other.top
             and self.left <= other.left
@@ -81,7 +81,7 @@ def whole_view(shape: tuple[int, int], longest: int) -> View:
 def first_view(
     shape: tuple[int, int], clicks: Sequence[Click], whole: View, longest: int, *, reach: float
 ) -> View:
-    """Where there is no mask yet.
+    """View before there is a mask.
 
     As far around the positive clicks as objects of their radii reach, or ``whole``.
 

@@ -97,7 +97,7 @@ class DCTNet(InteractiveNetwork):
         prepared: Any = None,
         adjust: Adjust = keep,
     ) -> Encoded:
-        """As for every network, and the statistics that Feature-DCT predicts."""
+        """Encode as every network does, and predict the statistics of Feature-DCT."""
         encoded = super().encode(image, clicks, previous, features, prepared=prepared, adjust=adjust)
         if self.feature_dct is None:
             return encoded

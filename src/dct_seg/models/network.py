@@ -291,9 +291,7 @@ class InteractiveNetwork(nn.Module, ABC):
         return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
 
     def train(self: Self, mode: bool = True) -> Self:
-        """As ``nn.Module.train``, but the backbone's batch norm stays in evaluation where the configuration
-        says so.
-        """
+        """Set training mode, but keep the backbone's batch norm frozen where the configuration says so."""
         super().train(mode)
         if self.config.frozen_batch_norm:
             for module in self.backbone.modules():
