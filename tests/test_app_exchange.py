@@ -38,7 +38,7 @@ def page(tmp_path: Path) -> Page:
 
 def masks(page: Page, name: str = "a.png") -> list[NDArray[np.bool_]]:
     entry = page.project.folder.entry(page.ids[name])
-    return [decode(one.rle) for one in page.project.state(entry)[0].objects]
+    return [decode(one.rle) for one in page.project.history(entry).state.objects]
 
 
 def exported(page: Page, kind: str) -> Any:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written to a temporary name beside their own, then renamed."""
+"""Whole files, folders with one writer, and errors that name a broken file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,57 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+BROKEN = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+"""What reading raises of content that is another thing than it should be."""
+
+
+@contextmanager
+def naming(what: str, remedy: str) -> Iterator[None]:
+    """Say which file or line is broken, and what to do, whatever reading it raises.
+
+    Args:
+        what: ``line 3 of FILE``, or what else begins the message.
+        remedy: What ends it.
+
+    Raises:
+        ValueError: When the block raises what broken content makes it raise.
+
+    Example:
+        >>> with naming("a.json is no list", "write it anew"):
+        ...     {}["items"]
+        Traceback (most recent call last):
+        ...
+        ValueError: a.json is no list (KeyError 'items'); write it anew
+    """
+    try:
+        yield
+    except BROKEN as error:
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"{what} ({type(error).__name__} {said}); {remedy}") from error
+
+
+@contextmanager
+def hold_folder(folder: Path, work: str) -> Iterator[None]:
+    """Be the only writer of a folder; a process that ends, however, lets go of it.
+
+    Args:
+        folder: It is made.
+        work: What works there, for the message.
+
+    Raises:
+        ValueError: When another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise ValueError(
+            f"another {work} is at work in {folder}; wait for it, or give another --out"
+        ) from error
 
 
 @contextmanager

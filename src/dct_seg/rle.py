@@ -9,6 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+class BrokenMaskError(ValueError):
+    """A run-length encoding that is none."""
+
+
 def encode(mask: NDArray[np.bool_]) -> dict[str, Any]:
     """The packed run-length encoding of a mask, ``{"size": [H, W], "counts": str}``.
 
@@ -107,18 +111,18 @@ def _checked(rle: Mapping[str, Any]) -> tuple[NDArray[np.int64], tuple[int, int]
     if not (
         isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)
     ):
-        raise ValueError("a run-length encoding has a size of two whole numbers, [height, width]")
+        raise BrokenMaskError("a run-length encoding has a size of two whole numbers, [height, width]")
     try:
         lengths = np.array(_unpacked(counts) if isinstance(counts, str) else counts)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"the runs of a run-length encoding cannot be read: {error}") from error
+        raise BrokenMaskError(f"the runs of a run-length encoding cannot be read: {error}") from error
     if (
         lengths.ndim != 1
         or lengths.dtype.kind not in "iu"
         or (lengths < 0).any()
         or sum(lengths.tolist()) != size[0] * size[1]
     ):
-        raise ValueError(
+        raise BrokenMaskError(
             f"a run-length encoding of {size[0]} x {size[1]} pixels has runs that do not add up to it"
         )
     return lengths.astype(np.int64), (size[0], size[1])
@@ -147,7 +151,7 @@ def _unpacked(text: str) -> list[int]:
     for character in text:
         bits = ord(character) - 48
         if not 0 <= bits < 64 or shift > 60:
-            raise ValueError("the packed runs of a run-length encoding are broken")
+            raise BrokenMaskError("the packed runs of a run-length encoding are broken")
         value |= (bits & 31) << shift
         shift += 5
         if not bits & 32:
@@ -155,5 +159,5 @@ def _unpacked(text: str) -> list[int]:
             lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
             value = shift = 0
     if shift:
-        raise ValueError("the packed runs of a run-length encoding are cut short")
+        raise BrokenMaskError("the packed runs of a run-length encoding are cut short")
     return lengths

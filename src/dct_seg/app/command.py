@@ -15,6 +15,9 @@ from dct_seg.arguments import CommandParser
 from dct_seg.models.pretrained import DEFAULT
 
 if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
     from dct_seg.app.schemas import ModelCard
     from dct_seg.methods.base import Method
 
@@ -76,15 +79,24 @@ def main(args: Sequence[str]) -> int:
     sys.stdout.flush()
     if not given.no_browser:
         threading.Timer(0.5, webbrowser.open, [url]).start()
-    config = uvicorn.Config(
+    uvicorn.Server(server_config(app)).run(sockets=[listener])
+    return 0
+
+
+def server_config(app: FastAPI) -> uvicorn.Config:
+    """How the application is served: quietly, on connections with deadlines."""
+    import uvicorn
+
+    from dct_seg.app.connections import TimedConnection
+
+    return uvicorn.Config(
         app,
+        http=TimedConnection,
         log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=3,
         h11_max_incomplete_event_size=65536,
     )
-    uvicorn.Server(config).run(sockets=[listener])
-    return 0
 
 
 def _method(weights: str) -> tuple[Callable[[], Method], ModelCard]:

@@ -289,6 +289,7 @@ class Editor:
 
     @contextmanager
     def _change(self, picture_id: str, change: schemas.Change | None) -> Iterator[_Turn]:
+        self.project.check_in_place()
         with self.project.open(picture_id) as (opened, working), opened.lock.changing():
             _check_revision(opened, None if change is None else change.revision)
             brief = change is not None and change.brief

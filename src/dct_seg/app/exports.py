@@ -9,6 +9,7 @@ import unicodedata
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path, PurePosixPath
@@ -18,10 +19,11 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from dct_seg import __version__
+from dct_seg.app.history import History
 from dct_seg.app.polygons import Polygon, exact_polygons
 from dct_seg.app.project import Project
 from dct_seg.app.state import SegmentedObject, click_event, step_event
-from dct_seg.rle import decode, decode_part
+from dct_seg.rle import BrokenMaskError, decode, decode_part
 
 Format = Literal["coco", "indexed_png", "object_png", "labelme", "clicks"]
 MEDIA_TYPES = ("application/json", "application/jsonl", "application/zip")
@@ -37,13 +39,30 @@ class Annotated:
         stem: What its files are called: its name without the suffix, or with it where another picture has the
             same.
         size: (height, width).
-        objects: In the order of their numbers.
+        history: With its log.
     """
 
     name: str
     stem: str
     size: tuple[int, int]
-    objects: tuple[SegmentedObject, ...]
+    history: History
+
+    @property
+    def objects(self) -> tuple[SegmentedObject, ...]:
+        """In the order of their numbers."""
+        return self.history.state.objects
+
+    @contextmanager
+    def naming_its_log(self) -> Iterator[None]:
+        """Name the log when one of its masks is broken.
+
+        Raises:
+            HistoryError: (a ValueError) that names it.
+        """
+        try:
+            yield
+        except BrokenMaskError as error:
+            raise self.history.broken_mask(error) from error
 
 
 @dataclass(frozen=True)
@@ -72,7 +91,11 @@ def write(project: Project, kind: Format) -> Written:
             (".json", "application/json") if kind == "coco" else (".jsonl", "application/jsonl")
         )
         path = _temporary(ending)
-        path.write_text(text)
+        try:
+            path.write_text(text, encoding="utf-8")
+        except BaseException:
+            path.unlink()
+            raise
         return Written(path, f"{kind}{ending}", media_type)
     files: Mapping[str, Callable[[Project, Annotated], Iterator[tuple[str, bytes]]]] = {
         "indexed_png": _indexed,
@@ -83,8 +106,9 @@ def write(project: Project, kind: Format) -> Written:
     try:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for picture in pictures:
-                for name, content in files[kind](project, picture):
-                    archive.writestr(name, content)
+                with picture.naming_its_log():
+                    for name, content in files[kind](project, picture):
+                        archive.writestr(name, content)
     except BaseException:
         path.unlink()
         raise
@@ -96,9 +120,11 @@ def annotated(project: Project) -> Iterator[Annotated]:
     entries = project.folder.entries()
     stems = file_stems([entry.name for entry in entries])
     for entry, stem in zip(entries, stems, strict=True):
-        state, size = project.state(entry)
-        if state.objects and size is not None:
-            yield Annotated(entry.name, stem, size, state.objects)
+        history = project.history(entry)
+        if history.state.objects and history.size is not None:
+            for one in history.state.objects:
+                project.check_class(one.class_id, of=entry.name)
+            yield Annotated(entry.name, stem, history.size, history)
 
 
 def file_stems(names: Sequence[str]) -> list[str]:
@@ -139,7 +165,8 @@ def _coco(project: Project, pictures: list[Annotated]) -> dict[str, Any]:
             {"id": number, "file_name": picture.name, "height": picture.size[0], "width": picture.size[1]}
         )
         for one in picture.objects:
-            row, col, height, width = one.outline.bbox
+            with picture.naming_its_log():
+                row, col, height, width = one.outline.bbox
             record = {
                 "id": len(annotations) + 1,
                 "image_id": number,

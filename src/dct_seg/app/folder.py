@@ -12,12 +12,13 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from dct_seg.app.inside import OutsideError, open_inside
 from dct_seg.data.images import (
     MAX_PIXELS,
     MAX_SIDE,
@@ -110,18 +111,17 @@ class Folder:
         """All pictures by name, as of the last scan."""
         return list(self._entries.values())
 
-    def file(self, picture_id: str) -> Path:
-        """The file to read, checked anew: inside the folder, of a known format, of a size that is taken.
+    def open(self, picture_id: str) -> BinaryIO:
+        """Open an image's file for reading: inside the folder, of a known format and a size that is taken.
+
+        The opened file itself is checked, so that a name that leads elsewhere meanwhile does no harm.
 
         Raises:
             NoSuchPictureError: When the folder has no such picture.
             UnreadableFileError: (a ValueError) when it must not or cannot be opened.
         """
         entry = self.entry(picture_id)
-        error = self._problem(entry.path, entry.name)
-        if error:
-            raise UnreadableFileError(error)
-        return entry.path.resolve()
+        return self._open(entry.path, entry.name)
 
     def read(self, picture_id: str) -> NDArray[np.uint8]:
         """The picture as (H, W, 3) RGB, upright, whatever its file holds.
@@ -143,23 +143,25 @@ class Folder:
         """
         return self._read(picture_id, read_on_white)
 
-    def _read(self, picture_id: str, reader: Callable[[Path], T]) -> T:
-        path = self.file(picture_id)
-        try:
-            return reader(path)
-        except (UnreadableFileError, FileNotFoundError) as error:
+    def _read(self, picture_id: str, reader: Callable[..., T]) -> T:
+        with self.open(picture_id) as file:
             entry = self.entry(picture_id)
-            line = str(error).replace(str(path), entry.name)
-            with self._lock:
-                self._checked[picture_id] = (_stamp(path), line)
-                self._entries[picture_id] = replace(entry, error=line)
-            raise UnreadableFileError(line) from error
+            try:
+                return reader(entry.name, file=file)
+            except UnreadableFileError as error:
+                with self._lock:
+                    self._checked[picture_id] = (_stamp(os.fstat(file.fileno())), str(error))
+                    self._entries[picture_id] = replace(entry, error=str(error))
+                raise
 
     def _entry(self, path: Path) -> Entry:
         relative = path.relative_to(self.root).as_posix()
         picture_id = hashlib.sha256(os.fsencode(relative)).hexdigest()[:20]
         name = os.fsencode(relative).decode("utf-8", "replace")  # a file name may be no text at all
-        stamp = _stamp(path)
+        try:
+            stamp = _stamp(path.stat())
+        except OSError:
+            stamp = (0, 0)  # a link to nowhere
         known = self._checked.get(picture_id)
         if known is None or known[0] != stamp:
             known = (stamp, self._problem(path, name))
@@ -170,32 +172,48 @@ class Folder:
     def _problem(self, path: Path, name: str) -> str | None:
         """Why a file is not opened, or None; reads no more than its header."""
         try:
-            target = path.resolve(strict=True)
-            if not target.is_relative_to(self.root) or OWN_FOLDER in target.relative_to(self.root).parts:
-                return f"{name} is a link that leaves the folder; put the picture itself there"
-            if not target.is_file():
-                return f"{name} is no file"
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with Image.open(target, formats=image_formats()) as picture:
-                    width, height = picture.size
-        except Image.DecompressionBombError:
-            return f"{name} is far too large; {TOO_LARGE}"
-        except Exception as error:  # a broken header makes Pillow raise almost anything
-            reason = str(error).replace(str(path), name).replace(str(self.root), "")
-            return (
-                f"{name} cannot be decoded ({reason or type(error).__name__}); replace it or take it out of "
-                "the folder"
-            )
-        if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-            return f"{name} is {width}x{height}; {TOO_LARGE}"
+            self._open(path, name).close()
+        except UnreadableFileError as error:
+            return str(error)
         return None
 
+    def _open(self, path: Path, name: str) -> BinaryIO:
+        try:
+            file = os.fdopen(open_inside(self.root, path, private=OWN_FOLDER), "rb")
+        except OutsideError as error:
+            raise UnreadableFileError(
+                f"{name} is a link that leaves the folder; put the picture itself there"
+            ) from error
+        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+            reason = (isinstance(error, OSError) and error.strerror) or "its links lead nowhere"
+            raise UnreadableFileError(
+                f"{name} cannot be decoded ({reason}); replace it or take it out of the folder"
+            ) from error
+        try:
+            self._check_header(file, name)
+            file.seek(0)
+        except BaseException:
+            file.close()
+            raise
+        return file
 
-def _stamp(path: Path) -> tuple[int, int]:
-    """What changes when a file does; zeros for a link to nowhere."""
-    try:
-        status = path.stat()
-    except OSError:
-        return 0, 0
+    def _check_header(self, file: BinaryIO, name: str) -> None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                width, height = Image.open(file, formats=image_formats()).size
+        except Image.DecompressionBombError as error:
+            raise UnreadableFileError(f"{name} is far too large; {TOO_LARGE}") from error
+        except Exception as error:  # a broken header makes Pillow raise almost anything
+            reason = "no image of a known format" if isinstance(error, UnidentifiedImageError) else str(error)
+            raise UnreadableFileError(
+                f"{name} cannot be decoded ({reason or type(error).__name__}); replace it or take it out of "
+                "the folder"
+            ) from error
+        if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+            raise UnreadableFileError(f"{name} is {width}x{height}; {TOO_LARGE}")
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int]:
+    """What changes when a file does."""
     return status.st_mtime_ns, status.st_size

@@ -13,9 +13,11 @@ import os
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from dct_seg.app.inside import OutsideError, open_without_links
 from dct_seg.app.state import State, apply
+from dct_seg.files import BROKEN
 
 FORMAT, VERSION = "dct-seg picture log", 2
 """Version 2 added steps made by hand, and events of several objects."""
@@ -23,6 +25,18 @@ FORMAT, VERSION = "dct-seg picture log", 2
 
 class HistoryError(ValueError):
     """A log that cannot be read, or an event that does not fit the state."""
+
+
+class LogChangedError(OSError):
+    """A log that another program has changed; nothing is written to it."""
+
+
+class Mark(NamedTuple):
+    """What tells a log from another file, and from an earlier or later state of itself."""
+
+    device: int
+    inode: int
+    size: int
 
 
 class History:
@@ -34,7 +48,8 @@ class History:
         size: (height, width) of the picture; without it, what the log says.
 
     Raises:
-        HistoryError: When the log is broken, of a newer format, or of a picture of another size.
+        HistoryError: When the log is broken, a link, of a newer format, or of a picture of another size.
+        OSError: When it cannot be opened.
     """
 
     def __init__(self, path: Path, *, picture: str, size: tuple[int, int] | None = None) -> None:
@@ -45,8 +60,13 @@ class History:
         self._at = 0
         self.revision = 0
         self._length = 0
-        if path.exists():
-            self._replay()
+        self._mark: Mark | None = None
+        self._replay()
+
+    @property
+    def mark(self) -> Mark | None:
+        """What the log was when it was last read or written; None for none."""
+        return self._mark
 
     @property
     def state(self) -> State:
@@ -68,6 +88,7 @@ class History:
 
         Raises:
             HistoryError: When it does not fit the state; nothing is written.
+            LogChangedError: (an OSError) when another program has changed the log; nothing is written.
             OSError: When the disk does not take it; nothing has changed.
         """
         states, at = self._after(event)
@@ -104,29 +125,66 @@ class History:
             "width": self.size[1],
         }
 
+    def _open(self, flags: int) -> int:
+        """Open the log, through no link; the folder of the project is where one may begin."""
+        folder = self._path.parent
+        return open_without_links(folder.parent, Path(folder.name, self._path.name), flags)
+
     def _write(self, content: bytes) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-        handle = os.open(self._path, flags, 0o666)
         try:
-            os.ftruncate(handle, self._length)  # the torn line of a process that died
-            os.lseek(handle, self._length, os.SEEK_SET)
+            self._path.parent.mkdir(exist_ok=True)  # not its parent: a moved project is not made anew
+            handle = self._open(os.O_RDWR | (os.O_CREAT | os.O_EXCL if self._mark is None else 0))
+        except (FileNotFoundError, FileExistsError, OutsideError) as error:
+            raise self.changed() from error
+        try:
+            found = _mark(handle)
+            if self._mark not in (None, found) or found.size < self._length:
+                raise self.changed()
             try:
+                os.ftruncate(handle, self._length)  # the torn line of a process that died
+                os.lseek(handle, self._length, os.SEEK_SET)
                 written = 0
                 while written < len(content):
                     written += os.write(handle, content[written:])
                 os.fsync(handle)
+                self._check_place(handle)
             except OSError:
                 os.ftruncate(handle, self._length)
                 raise
+            finally:
+                self._mark = _mark(handle)
         finally:
             os.close(handle)
         if self._length == 0 and os.name == "posix":
             _sync_folder(self._path.parent)
         self._length += len(content)
 
+    def _check_place(self, handle: int) -> None:
+        """See that what was written is what the log's name leads to."""
+        try:
+            same = os.path.samestat(os.fstat(handle), os.lstat(self._path))
+        except OSError:
+            same = False
+        if not same:
+            raise self.changed()
+
+    def changed(self) -> LogChangedError:
+        """The error for a log that is no longer what was last read or written here."""
+        return LogChangedError(
+            f"{self._name}, the log of {self._picture}, was moved, removed or changed by another program; "
+            "nothing was written: put it back as it was, or restart the annotator to go on with what is there"
+        )
+
     def _replay(self) -> None:
-        whole, _, _ = self._path.read_bytes().rpartition(b"\n")
+        try:
+            handle = self._open(os.O_RDONLY)
+        except FileNotFoundError:
+            return
+        except OutsideError as error:
+            raise HistoryError(f"{self._name} is a link; put the log itself there") from error
+        with os.fdopen(handle, "rb") as file:
+            self._mark = _mark(handle)
+            whole, _, _ = file.read(self._mark.size).rpartition(b"\n")
         for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
             self._replay_line(number, line)
         self._length = len(whole) + 1 if whole else 0
@@ -138,13 +196,30 @@ class History:
                 self._check_header(event)
             else:
                 self._states, self._at = self._after(event)
+                self._check_masks(event)
                 self.revision += 1
         except HistoryError:
             raise
-        except (LookupError, TypeError, ValueError, RecursionError, AttributeError) as error:
+        except BROKEN as error:
             raise HistoryError(
                 f"line {number} of {self._name} cannot be read ({error}); mend that file or move it away"
             ) from error
+
+    def _check_masks(self, event: Mapping[str, Any]) -> None:
+        """See that masks are of the picture's size; their runs are looked at when they are used."""
+        objects = [event["object"]] if "object" in event else event.get("objects", ())
+        masks = [one["rle"] for one in objects]
+        masks += [one[name] for one in objects for name in ("start", "removed") if one[name] is not None]
+        masks += [event["mask"]] if event.get("mask") is not None else []
+        for rle in masks:
+            if rle["size"] != list(self.size or ()) or not isinstance(rle["counts"], (str, list)):
+                raise ValueError("a mask is no run-length encoding of the picture's size")
+
+    def broken_mask(self, error: Exception) -> HistoryError:
+        """The error for a mask in the log whose runs cannot be read."""
+        return HistoryError(
+            f"{self._name} holds a mask that cannot be read ({error}); mend that file or move it away"
+        )
 
     def _check_header(self, header: Mapping[str, Any]) -> None:
         if header["format"] != FORMAT:
@@ -165,6 +240,11 @@ class History:
     @property
     def _name(self) -> str:
         return "/".join(self._path.parts[-3:])  # inside the folder of the pictures
+
+
+def _mark(handle: int) -> Mark:
+    status = os.fstat(handle)
+    return Mark(status.st_dev, status.st_ino, status.st_size)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -6,6 +6,7 @@ Its pictures, its classes, the log of each picture, and the lock that keeps a se
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,18 +20,23 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from dct_seg.app.folder import OWN_FOLDER, Entry, Folder
-from dct_seg.app.history import History, HistoryError
+from dct_seg.app.history import History, HistoryError, Mark
+from dct_seg.app.inside import open_without_links
 from dct_seg.app.picture_lock import PictureLock
 from dct_seg.app.state import SegmentedObject, State
 from dct_seg.app.working_image import WorkingImage, WorkingImages
-from dct_seg.files import write_whole
-from dct_seg.rle import decode, decode_part
+from dct_seg.files import BROKEN, write_whole
+from dct_seg.rle import BrokenMaskError, decode, decode_part
 
 COLORS = (
     *("#4c6ef5", "#f76707", "#12b886", "#e64980", "#fab005"),
     *("#7950f2", "#15aabf", "#82c91e", "#fa5252", "#868e96"),
 )
 """Of the classes in turn, as the page gives them too."""
+
+
+class ProjectMovedError(OSError):
+    """A folder that is no longer where it was when this server took it; nothing is written."""
 
 
 class ProjectError(ValueError):
@@ -151,10 +157,14 @@ class Project:
             raise ProjectError(
                 f"another annotator is open on {self.folder.root}; use that one, or stop it first"
             ) from error
+        # The file is held open, so that no other one can get its number.
+        self._lock_status = os.stat(self._own / "lock")
         self.pictures = WorkingImages(self.folder.read)
         self._keep = keep
         self._open: OrderedDict[str, OpenPicture] = OrderedDict()
         self._summaries: dict[str, Summary] = {}
+        self._marks: dict[str, Mark | None] = {}
+        """Of the logs that memory has held, so that an older one is noticed when it is read again."""
         self._lock = threading.Lock()
         self.classes = self._read_classes()
         self._add_classes(class_names)
@@ -163,6 +173,22 @@ class Project:
         """Let another server have the folder."""
         self._file_lock.release()
 
+    def check_in_place(self) -> None:
+        """Make sure that what is written now lies in the folder whose lock this server holds.
+
+        Raises:
+            ProjectMovedError: (an OSError) when the folder was moved, removed or replaced.
+        """
+        try:
+            same = os.path.samestat(os.lstat(self._own / "lock"), self._lock_status)
+        except OSError:
+            same = False
+        if not same:
+            raise ProjectMovedError(
+                f"the folder {self.folder.root.name} was moved, or its {OWN_FOLDER} changed by another "
+                "program; nothing was written: put it back, or restart the annotator where it is now"
+            )
+
     @contextmanager
     def open(self, picture_id: str) -> Iterator[tuple[OpenPicture, WorkingImage]]:
         """A picture and its history; when the block ends it may be forgotten by memory, never by the disk.
@@ -170,25 +196,28 @@ class Project:
         Raises:
             NoSuchPictureError: When the folder has no such picture.
             UnreadableFileError, HistoryError: (ValueErrors) when it or its log cannot be read.
+            LogChangedError: (an OSError) when its log is not as this server left it.
         """
         entry = self.folder.entry(picture_id)
         working = self.pictures.get(picture_id)
         with self._lock:
             opened = self._open.get(picture_id)
             if opened is None:
-                opened = OpenPicture(
-                    picture_id,
-                    entry.name,
-                    History(self._log(picture_id), picture=entry.name, size=working.size),
-                )
+                history = History(self._log(picture_id), picture=entry.name, size=working.size)
+                if self._marks.get(picture_id, history.mark) != history.mark:
+                    raise history.changed()
+                opened = OpenPicture(picture_id, entry.name, history)
                 self._open[picture_id] = opened
             opened.users += 1
             self._open.move_to_end(picture_id)
         try:
             yield opened, working
+        except BrokenMaskError as error:
+            raise opened.history.broken_mask(error) from error
         finally:
             with self._lock:
                 opened.users -= 1
+                self._marks[picture_id] = opened.history.mark
                 self._summaries[picture_id] = Summary.of(opened.history.state)
                 for idle in [key for key, one in self._open.items() if one.users == 0][
                     : max(0, len(self._open) - self._keep)
@@ -199,35 +228,32 @@ class Project:
         """What the list tells of a picture, from its log alone."""
         with self._lock:
             if picture_id not in self._summaries:
-                log = self._log(picture_id)
                 try:
-                    state = (
-                        History(log, picture=self.folder.entry(picture_id).name).state
-                        if log.exists()
-                        else State()
+                    self._summaries[picture_id] = Summary.of(
+                        self.history(self.folder.entry(picture_id)).state
                     )
-                    self._summaries[picture_id] = Summary.of(state)
-                except (HistoryError, OSError) as error:
+                except HistoryError as error:
                     self._summaries[picture_id] = Summary(error=str(error))
+                except OSError as error:
+                    self._summaries[picture_id] = Summary(error=f"its log cannot be read ({error.strerror})")
             return self._summaries[picture_id]
 
-    def state(self, entry: Entry) -> tuple[State, tuple[int, int] | None]:
-        """The state of a picture and its (height, width), from its log alone.
+    def history(self, entry: Entry) -> History:
+        """A picture's history as its log has it; its size is None without a log.
 
-        The size is None without a log.
+        Raises:
+            HistoryError: When the log is broken.
         """
-        log = self._log(entry.id)
-        if not log.exists():
-            return State(), None
-        history = History(log, picture=entry.name)
-        return history.state, history.size
+        return History(self._log(entry.id), picture=entry.name)
 
     def set_classes(self, classes: Sequence[ClassLabel]) -> None:
         """Replace the list of classes; on disk when this returns.
 
         Raises:
             ValueError: When ids or names repeat, or a class that objects have is missing.
+            ProjectMovedError: (an OSError) when the folder was moved, removed or replaced.
         """
+        self.check_in_place()
         for what, values in (("id", [one.id for one in classes]), ("name", [one.name for one in classes])):
             if len(set(values)) < len(values):
                 twice = next(value for place, value in enumerate(values) if value in values[:place])
@@ -249,15 +275,20 @@ class Project:
         )
         self.classes = list(classes)
 
-    def check_class(self, class_id: int) -> None:
+    def check_class(self, class_id: int, *, of: str = "") -> None:
         """Make sure that there is such a class.
+
+        Args:
+            class_id: Its number.
+            of: The picture that has an object of it, or "".
 
         Raises:
             ValueError: When there is not.
         """
         if class_id not in {one.id for one in self.classes}:
             known = ", ".join(f"{one.id} {one.name}" for one in self.classes)
-            raise ValueError(f"no class {class_id}; there are: {known}")
+            needed = f", which an object in {of} has" if of else ""
+            raise ValueError(f"no class {class_id}{needed}; there are: {known}")
 
     def _add_classes(self, names: Sequence[str]) -> None:
         classes = list(self.classes)
@@ -272,12 +303,15 @@ class Project:
 
     def _read_classes(self) -> list[ClassLabel]:
         file = self._own / "classes.json"
-        if not file.exists():
+        try:
+            handle = open_without_links(self._own, Path(file.name), os.O_RDONLY)
+        except FileNotFoundError:
             return []
         try:
-            found: Sequence[Mapping[str, Any]] = json.loads(file.read_text())["classes"]
+            with os.fdopen(handle, "rb") as opened:
+                found: Sequence[Mapping[str, Any]] = json.loads(opened.read())["classes"]
             return [ClassLabel(int(one["id"]), str(one["name"]), str(one["color"])) for one in found]
-        except (KeyError, TypeError, ValueError, OSError) as error:
+        except (*BROKEN, OSError) as error:
             raise ProjectError(f"{file} cannot be read ({error}); mend it or take it away") from error
 
     def _log(self, picture_id: str) -> Path:

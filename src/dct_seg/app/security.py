@@ -9,6 +9,7 @@ network, each request needs the token.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 from collections.abc import Collection
@@ -23,6 +24,8 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CHANGES = ("POST", "PUT", "PATCH", "DELETE")
 MAX_BODY = {"/api/v1/import": 128 * 2**20, "masks": 64 * 2**20, "": 2**20}
 """Bytes a request may bring: COCO JSON, mask PNGs, anything else."""
+BODY_SECONDS = 20.0
+"""Without a byte of a body that is announced."""
 
 POLICY = "; ".join(
     (
@@ -48,8 +51,12 @@ HEADERS = {
 }
 
 
-class _TooLargeError(Exception):
-    pass
+class _RefusedBodyError(Exception):
+    """A body that is too large or does not come; says with which status and line it is answered."""
+
+    def __init__(self, status: int, line: str) -> None:
+        super().__init__(line)
+        self.status = status
 
 
 class Guard:
@@ -77,20 +84,31 @@ class Guard:
         if refused is not None:
             await _answer(*refused, send)
             return
-        limit, read, began = max_body(scope["path"]), 0, False
+        limit = max_body(scope["path"])
+        read = 0
+        began = False
+        is_whole = False
+        refusal: _RefusedBodyError | None = None
 
         async def counted() -> Message:
-            nonlocal read
-            message = await receive()
+            nonlocal read, is_whole, refusal
+            try:
+                message = await asyncio.wait_for(receive(), None if is_whole else BODY_SECONDS)
+            except asyncio.TimeoutError:
+                line = f"the rest of the request did not come for {BODY_SECONDS:g} seconds; send it again"
+                refusal = _RefusedBodyError(408, line)
+                raise refusal from None
             read += len(message.get("body", b""))
+            is_whole = not message.get("more_body", False)
             if read > limit:
-                raise _TooLargeError
+                refusal = _RefusedBodyError(413, _too_large(limit))
+                raise refusal
             return message
 
         async def guarded(message: Message) -> None:
             nonlocal began
-            if read > limit and not began:
-                raise _TooLargeError  # what the application makes of its broken reading is not the answer
+            if refusal is not None and not began:
+                raise refusal  # what the application makes of its broken reading is not the answer
             if message["type"] == "http.response.start":
                 began = True
                 MutableHeaders(raw=message["headers"]).update(HEADERS)
@@ -98,9 +116,9 @@ class Guard:
 
         try:
             await self.app(scope, counted, guarded)
-        except _TooLargeError:
+        except _RefusedBodyError as error:
             if not began:
-                await _answer(413, _too_large(limit), send)
+                await _answer(error.status, str(error), send)
         except Exception:
             if not began:
                 await _answer(
@@ -124,12 +142,16 @@ class Guard:
                     "the token is missing or wrong; open the address that `dct-seg annotate` printed (or "
                     f"send {TOKEN_HEADER})",
                 )
+        origin = headers.get("origin")
+        is_foreign = origin is not None and urlsplit_netloc(origin) != host.lower()
+        site = headers.get("sec-fetch-site", "none")
+        if is_foreign or site not in ("same-origin", "none"):
+            who = f"a page of '{origin[:100]}'" if origin and is_foreign else "another site's page"
+            if scope["method"] in CHANGES:
+                return 403, f"{who} may not change anything here"
+            if scope["path"].startswith("/api/"):  # a link may lead to the page itself, which holds no data
+                return 403, f"{who} may not read anything here; open the annotator's own page"
         if scope["method"] in CHANGES:
-            origin = headers.get("origin")
-            if origin is not None and urlsplit_netloc(origin) != host.lower():
-                return 403, f"a page of '{origin[:100]}' may not change anything here"
-            if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
-                return 403, "another site's page may not change anything here"
             problem = _body_problem(scope["path"], headers)
             if problem is not None:
                 return problem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -79,6 +80,7 @@ def create_app(
             status: {"model": schemas.Problem, "description": text} for status, text in PROBLEMS.items()
         },
     )
+    app.state.root = project.folder.root
     app.add_middleware(Guard, token=token, hosts=hosts)
     for kind in STATUS:
         app.add_exception_handler(kind, _refused)
@@ -94,11 +96,12 @@ PROBLEMS = {
     400: "What was given is wrong.",
     403: "The token, the Host or the Origin is wrong.",
     404: "No such picture or object.",
+    408: "The rest of the request did not come.",
     409: "The picture has changed since, or another tab is at work.",
     413: "More bytes than are taken.",
     415: "A body of another kind.",
     422: "Not what the schema asks for.",
-    507: "The disk does not take it; nothing has changed.",
+    507: "The disk does not take it, or another program has changed the work; nothing has changed.",
 }
 
 
@@ -151,7 +154,8 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
         picture_id: PictureId,
         max_side: Annotated[int, Query(ge=16, le=65_535, description="pixels")] = 2048,
     ) -> Response:
-        status = project.folder.file(picture_id).stat()
+        with project.folder.open(picture_id) as file:
+            status = os.fstat(file.fileno())
         tag = f'"{status.st_mtime_ns:x}-{status.st_size:x}-{max_side}"'
         headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
         if tag in [one.strip() for one in request.headers.get("if-none-match", "").split(",")]:
@@ -276,9 +280,12 @@ def _problem(status: int, error: str, **more: Any) -> JSONResponse:
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     status = next(status for kind, status in STATUS.items() if isinstance(error, kind))
-    return _problem(
-        status, str(error), **({"holder": error.holder} if isinstance(error, OtherTabError) else {})
-    )
+    line = str(error)
+    if isinstance(error, OSError) and error.strerror:  # its text would name a path of this machine
+        line = f"the disk does not take or give it ({error.strerror}); nothing has changed, try again"
+    root: Path = request.app.state.root
+    holder = {"holder": error.holder} if isinstance(error, OtherTabError) else {}
+    return _problem(status, line.replace(str(root), root.name), **holder)
 
 
 async def _malformed(request: Request, error: Exception) -> JSONResponse:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -67,17 +67,21 @@ def image_formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def read_image(path: str | Path) -> NDArray[np.uint8]:
+def read_image(path: str | Path, *, file: BinaryIO | None = None) -> NDArray[np.uint8]:
     """An image file as (H, W, 3) RGB uint8, upright, whatever it holds.
 
     Gray is repeated and alpha is dropped. 16 and 32 bits and floats are scaled by `to_uint8`.
+
+    Args:
+        path: Image file.
+        file: Image file where it is open already; ``path`` is then its name in messages.
 
     Raises:
         FileNotFoundError: No such file.
         UnreadableFileError: (a ValueError) The file cannot be decoded.
     """
-    with _decoding(path):
-        found = _decode(Path(path).read_bytes())
+    with _decoding(path, file):
+        found = _decode(Path(path).read_bytes() if file is None else file.read())
         return _upright(_colors(found)[:, :, :3], found)
 
 
@@ -109,18 +113,24 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
     raise UnreadableFileError(f"the image is {width}x{height}; {TOO_LARGE}")
 
 
-def read_on_white(path: str | Path) -> NDArray[np.uint8] | None:
+def read_on_white(path: str | Path, *, file: BinaryIO | None = None) -> NDArray[np.uint8] | None:
     """An image with transparency laid on white, (H, W, 3) RGB uint8, upright; None for one without.
+
+    Args:
+        path: Image file.
+        file: Image file where it is open already; ``path`` is then its name in messages.
 
     Raises:
         FileNotFoundError: No such file.
         UnreadableFileError: (a ValueError) The file cannot be decoded.
     """
-    with _decoding(path):
-        with Image.open(path, formats=image_formats()) as image:
+    with _decoding(path, file):
+        with Image.open(file or path, formats=image_formats()) as image:
             if not image.has_transparency_data:
                 return None
-        found = _decode(Path(path).read_bytes())
+        if file is not None:
+            file.seek(0)
+        found = _decode(Path(path).read_bytes() if file is None else file.read())
         colors = _colors(found).astype(np.uint16)
         alpha = colors[:, :, 3:]
         on_white = (colors[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255
@@ -266,9 +276,9 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _decoding(path: str | Path) -> Iterator[None]:
+def _decoding(path: str | Path, file: BinaryIO | None = None) -> Iterator[None]:
     """Name the file in whatever goes wrong: a broken one makes Pillow raise almost anything."""
-    if not Path(path).exists():
+    if file is None and not Path(path).exists():
         raise FileNotFoundError(f"no file {path}")
     try:
         with _quiet():
