@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from dct_seg.app.painting import Paint, painted
 from dct_seg.app.working_image import WorkingImage
 from dct_seg.clicks import Click
+from dct_seg.files import BROKEN
 from dct_seg.methods.base import Method
 from dct_seg.predictor import Predictor
 from dct_seg.rle import decode
@@ -69,12 +70,12 @@ def read_click_log(path: str | Path) -> list[ObjectClicks]:
     found: list[ObjectClicks] = []
     numbers: dict[str, int] = {}
     known: set[tuple[str, int]] = set()
-    for place, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for place, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), start=1):
         if not line.strip():
             continue
         try:
             one = _object(json.loads(line), numbers)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except BROKEN as error:
             what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"line {place} of {path} is no object of a click log: {what}") from error
         if (one.image, one.number) in known:
@@ -96,6 +97,9 @@ def _object(line: Any, numbers: dict[str, int]) -> ObjectClicks:
     if not 0 < threshold < 1:
         raise ValueError(f"a threshold lies between 0 and 1, got {threshold}")
     size = (int(line["height"]), int(line["width"])) if "height" in line else None
+    for mask in (line.get("start"), line.get("removed")):
+        if mask is not None and not (len(mask["size"]) == 2 and isinstance(mask["counts"], (str, list))):
+            raise ValueError("a mask is a run-length encoding, {size: [height, width], counts}")
     return ObjectClicks(
         image,
         number,

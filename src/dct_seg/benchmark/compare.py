@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dct_seg.benchmark.results import Results, SampleRecord, iou_table, load_results
-from dct_seg.benchmark.strips import stack_strips, strip_path
+from dct_seg.benchmark.strips import folder_name, stack_strips, strip_path
 from dct_seg.benchmark.tables import as_markdown, percent, thresholds_of
 from dct_seg.files import write_whole
 from dct_seg.metrics import bootstrap_interval, hold_last, num_clicks_to
@@ -162,7 +162,10 @@ def compare_runs(a: str, b: str, *, out: str | Path | None = None, first: int = 
                     strips = strip_path(path_a / "strips", pair.a), strip_path(path_b / "strips", pair.b)
                     stack_strips(
                         *strips,
-                        Path(out) / comparison.data / title / f"{pair.difference:+03d}_{strips[0].name}",
+                        Path(out)
+                        / folder_name(comparison.data)
+                        / title
+                        / f"{pair.difference:+03d}_{strips[0].name}",
                     )
     return text
 

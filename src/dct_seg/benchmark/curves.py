@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from dct_seg.benchmark.results import Results, iou_table
 from dct_seg.benchmark.tables import ordered_data
+from dct_seg.files import whole_file
 from dct_seg.metrics import hold_last
 
 
@@ -56,8 +57,8 @@ def draw_curves(results: Results, folder: Path) -> list[Path]:
         axes.set_xticks(range(1, most + 1, max(1, most // 10)))
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small", loc="lower right")
-    folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"miou_vs_clicks.{suffix}" for suffix in ("png", "svg")]
     for path in paths:
-        figure.savefig(path, dpi=150)
+        with whole_file(path) as temporary:
+            figure.savefig(temporary, dpi=150, format=path.suffix[1:])
     return paths

@@ -6,19 +6,22 @@ One record a sample, the settings it was made under, and files that survive a ki
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from dct_seg.files import write_whole
+from dct_seg.files import naming, write_whole
+from dct_seg.registry import check_choice
 from dct_seg.simulation import PROTOCOL_VERSION, Prompt, Rule
 
 FORMAT_VERSION = 1
 RESULTS, JOURNAL = "results.json", "journal.{rank}.jsonl"
+_REMEDY = "move it away, or give another --out"
 
 
 @dataclass(frozen=True)
@@ -135,15 +138,27 @@ class SampleRecord:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SampleRecord:
-        """The record of what ``asdict`` gave, after a journey through JSON."""
-        plain = {
-            **values,
-            "condition": Condition(**values["condition"]),
-            "clicks": tuple(ClickRecord(**c) for c in values["clicks"]),
-        }
-        for name in ("size", "ious", "seconds"):
-            plain[name] = tuple(values[name])
-        return cls(**plain)
+        """The record of what ``asdict`` gave, after a journey through JSON.
+
+        Raises:
+            LookupError, TypeError, ValueError: When it is something else.
+        """
+        height, width = values["size"]
+        ious = tuple(float(iou) for iou in values["ious"])
+        if not all(0 <= iou <= 1 for iou in ious):
+            raise ValueError(f"an IoU lies between 0 and 1, got {values['ious']}")
+        if not isinstance(values["index"], int):
+            raise TypeError(f"index is a whole number, got {values['index']!r}")
+        return cls(
+            **{
+                **values,
+                "condition": Condition(**values["condition"]),
+                "clicks": tuple(ClickRecord(**click) for click in values["clicks"]),
+                "size": (int(height), int(width)),
+                "ious": ious,
+                "seconds": tuple(float(second) for second in values["seconds"]),
+            }
+        )
 
 
 @dataclass
@@ -256,21 +271,19 @@ def load_results(path: str | Path) -> Results:
     file = path / RESULTS if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(f"no {file}; `dct-seg benchmark --out {path}` writes one when it is done")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT_VERSION:
-            raise ValueError(
-                f"{file} has format {content['format']}, this dct-seg reads {FORMAT_VERSION}; run the "
-                "benchmark again"
-            )
+    with naming(f"{file} is no results file of dct-seg benchmark", _REMEDY):
+        content = json.loads(file.read_bytes())
+        version = content["format"]
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{file} has format {version}, this dct-seg reads {FORMAT_VERSION}; run the benchmark again"
+        )
+    with naming(f"{file} is no results file of dct-seg benchmark", _REMEDY):
         samples = [SampleRecord.from_dict(values) for values in content["samples"]]
+        _check_header(content)
         known = {f.name for f in fields(Settings)}
         settings = Settings(**{name: value for name, value in content["settings"].items() if name in known})
         return Results(settings, content["methods"], content["data"], content["runs"], samples)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{file} is no results file of dct-seg benchmark: {type(error).__name__} {error}"
-        ) from error
 
 
 class Journal:
@@ -314,15 +327,40 @@ def read_earlier(folder: Path, results: Results) -> list[SampleRecord]:
         results.merge_header(earlier.header(), str(folder))
         records += earlier.samples
     for path in journals(folder):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-            if not line.endswith("\n"):
-                break  # torn by a kill
-            entry = json.loads(line)
+        whole, _, _ = path.read_bytes().rpartition(b"\n")  # what follows was torn by a kill
+        for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
+            with naming(f"line {number} of {path} is no line of a benchmark's journal", _REMEDY):
+                entry = json.loads(line)
+                if "header" in entry:
+                    _check_header(entry["header"])
+                elif number == 1:
+                    raise ValueError("it has no header")
+                else:
+                    records.append(SampleRecord.from_dict(entry["sample"]))
             if "header" in entry:
                 results.merge_header(entry["header"], str(folder))
-            else:
-                records.append(SampleRecord.from_dict(entry["sample"]))
     return records
+
+
+def _check_header(header: dict[str, Any]) -> None:
+    """See that what stands before the samples can be merged and shown.
+
+    Raises:
+        LookupError, TypeError, ValueError: When it cannot.
+    """
+    settings = header["settings"]
+    check_choice("prompt", settings["prompt"], get_args(Prompt))
+    check_choice("rule", settings["rule"], get_args(Rule))
+    numbers = [settings["threshold"], settings["max_clicks"], settings["protocol_version"]]
+    numbers += [] if settings["target"] is None else [settings["target"]]
+    if not all(math.isfinite(number) for number in numbers):
+        raise ValueError("settings hold numbers that are not finite")
+    for name in ("methods", "data"):
+        for described in dict(header[name]).values():
+            if not isinstance(described, dict):
+                raise TypeError(f"{name} are described by mappings, got {described!r}")
+    if not isinstance(header["runs"], list):
+        raise TypeError(f"runs are a list, got {header['runs']!r}")
 
 
 def journals(folder: Path) -> list[Path]:

@@ -31,7 +31,18 @@ def strip_path(folder: Path, record: SampleRecord) -> Path:
         'strips/VOC/esc/00007_img_a_b.jpg#3.jpg'
     """
     name = "".join(c if c.isalnum() or c in "-_.#" else "_" for c in record.name)
-    return folder / record.data / record.method / f"{record.index:05d}_{name}.jpg"
+    return folder / folder_name(record.data) / folder_name(record.method) / f"{record.index:05d}_{name}.jpg"
+
+
+def folder_name(label: str) -> str:
+    """A label as the name of a folder, which leads nowhere else.
+
+    Example:
+        >>> [folder_name(label) for label in ("VOC", "esc (2)", "../../x", "..")]
+        ['VOC', 'esc (2)', '.._.._x', '_']
+    """
+    name = "".join("_" if c in "/\\:\0" else c for c in label)
+    return name if name.strip(". ") else "_"
 
 
 def save_strip(picture: NDArray[np.uint8], path: Path) -> Path:

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -184,7 +184,7 @@ def _sweep(content: Any, name: str) -> Sweep:
     if run_cap is not None and (not _is_whole(run_cap) or run_cap < 1):
         raise ValueError(f"run_cap is a number of trials, at least 1, got {run_cap!r}")
     return Sweep(
-        name=str(content.get("name") or name),
+        name=_name(content.get("name", name)),
         method=content["method"],
         metric=_metric(content.get("metric"), is_needed=content["method"] == "bayes"),
         command=_command(content.get("command"), content.get("program")),
@@ -193,6 +193,15 @@ def _sweep(content: Any, name: str) -> Sweep:
         run_cap=run_cap,
         ignored=tuple(key for key in content if key in WITHOUT_EFFECT_HERE),
     )
+
+
+def _name(given: Any) -> str:
+    """The name, which is that of a folder too."""
+    name = str(given)
+    is_one_part = PureWindowsPath(name).name == PurePosixPath(name).name == name
+    if not (is_one_part and name != ".." and name.strip() and name.isprintable() and len(name) <= 100):
+        raise ValueError(f"a sweep's name is the name of its folder, such as sigma, got name {name[:100]!r}")
+    return name
 
 
 def _parameters(content: Any, prefix: str) -> list[Parameter]:

@@ -9,9 +9,10 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from dct_seg.files import write_whole
+from dct_seg.files import naming, write_whole
+from dct_seg.registry import check_choice
 from dct_seg.sweep.space import Sweep, Values
 
 OUTCOME, STARTED, LOG = "outcome.json", "trial.json", "log.txt"
@@ -21,6 +22,8 @@ METRICS = "metrics.json"
 SEEDS = ("seed_everything", "model.seed", "data.seed")
 """Parameters that tell repetitions of one setting apart."""
 NAME_LENGTH = 120
+State = Literal["finished", "failed"]
+_REMEDY = "remove it, and --resume runs the trial again"
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Outcome:
     """
 
     values: Values
-    state: Literal["finished", "failed"]
+    state: State
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     checkpoint: str = ""
     error: str = ""
@@ -90,7 +93,14 @@ class Trial:
     def read_outcome(self) -> Outcome | None:
         """Result of the trial, or None while it is open."""
         path = self.folder / OUTCOME
-        return Outcome(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+        if not path.is_file():
+            return None
+        with naming(f"{path} is no outcome of a trial", _REMEDY):
+            outcome = Outcome(**json.loads(path.read_bytes()))
+            check_choice("state", outcome.state, get_args(State))
+            _check_metrics(outcome.metrics)
+            _check_start({"values": outcome.values, "number": outcome.number, "attempts": outcome.attempts})
+            return outcome
 
     def write_outcome(self, outcome: Outcome) -> None:
         """Write it, whole."""
@@ -102,8 +112,12 @@ class Trial:
         Empty when it never was.
         """
         path = self.folder / STARTED
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return found
+        if not path.is_file():
+            return {}
+        with naming(f"{path} is no start of a trial", _REMEDY):
+            found: dict[str, Any] = json.loads(path.read_bytes())
+            _check_start(found)
+            return found
 
     def write_start(self, *, number: int, attempts: int, command: Sequence[str]) -> None:
         """Write what is started."""
@@ -113,11 +127,38 @@ class Trial:
 
 def trials_in(out: Path) -> list[Trial]:
     """All trials ever started in a sweep's folder, in the order of their starting."""
-    found = [
-        Trial(json.loads(path.read_text(encoding="utf-8"))["values"], path.parent)
-        for path in out.glob(f"trials/*/{STARTED}")
-    ]
-    return sorted(found, key=lambda trial: (trial.read_start()["number"], trial.key))
+    found = []
+    for path in out.glob(f"trials/*/{STARTED}"):
+        start = Trial({}, path.parent).read_start()
+        found.append((start["number"], Trial(start["values"], path.parent)))
+    return [trial for _, trial in sorted(found, key=lambda one: (one[0], one[1].key))]
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """The metrics and the checkpoint that a finished ``fit`` left.
+
+    Raises:
+        ValueError: When the file is something else.
+    """
+    with naming(f"{path} holds no metrics of dct-seg fit", _REMEDY):
+        left = json.loads(path.read_bytes())
+        _check_metrics(left["metrics"])
+        return {"metrics": left["metrics"], "checkpoint": str(left["checkpoint"])}
+
+
+def _check_metrics(metrics: Mapping[str, Mapping[str, float]]) -> None:
+    for of_prompt in metrics.values():
+        for value in of_prompt.values():
+            float(value)
+
+
+def _check_start(start: Mapping[str, Any]) -> None:
+    if not (
+        isinstance(start["values"], dict)
+        and isinstance(start["number"], int)
+        and isinstance(start["attempts"], int)
+    ):
+        raise TypeError("values are a mapping, number and attempts are whole numbers")
 
 
 def newest(folder: Path, pattern: str) -> Path | None:
