@@ -13,6 +13,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def run_on_ranks(
     function: Callable[..., Any],
     *args: Any,
@@ -30,9 +36,7 @@ def run_on_ranks(
         init_group: Whether to join a gloo group first; False leaves it to Lightning, with the environment
             set.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         context = mp.start_processes(
             _rank,

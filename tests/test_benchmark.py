@@ -46,6 +46,7 @@ from dct_seg.data.base import Sample
 from dct_seg.data.datamodule import ClickSimulatorDataModule
 from dct_seg.methods import METHODS, Method
 from dct_seg.simulation import next_click
+from dct_seg.stopping import Stopped
 
 
 class Boxes:
@@ -619,12 +620,12 @@ def test_the_exit_code_tells_of_failed_samples_and_of_a_stop(
     assert command.main(argv) == 1
     assert "ZeroDivisionError" in capsys.readouterr().out
     monkeypatch.setattr("dct_seg.benchmark.command.run_benchmark", _interrupted)
-    assert command.main(argv) == 130
-    assert "goes on from here" in capsys.readouterr().err
+    with pytest.raises(Stopped, match=r"the same command with --out runs/benchmark/.* goes on from here"):
+        command.main(argv)
 
 
 def _interrupted(*_: object, **__: object) -> Results:
-    raise KeyboardInterrupt
+    raise Stopped(signal.SIGINT)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ PACKAGE = ROOT.name
 MAX_LINES = 500
 
 LAYERS = [  # a room may import those above it in this list
-    {"arguments", "registry", "clicks", "files", "processor", "rle"},
+    {"arguments", "registry", "clicks", "files", "processor", "rle", "stopping"},
     {"click_encoders", "simulation", "metrics", "pictures", "prediction"},
     {"models"},
     {"interaction", "data", "prompts"},

@@ -75,6 +75,12 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert run(code) == "[]"
 
 
+@pytest.mark.parametrize(("before", "policy"), [("", "PASSIVE"), ("os.environ[name] = 'ACTIVE'", "ACTIVE")])
+def test_threads_that_wait_sleep_unless_told_otherwise(before: str, policy: str) -> None:
+    code = f"import os; name = 'OMP_WAIT_POLICY'; os.environ.pop(name, None); {before or 'pass'}"
+    assert run(f"{code}\nimport dct_seg; print(os.environ[name])") == policy
+
+
 def test_name_brings_only_what_it_needs() -> None:
     code = (
         "import sys; from dct_seg import Click; print([m for m in ('timm', 'lightning', 'cv2', "

@@ -5,8 +5,15 @@ The public names, loaded at first use so that importing the package costs nothin
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+if "torch" not in sys.modules:
+    # OpenMP reads this when torch loads it. By default its threads spin while they wait for one another, and
+    # take the time of the very thread that they wait for as soon as another program needs a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from dct_seg.click_encoders import ClickEncoder

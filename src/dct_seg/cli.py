@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from dct_seg.arguments import CommandParser
+from dct_seg.stopping import Stopped, raising_stopped
 
 
 class Command(NamedTuple):
@@ -74,7 +75,8 @@ def main(args: list[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The command's exit code; 2 for a mistake in what was given, told in one line on stderr.
+        The command's exit code; 2 for a mistake in what was given, told in one line on stderr; 130 when
+        stopped by SIGINT, 143 by SIGTERM.
     """
     args = sys.argv[1:] if args is None else args
     if not args or args[0] in ("-h", "--help", "help"):
@@ -86,10 +88,12 @@ def main(args: list[str] | None = None) -> int:
         print(__version__)
         return 0
     try:
-        return _run(args[0], args[1:])
-    except KeyboardInterrupt:
-        print("dct-seg: stopped", file=sys.stderr)
-        return 130
+        with raising_stopped():
+            return _run(args[0], args[1:])
+    except Stopped as stop:
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # one line for all ranks
+            print(f"dct-seg: {stop}", file=sys.stderr)
+        return stop.exit_code
     except BrokenPipeError:
         return 0
     except Exception as error:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
 from dct_seg.app.folder import Folder
@@ -21,11 +20,12 @@ from dct_seg.app.replay import ObjectClicks, read_click_log, replay
 from dct_seg.app.working_image import WorkingImage
 from dct_seg.arguments import CommandParser
 from dct_seg.clicks import Click
-from dct_seg.data.images import read_image
-from dct_seg.files import write_whole
+from dct_seg.data.images import read_image, read_nonzero
+from dct_seg.files import hold_folder, naming, write_whole
 from dct_seg.methods.base import Method
 from dct_seg.models.pretrained import DEFAULT
 from dct_seg.pictures import Turn, draw_turn, save_png
+from dct_seg.stopping import advising
 
 OVERLAY_HEIGHT = 720  # pixels
 DONE = "predicted.jsonl"
@@ -69,6 +69,11 @@ def main(args: Sequence[str]) -> int:
     )
     if given.coco:
         _check_coco()
+    with hold_folder(Path(given.out), "dct-seg predict"), advising("the same command goes on from here"):
+        return _predict_all(jobs, given)
+
+
+def _predict_all(jobs: Jobs, given: argparse.Namespace) -> int:
     out = Path(given.out)
     done = _read_done(out)
     failed = 0
@@ -277,20 +282,34 @@ def _drawn(
 
 
 def _read_done(out: Path) -> dict[str, dict[str, Any]]:
-    """The last line of each picture; one that a kill cut short counts for nothing."""
+    """The last line of each picture; one that a kill cut short counts for nothing.
+
+    Raises:
+        ValueError: When a line is something else.
+    """
     path = out / DONE
     found: dict[str, dict[str, Any]] = {}
-    if path.is_file():
-        text = path.read_text(encoding="utf-8")
-        for line in text.splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
+    if not path.is_file():
+        return found
+    whole, end, torn = path.read_bytes().rpartition(b"\n")
+    for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
+        with naming(
+            f"line {number} of {path} is no picture that was done", "remove it, or give another --out"
+        ):
+            record = json.loads(line)
+            _check_done(record)
             found[record["image"]] = record
-        if text and not text.endswith("\n"):
-            write_whole(path, "".join(f"{json.dumps(record)}\n" for record in found.values()))
+    if torn:
+        write_whole(path, whole + end)
     return found
+
+
+def _check_done(record: dict[str, Any]) -> None:
+    objects = [(one["object"], one["class"], one["mask"], one["area"]) for one in record["objects"]]
+    texts = [record["image"], record["request"], *(mask for _, _, mask, _ in objects)]
+    numbers = [record["height"], record["width"], *(area for *_, area in objects)]
+    if not (all(isinstance(one, str) for one in texts) and all(isinstance(one, int) for one in numbers)):
+        raise TypeError("image, request and masks are text, height, width and areas whole numbers")
 
 
 def _check_coco() -> None:
@@ -313,7 +332,7 @@ def _coco(records: Sequence[dict[str, Any]], out: Path) -> dict[str, Any]:
             {"id": number, "file_name": record["image"], "height": record["height"], "width": record["width"]}
         )
         for one in record["objects"]:
-            rle = encode(np.asarray(Image.open(out / one["mask"])) > 0)
+            rle = encode(read_nonzero(out / one["mask"]))
             row, col, height, width = outline_of(rle).bbox
             fields = {
                 "category_id": labels.index(one["class"]) + 1,

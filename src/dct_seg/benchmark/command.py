@@ -27,8 +27,9 @@ from dct_seg.benchmark.tables import (
 )
 from dct_seg.files import write_whole
 from dct_seg.simulation import Prompt, Rule
+from dct_seg.stopping import advising
 
-DONE, SAMPLES_FAILED, STOPPED = 0, 1, 130
+DONE, SAMPLES_FAILED = 0, 1
 """Exit codes."""
 
 
@@ -36,7 +37,7 @@ def main(args: Sequence[str]) -> int:
     """Run ``dct-seg benchmark``, ``compare`` included.
 
     Returns:
-        0, 1 when samples failed, 130 when it was stopped.
+        0, 1 when samples failed.
 
     Raises:
         ValueError: When what was given is wrong.
@@ -56,11 +57,8 @@ def main(args: Sequence[str]) -> int:
     add_arguments(parser)
     given = parser.parse_args(args)
     given.out = given.out or _new_folder()
-    try:
+    with advising(f"the same command with --out {given.out} goes on from here"):
         return _benchmark(given)
-    except KeyboardInterrupt:
-        sys.stderr.write(f"stopped; the same command with --out {given.out} goes on from here\n")
-        return STOPPED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -17,6 +18,8 @@ import cv2
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
+
+from dct_seg.stopping import Stopped
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -117,6 +120,7 @@ def run_tasks(
                 yield worker(task)
                 bar.update()
             return
+        others = set(multiprocessing.active_children())
         pool = ProcessPoolExecutor(
             min(workers, len(tasks)),
             mp_context=multiprocessing.get_context("spawn"),
@@ -131,6 +135,10 @@ def run_tasks(
             raise RuntimeError(
                 "a worker process died, perhaps for want of memory; run again with fewer --workers to go on"
             ) from error
+        except (Stopped, GeneratorExit):
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()  # rather than wait for their samples
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -142,6 +150,7 @@ def _start(worker: Callable[[Any], Any], threads: int | None) -> None:
     global _worker
     _worker = worker
     _set_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C in a terminal is for the parent, which ends us
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 

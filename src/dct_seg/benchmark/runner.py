@@ -10,7 +10,8 @@ import inspect
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,6 +38,7 @@ from dct_seg.clicks import Click, ClickBatch
 from dct_seg.data.base import Sample
 from dct_seg.data.datasets import DATASETS, open_dataset
 from dct_seg.data.sampling import is_held_out
+from dct_seg.files import hold_folder
 from dct_seg.methods.base import METHODS, Method
 from dct_seg.metrics import iou
 from dct_seg.pictures import Turn, draw_strip
@@ -326,10 +328,6 @@ def run_benchmark(
         {label: _describe_data(bench.dataset(label), data[label], held_out) for label in data},
         [describe_environment(threads=threads, workers=workers, ranks=ranks.size)],
     )
-    earlier = [] if folder is None else read_earlier(folder, results)
-    for records in ranks.gather(earlier):
-        results.absorb(records)
-
     exact = Condition()
     conditions = (
         [exact]
@@ -343,29 +341,52 @@ def run_benchmark(
         for condition in conditions
         for index in samples[d]
     ]
-    done = {record.key for record in results.samples if record.error is None}
-    left = [task for task in tasks if task not in done]
-    new: list[SampleRecord] = []
-    journal = None if folder is None else Journal(folder, ranks.rank, results.header())
-    try:
-        for record in run_tasks(
-            bench, left[ranks.rank :: ranks.size], workers=workers, threads=threads, show=ranks.rank == 0
-        ):
-            new.append(record)
+    with _only_writer(folder, ranks):
+        earlier = [] if folder is None else read_earlier(folder, results)
+        for records in ranks.gather(earlier):
+            results.absorb(records)
+        done = {record.key for record in results.samples if record.error is None}
+        left = [task for task in tasks if task not in done]
+        new: list[SampleRecord] = []
+        journal = None if folder is None else Journal(folder, ranks.rank, results.header())
+        try:
+            for record in run_tasks(
+                bench, left[ranks.rank :: ranks.size], workers=workers, threads=threads, show=ranks.rank == 0
+            ):
+                new.append(record)
+                if journal is not None:
+                    journal.add(record)
+        finally:
             if journal is not None:
-                journal.add(record)
-    finally:
-        if journal is not None:
-            journal.close()
-    for records in ranks.gather(new):
-        results.absorb(records)
-    if folder is not None:
-        if ranks.rank == 0:
-            results.save(folder / RESULTS)
-        for path in journals(folder) if ranks.rank == 0 else []:
-            path.unlink()
+                journal.close()
+        for records in ranks.gather(new):
+            results.absorb(records)
+        if folder is not None:
+            if ranks.rank == 0:
+                results.save(folder / RESULTS)
+            for path in journals(folder) if ranks.rank == 0 else []:
+                path.unlink()
     ranks.leave()
     return results
+
+
+@contextmanager
+def _only_writer(folder: Path | None, ranks: Ranks) -> Iterator[None]:
+    """Hold the folder of a run, the first rank for all.
+
+    Raises:
+        ValueError: On every rank, when another run holds it.
+    """
+    with ExitStack() as stack:
+        refused = []
+        if folder is not None and ranks.rank == 0:
+            try:
+                stack.enter_context(hold_folder(folder, "dct-seg benchmark"))
+            except ValueError as error:
+                refused.append(str(error))
+        for line in ranks.gather(refused)[0]:
+            raise ValueError(line)
+        yield
 
 
 def _open(label: str, root: str | Path | None) -> SampleSource:

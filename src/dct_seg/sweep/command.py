@@ -14,13 +14,14 @@ from typing import Any
 from tqdm import tqdm
 
 from dct_seg.arguments import CommandParser
-from dct_seg.files import write_whole
-from dct_seg.sweep.running import Plan, exclusive, run_trials
+from dct_seg.files import hold_folder, naming, write_whole
+from dct_seg.stopping import Stopped
+from dct_seg.sweep.running import Plan, run_trials
 from dct_seg.sweep.search import Listed, OptunaSearch, Search, planned
 from dct_seg.sweep.space import Sweep, fit_arguments, load_sweep
 from dct_seg.sweep.trial import OUTCOME, Outcome, Trial, describe, has_wandb, trials_in
 
-DONE, TRIALS_FAILED, STOPPED = 0, 1, 130
+DONE, TRIALS_FAILED = 0, 1
 """Exit codes."""
 SETTING = "sweep.json"
 """Under what a sweep's folder was begun; it is only gone on with under the same."""
@@ -30,7 +31,7 @@ def main(args: Sequence[str]) -> int:
     """Run ``dct-seg sweep``.
 
     Returns:
-        0, 1 when trials failed, 130 when it was stopped.
+        0, 1 when trials failed.
 
     Raises:
         ValueError: When what was given is wrong.
@@ -47,7 +48,7 @@ def main(args: Sequence[str]) -> int:
     _check_files(plan)
     if given.dry_run:
         return _show(plan, given)
-    with exclusive(out):
+    with hold_folder(out, "dct-seg sweep"):
         _begin(plan, given)
         return _run(plan, given)
 
@@ -181,12 +182,13 @@ def _begin(plan: Plan, args: argparse.Namespace) -> None:
     if not path.is_file():
         write_whole(path, json.dumps(given, indent=1))
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    differing = [
-        f"{key} {before.get(key)!r}, now {value!r}"
-        for key, value in given.items()
-        if before.get(key) != value
-    ]
+    with naming(f"{path} does not say how a sweep began", "move its folder away, or give another --out"):
+        before = json.loads(path.read_bytes())
+        differing = [
+            f"{key} {before.get(key)!r}, now {value!r}"
+            for key, value in given.items()
+            if before.get(key) != value
+        ]
     if differing:
         raise ValueError(
             f"{plan.out} was begun with {'; '.join(differing)}; its trials would not compare, give another "
@@ -228,13 +230,11 @@ def _run(plan: Plan, args: argparse.Namespace) -> int:
 
         try:
             run_trials(plan, search, on_start, on_end)
-        except KeyboardInterrupt:
+        except Stopped as stop:
             bar.close()
-            say(
-                f"stopped; the same command with --resume goes on from here, {len(done)} of {search.total} "
-                "trials ended\n"
-            )
-            return STOPPED
+            ended_of_all = f"{len(done)} of {search.total} trials ended"
+            stop.advice = f"the same command with --resume goes on from here, {ended_of_all}"
+            raise
     from dct_seg.sweep.tables import write_report
 
     # In the order of starting, and of a sweep that was gone on with also what a search was only told of.

@@ -9,14 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from json import loads
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from dct_seg.sweep.search import Search
 from dct_seg.sweep.space import Metric, Sweep, fit_arguments
@@ -27,13 +24,14 @@ from dct_seg.sweep.trial import (
     Outcome,
     Trial,
     newest,
+    read_metrics,
     trials_in,
     wandb_environment,
     without_logger,
 )
 
 POLL_SECONDS = 0.2
-GRACE_SECONDS = 5.0
+GRACE_SECONDS = 20.0
 """What a trial is given to end by itself when the sweep is stopped."""
 TAIL_BYTES = 20_000
 OF_AN_AGENT = ("WANDB_SWEEP_ID", "WANDB_RESUME")
@@ -114,7 +112,10 @@ class _Running:
         common["seconds"] = round(time.monotonic() - self.began, 1)
         metrics = newest(self.trial.folder, METRICS)
         if code == 0 and metrics is not None:
-            left = loads(metrics.read_text(encoding="utf-8"))
+            try:
+                left = read_metrics(metrics)
+            except ValueError as broken:
+                return Outcome(state="failed", error=str(broken), **common)
             wanted = self.sweep.metric
             if self.sweep.method != "bayes" or wanted is None or wanted.of(left["metrics"]) is not None:
                 return Outcome(state="finished", **left, **common)
@@ -254,20 +255,3 @@ def _gpus(environment: Mapping[str, str]) -> list[str]:
         [tool, "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, check=False
     )
     return done.stdout.split() if done.returncode == 0 else []
-
-
-@contextmanager
-def exclusive(out: Path) -> Iterator[None]:
-    """Hold a sweep's folder, which a process that ends, however, lets go of.
-
-    Raises:
-        ValueError: When another sweep is at work in it.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(out / ".lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise ValueError(
-            f"another dct-seg sweep is at work in {out}; wait for it, or give another --out"
-        ) from error

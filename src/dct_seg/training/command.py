@@ -31,6 +31,7 @@ from dct_seg.pictures import draw_strips, save_png
 from dct_seg.processor import keep_freed_memory, trainer_precision
 from dct_seg.registry import unknown_name
 from dct_seg.training.callbacks import InteractionLogger, RunConfigCallback, play
+from dct_seg.training.stop import StopAtBatchEnd
 from dct_seg.training.task import InteractiveSegmentationTask
 
 TABLE_COLUMNS = ("NoC@85", "NoC@90", "NoF@90", "mIoU@1", "mIoU@3", "mIoU@5", "AuC")
@@ -140,6 +141,7 @@ class TrainingCLI(LightningCLI):
                 # the samplers know their rank, and a metric must see each sample once
                 "use_distributed_sampler": False,
                 "num_sanity_val_steps": 0,
+                "callbacks": [StopAtBatchEnd()],
                 "precision": trainer_precision(),
                 # Another logger given by its class alone inherits these two, so they suit all.
                 "logger": {

@@ -1,0 +1,98 @@
+"""A run that is told to stop ends at a batch's end, with a checkpoint to go on from."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
+
+from dct_seg.stopping import Stopped, handle_here
+
+LAST = "last{}.ckpt"
+
+
+class StopAtBatchEnd(Callback):
+    """End a run at the next batch's end after SIGINT or SIGTERM; a second signal ends it at once.
+
+    Training writes a last checkpoint first. Under DDP all ranks stop at the same batch, whichever of them the
+    signal reaches. Lightning itself would end inside a batch after SIGINT, and with exit code 0 after
+    SIGTERM.
+    """
+
+    def __init__(self) -> None:
+        self._signum: int | None = None
+        self._saved: Path | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen; Lightning puts the handlers back when it is done."""
+        handle_here(self._take_down)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write a checkpoint and stop when asked to."""
+        if not self._is_asked(trainer):
+            return
+        self._saved = checkpoint_path(trainer)
+        if self._saved is not None:
+            trainer.save_checkpoint(self._saved)
+        raise self._stopped(f"epoch {trainer.current_epoch}, batch {batch_idx + 1}")
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Stop a validation during training when asked to."""
+        if trainer.state.fn == TrainerFn.FITTING and self._is_asked(trainer):
+            self._saved = newest_checkpoint(trainer)
+            raise self._stopped("its last epoch" if self._saved else "")
+
+    def _is_asked(self, trainer: Trainer) -> bool:
+        return trainer.strategy.reduce_boolean_decision(self._signum is not None, all=False)
+
+    def _stopped(self, place: str) -> Stopped:
+        advice = "no checkpoint was written"
+        if self._saved is not None:
+            advice = f"the same command with --ckpt_path {self._saved} goes on from {place}"
+        return Stopped(self._signum or signal.SIGTERM, advice)
+
+    def _take_down(self, signum: int, frame: FrameType | None) -> None:
+        if self._signum is not None:
+            raise Stopped(signum, "at once, without another checkpoint")
+        self._signum = signum
+        if (
+            os.environ.get("LOCAL_RANK", "0") == "0"
+        ):  # one line for all ranks; print may be what was interrupted
+            os.write(2, b"dct-seg: stopping at this batch's end; once more stops at once\n")
+
+
+def checkpoint_path(trainer: Trainer) -> Path | None:
+    """Where a last checkpoint of this run goes, over no other run's; None where checkpoints are off."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath:
+            own = Path(callback.last_model_path) if callback.last_model_path else None
+            if own is not None and not own.is_symlink():
+                return own
+            names = (LAST.format(f"-v{number}" if number else "") for number in range(10_000))
+            return next(
+                path for path in (Path(callback.dirpath) / name for name in names) if not path.exists()
+            )
+    return None
+
+
+def newest_checkpoint(trainer: Trainer) -> Path | None:
+    """The checkpoint that this run wrote last, or None."""
+    callbacks = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
+    paths = [Path(path) for one in callbacks for path in (one.last_model_path, one.best_model_path) if path]
+    return max((path for path in paths if path.exists()), key=lambda path: path.stat().st_mtime, default=None)
