@@ -157,7 +157,7 @@ for order, name in (((0, 1), "positive, negative"), ((1, 0), "negative, positive
 
 # %%
 with torch.inference_mode():
-    before = net.feature_dct(features, batch.undo(), size)[0]
+    before = net.feature_dct(features, ClickBatch.from_clicks([batch.to_clicks()[0][:-1]]), size)[0]
     after = net.feature_dct(features, batch, size)[0]
 fig, axes = plt.subplots(1, 2, figsize=(12, 3))
 for axis, name, one, other in zip(axes, ("mean", "standard deviation"), before, after, strict=True):

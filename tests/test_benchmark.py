@@ -185,6 +185,23 @@ def test_an_empty_object_counts_as_iou_1_and_warns_with_its_name() -> None:
     assert results.samples[0].clicks == ()
 
 
+def test_a_method_class_without_options_does_not_mix_runs_of_other_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Square(Shy):
+        def __init__(self, *, side: int = 3) -> None:
+            super().__init__()
+
+        options = property(lambda self: {})  # as a class that says nothing of its options
+
+    monkeypatch.setitem(METHODS._entries, "square", Square)
+    run_benchmark({"square": {"side": 5}}, {"boxes": Boxes(1)}, prompt="drag", out=tmp_path)
+    recorded = load_results(tmp_path).methods["square"]
+    assert (recorded["method"], recorded["options"]) == ("square", {"side": 5})
+    with pytest.raises(ValueError, match="side"):
+        run_benchmark({"square": {"side": 7}}, {"boxes": Boxes(1)}, prompt="drag", out=tmp_path)
+
+
 def test_a_method_of_the_wrong_shape_is_a_failure_with_its_reason() -> None:
     class Wrong(Shy):
         def predict(self, image, clicks, previous):  # type: ignore[no-untyped-def]

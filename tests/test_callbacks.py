@@ -18,7 +18,7 @@ import torch
 import yaml
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
-from tiny import TINY, tiny_data, tiny_task, tiny_trainer
+from tiny import TINY, tiny_data, tiny_task, tiny_trainer, val_names
 
 from dct_seg import Click, DCTNet
 from dct_seg.cli import main
@@ -240,7 +240,7 @@ def test_the_worst_samples_are_those_of_the_lowest_mean_iou(tmp_path: Path) -> N
     tiny_trainer(tmp_path, logger=log, callbacks=[shown]).validate(task, data, verbose=False)
     rows = list(csv.DictReader(next(tmp_path.rglob("worst.csv")).open()))
     means = task.val_metrics["drag"].table.mean(1)
-    names = [data.val_names[i] for i in means.argsort(stable=True)[:5].tolist()]
+    names = [val_names(data)[i] for i in means.argsort(stable=True)[:5].tolist()]
     assert [row["sample"] for row in rows] == names
     assert [float(row["mean IoU"]) for row in rows] == pytest.approx(
         means.sort().values[:5].tolist(), abs=1e-4
@@ -254,7 +254,7 @@ def test_what_is_played_is_what_validation_measured(tmp_path: Path) -> None:
     assert [turn.iou for turn in played.turns] == pytest.approx(
         task.val_metrics["drag"].table[1].tolist(), abs=1e-6
     )
-    assert played.name == data.val_names[1]
+    assert played.name == val_names(data)[1]
 
 
 def test_a_network_that_diverges_is_shown_too() -> None:

@@ -60,23 +60,6 @@ def test_appending_adds_one_click_to_each_image_that_gets_one(batch: ClickBatch)
     assert batch.to_clicks() == RAGGED
 
 
-def test_undo_takes_the_last_click_of_each_image_wherever_it_stands(batch: ClickBatch) -> None:
-    longer = batch.append(
-        torch.tensor([[9, 9], [5, 5], [0, 0]]), torch.tensor([0, 1, -1]), torch.full((3,), math.nan)
-    )
-    assert longer.undo().to_clicks() == [RAGGED[0], [], []]
-    assert batch.undo().to_clicks() == [RAGGED[0][:1], [], []]
-    assert batch.undo().labels.shape == (3, 1)
-    assert batch.undo().undo().labels.shape == (3, 0)
-    assert batch.undo().undo().undo().to_clicks() == [[], [], []]
-    assert batch.to_clicks() == RAGGED
-
-
-def test_undo_brings_back_what_was_before_the_append(batch: ClickBatch) -> None:
-    longer = batch.append(torch.ones(3, 2), torch.ones(3), torch.ones(3))
-    assert longer.undo().to_clicks() == RAGGED
-
-
 def test_scaling_keeps_a_click_on_the_same_spot_of_the_image() -> None:
     rows, cols = torch.meshgrid(torch.arange(8.0), torch.arange(12.0), indexing="ij")
     picture = torch.stack([rows, cols])[None]  # (1, 2, 8, 12): each pixel knows where it is
@@ -112,13 +95,6 @@ def test_slice_holds_the_clicks_of_those_images(batch: ClickBatch) -> None:
 def test_moving_to_a_device_keeps_the_clicks(batch: ClickBatch) -> None:
     assert batch.to("cpu").to_clicks() == RAGGED
     assert batch.to(torch.device("meta")).device.type == "meta"
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory needs a GPU")
-def test_pinned_clicks_are_the_same_clicks(batch: ClickBatch) -> None:
-    pinned = batch.pin_memory()
-    assert pinned.coords.is_pinned()
-    assert pinned.to("cuda", non_blocking=True).to("cpu").to_clicks() == RAGGED
 
 
 @pytest.mark.parametrize(("row", "col"), [(math.nan, 0), (0, math.inf)])

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
+from tiny import val_names
 from torch import Tensor, nn
 
 from dct_seg.data.base import PhotoCache
@@ -70,14 +71,14 @@ def test_a_batch_has_the_shapes_and_types_that_are_promised(tmp_path: Path) -> N
 def test_training_and_held_out_photographs_are_apart_and_complete(tmp_path: Path) -> None:
     data = module(make_folder(tmp_path, 40), holdout=0.25, batch_size=1)
     trained = {name.split("#")[0] for batch in data.train_dataloader() for name in batch["name"]}
-    held = {name.split("#")[0] for name in data.val_names}
+    held = {name.split("#")[0] for name in val_names(data)}
     assert not trained & held
     assert len(trained | held) == 40
     assert 4 <= len(held) <= 16
     assert held == {
         f"images/{number}.png" for number in range(40) if is_held_out(f"images/{number}.png", 0.25)
     }
-    assert data.num_val_samples == 2 * len(held)
+    assert len(val_names(data)) == 2 * len(held)
 
 
 def test_the_split_is_the_same_for_ever() -> None:
@@ -99,7 +100,7 @@ def test_validation_is_the_picture_as_it_is_under_its_own_number(tmp_path: Path)
         for batch in data.val_dataloader()
         for number, name in zip(batch["sample_id"], batch["name"], strict=True)
     ]
-    assert seen == list(enumerate(data.val_names))
+    assert seen == list(enumerate(val_names(data)))
     batch = next(iter(data.val_dataloader()))
     stored = np.asarray(Image.open(tmp_path / batch["name"][0].split("#")[0]))
     assert (batch["image"][0].permute(1, 2, 0).numpy() * 255).round().astype(int).tolist() == stored.tolist()
@@ -126,8 +127,8 @@ def test_val_size_shrinks_and_max_val_samples_spreads(tmp_path: Path) -> None:
     roots = [str(make_folder(tmp_path / "a", 30)), str(make_folder(tmp_path / "b", 8))]
     data = module(roots, holdout=0.5, val_size=40, max_val_samples=6)
     assert next(iter(data.val_dataloader()))["image"].shape[2:] == (30, 40)
-    assert [name.split("/")[0] for name in data.val_names] == ["a"] * 3 + ["b"] * 3
-    assert len(set(data.val_names)) == 6
+    assert [name.split("/")[0] for name in val_names(data)] == ["a"] * 3 + ["b"] * 3
+    assert len(set(val_names(data))) == 6
 
 
 def test_a_set_of_its_own_for_validation_leaves_all_for_training(tmp_path: Path) -> None:
@@ -135,7 +136,7 @@ def test_a_set_of_its_own_for_validation_leaves_all_for_training(tmp_path: Path)
     data.setup()
     assert data.train_set is not None
     assert len(data.train_set) == 10
-    assert data.num_val_samples == 6
+    assert len(val_names(data)) == 6
     shapes = ClickSimulatorDataModule(
         "Shapes",
         options={"num_images": 4},
@@ -144,13 +145,13 @@ def test_a_set_of_its_own_for_validation_leaves_all_for_training(tmp_path: Path)
         crop_size=64,
     )
     assert next(iter(shapes.train_dataloader()))["image"].shape[2:] == (64, 64)
-    assert all(name.startswith("val/") for name in shapes.val_names)
+    assert all(name.startswith("val/") for name in val_names(shapes))
 
 
 def test_validation_alone_lists_no_training_folder(tmp_path: Path) -> None:
     data = module(tmp_path / "nowhere", val_root=str(make_folder(tmp_path / "val", 3)))
     data.setup("validate")
-    assert data.num_val_samples == 6
+    assert len(val_names(data)) == 6
     with pytest.raises(FileNotFoundError, match="no folder"):
         data.setup("fit")
 
@@ -167,7 +168,7 @@ def test_two_photographs_are_one_each_and_one_cannot_be_split(tmp_path: Path) ->
     data = module(make_folder(tmp_path / "two", 2))
     data.setup()
     assert data.train_set is not None
-    assert (len(data.train_set), data.num_val_samples) == (1, 2)
+    assert (len(data.train_set), len(val_names(data))) == (1, 2)
     with pytest.raises(
         ValueError, match="one photograph cannot be split; give a val_root, more photographs, or holdout 0"
     ):
@@ -291,10 +292,10 @@ def test_an_unreadable_picture_is_skipped_named_once_and_counted(tmp_path: Path)
 
 def test_an_unreadable_held_out_picture_is_left_out_at_the_start(tmp_path: Path) -> None:
     make_folder(tmp_path, 10, suffix="jpg")
-    held = module(tmp_path, holdout=0.5).val_names[0].split("#")[0]
+    held = val_names(module(tmp_path, holdout=0.5))[0].split("#")[0]
     (tmp_path / held).write_bytes((tmp_path / held).read_bytes()[:2000])
     with pytest.warns(UserWarning, match="cannot be decoded and is left out of validation"):
-        names = module(tmp_path, holdout=0.5).val_names
+        names = val_names(module(tmp_path, holdout=0.5))
     assert names
     assert not any(name.startswith(held) for name in names)
 

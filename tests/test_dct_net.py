@@ -4,7 +4,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from networks import TINY, some_clicks, tiny_net
+from networks import TINY, fewer_clicks, some_clicks, tiny_net
 from torch import Tensor, nn
 
 from dct_seg import Click, ClickBatch, DCTNet, DCTNetConfig
@@ -102,7 +102,7 @@ def test_each_image_of_a_batch_has_the_logits_it_would_have_alone(options: dict[
 def test_nothing_is_remembered_between_clicks() -> None:
     net = tiny_net()
     first = net(image(), some_clicks())
-    net(image() * 0.5, some_clicks().undo())
+    net(image() * 0.5, fewer_clicks())
     assert torch.equal(net(image(), some_clicks()), first)
 
 
@@ -122,10 +122,10 @@ def test_image_that_is_done_and_has_only_padding_gives_finite_logits_and_gradien
 def test_clicks_matter_through_the_maps_and_through_feature_dct() -> None:
     for options in ({"feature_dct": False}, {}):
         net = tiny_net(**options)
-        assert not torch.equal(net(image(), some_clicks()), net(image(), some_clicks().undo()))
+        assert not torch.equal(net(image(), some_clicks()), net(image(), fewer_clicks()))
     net = tiny_net()
     nn.init.zeros_(next(iter(net.backbone.stem_map_parameters())))  # the maps are cut off
-    assert not torch.equal(net(image(), some_clicks()), net(image(), some_clicks().undo()))
+    assert not torch.equal(net(image(), some_clicks()), net(image(), fewer_clicks()))
 
 
 def test_previous_mask_matters_only_where_it_is_switched_on() -> None:
@@ -276,15 +276,15 @@ def test_late_fusion_shows_the_backbone_the_image_alone_and_asks_it_once(
 
 def test_late_fusion_hears_clicks_and_mask_through_its_branch_and_clicks_through_feature_dct() -> None:
     without_dct = tiny_net(prompt_fusion="late", previous_mask=True, feature_dct=False)
-    assert not torch.equal(without_dct(image(), some_clicks()), without_dct(image(), some_clicks().undo()))
+    assert not torch.equal(without_dct(image(), some_clicks()), without_dct(image(), fewer_clicks()))
     assert not torch.equal(
         without_dct(image(), some_clicks(), torch.rand(2, 1, 32, 32)), without_dct(image(), some_clicks())
     )
     deaf = tiny_net(prompt_fusion="late")
     nn.init.zeros_(deaf.prompt_branch.stem.weight)
-    assert not torch.equal(deaf(image(), some_clicks()), deaf(image(), some_clicks().undo()))
+    assert not torch.equal(deaf(image(), some_clicks()), deaf(image(), fewer_clicks()))
     nn.init.zeros_(deaf.feature_dct.net[-1].weight)  # type: ignore[union-attr, index, arg-type]
-    assert torch.equal(deaf(image(), some_clicks()), deaf(image(), some_clicks().undo()))
+    assert torch.equal(deaf(image(), some_clicks()), deaf(image(), fewer_clicks()))
 
 
 def test_gradient_of_late_fusion_reaches_the_backbone_through_a_shared_encoding() -> None:
@@ -292,11 +292,11 @@ def test_gradient_of_late_fusion_reaches_the_backbone_through_a_shared_encoding(
     features = net.encode_image(image())
     (
         net(image(), some_clicks(), None, features).mean()
-        + net(image(), some_clicks().undo(), None, features).mean()
+        + net(image(), fewer_clicks(), None, features).mean()
     ).backward()
     shared = {name: p.grad.clone() for name, p in net.backbone.named_parameters() if p.grad is not None}
     net.zero_grad()
-    (net(image(), some_clicks()).mean() + net(image(), some_clicks().undo()).mean()).backward()
+    (net(image(), some_clicks()).mean() + net(image(), fewer_clicks()).mean()).backward()
     assert any(gradient.any() for gradient in shared.values())
     for name, p in net.backbone.named_parameters():
         torch.testing.assert_close(shared[name], p.grad, atol=1e-5, rtol=1e-3)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
-from tiny import assert_same_weights, loader_of, tiny_data, tiny_task, tiny_trainer, weights
+from tiny import assert_same_weights, loader_of, tiny_data, tiny_task, tiny_trainer, val_names, weights
 from torch import nn
 
 from dct_seg import ClickBatch, DCTNet, InteractiveSegmentationTask, NumberOfClicks, SimulatedUser
@@ -317,7 +317,7 @@ def test_both_prompts_get_their_own_row(run):
             "AuC",
             "num_seen",
         }
-        assert metrics[f"val/{prompt}/num_seen"] == run["trainer"].datamodule.num_val_samples
+        assert metrics[f"val/{prompt}/num_seen"] == len(val_names(run["trainer"].datamodule))
 
 
 def test_the_rate_is_stepped_by_epochs_and_logged_as_it_was(run):

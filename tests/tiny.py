@@ -43,6 +43,12 @@ def tiny_data(**options: Any) -> ClickSimulatorDataModule:
     return ClickSimulatorDataModule("Shapes", **{**defaults, **options})
 
 
+def val_names(data: ClickSimulatorDataModule) -> list[str]:
+    """Names of the validation samples, in the order of ``sample_id``."""
+    loader = data.val_dataloader()
+    return [] if isinstance(loader, list) else [loader.dataset.name(i) for i in range(len(loader.dataset))]  # type: ignore[attr-defined, arg-type]
+
+
 def loader_of(batch: dict[str, Any]) -> DataLoader[Any]:
     """A loader that gives just this batch."""
     return DataLoader(

@@ -18,12 +18,15 @@ if "torch" not in sys.modules:
 if TYPE_CHECKING:
     from dct_seg.click_encoders import ClickEncoder
     from dct_seg.clicks import Click, ClickBatch
+    from dct_seg.data.base import InteractiveDataset
     from dct_seg.data.datamodule import ClickSimulatorDataModule
     from dct_seg.interaction import interact
+    from dct_seg.methods.base import Method
     from dct_seg.metrics import NumberOfClicks
     from dct_seg.models.auto_drag import AutoDragHead
     from dct_seg.models.dct_net import DCTNet, DCTNetConfig
     from dct_seg.models.feature_dct import FeatureDCT
+    from dct_seg.models.network import InteractiveNetwork
     from dct_seg.predictor import Predictor
     from dct_seg.simulation import SimulatedUser, first_click, next_click
     from dct_seg.training.task import InteractiveSegmentationTask
@@ -39,7 +42,10 @@ _HOMES = {
     "DCTNet": "models.dct_net",
     "DCTNetConfig": "models.dct_net",
     "FeatureDCT": "models.feature_dct",
+    "InteractiveDataset": "data.base",
+    "InteractiveNetwork": "models.network",
     "InteractiveSegmentationTask": "training.task",
+    "Method": "methods.base",
     "NumberOfClicks": "metrics",
     "Predictor": "predictor",
     "SimulatedUser": "simulation",
@@ -57,7 +63,10 @@ __all__ = [
     "DCTNet",
     "DCTNetConfig",
     "FeatureDCT",
+    "InteractiveDataset",
+    "InteractiveNetwork",
     "InteractiveSegmentationTask",
+    "Method",
     "NumberOfClicks",
     "Predictor",
     "SimulatedUser",

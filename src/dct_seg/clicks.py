@@ -157,22 +157,6 @@ class ClickBatch:
             torch.cat([self.radii, radii.to(self.radii)[:, None]], 1),
         )
 
-    def undo(self) -> ClickBatch:
-        """The batch without the last click of each image that has one.
-
-        Empty columns at the end are dropped.
-        """
-        if self.labels.shape[1] == 0:
-            return self
-        order = torch.arange(self.labels.shape[1], device=self.device).expand_as(self.labels)
-        last = torch.where(self.valid, order, -1).amax(
-            1, keepdim=True
-        )  # (B, 1), -1 for an image without a click
-        labels = torch.where(order == last, PADDING, self.labels)
-        used = (labels != PADDING).any(0).nonzero()  # columns that still hold a click
-        keep = int(used.amax()) + 1 if len(used) else 0
-        return ClickBatch(self.coords[:, :keep], labels[:, :keep], self.radii[:, :keep])
-
     def with_radii(self, radii: Tensor) -> ClickBatch:
         """The same clicks with other radii, (B, N) pixels."""
         return ClickBatch(self.coords, self.labels, radii)
@@ -194,7 +178,3 @@ class ClickBatch:
         """The same clicks on another device."""
         moved = (t.to(device, non_blocking=non_blocking) for t in (self.coords, self.labels, self.radii))
         return ClickBatch(*moved)
-
-    def pin_memory(self) -> ClickBatch:
-        """The same clicks in page-locked memory."""
-        return ClickBatch(self.coords.pin_memory(), self.labels.pin_memory(), self.radii.pin_memory())

@@ -403,14 +403,22 @@ def _describe_method(method: Method, spec: Callable[[], Method]) -> dict[str, An
 
     New weights under an old name are another method.
     """
-    given = {**(spec.options if isinstance(spec, MethodSpec) else {}), **method.options}
+    given = dict(spec.options) if isinstance(spec, MethodSpec) else {}
+    # A class without ``options`` would record none, and runs of other options would mix in one folder.
+    options = {**method.options, **{name: given[name] for name in given if name not in method.options}}
     files = {
         name: Path(value)
-        for name, value in given.items()
+        for name, value in options.items()
         if isinstance(value, str | Path) and Path(value).is_file()
     }
     digests = {name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for name, path in files.items()}
-    return {"method": method.name, "paper": method.paper, "options": method.options, "files": digests}
+    name = spec.name if isinstance(spec, MethodSpec) else getattr(method, "name", type(method).__name__)
+    return {
+        "method": name,
+        "paper": getattr(method, "paper", ""),
+        "options": {key: str(one) if isinstance(one, Path) else one for key, one in options.items()},
+        "files": digests,
+    }
 
 
 def _samples(dataset: SampleSource, label: str, held_out: float) -> list[int]:

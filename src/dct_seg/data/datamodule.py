@@ -165,17 +165,6 @@ class ClickSimulatorDataModule(LightningDataModule):
         """The photographs that could not be decoded in training, and how often each was drawn."""
         return {} if self._loader is None else self._loader.skipped
 
-    @property
-    def num_val_samples(self) -> int:
-        """How many samples validation has; ``sample_id`` runs from 0 to one less."""
-        return len(self._prepared_val())
-
-    @property
-    def val_names(self) -> list[str]:
-        """The validation samples' names, in the order of ``sample_id``."""
-        val = self._prepared_val()
-        return [val.name(number) for number in range(len(val))]
-
     def setup(self, stage: str | None = None) -> None:
         """List the files that ``stage`` needs; done once."""
         if stage in (None, "fit") and self.train_set is None:
