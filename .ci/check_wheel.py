@@ -62,6 +62,11 @@ def run(*args: str) -> str:
 
 assert dct_seg.__version__ in run("--version")
 assert "SpatialDCT" in run("list")
+assert "ablation/full" in run("list", "configs")
+short = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
+for config in ("quickstart", "configs/quickstart.yaml"):
+    assert "drag, after" in run("fit", "--config", config, *short, "--model.val_clicks=1")
+assert "12 trials" in run("sweep", "configs/sweeps/table1.yaml", "--dry-run")
 assert "NoC@90" in run(
     "benchmark",
     "--method",

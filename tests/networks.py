@@ -1,5 +1,6 @@
 """Networks small enough that a test of one takes a fraction of a second."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ def tiny_net(*, seed: int = 0, **options: Any) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = build_network(DCTNetConfig(**{**TINY, **options}))
+        # frozen as a pretrained backbone's, though its weights are random
+        net.config = replace(net.config, frozen_batch_norm=options.get("frozen_batch_norm", True))
         with torch.no_grad():
             for parameter in net.parameters():
                 if not parameter.any():

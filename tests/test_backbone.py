@@ -134,6 +134,19 @@ def test_backbone_without_a_convolution_over_rgb_is_refused() -> None:
         module._add_maps(net, 2)
 
 
+def test_backbone_of_one_input_size_is_refused_when_it_is_built() -> None:
+    with pytest.raises(ValueError, match=r"backbone 'hiera_tiny_224' takes images of one size alone \("):
+        build("hiera_tiny_224")
+
+
+def test_backbone_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    state = timm.create_model("resnet18").state_dict()
+    state["layer1.0.conv1.weight"][0] = float("nan")
+    torch.save(state, tmp_path / "broken.pth")
+    with pytest.raises(ValueError, match=r"holds values in '.*layer1.0.conv1.weight' that are not finite"):
+        build("resnet18", weights=str(tmp_path / "broken.pth"))
+
+
 def test_unknown_backbone_gets_the_nearest_name_and_not_a_thousand() -> None:
     wanted = (
         "unknown backbone 'resnett18'; did you mean 'resnet18'? `dct-seg list backbones` shows those that "

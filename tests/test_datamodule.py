@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -406,13 +407,23 @@ def test_each_worker_gets_its_part_of_the_cache(tmp_path: Path) -> None:
     [
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"crop_size": 8}, "crop_size must be at least 16, got 8"),
-        ({"holdout": 1.0}, "holdout is a share of the photographs, 0 <= holdout < 1, got 1.0"),
+        ({"holdout": 1.0}, "holdout is a share of the images, at least 0 and below 1, got 1.0"),
         ({"val_dataset": "GrabCat"}, "unknown data set 'GrabCat'; did you mean 'GrabCut'"),
         ({"root": {}}, "root wants folders with weights of 0 or more, not all 0"),
+        ({"aspect": math.nan}, "aspect is a factor, at least 1, got nan"),
+        ({"scale": (math.nan, 1.0)}, r"scale is \(low, high\) with 0 < low <= high, got \(nan, 1.0\)"),
+        ({"object_scale": (0.1, math.inf)}, r"object_scale is \(low, high\) with 0 < low <= high"),
+        ({"object_scale_prob": 3.0}, "object_scale_prob is a probability, at least 0 and at most 1, got 3.0"),
+        ({"val_size": 0}, "val_size must be at least 16, got 0"),
+        ({"max_val_samples": 0}, "max_val_samples must be at least 1, got 0"),
+        ({"samples_per_epoch": -5}, "samples_per_epoch must be at least 1, got -5"),
+        ({"min_object_size": -1}, "min_object_size must be at least 0, got -1"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"root": {"a": math.nan}}, "root wants folders with weights of 0 or more"),
         ({"root": {"a": -1.0}}, "root wants folders with weights of 0 or more"),
         ({"root": []}, "root wants at least one folder, got an empty list"),
-        ({"copy_paste": 1.5}, "copy_paste is a probability, got 1.5"),
-        ({"union": {"a": -0.5}}, "union is a probability, got -0.5"),
+        ({"copy_paste": 1.5}, "copy_paste is a probability, at least 0 and at most 1, got 1.5"),
+        ({"union": {"a": -0.5}}, "union is a probability, at least 0 and at most 1, got -0.5"),
         ({"union": {"nobody": 0.5}}, r"union names 'nobody', which is no folder of root \(a\)"),
     ],
 )

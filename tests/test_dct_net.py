@@ -1,8 +1,10 @@
 """DCT-Net: one pure function of image, clicks and previous mask, at any size; what learns, what is frozen."""
 
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import timm
 import torch
 from networks import TINY, fewer_clicks, some_clicks, tiny_net
 from torch import Tensor, nn
@@ -169,11 +171,49 @@ def statistics(net: DCTNet) -> list[Tensor]:
     return [b.clone() for key, b in net.backbone.named_buffers() if "running" in key or "num_batches" in key]
 
 
-def test_batch_norm_of_a_fresh_network_is_frozen() -> None:
-    net = DCTNet(DCTNetConfig(**TINY))  # nobody called train()
+def test_batch_norm_of_a_fresh_network_is_frozen(tmp_path: Path) -> None:
+    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "backbone.pth")
+    weights = str(tmp_path / "backbone.pth")
+    net = DCTNet(DCTNetConfig(**{**TINY, "backbone_weights": weights}))  # nobody called train()
     before = statistics(net)
     net(image(), some_clicks())
     assert all(torch.equal(a, b) for a, b in zip(before, statistics(net), strict=True))
+
+
+def test_batch_norm_of_random_weights_is_not_frozen() -> None:
+    net = DCTNet(DCTNetConfig(**TINY))
+    assert not net.config.frozen_batch_norm
+    before = statistics(net)
+    net(image(), some_clicks())
+    assert not torch.equal(before[0], statistics(net)[0])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            lambda x: (x * 255).byte(),
+            r"an image batch is float in 0\.\.1, got torch\.uint8; use image\.float\(\) / 255",
+        ),
+        (
+            lambda x: x * 255,
+            r"an image batch is float in 0\.\.1, got values from .* to 25\d; divide it by 255",
+        ),
+        (lambda x: (x - 0.45) / 0.22, "do not normalize it, the network does that itself"),
+        (lambda x: x * float("nan"), "got values from nan to nan"),
+    ],
+)
+def test_images_of_another_range_are_refused(wrong: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        tiny_net()(wrong(image(1)), some_clicks()[1:])
+
+
+@pytest.mark.parametrize("click", [Click(-3, 5, radius=4.0), Click(5, 64, radius=4.0)])
+def test_clicks_outside_the_image_are_refused(click: Click) -> None:
+    with pytest.raises(
+        ValueError, match=r"click 1 of image 0 is at \(.*\), outside its 32 rows and 32 columns"
+    ):
+        tiny_net()(image(1), ClickBatch.from_clicks([[Click(5, 5, radius=4.0), click]]))
 
 
 def test_batch_norm_stays_frozen_after_train_and_after_that_of_what_holds_the_network() -> None:

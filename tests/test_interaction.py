@@ -58,6 +58,14 @@ def test_each_turn_adds_one_click_in_order() -> None:
     assert steps[-1].logits[0, 0, 0, 0] == 3
 
 
+def test_a_model_needs_no_way_to_fill_radii() -> None:
+    def model(image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> Tensor:
+        return torch.zeros(len(image), 1, *image.shape[2:])
+
+    steps = list(interact(model, IMAGE, Script(9, 9), 2))
+    assert steps[-1].clicks.radii.isnan().all()
+
+
 def test_radii_the_model_filled_in_stay() -> None:
     assert play(Recorder(), Script(9, 9), 2)[-1].clicks.radii.tolist() == [[7.0, 7.0], [7.0, 7.0]]
 

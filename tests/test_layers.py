@@ -18,8 +18,8 @@ PACKAGE = ROOT.name
 MAX_LINES = 500
 
 LAYERS = [  # a room may import those above it in this list
-    {"arguments", "registry", "clicks", "files", "processor", "rle", "stopping"},
-    {"click_encoders", "simulation", "metrics", "pictures", "prediction"},
+    {"arguments", "ranges", "registry", "clicks", "files", "processor", "rle", "stopping"},
+    {"click_encoders", "simulation", "metrics", "pictures", "prediction", "configurations"},
     {"models"},
     {"interaction", "data", "prompts"},
     {"training", "methods", "predictor"},

@@ -163,6 +163,23 @@ def test_file_of_a_newer_format_is_refused(saved: Path) -> None:
         DCTNet.from_pretrained(rewritten(saved, format_version="99"))
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.full((1,), float("nan")), "holds values in 'decoder.predict.bias' that are not finite"),
+        (torch.full((1,), float("inf")), "holds values in 'decoder.predict.bias' that are not finite"),
+        (torch.full((1,), 1e300, dtype=torch.float64), "holds values in 'decoder.predict.bias' that are not"),
+        (torch.zeros(1, dtype=torch.int8), r"holds 'decoder.predict.bias' as torch\.int8, wanted float16"),
+        (torch.zeros(1, dtype=torch.complex64), r"as torch\.complex64, wanted float16, bfloat16, float32"),
+    ],
+)
+def test_weights_that_are_not_finite_or_of_another_type_are_refused(
+    saved: Path, value: Tensor, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        DCTNet.from_pretrained(rewritten(saved, change={"decoder.predict.bias": value}))
+
+
 def test_lacking_tensor_is_refused(saved: Path) -> None:
     with pytest.raises(
         ValueError,

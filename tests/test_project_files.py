@@ -83,3 +83,47 @@ def test_configuration_of_other_tools_is_well_formed(path: str) -> None:
         assert {"name", "description", "body"} <= set(content)
     for script in re.findall(r"bash (\S+)", text):
         assert (ROOT / script).is_file()
+
+
+def test_what_pypi_shows_of_the_readme_has_no_relative_link() -> None:
+    tomllib = pytest.importorskip("tomllib")  # of Python 3.11
+    hooks = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["metadata"][
+        "hooks"
+    ]
+    shown = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.search(r"\]\((?!https?:)", shown)
+    for rule in hooks["fancy-pypi-readme"]["substitutions"]:
+        shown = re.sub(rule["pattern"], rule["replacement"], shown)
+    assert not re.search(r"\]\((?!https?:)", shown)
+    assert "training with Lightning (`docs/lightning.md` in the source archive)" in shown
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for module, package in {
+        "yaml": "pyyaml",
+        "huggingface_hub": "huggingface_hub",
+        "torchvision": "torchvision",
+    }.items():
+        users = [
+            p
+            for p in (ROOT / "src").rglob("*.py")
+            if re.search(rf"^\s*(?:import|from) {module}\b", p.read_text(), re.M)
+        ]
+        assert users, f"{package} is declared and not imported"
+        assert re.search(rf'^  "{package}>=', project, re.MULTILINE)
+
+
+def test_the_torch_that_is_asked_for_has_no_known_bypass_of_weights_only() -> None:
+    found = re.search(r'"torch>=(\d+)\.(\d+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert found
+    assert (int(found[1]), int(found[2])) >= (2, 10)  # CVE-2025-32434 below 2.6, CVE-2026-24747 below 2.10
+
+
+def test_the_page_on_lightning_runs_as_it_stands() -> None:
+    (snippet,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs/lightning.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    names: dict[str, object] = {}
+    exec(snippet, names)
+    assert "val/drag/AuC" in names["trainer"].callback_metrics  # type: ignore[attr-defined]

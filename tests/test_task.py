@@ -408,7 +408,7 @@ def test_a_finished_sample_keeps_its_last_iou_while_others_go_on():
     # The first sample's mask is perfect after two clicks and spoilt at the third; the second's is never
     # right.
     task.net = Rehearsed([wrong, first_right, wrong, wrong])
-    task.val_metrics = {"drag": NumberOfClicks(2, max_clicks=4, miou_at=())}
+    task.val_tables = [{"drag": NumberOfClicks(2, max_clicks=4, miou_at=())}]
     task.validation_step(batch, 0)
     assert task.val_metrics["drag"].table.tolist() == [[0, 1, 1, 1], [0, 0, 0, 0]]
 
@@ -472,9 +472,9 @@ def test_validation_with_clicks_encodes_an_image_once(fusion, tmp_path, monkeypa
         ({"rule": "largest"}, "unknown rule 'largest'; did you mean 'largest_region'"),
         ({"val_prompts": ["drags"]}, "unknown prompt 'drags'; did you mean 'drag'"),
         ({"train_clicks": (3, 2)}, r"the fewest and the most clicks of a batch, got \(3, 2\)"),
-        ({"drag_share": 1.5}, "drag_share is a share of the images, 0 to 1, got 1.5"),
+        ({"drag_share": 1.5}, "drag_share is a share of the images, at least 0 and at most 1, got 1.5"),
         ({"radius_noise": 1.0}, "radius_noise is a fraction"),
-        ({"gradient_clip": 0.0}, "gradient_clip is a norm above 0, or None, got 0.0"),
+        ({"gradient_clip": 0.0}, "gradient_clip is a norm, above 0, got 0.0"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"clicks_ahead": -1}, "clicks_ahead must be at least 0, got -1"),
         ({"val_clicks": 0}, "val_clicks must be at least 1, got 0"),

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import albumentations
+import albumentations.pytorch
 import numpy as np
 import pytest
+import torch
+import torchvision.transforms as v1
+from torchvision.transforms import v2
 
 import dct_seg
+from dct_seg.data.augment import augment
 from dct_seg.data.compositing import paste, union_of
 from dct_seg.data.transforms import PADDING_COLOUR, ObjectCrop, cut, training_transform
 
@@ -129,7 +136,7 @@ def test_a_mask_without_an_object_passes() -> None:
     [
         ({"scale": (1.0, 0.5)}, r"scale is \(low, high\) with 0 < low <= high, got \(1.0, 0.5\)"),
         ({"object_scale": (0.0, 0.5)}, r"object_scale is \(low, high\)"),
-        ({"aspect": 0.5}, "aspect is a factor of 1"),
+        ({"aspect": 0.5}, "aspect is a factor, at least 1, got 0.5"),
     ],
 )
 def test_ranges_that_make_no_sense_are_told(options: dict[str, object], message: str) -> None:
@@ -178,3 +185,51 @@ def test_a_union_holds_its_start_and_the_nearest_objects() -> None:
 def test_a_union_of_everything_is_not_made() -> None:
     labels = np.repeat(np.array([[1, 2]], dtype=np.uint8), 5, axis=1).repeat(4, axis=0)
     assert union_of(labels, [1, 2], 2, np.random.default_rng(0)) == [2]
+
+
+# --- transforms of one's own -----------------------------------------------------------------------------
+
+IMAGE = np.random.default_rng(0).integers(0, 255, (20, 24, 3), dtype=np.uint8)
+MASK = np.zeros((20, 24), np.uint8)
+MASK[4:12, 5:15] = 1
+MASK[0] = 255
+
+
+def test_tensors_from_albumentations_come_back_as_they_were() -> None:
+    image, mask = augment(albumentations.Compose([albumentations.pytorch.ToTensorV2()]), IMAGE, MASK, 0)
+    assert np.array_equal(image, IMAGE)
+    assert np.array_equal(mask, MASK)
+
+
+def test_torchvision_moves_image_and_mask_together_and_by_the_seed_alone() -> None:
+    steps = [v2.RandomHorizontalFlip(), v2.RandomCrop(16), v2.ToDtype(torch.float32, scale=True)]
+    runs = [augment(v2.Compose(steps), IMAGE, MASK, seed) for seed in (3, 3, 4)]
+    (image, mask), again, other = runs
+    assert image.shape == (16, 16, 3)
+    assert mask.shape == (16, 16)
+    assert np.array_equal(image, again[0])
+    assert not np.array_equal(image, other[0])
+    flip = augment(v2.Compose([v2.RandomHorizontalFlip(p=1.0)]), IMAGE, MASK, 0)
+    assert np.array_equal(flip[0], IMAGE[:, ::-1])
+    assert np.array_equal(flip[1], MASK[:, ::-1])
+
+
+def returns(image: Any, mask: Any) -> Callable[..., dict[str, Any]]:
+    return lambda **given: {"image": image, "mask": mask}
+
+
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        (albumentations.Compose([albumentations.Normalize()]), "do not normalize it, the network does that"),
+        (v1.Compose([v1.ToTensor()]), "changes the image alone; use torchvision"),
+        (returns(IMAGE.astype(np.float32), MASK), "got values from 0 to 254; divide it by 255"),
+        (returns(IMAGE.astype(np.int32), MASK), "an image of int32; wanted uint8, or float in 0..1"),
+        (returns(IMAGE, MASK * 0.5), r"a mask with \[0\.5, 127\.5\]; it keeps 0, 1 and 255"),
+        (returns(IMAGE[:10], MASK), r"an image \(10, 24, 3\) and a mask \(20, 24\)"),
+        (lambda **given: (IMAGE, MASK), "returns a dict with image and mask, got tuple"),
+    ],
+)
+def test_a_transform_that_does_not_fit_is_told_in_one_line(transform: Any, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        augment(transform, IMAGE, MASK, 0)

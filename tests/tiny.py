@@ -1,5 +1,6 @@
 """A task, a data module and a Trainer so small that a run takes a second."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,15 @@ def tiny_task(
 ) -> InteractiveSegmentationTask:
     with torch.random.fork_rng():
         torch.manual_seed(weights_seed)
-        return InteractiveSegmentationTask(
+        task = InteractiveSegmentationTask(
             DCTNetConfig(**{**TINY, **(network or {})}),
             **{"lr": 1e-3, "train_clicks": (2, 2), "val_clicks": 3, **options},
         )
+    # as a pretrained backbone's, though its weights are random
+    task.net.config = replace(task.net.config, frozen_batch_norm=True)
+    task.hparams["network"]["frozen_batch_norm"] = True
+    task.train()
+    return task
 
 
 def tiny_data(**options: Any) -> ClickSimulatorDataModule:

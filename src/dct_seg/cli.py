@@ -48,7 +48,7 @@ COMMANDS = (
         "list",
         "looking",
         "cli:print_names",
-        "encoders, datasets, losses, methods, models, networks, backbones",
+        "configs, encoders, datasets, losses, methods, models, networks, backbones",
     ),
     Command("data", "looking", "data.check:main", "`data check DIR` finds what would spoil training"),
 )
@@ -66,7 +66,7 @@ def help_text() -> str:
         lines.append(f"  {command.name:<13}  {command.summary}")
     lines += [
         "",
-        "`dct-seg COMMAND --help` tells more. Start with: dct-seg fit --config configs/quickstart.yaml",
+        "`dct-seg COMMAND --help` tells more. Start with: dct-seg fit --config quickstart",
     ]
     return "\n".join(lines) + "\n"
 
@@ -116,13 +116,23 @@ def _run(name: str, args: list[str]) -> int:
 
 def print_names(args: Sequence[str]) -> int:
     """Run ``dct-seg list``: print the registered names."""
-    kinds = ("encoders", "datasets", "losses", "methods", "models", "networks", "backbones")
+    kinds = ("configs", "encoders", "datasets", "losses", "methods", "models", "networks", "backbones")
     parser = CommandParser(prog="dct-seg list", description="The names that can be used.")
     parser.add_argument("kind", nargs="?", choices=kinds, help="one kind only")
-    parser.add_argument("pattern", nargs="?", default="*", help="backbones only: which, e.g. 'resnet*'")
+    parser.add_argument(
+        "pattern",
+        nargs="?",
+        metavar="NAME",
+        help="backbones: a pattern such as 'resnet*'; configs: one to print, such as quickstart",
+    )
     given = parser.parse_args(args)
+    if given.kind == "configs" and given.pattern:
+        from dct_seg.configurations import find
+
+        print(find(given.pattern).read_text(encoding="utf-8"), end="")
+        return 0
     for kind in [given.kind] if given.kind else kinds[:-1]:
-        names = _names(kind, given.pattern)
+        names = _names(kind, given.pattern or "*")
         print(f"{kind}: {', '.join(names)}" if not given.kind else "\n".join(names))
     if not given.kind:
         print("backbones: `dct-seg list backbones 'resnet*'` shows timm's that suit")
@@ -143,6 +153,10 @@ def _names(kind: str, pattern: str) -> list[str]:
         module, _, registry = REGISTRIES[kind].partition(":")
         names: list[str] = getattr(import_module(f"dct_seg.{module}"), registry).names()
         return names
+    if kind == "configs":
+        from dct_seg.configurations import names as configurations
+
+        return configurations()
     if kind == "models":
         from dct_seg.models.pretrained import names as shipped
 

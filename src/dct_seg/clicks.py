@@ -84,18 +84,18 @@ class ClickBatch:
     def empty(cls, batch_size: int, device: torch.device | str | None = None) -> ClickBatch:
         """A batch of ``batch_size`` images without a click (N = 0)."""
         return cls(
-            torch.zeros(batch_size, 0, 2, device=device),
+            torch.zeros(batch_size, 0, 2, dtype=torch.float32, device=device),  # whatever the default is
             torch.zeros(batch_size, 0, dtype=torch.long, device=device),
-            torch.zeros(batch_size, 0, device=device),
+            torch.zeros(batch_size, 0, dtype=torch.float32, device=device),
         )
 
     @classmethod
     def from_clicks(cls, clicks: Sequence[Sequence[Click]]) -> ClickBatch:
         """The batch of one list of clicks an image, padded at the end to the longest list."""
         num = max((len(one) for one in clicks), default=0)
-        coords = torch.zeros(len(clicks), num, 2)
+        coords = torch.zeros(len(clicks), num, 2, dtype=torch.float32)
         labels = torch.full((len(clicks), num), PADDING)
-        radii = torch.full((len(clicks), num), math.nan)
+        radii = torch.full((len(clicks), num), math.nan, dtype=torch.float32)
         for b, one in enumerate(clicks):
             for n, click in enumerate(one):
                 coords[b, n, 0] = click.row

@@ -49,13 +49,14 @@ def take_step(
 
 
 class InteractiveModel(Protocol):
-    """Interface of a model in the loop; :class:`dct_seg.DCTNet` implements it."""
+    """Interface of a model in the loop; :class:`dct_seg.DCTNet` implements it.
+
+    A method ``fill_radii(image, clicks, previous) -> ClickBatch`` is optional: it gives a radius to each
+    click that came without a drag. Without it such clicks keep NaN.
+    """
 
     def __call__(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> Tensor:
         """(B, 3, H, W), clicks, (B, 1, H, W) probabilities before the last click -> logits (B, 1, H, W)."""
-
-    def fill_radii(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> ClickBatch:
-        """The clicks with a radius for each one that came without a drag."""
 
 
 class ClickSource(Protocol):
@@ -99,7 +100,7 @@ def interact(
     from one click to the next.
 
     Args:
-        model: Called once a click.
+        model: Called once a click; its ``fill_radii`` is optional.
         image: (B, 3, H, W) in 0..1.
         source: Gives the next click of each image.
         max_clicks: Most clicks an image.
@@ -112,12 +113,18 @@ def interact(
     """
     clicks = ClickBatch.empty(len(image), image.device)
     logits: Tensor | None = None
+    fill_radii = getattr(model, "fill_radii", _as_given)
     for index in range(max_clicks):
         asked = source(logits, clicks)
         if stop_when_done and index > 0 and bool(asked.done.all()):
             return
         previous = None if logits is None else torch.sigmoid(logits.detach())
         given = clicks.append(asked.coords, asked.labels, asked.radii)
-        clicks, logits = take_step(partial(model.fill_radii, image), partial(model, image), given, previous)
-        yield Interaction(index, clicks, logits, asked)
-        logits = logits.detach()
+        answer: Tensor
+        clicks, answer = take_step(partial(fill_radii, image), partial(model, image), given, previous)
+        yield Interaction(index, clicks, answer, asked)
+        logits = answer.detach()
+
+
+def _as_given(image: Tensor, clicks: ClickBatch, previous: Tensor | None) -> ClickBatch:
+    return clicks

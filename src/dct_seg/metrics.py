@@ -280,6 +280,15 @@ class NumberOfClicks(Metric):
         numbers["num_seen"] = seen.new_tensor(len(seen))
         return {name: value.float() for name, value in numbers.items()}
 
+    def plot(self, val: dict[str, Tensor] | Sequence[dict[str, Tensor]] | None = None, ax: Any = None) -> Any:
+        """Figure and axes with one point for each number, or a line for each over several results.
+
+        Args:
+            val: A result of ``compute``, or several in order; by default the present one.
+            ax: Axes of matplotlib to draw in; by default new ones.
+        """
+        return self._plot(val, ax)
+
 
 def _first_click_at(ious: Tensor, threshold: float, max_clicks: int, target: float | None) -> Tensor:
     """The first click (from 1) with IoU >= threshold, ``max_clicks`` + 1 where there is none: (n,) int64."""

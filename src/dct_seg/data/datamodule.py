@@ -4,6 +4,7 @@ evaluation.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from dct_seg.data.sampling import (
     hash_fraction,
     is_held_out,
 )
+from dct_seg.ranges import check_number, check_span
 
 Batch = dict[str, Any]
 
@@ -44,7 +46,8 @@ class ClickSimulatorDataModule(LightningDataModule):
             that each gets.
         options: More arguments of the data set, e.g. ``{split: train}``.
         val_dataset: Data set for validation and test; by default that of training.
-        val_root: Its folder. With neither, a fixed part of the training photographs is held out.
+        val_root: Its folder; by default those of ``root`` where the dataset is the same. With neither of the
+            three ``val_`` arguments, a fixed part of the training images is held out.
         val_options: More arguments of the validation set, e.g. ``{split: val}``.
         holdout: Share of the photographs that is held out for validation, chosen by a hash of the file name:
             the same photographs on every machine and in every run. 0 holds out none.
@@ -116,13 +119,22 @@ class ClickSimulatorDataModule(LightningDataModule):
             "batch_size": (batch_size, 1),
             "val_batch_size": (val_batch_size, 1),
             "crop_size": (crop_size, 16),
+            "num_workers": (num_workers, 0),
+            "cache_mb": (cache_mb, 0),
+            "min_object_size": (min_object_size, 0),
+            "seed": (seed, 0),
+            "val_size": (val_size, 16),
+            "max_val_samples": (max_val_samples, 1),
+            "samples_per_epoch": (samples_per_epoch, 1),
         }
-        at_least |= {"num_workers": (num_workers, 0), "cache_mb": (cache_mb, 0)}
         for name, (value, low) in at_least.items():
-            if value < low:
-                raise ValueError(f"{name} must be at least {low}, got {value}")
-        if not 0 <= holdout < 1:
-            raise ValueError(f"holdout is a share of the photographs, 0 <= holdout < 1, got {holdout}")
+            if value is not None:
+                check_number(name, value, least=low)
+        check_number("holdout", holdout, least=0, below=1, unit="a share of the images")
+        check_number("object_scale_prob", object_scale_prob, least=0, most=1, unit="a probability")
+        check_number("aspect", aspect, least=1, unit="a factor")
+        for name, span in (("scale", scale), ("object_scale", object_scale)):
+            check_span(name, span)
         self.dataset = dataset
         self.options = options or {}
         self.roots, self.weights = _roots_and_weights(root)
@@ -236,13 +248,10 @@ class ClickSimulatorDataModule(LightningDataModule):
 
     def _make_val_set(self) -> EvaluationSet:
         if self.has_own_val:
-            root = (
-                self.val_root if self.val_root is not None or self.val_dataset is not None else self.roots[0]
-            )
-            datasets = [open_dataset(self.val_dataset or self.dataset, root, **self.val_options)]
-            return EvaluationSet(
-                datasets, _spread([range(len(datasets[0]))], self.max_val_samples), max_side=self.val_size
-            )
+            kind = self.val_dataset or self.dataset
+            datasets = [open_dataset(kind, root, **self.val_options) for root in self._val_roots(kind)]
+            entries = _spread([range(len(one)) for one in datasets], self.max_val_samples)
+            return EvaluationSet(datasets, entries, max_side=self.val_size)
         datasets = self._open_folders()
         threshold = self._threshold()
         held = [
@@ -256,6 +265,18 @@ class ClickSimulatorDataModule(LightningDataModule):
         ]
         entries = _readable(datasets, _spread(held, self.max_val_samples))
         return EvaluationSet(datasets, entries, max_side=self.val_size)
+
+    def _val_roots(self, kind: str) -> list[str | None]:
+        """Folders of a validation set of its own: ``val_root``, or those of the same dataset in training."""
+        if self.val_root is not None:
+            return [self.val_root]
+        if kind == self.dataset:
+            return self.roots
+        if not getattr(DATASETS.get(kind), "needs_no_root", False):
+            raise ValueError(
+                f"val_dataset {kind} is not the training set's {self.dataset}; give its folder as val_root"
+            )
+        return [None]
 
     def train_dataloader(self) -> TrainingLoader:
         """Batches of augmented crops; the order and every sample follow from ``seed`` and the epoch."""
@@ -290,6 +311,10 @@ class ClickSimulatorDataModule(LightningDataModule):
         """The validation samples."""
         return self.val_dataloader()
 
+    def predict_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        """The validation samples."""
+        return self.val_dataloader()
+
     def _loading(self) -> dict[str, Any]:
         return {
             "collate_fn": collate,
@@ -310,7 +335,7 @@ def _roots_and_weights(
     root: str | list[str] | dict[str, float] | None,
 ) -> tuple[list[str | None], list[float] | None]:
     if isinstance(root, dict):
-        if not root or min(root.values()) < 0 or not sum(root.values()) > 0:
+        if not root or not all(0 <= weight < math.inf for weight in root.values()) or not sum(root.values()):
             raise ValueError(f"root wants folders with weights of 0 or more, not all 0, got {root}")
         used = {folder: float(weight) for folder, weight in root.items() if weight > 0}
         return list(used), list(used.values())
@@ -326,8 +351,7 @@ def _check_probabilities(
 ) -> None:
     shares = union if isinstance(union, dict) else {"": union}
     for name, value in (("copy_paste", copy_paste), *(("union", share) for share in shares.values())):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} is a probability, got {value}")
+        check_number(name, value, least=0, most=1, unit="a probability")
     folders = [Path(root).name for root in roots if root is not None]
     for folder in shares if isinstance(union, dict) else ():
         if folder not in folders:

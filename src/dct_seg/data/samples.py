@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from dct_seg.data.augment import augment
 from dct_seg.data.base import InteractiveDataset, Photo, PhotoCache
 from dct_seg.data.compositing import paste, union_of
 from dct_seg.data.images import IGNORE, UnreadableFileError
@@ -55,13 +56,13 @@ class TrainingSet(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.photos)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        """The sample of (photograph's number, seed).
+    def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
+        """The sample of (image's number, seed); of a number alone, always the same one, as in overfitting.
 
         An unreadable photograph gives way to another, drawn from the same seed, and is named under
         ``skipped``.
         """
-        number, seed = key
+        number, seed = (key, key) if isinstance(key, int) else key
         skipped: list[str] = []
         for attempt in range(_ATTEMPTS):
             rng = np.random.default_rng([seed, attempt])
@@ -125,16 +126,11 @@ class TrainingSet(Dataset[dict[str, Any]]):
             image, mask, ignore = self._paste(image, mask, ignore, rng, skipped)
         codes = mask.astype(np.uint8)
         codes[ignore & ~mask] = IGNORE
-        if hasattr(self.transform, "set_random_seed"):
-            self.transform.set_random_seed(int(rng.integers(2**31)))
-        drawn = self.transform(image=image, mask=codes)
-        codes = drawn["mask"]
+        image, codes = augment(self.transform, image, codes, int(rng.integers(2**31)))
         if np.count_nonzero(codes == 1) < max(1, self.min_object_size // 4):
             return None
         folder = self.photos[number][0]
-        return to_tensors(
-            drawn["image"], codes == 1, codes == IGNORE, index, self.datasets[folder].name(index)
-        )
+        return to_tensors(image, codes == 1, codes == IGNORE, index, self.datasets[folder].name(index))
 
     def _paste(
         self,
@@ -232,6 +228,10 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     ignore = torch.ones(len(samples), height, width, dtype=torch.bool)
     for b, one in enumerate(samples):
         rows, cols = one["mask"].shape
+        if one["image"].dtype != torch.uint8:
+            raise TypeError(
+                f"collate takes images as uint8, got {one['image'].dtype}; see dct_seg.data.batches"
+            )
         image[b, :, :rows, :cols] = one["image"]
         mask[b, :rows, :cols] = one["mask"]
         ignore[b, :rows, :cols] = one["ignore"]

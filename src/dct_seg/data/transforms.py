@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dct_seg.data.images import IGNORE
+from dct_seg.ranges import check_number, check_span
 
 os.environ.setdefault(
     "NO_ALBUMENTATIONS_UPDATE", "1"
@@ -208,10 +209,8 @@ def training_transform(
         ValueError: When a range is empty or not positive.
     """
     for name, span in (("scale", scale), ("object_scale", object_scale)):
-        if span is not None and not 0 < span[0] <= span[1]:
-            raise ValueError(f"{name} is (low, high) with 0 < low <= high, got {tuple(span)}")
-    if aspect < 1:
-        raise ValueError(f"aspect is a factor of 1 (no stretch) or more, got {aspect}")
+        check_span(name, span)
+    check_number("aspect", aspect, least=1, unit="a factor")
     crop = ObjectCrop(
         crop_size,
         scale=scale,

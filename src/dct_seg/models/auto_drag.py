@@ -81,5 +81,7 @@ class AutoDragHead(nn.Module):
         middle = (
             math.log(SMALLEST_RING * LARGEST_RING) / 2
         )  # predictions start around the geometric middle of the rings
-        log_radii: Tensor = self.net(torch.cat(columns, -1))[..., 0].float()
+        first: nn.Linear = self.net[0]  # type: ignore[assignment]
+        profile = torch.cat([column.float() for column in columns], -1).to(first.weight.dtype)
+        log_radii: Tensor = self.net(profile)[..., 0].float()
         return log_radii + middle

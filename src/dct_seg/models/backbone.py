@@ -116,6 +116,8 @@ class Backbone(nn.Module):
         self.channels: list[int] = self.net.feature_info.channels()
         self.strides: list[int] = self.net.feature_info.reduction()
         self.multiple = max(self.strides)
+        if not _suits(name):
+            _check_forward(self.net, name, self.multiple)
         self.channels_come_last = getattr(self.net, "output_fmt", "NCHW") == "NHWC"  # as Swin's do
         self.mean = nn.Buffer(torch.tensor(self.net.pretrained_cfg["mean"])[:, None, None], persistent=False)
         self.std = nn.Buffer(torch.tensor(self.net.pretrained_cfg["std"])[:, None, None], persistent=False)
@@ -133,7 +135,7 @@ class Backbone(nn.Module):
         Returns:
             One (B, C_i, H / s_i, W / s_i) for each level, fine to coarse.
         """
-        x = (image - self.mean) / self.std
+        x = (image.to(self.mean.dtype) - self.mean) / self.std
         features: list[Tensor] = self.net(x if maps is None else torch.cat([x, maps.to(x)], 1))
         return [f.permute(0, 3, 1, 2) for f in features] if self.channels_come_last else features
 
@@ -163,6 +165,21 @@ def _suits(name: str) -> bool:
     return not {name, family} & UNSUITABLE and (
         family in RESIZABLE or not timm.get_pretrained_cfg(name).fixed_input_size
     )
+
+
+def _check_forward(net: Any, name: str, multiple: int) -> None:
+    """See that a network which timm does not record as flexible takes another size than it was trained at."""
+    was_training = net.training
+    try:
+        with torch.no_grad():
+            net.eval()(torch.zeros(1, 3, 4 * multiple, 6 * multiple))
+    except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as error:
+        raise ValueError(
+            f"backbone '{name}' takes images of one size alone ({str(error).splitlines()[0]}); "
+            "`dct-seg list backbones` shows those that take any"
+        ) from error
+    finally:
+        net.train(was_training)
 
 
 def _create(name: str) -> Any:

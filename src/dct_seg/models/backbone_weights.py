@@ -19,6 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dct_seg.models.pretrained import check_tensors
+
 LITE_STAGES = {
     "tf_efficientnet_lite0": (1, 2, 2, 3, 3, 4, 1),
     "tf_efficientnet_lite1": (1, 3, 3, 4, 4, 5, 1),
@@ -79,6 +81,7 @@ def _load_strictly(net: nn.Module, state: dict[str, Tensor], source: str) -> Non
             raise ValueError(
                 f"backbone weights '{source}' do not fit: '{key}' {what}; are they of another model?"
             )
+        check_tensors(f"backbone weights '{source}'", {key: found}, {key: value})
         own[key] = found
     net.load_state_dict(own, strict=True)
 

@@ -46,7 +46,8 @@ class DCTNetConfig:
         decoder_norm: ``instance`` or ``batch`` norm in the decoder's layers that Feature-DCT does not set.
             Instance norm divides a channel's scale out again, so that f-BRS can only act through ``batch``.
         frozen_batch_norm: Keep the statistics of the backbone's batch norm as pretrained; small batches of
-            near-identical forwards skew them, and frozen is faster.
+            near-identical forwards skew them, and frozen is faster. With ``backbone_weights: none`` there is
+            nothing to keep, and this is off.
     """
 
     backbone: str = "resnet50"

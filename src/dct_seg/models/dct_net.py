@@ -106,7 +106,7 @@ class DCTNet(InteractiveNetwork):
 
     def fuse(self, maps: Tensor, features: list[Tensor]) -> list[Tensor]:
         """The prompt branch's levels."""
-        fused: list[Tensor] = self.prompt_branch(maps, features)
+        fused: list[Tensor] = self.prompt_branch(maps.to(self.prompt_branch.stem.weight.dtype), features)
         return fused
 
     def encode_image(self, image: Tensor) -> list[Tensor]:

@@ -116,6 +116,8 @@ def adaptive_instance_norm(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """
     batch, channels = x.shape[:2]
     stds, means = (value.expand(batch, channels) for value in (std, mean))
+    if x.dtype == torch.float64:  # half types go with float32 statistics, float64 with its own alone
+        stds, means = stds.double(), means.double()
     # One image at a time is what batch norm calls a batch: its kernel is five times as fast as mean, variance
     # and product apart.
     on_cudnn = torch.backends.cudnn.enabled

@@ -33,10 +33,10 @@ def sample_at(features: Tensor, coords: Tensor, size: tuple[int, int]) -> Tensor
         >>> sample_at(columns, torch.tensor([[[0.0, 1.5], [0.0, 3.5]]]), (4, 8)).flatten().tolist()
         [0.0, 0.5]
     """
+    coords = coords.float()
     scale = coords.new_tensor([2 / size[0], 2 / size[1]])
-    grid = (
-        ((coords + 0.5) * scale - 1).flip(-1).reshape(coords.shape[0], 1, -1, 2)
-    )  # grid_sample speaks (x, y) in -1..1
+    # grid_sample speaks (x, y) in -1..1
+    grid = ((coords + 0.5) * scale - 1).flip(-1).reshape(coords.shape[0], 1, -1, 2)
     sampled = F.grid_sample(
         features.float(), grid, align_corners=False, padding_mode="border"
     )  # (B, C, 1, P)
@@ -134,7 +134,8 @@ class FeatureDCT(nn.Module):
             [self._normalized(sample_at(f, clicks.coords, size)) for f in features], -1
         )  # (B, N, D)
         f = fold_clicks(q, clicks.labels, rejection=self.rejection)
-        mean, std_offset = self.net(f).float().chunk(2, 1)
+        first: nn.Linear = self.net[0]  # type: ignore[assignment]
+        mean, std_offset = self.net(f.to(first.weight.dtype)).float().chunk(2, 1)
         return list(
             zip(mean.split(self.out_channels, 1), (1 + std_offset).split(self.out_channels, 1), strict=True)
         )

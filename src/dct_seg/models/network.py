@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -22,6 +22,7 @@ from dct_seg.models import pretrained
 from dct_seg.models.backbone import Backbone
 from dct_seg.models.config import DCTNetConfig
 from dct_seg.models.decoder import Adjust, Statistics, keep
+from dct_seg.ranges import check_number, check_unit_range
 from dct_seg.registry import Registry
 
 NETWORKS: Registry[type[InteractiveNetwork]] = Registry("network", group="dct_seg.networks")
@@ -107,6 +108,11 @@ class InteractiveNetwork(nn.Module, ABC):
 
     def __init__(self, config: DCTNetConfig, *, encodes_clicks: bool = True) -> None:
         super().__init__()
+        check_number("decoder_width", config.decoder_width, least=2)
+        if config.decoder_stride not in (2, 4, 8):
+            raise ValueError(f"decoder_stride is 2, 4 or 8, got {config.decoder_stride}")
+        if config.backbone_weights == "none":  # random weights have no statistics to keep
+            config = replace(config, frozen_batch_norm=False)
         self.config = config
         self.click_encoder = make_click_encoder(config)
         self.num_maps = self.click_encoder.num_maps + config.previous_mask
@@ -147,8 +153,9 @@ class InteractiveNetwork(nn.Module, ABC):
             (B, 1, H, W) float32; above 0 is object.
 
         Raises:
-            ValueError: When image, clicks and previous mask do not agree in shape, or a radius is missing
-                that nothing can predict.
+            ValueError: When image, clicks and previous mask do not agree in shape, a radius is missing that
+                nothing can predict, the image is not in 0..1, or a click lies outside of it.
+            TypeError: When the image holds whole numbers.
         """
         return self.decode(self.encode(image, clicks, previous, features, prepared=prepared)).logits
 
@@ -348,6 +355,7 @@ class InteractiveNetwork(nn.Module, ABC):
         net = build_network({**stored.config, "backbone_weights": "none"})
         assert isinstance(net, cls)
         pretrained.load_strictly(net, stored)
+        net.config = DCTNetConfig.from_dict(stored.config)
         return net.eval()
 
     def at_image_size(self, logits: Tensor, encoded: Encoded) -> Tensor:
@@ -414,6 +422,25 @@ def _check_shapes(image: Tensor, clicks: ClickBatch, previous: Tensor | None) ->
     if previous is not None and previous.shape != (len(image), 1, *image.shape[2:]):
         raise ValueError(
             f"the previous mask of images {tuple(image.shape)} is (B, 1, H, W), got {tuple(previous.shape)}"
+        )
+    is_traced: bool = torch.jit.is_tracing()  # type: ignore[no-untyped-call, attr-defined]
+    if not torch.compiler.is_compiling() and not is_traced:  # a graph cannot look
+        _check_values(image, clicks)
+
+
+def _check_values(image: Tensor, clicks: ClickBatch) -> None:
+    if not image.is_floating_point():
+        raise TypeError(f"an image batch is float in 0..1, got {image.dtype}; use image.float() / 255")
+    check_unit_range("an image batch", image)
+    height, width = image.shape[2:]
+    row, col = clicks.coords.unbind(-1)
+    inside = (row >= -0.5) & (row < height - 0.5) & (col >= -0.5) & (col < width - 0.5)
+    outside = clicks.valid & ~inside
+    if outside.any():
+        b, n = outside.nonzero()[0].tolist()
+        raise ValueError(
+            f"click {n} of image {b} is at ({float(row[b, n]):g}, {float(col[b, n]):g}), outside its "
+            f"{height} rows and {width} columns; clicks are (row, column) in pixels"
         )
 
 

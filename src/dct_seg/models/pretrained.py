@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from dct_seg.models.network import InteractiveNetwork
 
 FORMAT_VERSION = 1
+WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Types that trained weights are stored in."""
 DEFAULT = "dct-lite0"
 
 
@@ -158,4 +160,36 @@ def load_strictly(net: nn.Module, stored: Stored) -> None:
             f"another shape, first '{(missing or unknown or misfits)[0]}'; load it with the configuration it "
             "was trained with"
         )
+    check_tensors(f"'{stored.source}'", given, own)
     net.load_state_dict({k: v.to(own[k].dtype) for k, v in given.items()}, strict=True)
+
+
+def check_tensors(source: str, given: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
+    """Raise unless the tensors of a file can be weights.
+
+    Args:
+        source: Name of the file in the error.
+        given: Tensors by name.
+        own: Those of the network, by the same names.
+
+    Raises:
+        ValueError: When one has another type, or a value that is not finite; the message names the tensor.
+    """
+    for key, value in given.items():
+        target = own.get(key)
+        if target is None or not isinstance(value, Tensor):
+            continue
+        is_weight = target.is_floating_point()
+        if (
+            (value.dtype not in WEIGHT_TYPES)
+            if is_weight
+            else (value.is_floating_point() or value.is_complex())
+        ):
+            wanted = "float16, bfloat16, float32 or float64" if is_weight else "whole numbers"
+            raise ValueError(
+                f"{source} holds '{key}' as {value.dtype}, wanted {wanted}; save the weights again"
+            )
+        if is_weight and not bool(value.to(target.dtype).isfinite().all()):
+            raise ValueError(
+                f"{source} holds values in '{key}' that are not finite; did training diverge? take another"
+            )

@@ -14,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from dct_seg.arguments import CommandParser
+from dct_seg.configurations import find, is_known
 from dct_seg.files import hold_folder, naming, write_whole
 from dct_seg.stopping import Stopped
 from dct_seg.sweep.running import Plan, run_trials
@@ -42,7 +43,7 @@ def main(args: Sequence[str]) -> int:
     for name in ("jobs", "trials"):
         if getattr(given, name) is not None and getattr(given, name) < 1:
             raise ValueError(f"--{name} is at least 1, got {getattr(given, name)}")
-    sweep = load_sweep(given.file)
+    sweep = load_sweep(find(given.file))
     out = Path(given.out or Path("runs/sweeps") / sweep.name)
     plan = Plan(sweep, out, given.base, tuple(extra), given.jobs, has_wandb())
     _check_files(plan)
@@ -67,12 +68,11 @@ def _parser() -> argparse.ArgumentParser:
             "Run a W&B sweep file on this machine, without a server: each trial is a process and an offline "
             "W&B run."
         ),
-        epilog=(
-            "Example: dct-seg sweep configs/sweeps/sigma.yaml --base configs/folder.yaml --jobs 2 -- "
-            "--data.root DIR"
-        ),
+        epilog=("Example: dct-seg sweep sweeps/sigma --base folder --jobs 2 -- --data.root DIR"),
     )
-    parser.add_argument("file", metavar="FILE", help="a sweep file; `wandb sweep FILE` takes the same")
+    parser.add_argument(
+        "file", metavar="FILE", help="a sweep file, or the name of a shipped one such as sweeps/sigma"
+    )
     parser.add_argument(
         "--jobs",
         type=int,
@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--base",
         metavar="FILE",
-        help="a configuration in place of the sweep's own, such as configs/folder.yaml",
+        help="a configuration in place of the sweep's own: a file, or a shipped name such as folder",
     )
     parser.add_argument(
         "--trials",
@@ -117,12 +117,12 @@ def _check_files(plan: Plan) -> None:
     paths += [word.partition("=")[2] for word in words if word.startswith("--config=")]
     for parameter in plan.sweep.parameters:
         paths += [str(choice) for choice in parameter.choices or [] if parameter.name == "config"]
-    for path in paths:
-        if not Path(path).is_file():
-            raise FileNotFoundError(
-                f"the sweep's trials read {path}, which is not in {Path.cwd()}; go where it is, or give "
-                "--base FILE"
-            )
+    missing = next((path for path in paths if not is_known(path)), None)
+    if missing is not None:
+        raise FileNotFoundError(
+            f"the sweep's trials read {missing}, which is not in {Path.cwd()}; go where it is, or give "
+            "--base FILE"
+        )
 
 
 def _search(plan: Plan, args: argparse.Namespace) -> Search:

@@ -5,6 +5,7 @@ Lightning's command line around the task and the data module.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -12,15 +13,20 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, LRSchedulerTypeTuple
+from lightning.pytorch.utilities import rank_zero_info
 
 from dct_seg.arguments import OneLineErrors, UsageError
 from dct_seg.click_encoders import CLICK_ENCODERS
+from dct_seg.configurations import resolve_arguments
 from dct_seg.data.datamodule import ClickSimulatorDataModule
 from dct_seg.data.datasets import DATASETS
 from dct_seg.files import write_whole
@@ -31,6 +37,8 @@ from dct_seg.pictures import draw_strips, save_png
 from dct_seg.processor import keep_freed_memory, trainer_precision
 from dct_seg.registry import unknown_name
 from dct_seg.training.callbacks import InteractionLogger, RunConfigCallback, play
+from dct_seg.training.hooks import NOT_ARCHITECTURE
+from dct_seg.training.optimizers import Choice
 from dct_seg.training.stop import StopAtBatchEnd
 from dct_seg.training.task import InteractiveSegmentationTask
 
@@ -150,11 +158,17 @@ class TrainingCLI(LightningCLI):
                 },
             },
             parser_class=TrainingParser,
+            auto_configure_optimizers=False,  # ours keeps the backbone's rate
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse ``args`` alone; what started this process is not looked at."""
-        self.config = parser.parse_args(args)
+        self.config = parser.parse_args(resolve_arguments(args))
+        trainer = self.config[str(self.config["subcommand"])]["trainer"]
+        if isinstance(trainer.callbacks, Namespace):  # one callback stands for a list of one
+            trainer.callbacks = [trainer.callbacks]
+        for callback in trainer.callbacks or []:
+            _make_plain(callback)
 
     def _parse_ckpt_path(self) -> None:
         """Read a checkpoint's hyper-parameters.
@@ -173,14 +187,17 @@ class TrainingCLI(LightningCLI):
         differing = [
             f"{k} {v!r} (the configuration says {wanted[k]!r})"
             for k, v in stored.items()
-            if k in wanted and wanted[k] != v
+            if k in wanted and k not in NOT_ARCHITECTURE and wanted[k] != v
         ]
-        if command == "fit" and differing:
-            raise UsageError(
-                f"checkpoint '{path}' is of another architecture: {', '.join(differing)}; give its own "
-                "configuration"
-            )
+        if command == "fit":
+            if differing:
+                raise UsageError(
+                    f"checkpoint '{path}' is of another architecture: {', '.join(differing)}; give its own "
+                    "configuration"
+                )
+            return  # what is given now acts, and the task says where the checkpoint had another value
         super()._parse_ckpt_path()
+        self.config[command]["model"]["network"]["backbone_weights"] = "none"  # the checkpoint holds them
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -200,8 +217,39 @@ class TrainingCLI(LightningCLI):
             ),
         )
         parser.add_lightning_class_args(InteractionLogger, "interactions")
+        parser.add_optimizer_args((torch.optim.Optimizer,))
+        parser.add_lr_scheduler_args(LRSchedulerTypeTuple)
         for seed in ("model.seed", "data.seed"):
             parser.link_arguments("seed_everything", seed, compute_fn=_one_seed)
+
+    def instantiate_classes(self) -> None:
+        """Build Trainer, task and data; ``--optimizer`` and ``--lr_scheduler`` go to the task.
+
+        Raises:
+            UsageError: When the task's own values would be expected to act and do not.
+        """
+        super().instantiate_classes()
+        optimizer, scheduler = (self._choice(name) for name in ("optimizer", "lr_scheduler"))
+        self.model.optimizer_choice, self.model.scheduler_choice = optimizer, scheduler
+        if self.subcommand != "fit":
+            return
+        if optimizer is not None:
+            rank_zero_info(
+                f"optimizer {optimizer.name} takes the place of model.optimizer, lr and weight_decay"
+            )
+        if scheduler is not None:
+            rank_zero_info(
+                f"lr_scheduler {scheduler.name} takes the place of model.schedule and warmup_epochs"
+            )
+
+    def _choice(self, name: str) -> Choice | None:
+        given = self._get(self.config_init, name)
+        if not given:
+            return None
+        module, _, kind = str(given["class_path"]).rpartition(".")
+        options = given.get("init_args") or {}
+        plain = options.as_dict() if isinstance(options, Namespace) else dict(options)
+        return Choice(getattr(importlib.import_module(module), kind), plain)
 
     def before_instantiate_classes(self) -> None:
         """Put what the run writes below ``trainer.default_root_dir`` where no other place is given.
@@ -218,6 +266,7 @@ class TrainingCLI(LightningCLI):
             raise UsageError(
                 f"{kind} needs a package that is not installed; pip install 'dct-seg[{LOGGER_EXTRAS[kind]}]'"
             )
+        _drop_what_is_switched_off(trainer)
         if trainer.default_root_dir is None:
             return
         root = trainer.default_root_dir = os.path.expandvars(trainer.default_root_dir)
@@ -247,6 +296,9 @@ class TrainingCLI(LightningCLI):
         self._validate("after")
         if not self.trainer.is_global_zero:
             return
+        if not self.rows:
+            print("no table: nothing was validated")
+            return
         picture = save_png(picture_of(self.model, self.datamodule), Path(self._folder()) / "interactions.png")
         print(f"\n{table(self.rows)}\n")
         best = next(
@@ -267,7 +319,10 @@ class TrainingCLI(LightningCLI):
         print(f"checkpoint  {best or 'none was written'}\npicture     {picture}")
 
     def _validate(self, when: str) -> None:
-        metrics = self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)[0]
+        measured = self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+        if not measured:  # limit_val_batches is 0, or nothing is held out
+            return
+        metrics = measured[0]
         for prompt in self.model.val_prompts:
             prefix = f"val/{prompt}/"
             self.rows[f"{prompt}, {when}"] = {
@@ -335,6 +390,27 @@ def picture_of(
         for n in range(min(NUM_PICTURES, len(samples)))
     ]
     return draw_strips([(one.image, one.turns) for one in played], num_turns=NUM_PICTURE_CLICKS)
+
+
+def _make_plain(callback: Namespace) -> None:
+    """Write a callback's enumerations as their values, which a configuration file can hold."""
+    for key, value in (callback.get("init_args") or {}).items():
+        if isinstance(value, Enum):
+            callback["init_args"][key] = value.value
+
+
+def _drop_what_is_switched_off(trainer: Namespace) -> None:
+    """Leave out callbacks of a configuration that a switch of the Trainer forbids."""
+    if trainer.get("barebones"):
+        trainer.logger = False
+    off = bool(trainer.get("barebones"))
+    ends = [
+        end
+        for end, key in (("ProgressBar", "enable_progress_bar"), ("Checkpoint", "enable_checkpointing"))
+        if off or trainer.get(key) is False
+    ]
+    if ends and trainer.callbacks:
+        trainer.callbacks = [one for one in trainer.callbacks if not one["class_path"].endswith(tuple(ends))]
 
 
 def _one_seed(seed: bool | int) -> int:

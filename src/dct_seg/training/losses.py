@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dct_seg.clicks import ClickBatch
+from dct_seg.ranges import check_number
 from dct_seg.registry import Registry
 
 LOSSES: Registry[Callable[..., Tensor]] = Registry("loss", group="dct_seg.losses")
@@ -107,6 +108,7 @@ class _Term:
         self.loss = LOSSES.get(name)
         options: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {"weight": given}
         self.weight = float(options.pop("weight", 1.0))
+        check_number(f"losses.{name}", self.weight, least=0)
         self.options = options
         parameters = inspect.signature(self.loss).parameters
         self.reads_clicks = "clicks" in parameters

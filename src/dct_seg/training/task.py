@@ -5,44 +5,43 @@ Then the next click from the new mask (section 2.3).
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from lightning import LightningModule
 from torch import Tensor
 
 from dct_seg.clicks import ClickBatch
+from dct_seg.data.batches import checked_batch
 from dct_seg.interaction import Interaction, interact
-from dct_seg.metrics import NumberOfClicks, iou
+from dct_seg.metrics import iou
 from dct_seg.models.dct_net import DCTNetConfig
 from dct_seg.models.network import InteractiveNetwork, Output, build_network
+from dct_seg.ranges import check_number
 from dct_seg.registry import check_choice
 from dct_seg.simulation import NextClicks, Place, Prompt, Rule, SimulatedUser, predicted
 from dct_seg.training.corrections import enlarge_corrections, shrink_batch
+from dct_seg.training.evaluation import EvaluationSteps
+from dct_seg.training.hooks import TaskHooks
 from dct_seg.training.learner import EncodedBatch, Learner
 from dct_seg.training.losses import Losses, LossSum, kept_right, mean_of_unfinished
+from dct_seg.training.optimizers import OptimizerName, Schedule
 
 Update = Literal["every", "last", "sum"]
-Schedule = Literal["step", "cosine", "constant"]
-OptimizerName = Literal["adam", "adamw"]
 
 EVALUATION_ARGUMENTS = ("val_prompts", "val_clicks", "val_threshold", "channels_last")
 """Kept out of a checkpoint's hyper-parameters, so that what the command line says about evaluation wins over
 it."""
 
-_COSINE_END = 1e-3
 
-
-class InteractiveSegmentationTask(LightningModule):
+class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
     """A network with its training loop and its validation protocol. The defaults are the paper's.
 
     Lightning counts an optimizer step, so a click, as one ``global_step``: ``max_steps`` counts clicks, and
     ``ModelCheckpoint``'s ``every_n_train_steps`` saves after a batch only where the clicks so far are a
-    multiple of it (its ``train_time_interval`` does nothing under manual optimisation). Epochs mean what they
+    multiple of it (its ``train_time_interval`` does nothing under manual optimization). Epochs mean what they
     say: save, validate and step the rate by them. Loggers count batches, and ``EMAWeightAveraging`` averages
     once a batch; leave its ``update_every_n_steps`` at 1.
 
@@ -77,6 +76,8 @@ class InteractiveSegmentationTask(LightningModule):
             correction breaks less.
         update: ``every`` steps after each click (the paper), ``last`` only after the last click of a batch,
             ``sum`` adds up the gradients of all clicks and steps once.
+        accumulate_batches: Batches whose gradients are averaged before a step; with ``update`` ``sum`` or
+            ``last``. (Trainer's ``accumulate_grad_batches`` is refused under manual optimization.)
         losses: Name of each loss and its weight, or ``{weight: W, OPTION: VALUE}``.
         drag_loss: Weight of the Auto-Drag-Head's loss (smooth L1 of the logarithm of the radius).
         drag_share: Share of training images whose clicks come with their radius; the others get the head's.
@@ -85,7 +86,7 @@ class InteractiveSegmentationTask(LightningModule):
         radius_noise: A told radius is multiplied by 1 - F .. 1 + F.
         click_jitter: Clicks move up to this many pixels.
         gradient_clip: Largest norm of the gradient; None leaves it. (Trainer's own option is refused under
-            manual optimisation.)
+            manual optimization.)
         seed: Seed of the simulated user.
         val_prompts: Prompts to validate with; each gets its own row, they are never mixed.
         val_clicks: Most clicks in validation.
@@ -116,6 +117,7 @@ class InteractiveSegmentationTask(LightningModule):
         fine_factor: int = 1,
         keep_loss: float = 0.0,
         update: Update = "every",
+        accumulate_batches: int = 1,
         losses: Losses | None = None,
         drag_loss: float = 1.0,
         drag_share: float = 1.0,
@@ -147,32 +149,40 @@ class InteractiveSegmentationTask(LightningModule):
             raise ValueError(
                 f"local_clicks is the fewest and the most clicks of a batch, got {tuple(local_clicks)}"
             )
-        if not local_reach >= 1 or not keep_loss >= 0:
-            raise ValueError(
-                f"local_reach must be at least 1 and keep_loss at least 0, got {local_reach} and {keep_loss}"
-            )
-        if not 0 <= drag_share <= 1:
-            raise ValueError(f"drag_share is a share of the images, 0 to 1, got {drag_share}")
         for name, count, least in (
             ("step_epochs", step_epochs, 1),
             ("warmup_epochs", warmup_epochs, 0),
             ("clicks_ahead", clicks_ahead, 0),
             ("fine_factor", fine_factor, 1),
+            ("accumulate_batches", accumulate_batches, 1),
             ("seed", seed, 0),
             ("val_clicks", val_clicks, 1),
+            ("backbone_lr_factor", backbone_lr_factor, 0),
+            ("weight_decay", weight_decay, 0),
+            ("drag_loss", drag_loss, 0),
+            ("keep_loss", keep_loss, 0),
+            ("local_reach", local_reach, 1),
+            ("click_jitter", click_jitter, 0),
         ):
-            if count < least:
-                raise ValueError(f"{name} must be at least {least}, got {count}")
-        if gradient_clip is not None and not gradient_clip > 0:
-            raise ValueError(f"gradient_clip is a norm above 0, or None, got {gradient_clip}")
+            check_number(name, count, least=least)
+        check_number("lr", lr, above=0)
+        check_number("drag_share", drag_share, least=0, most=1, unit="a share of the images")
+        check_number("val_threshold", val_threshold, above=0, below=1, unit="a probability")
+        if gradient_clip is not None:
+            check_number("gradient_clip", gradient_clip, above=0, unit="a norm")
+        if accumulate_batches > 1 and (update == "every" or local_clicks[1]):
+            raise ValueError(
+                f"accumulate_batches {accumulate_batches} has one step for several batches, update every and "
+                "local_clicks have one for each click; set update to sum or last, and local_clicks to [0, 0]"
+            )
         self.save_hyperparameters(ignore=["network", "start_from", *EVALUATION_ARGUMENTS])
-        self.save_hyperparameters({"network": asdict(config)})
         self.automatic_optimization = False
         nothing = torch.zeros(0, 1, 1, dtype=torch.bool)
         self._simulated_user(
             nothing, nothing, torch.zeros(0, dtype=torch.bool), None
         )  # a wrong option is told now
         self.net = build_network(config) if start is None else start.train()
+        self.save_hyperparameters({"network": asdict(self.net.config)})
         if channels_last:
             self.net = self.net.to(memory_format=torch.channels_last)
         if (
@@ -188,17 +198,23 @@ class InteractiveSegmentationTask(LightningModule):
         self.val_prompts = list(val_prompts)
         self.val_clicks = val_clicks
         self.val_threshold = val_threshold
-        self.val_metrics: dict[str, NumberOfClicks] = {}
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | Path, **kwargs: Any) -> InteractiveSegmentationTask:  # type: ignore[override]
         """As Lightning's, but the backbone's pretrained weights, which the checkpoint replaces, are neither
         fetched nor needed.
         """
-        if "network" not in kwargs:
-            stored = torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True)
-            kwargs["network"] = {**stored["hyper_parameters"]["network"], "backbone_weights": "none"}
-        task: InteractiveSegmentationTask = super().load_from_checkpoint(checkpoint_path, **kwargs)
+        if "network" in kwargs:
+            return super().load_from_checkpoint(checkpoint_path, **kwargs)
+        stored = torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True)
+        network = stored["hyper_parameters"]["network"]
+        without_fetching = {**network, "backbone_weights": "none"}
+        task: InteractiveSegmentationTask = super().load_from_checkpoint(
+            checkpoint_path, network=without_fetching, **kwargs
+        )
+        task.net.config = DCTNetConfig.from_dict(network)
+        task.hparams["network"] = network
+        task.train(task.training)
         return task
 
     def forward(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> Tensor:
@@ -206,10 +222,18 @@ class InteractiveSegmentationTask(LightningModule):
         logits: Tensor = self.net(image, clicks, previous)
         return logits
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """The clicks of one batch, each with its loss and, by default, its optimizer step."""
-        fine = batch
-        batch = shrink_batch(batch, self.hparams["fine_factor"])
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """The clicks of one batch, each with its loss and, by default, its optimizer step.
+
+        Args:
+            batch: See :mod:`dct_seg.data.batches`.
+            batch_idx: Number of the batch in its epoch.
+
+        Raises:
+            DivergedError: When a loss is not finite.
+        """
+        fine = checked_batch(batch)
+        batch = shrink_batch(fine, self.hparams["fine_factor"])
         image, mask, ignore = batch["image"], batch["mask"], batch["ignore"]
         low, high = self.hparams["train_clicks"]
         # Drawn from what all ranks share: a rank that took more clicks than another would wait for it for
@@ -222,7 +246,7 @@ class InteractiveSegmentationTask(LightningModule):
         fewest_local, most_local = self.hparams["local_clicks"]
         num_local = int(torch.randint(fewest_local, most_local + 1, (1,), generator=shared))
         generator = self._generator(batch_idx, self.global_rank + 1)
-        drag = torch.rand(len(image), generator=generator) < self.hparams["drag_share"]
+        drag = torch.rand(len(image), dtype=torch.float32, generator=generator) < self.hparams["drag_share"]
         user = self._simulated_user(mask, ignore, drag, generator)
         profile = self.trainer.profiler.profile  # type: ignore[attr-defined]
         learner = Learner(self.net, image, profile)
@@ -232,7 +256,8 @@ class InteractiveSegmentationTask(LightningModule):
                 return user(logits, clicks)
 
         optimizer: Any = self.optimizers()
-        update = self.hparams["update"]
+        update, accumulated = self.hparams["update"], self.hparams["accumulate_batches"]
+        steps_now = (batch_idx + 1) % accumulated == 0 or self.trainer.is_last_batch
         rows = []
         shares_encoding = (
             self.net.is_late and update == "sum"
@@ -260,13 +285,14 @@ class InteractiveSegmentationTask(LightningModule):
                 total = total + mask_loss + self.hparams["drag_loss"] * drag_loss
             if is_last or (learns and not shares_encoding):
                 with profile("backward"):
-                    self.manual_backward(total)
+                    self.manual_backward(total / accumulated if accumulated > 1 else total)
                 total = image.new_zeros(())
-            if is_last or update == "every":
+            if (is_last and steps_now) or update == "every":
                 optimizer.step()
                 optimizer.zero_grad()
                 learner.weights_changed()
         table = torch.stack(rows)  # (K, 3)
+        self.check_finite(table[:, :2].sum(1), batch_idx)
         means = {
             "train/loss": table[:, 0].mean(),
             "train/first_mIoU": table[0, 2],
@@ -275,7 +301,7 @@ class InteractiveSegmentationTask(LightningModule):
         if self.net.auto_drag is not None:
             means["train/drag_loss"] = table[:, 1].mean()
         if num_local:
-            means |= self._learn_corrections(fine, image, step, user, num_local, generator)
+            means |= self._learn_corrections(fine, image, step, user, num_local, generator, batch_idx)
         self.log_dict(means, prog_bar=True, batch_size=len(image))
 
     def _mask_loss(
@@ -301,6 +327,7 @@ class InteractiveSegmentationTask(LightningModule):
         user: SimulatedUser,
         num_clicks: int,
         generator: torch.Generator,
+        batch_idx: int,
     ) -> dict[str, Tensor]:
         """Train on enlarged windows around each image's next click; one optimizer step per click.
 
@@ -328,6 +355,7 @@ class InteractiveSegmentationTask(LightningModule):
         asked, clicks, previous = window.asked, window.clicks, window.previous
         done = asked.done
         ious = [iou(previous[:, 0] > 0.5, window.mask, window.ignore).mean()]
+        losses = []
         for index in range(num_clicks):
             before = torch.logit(previous, 1e-6)
             if index:
@@ -344,6 +372,7 @@ class InteractiveSegmentationTask(LightningModule):
             with profile("loss"):
                 loss = self._mask_loss(learner.output, clicks, before, window.mask, window.ignore, done)
                 loss = loss + self.hparams["drag_loss"] * learner.drag_loss(step)
+            losses.append(loss.detach())
             with profile("backward"):
                 self.manual_backward(loss)
             optimizer.step()
@@ -351,6 +380,7 @@ class InteractiveSegmentationTask(LightningModule):
             learner.weights_changed()
             previous = torch.sigmoid(logits.detach())
             ious.append(iou(previous[:, 0] > 0.5, window.mask, window.ignore).mean())
+        self.check_finite(torch.stack(losses), batch_idx)
         return {"train/window_mIoU_before": ious[0], "train/window_mIoU_after": ious[1]}
 
     def _simulated_user(
@@ -367,101 +397,6 @@ class InteractiveSegmentationTask(LightningModule):
             1, np.uint64
         )
         return torch.Generator().manual_seed(int(state[0]))
-
-    def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Clip the gradient, which precision 16-mixed has unscaled by now."""
-        if self.hparams["gradient_clip"] is not None:
-            torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.hparams["gradient_clip"])
-
-    def on_train_epoch_end(self) -> None:
-        """Log the rate of the epoch, and step the schedule."""
-        scheduler: Any = self.lr_schedulers()
-        self.log("lr", scheduler.get_last_lr()[0])
-        scheduler.step()
-
-    def configure_optimizers(self) -> Any:
-        """Adam over two groups, what is new and the pretrained backbone, with a rate that changes by epochs.
-
-        Raises:
-            ValueError: When the schedule is ``cosine`` and the number of epochs is open.
-        """
-        if self.hparams["schedule"] == "cosine" and (self.trainer.max_epochs or 0) < 1:
-            raise ValueError(
-                "schedule cosine ends with the last epoch, but the Trainer has no max_epochs; set it, or "
-                "take step or constant"
-            )
-        groups = self.net.parameter_groups(
-            self.hparams["lr"], backbone_lr_factor=self.hparams["backbone_lr_factor"]
-        )
-        kind = torch.optim.AdamW if self.hparams["optimizer"] == "adamw" else torch.optim.Adam
-        # A fused optimizer unscales inside its step, which is too late to clip.
-        fused = self.trainer.precision != "16-mixed" or self.hparams["gradient_clip"] is None
-        optimizer = kind(groups, betas=(0.9, 0.999), weight_decay=self.hparams["weight_decay"], fused=fused)
-        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate_at)]
-
-    def _rate_at(self, epoch: int) -> float:
-        schedule, warmup = self.hparams["schedule"], self.hparams["warmup_epochs"]
-        if epoch < warmup:
-            return float((epoch + 1) / (warmup + 1))
-        if schedule == "step":
-            return float(0.1 ** (epoch // self.hparams["step_epochs"]))
-        if schedule == "cosine":
-            done = min((epoch - warmup) / max(int(self.trainer.max_epochs or 1) - warmup, 1), 1.0)
-            return _COSINE_END + (1 - _COSINE_END) * 0.5 * (1 + math.cos(math.pi * done))
-        return 1.0
-
-    def on_validation_epoch_start(self) -> None:
-        """A fresh table of IoUs for each prompt."""
-        self._start_tables(self.trainer.val_dataloaders)
-
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """All clicks of a batch under the protocol ``max_distance``, once for each prompt."""
-        image, mask, ignore = batch["image"], batch["mask"], batch["ignore"]
-        model = EncodedBatch(self.net, image)
-        for prompt, metric in self.val_metrics.items():
-            prompts = torch.full((len(image),), prompt == "drag")
-            user = SimulatedUser(
-                mask, ignore, rule="max_distance", prompt=prompts, threshold=self.val_threshold
-            )
-            ious = torch.ones(len(image), self.val_clicks, device=self.device)
-            finished = torch.zeros(len(image), dtype=torch.bool, device=self.device)
-            for step in interact(model, image, user, self.val_clicks):
-                finished = (
-                    finished | step.asked.done
-                )  # for good: its last IoU is held, whatever the mask does while others go on
-                now = iou(predicted(step.logits, self.val_threshold), mask, ignore).to(ious)
-                ious[:, step.index :] = torch.where(finished, ious[:, step.index], now)[:, None]
-            metric.update(ious, batch["sample_id"])
-
-    def on_validation_epoch_end(self) -> None:
-        """Log each prompt's row, as ``val/drag/NoC@90``."""
-        self._log_tables("val")
-
-    def on_test_epoch_start(self) -> None:
-        """Start fresh tables, as in validation."""
-        self._start_tables(self.trainer.test_dataloaders)
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Run all clicks of a batch, as :meth:`validation_step` does."""
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """Log each prompt's row, as ``test/drag/NoC@90``."""
-        self._log_tables("test")
-
-    def _start_tables(self, loader: Any) -> None:
-        size, miou_at = len(loader.dataset), [k for k in (1, 3, 5) if k <= self.val_clicks]
-        self.val_metrics = {
-            prompt: NumberOfClicks(size, max_clicks=self.val_clicks, miou_at=miou_at).to(self.device)
-            for prompt in self.val_prompts
-        }
-
-    def _log_tables(self, stage: str) -> None:
-        for prompt, metric in self.val_metrics.items():
-            row = {f"{stage}/{prompt}/{name}": value for name, value in metric.compute().items()}
-            self.log_dict(
-                row, sync_dist=True
-            )  # the metric has gathered all ranks' samples, so that each rank logs the same
 
 
 def _network(given: DCTNetConfig | None, start: InteractiveNetwork | None) -> DCTNetConfig:

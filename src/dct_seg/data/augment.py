@@ -1,0 +1,95 @@
+"""One sample through a transform: albumentations, torchvision's v2, or any callable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dct_seg.data.images import IGNORE
+from dct_seg.ranges import check_unit_range
+
+Augmented = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+"""Image (H, W, 3) and mask (H, W) of 0, 1 and 255."""
+
+
+def augment(transform: Any, image: NDArray[np.uint8], mask: NDArray[np.uint8], seed: int) -> Augmented:
+    """Apply a transform; the result depends on the sample and the seed alone.
+
+    Args:
+        transform: Callable ``(image=, mask=) -> dict``, or one of ``torchvision.transforms.v2``.
+        image: (H, W, 3).
+        mask: (H, W) of 0, 1 and 255.
+        seed: Seed of the sample.
+
+    Raises:
+        ValueError: When what comes out is no image and mask.
+        TypeError: When the transform takes no mask.
+    """
+    home = type(transform).__module__
+    if home.startswith("torchvision.transforms.v2"):
+        return _checked(*_torchvision(transform, image, mask, seed), transform)
+    if home.startswith("torchvision."):
+        raise TypeError(
+            f"{_name(transform)} changes the image alone; use torchvision.transforms.v2, which knows masks"
+        )
+    if hasattr(transform, "set_random_seed"):
+        transform.set_random_seed(seed)
+    drawn = transform(image=image, mask=mask)
+    if not isinstance(drawn, dict) or not {"image", "mask"} <= drawn.keys():
+        raise ValueError(f"{_name(transform)} returns a dict with image and mask, got {type(drawn).__name__}")
+    return _checked(drawn["image"], drawn["mask"], transform)
+
+
+def _torchvision(
+    transform: Any, image: NDArray[np.uint8], mask: NDArray[np.uint8], seed: int
+) -> tuple[Any, Any]:
+    from torchvision import tv_tensors
+
+    sample = {
+        "image": tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)),
+        "mask": tv_tensors.Mask(torch.from_numpy(mask)),
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        drawn = transform(sample)
+    return drawn["image"], drawn["mask"]
+
+
+def _checked(image: Any, mask: Any, transform: Any) -> Augmented:
+    """What a transform returned, in bytes."""
+    name = _name(transform)
+    if isinstance(image, Tensor):  # channels first, as torch has them
+        image = (
+            image.detach().cpu().as_subclass(Tensor).movedim(0, -1).numpy()
+            if image.ndim == 3
+            else image.numpy()
+        )
+    if isinstance(mask, Tensor):
+        mask = mask.detach().cpu().as_subclass(Tensor).numpy()
+    image, mask = np.asarray(image), np.asarray(mask)
+    if mask.ndim == 3 and 1 in (mask.shape[0], mask.shape[2]):
+        mask = mask.squeeze(0 if mask.shape[0] == 1 else 2)
+    if image.ndim != 3 or image.shape[2] != 3 or mask.shape != image.shape[:2]:
+        raise ValueError(
+            f"{name} returned an image {image.shape} and a mask {mask.shape}; wanted (H, W, 3) and (H, W) or "
+            "tensors (3, H, W) and (H, W)"
+        )
+    if image.dtype != np.uint8:
+        if not np.issubdtype(image.dtype, np.floating):
+            raise ValueError(f"{name} returned an image of {image.dtype}; wanted uint8, or float in 0..1")
+        check_unit_range(f"the image from {name}", torch.from_numpy(np.ascontiguousarray(image)))
+        image = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    if not np.isin(mask, (0, 1, IGNORE)).all():
+        odd = np.setdiff1d(mask, (0, 1, IGNORE))[:4].tolist()
+        raise ValueError(
+            f"{name} returned a mask with {odd}; it keeps 0, 1 and 255, so resize masks by the nearest pixel"
+        )
+    return image, mask.astype(np.uint8)
+
+
+def _name(transform: Any) -> str:
+    return f"the transform {getattr(transform, '__name__', type(transform).__name__)}"

@@ -1,0 +1,233 @@
+"""The part of the task that the Trainer talks to: its options, optimizer, schedule and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler, LearningRateFinder
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from dct_seg.models.network import InteractiveNetwork
+from dct_seg.models.pretrained import check_tensors
+from dct_seg.training.optimizers import (
+    SETTINGS_KEY,
+    Choice,
+    Settings,
+    apply_changes,
+    changed_values,
+    check_same_classes,
+    make_optimizer,
+    make_scheduler,
+    rate_at,
+    say,
+    settings_of,
+    step_scheduler,
+    stored_settings,
+)
+
+NOT_ARCHITECTURE = ("backbone_weights", "frozen_batch_norm")
+"""Keys of the network that change no tensor's shape."""
+
+
+class DivergedError(ValueError):
+    """Training went to infinity or NaN."""
+
+
+class TaskHooks(LightningModule):
+    """Optimizer, schedule, checkpoints, and the Trainer's options that suit training click by click.
+
+    Attributes:
+        optimizer_choice: Optimizer of torch's in place of ``optimizer``, ``lr`` and ``weight_decay``.
+        scheduler_choice: Scheduler of torch's in place of ``schedule``, stepped once an epoch.
+    """
+
+    net: InteractiveNetwork
+    optimizer_choice: Choice | None = None
+    scheduler_choice: Choice | None = None
+
+    _settings: Settings | None = None
+    _restored: Settings | None = None
+    _validated = False
+
+    def configure_callbacks(self) -> list[Callback]:
+        """No callback; refuse options of the Trainer that training click by click cannot follow.
+
+        Raises:
+            ValueError: When there is one.
+        """
+        trainer = self.trainer
+        if trainer.state.fn != TrainerFn.FITTING:
+            return []
+        if trainer.gradient_clip_val:
+            raise ValueError(
+                f"trainer.gradient_clip_val {trainer.gradient_clip_val} does not act when each click is a "
+                f"step; set model.gradient_clip {trainer.gradient_clip_val} instead"
+            )
+        kinds = [type(one) for one in trainer.callbacks]  # type: ignore[attr-defined]
+        if trainer.accumulate_grad_batches != 1 or GradientAccumulationScheduler in kinds:
+            raise ValueError(
+                f"trainer.accumulate_grad_batches {trainer.accumulate_grad_batches} does not act when each "
+                "click is a step; set model.accumulate_batches and model.update sum, or a larger batch_size"
+            )
+        if any(issubclass(kind, LearningRateFinder) for kind in kinds):
+            raise ValueError(
+                "the learning-rate finder needs automatic optimization, and here each click is a step; "
+                "compare rates with `dct-seg sweep` over model.lr"
+            )
+        return []
+
+    def configure_optimizers(self) -> Any:
+        """An optimizer over two groups, what is new and the pretrained backbone, and a schedule by epochs.
+
+        Raises:
+            ValueError: When the schedule is ``cosine`` and the number of epochs is open, or a choice does not
+                suit.
+        """
+        is_cosine = self.scheduler_choice is None and self.hparams["schedule"] == "cosine"
+        if is_cosine and (self.trainer.max_epochs or 0) < 1:
+            raise ValueError(
+                "schedule cosine ends with the last epoch, but the Trainer has no max_epochs; set it, or "
+                "take step or constant"
+            )
+        # A fused optimizer unscales inside its step, which is too late to clip.
+        fused = self.trainer.precision != "16-mixed" or self.hparams["gradient_clip"] is None
+        optimizer = make_optimizer(self.net, self.hparams, self.optimizer_choice, fused=fused)
+        scheduler = make_scheduler(optimizer, self.scheduler_choice, self._rate_at)
+        self._settings = settings_of(optimizer, self.scheduler_choice)
+        return [optimizer], [scheduler]
+
+    def _rate_at(self, epoch: int) -> float:
+        return rate_at(epoch, self.hparams, int(self.trainer.max_epochs or 1))
+
+    def _schedulers(self) -> list[Any]:
+        found: Any = self.lr_schedulers()
+        return found if isinstance(found, list) else [] if found is None else [found]
+
+    def on_fit_start(self) -> None:
+        """Refuse to go on with the state of another optimizer; it is put in place next.
+
+        Raises:
+            ValueError: When the checkpoint's is another.
+        """
+        if self._restored is not None and self._settings is not None:
+            check_same_classes(self._restored, self._settings)
+
+    def on_train_start(self) -> None:
+        """After a resume, let the values that were given win over those of the checkpoint."""
+        stored, self._restored = self._restored, None
+        if stored is None or self._settings is None:
+            return
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        changes = apply_changes(optimizer, self._schedulers(), stored, self._settings)
+        if self.scheduler_choice is None:  # ours is a function of the epoch, whatever was changed in it
+            for scheduler in self._schedulers():
+                for group, base in zip(optimizer.param_groups, scheduler.base_lrs, strict=True):
+                    group["lr"] = base * self._rate_at(scheduler.last_epoch)
+        if changes and (self.optimizer_choice or self.scheduler_choice):
+            say(f"goes on with {', '.join(changes)}")
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Clip the gradient, which precision 16-mixed has unscaled by now."""
+        if self.hparams["gradient_clip"] is not None:
+            torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.hparams["gradient_clip"])
+
+    def on_train_epoch_start(self) -> None:
+        """No validation of this epoch yet."""
+        self._validated = False
+
+    def on_validation_end(self) -> None:
+        """A validation is over."""
+        self._validated = not self.trainer.sanity_checking
+
+    def on_train_epoch_end(self) -> None:
+        """Log the rate of the epoch, and step the schedule."""
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        self.log("lr", float(optimizer.param_groups[0]["lr"]))
+        for scheduler in self._schedulers():
+            step_scheduler(scheduler, self.trainer, validated=self._validated)
+
+    def check_finite(self, losses: Tensor, batch_idx: int) -> None:
+        """Raise on every rank when the loss of a click is not finite on one.
+
+        Args:
+            losses: (K,) loss after each click of a batch.
+            batch_idx: Number of the batch in its epoch.
+
+        Raises:
+            DivergedError: When it is not.
+        """
+        bad = ~losses.isfinite()
+        any_rank = self.trainer.strategy.reduce(bad.any().float(), reduce_op="sum")
+        if float(any_rank) == 0:
+            return
+        click = f", click {int(bad.nonzero()[0]) + 1}" if bad.any() else " on another rank"
+        raise DivergedError(
+            f"training diverged: the loss is not finite in epoch {self.current_epoch}, batch "
+            f"{batch_idx}{click}; lower model.lr, set model.gradient_clip, or look at the data with "
+            "`dct-seg data check`"
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the optimizer's settings; never write weights that are not finite.
+
+        Raises:
+            DivergedError: When a weight is not finite.
+        """
+        broken = _first_not_finite(checkpoint.get("state_dict", {}))
+        if broken is not None:
+            raise DivergedError(
+                f"training diverged: '{broken}' is not finite in epoch {self.current_epoch} after "
+                f"{self.trainer.global_step} steps, and no checkpoint is written; lower model.lr, or set "
+                "model.gradient_clip"
+            )
+        if self._settings is not None:
+            checkpoint[SETTINGS_KEY] = self._settings
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Compare a checkpoint with this task before its tensors are put in place.
+
+        Raises:
+            ValueError: When it is of another architecture or optimizer, or a tensor is broken.
+        """
+        stored = checkpoint.get("hyper_parameters", {})
+        check_same_network(stored.get("network", {}), self.hparams["network"])
+        check_tensors("the checkpoint", checkpoint.get("state_dict", {}), self.state_dict())
+        if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        given = {key: value for key, value in self.hparams.items() if key != "network"}
+        changes = changed_values(stored, given)
+        if changes:
+            say(f"goes on with {', '.join(changes)}")
+        self._restored = stored_settings(checkpoint)
+
+
+def check_same_network(stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raise when the network of a checkpoint has another architecture.
+
+    Raises:
+        ValueError: When it has; the message names the keys.
+    """
+    differing = [
+        f"{key} {value!r} (the configuration says {given[key]!r})"
+        for key, value in stored.items()
+        if key in given and key not in NOT_ARCHITECTURE and given[key] != value
+    ]
+    if differing:
+        raise ValueError(
+            f"the checkpoint is of another architecture: {', '.join(differing)}; give its own configuration"
+        )
+
+
+def _first_not_finite(state: Mapping[str, Any]) -> str | None:
+    return next(
+        (
+            key
+            for key, value in state.items()
+            if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all())
+        ),
+        None,
+    )

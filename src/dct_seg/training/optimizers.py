@@ -1,0 +1,241 @@
+"""Optimizer and schedule of a run: ours by name or any of torch's, the backbone at a rate of its own."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from torch.optim import Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+
+from dct_seg.ranges import check_number
+
+Schedule = Literal["step", "cosine", "constant"]
+OptimizerName = Literal["adam", "adamw"]
+Settings = dict[str, Any]
+
+SETTINGS_KEY = "optimizer_settings"
+"""Key of a checkpoint: classes and arguments of the optimizer and its schedule, as the run was started."""
+_COSINE_END = 1e-3
+_SAME_STATE = {"Adam", "AdamW"}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A class of torch's instead of ours.
+
+    Args:
+        kind: Optimizer or scheduler class.
+        options: Arguments beside the parameters or the optimizer.
+    """
+
+    kind: Any
+    options: Settings = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name of the class."""
+        return str(self.kind.__name__)
+
+
+def make_optimizer(net: Any, hparams: Mapping[str, Any], choice: Choice | None, *, fused: bool) -> Optimizer:
+    """The optimizer over two groups: what is new, and the pretrained backbone.
+
+    Args:
+        net: Network to train; its ``parameter_groups`` are used.
+        hparams: Those of the task.
+        choice: Optimizer of torch's; None takes ``optimizer``, ``lr`` and ``weight_decay`` of ``hparams``.
+        fused: Whether ours computes in one kernel.
+
+    Raises:
+        ValueError: When the optimizer does not suit.
+    """
+    factor = hparams["backbone_lr_factor"]
+    if choice is None:
+        groups = net.parameter_groups(hparams["lr"], backbone_lr_factor=factor)
+        kind = AdamW if hparams["optimizer"] == "adamw" else Adam
+        return kind(groups, betas=(0.9, 0.999), weight_decay=hparams["weight_decay"], fused=fused)
+    if issubclass(choice.kind, torch.optim.LBFGS):
+        raise ValueError(
+            "optimizer LBFGS needs the loss several times a step, which clicks do not allow; take another"
+        )
+    known = inspect.signature(choice.kind).parameters
+    rate = choice.options.get("lr", known["lr"].default if "lr" in known else hparams["lr"])
+    check_number("optimizer.lr", float(rate), above=0)
+    options = {name: value for name, value in choice.options.items() if name != "lr"}
+    try:
+        optimizer: Optimizer = choice.kind(
+            net.parameter_groups(float(rate), backbone_lr_factor=factor), lr=float(rate), **options
+        )
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"optimizer {choice.name} cannot train this network: {error}") from error
+    return optimizer
+
+
+def make_scheduler(optimizer: Optimizer, choice: Choice | None, rate_at: Callable[[int], float]) -> Any:
+    """The schedule, stepped once an epoch.
+
+    Args:
+        optimizer: Optimizer it sets the rate of.
+        choice: Scheduler of torch's; None follows ``rate_at``.
+        rate_at: Factor of the rate for each epoch.
+
+    Raises:
+        ValueError: When the scheduler does not suit.
+    """
+    if choice is None:
+        return LambdaLR(optimizer, rate_at)
+    try:
+        return choice.kind(optimizer, **choice.options)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"lr_scheduler {choice.name} cannot be made: {error}") from error
+
+
+def rate_at(epoch: int, hparams: Mapping[str, Any], max_epochs: int) -> float:
+    """The factor of the rate in an epoch, by ``schedule``, ``step_epochs`` and ``warmup_epochs``."""
+    schedule, warmup = hparams["schedule"], hparams["warmup_epochs"]
+    if epoch < warmup:
+        return float((epoch + 1) / (warmup + 1))
+    if schedule == "step":
+        return float(0.1 ** (epoch // hparams["step_epochs"]))
+    if schedule == "cosine":
+        done = min((epoch - warmup) / max(max_epochs - warmup, 1), 1.0)
+        return _COSINE_END + (1 - _COSINE_END) * 0.5 * (1 + math.cos(math.pi * done))
+    return 1.0
+
+
+def step_scheduler(scheduler: Any, trainer: Trainer, *, validated: bool) -> None:
+    """Step a schedule at the end of an epoch.
+
+    Args:
+        scheduler: One of torch's.
+        trainer: Trainer, which holds the metrics that ``ReduceLROnPlateau`` reads.
+        validated: Whether this epoch was validated; the metrics of another epoch are not counted twice.
+
+    Raises:
+        ValueError: When a metric is not there.
+    """
+    if not isinstance(scheduler, ReduceLROnPlateau):
+        scheduler.step()
+        return
+    monitor = str(getattr(scheduler, "monitor", "train/loss"))
+    if monitor.startswith("val/") and not validated:
+        return
+    metrics = trainer.callback_metrics
+    if monitor not in metrics:
+        known = ", ".join(sorted(metrics))
+        raise ValueError(f"lr_scheduler.monitor is '{monitor}', which is not logged; there are: {known}")
+    scheduler.step(float(metrics[monitor]))
+
+
+def settings_of(optimizer: Optimizer, choice: Choice | None) -> Settings:
+    """Classes and arguments in plain values, to compare with those of a checkpoint.
+
+    Args:
+        optimizer: Before its first step.
+        choice: Scheduler that was chosen in place of ours.
+    """
+    return {
+        "optimizer": type(optimizer).__name__,
+        "groups": [_group_settings(group) for group in optimizer.param_groups],
+        "scheduler": choice.name if choice else "",
+        "scheduler_options": dict(choice.options) if choice else {},
+    }
+
+
+def stored_settings(checkpoint: Mapping[str, Any]) -> Settings:
+    """The settings that a checkpoint was written under; of an older one those of its groups alone."""
+    found: Settings | None = checkpoint.get(SETTINGS_KEY)
+    if found is not None:
+        return found
+    states = checkpoint.get("optimizer_states") or [{"param_groups": []}]
+    return {"groups": [_group_settings(group) for group in states[0]["param_groups"]]}
+
+
+def check_same_classes(stored: Settings, given: Settings) -> None:
+    """Raise when the state of an optimizer or schedule is of another class.
+
+    Raises:
+        ValueError: When it is.
+    """
+    for key, option in (("optimizer", "--optimizer"), ("scheduler", "--lr_scheduler")):
+        before, now = stored.get(key, given[key]), given[key]
+        if before != now and not {before, now} <= _SAME_STATE:
+            ours = "the one of model.schedule"
+            raise ValueError(
+                f"the checkpoint's {key} is {before or ours}, the configuration's {now or ours}; give "
+                f"{option} as before, or start anew from its weights with --model.start_from FILE"
+            )
+
+
+def apply_changes(
+    optimizer: Optimizer, schedulers: list[Any], stored: Settings, given: Settings
+) -> list[str]:
+    """Let what was given win over what a checkpoint has restored; what is the same stays to the bit.
+
+    Args:
+        optimizer: With the state of the checkpoint.
+        schedulers: With the state of the checkpoint.
+        stored: Settings of the checkpoint.
+        given: Settings of this run.
+
+    Returns:
+        What changed, in words.
+    """
+    changed: dict[str, str] = {}
+    for number, (group, before, now) in enumerate(
+        zip(optimizer.param_groups, stored["groups"], given["groups"], strict=False)
+    ):
+        for key, value in now.items():
+            if key in before and before[key] == value:
+                continue
+            if key == "lr":
+                factor = value / before["lr"] if before.get("lr") else 1.0
+                group["lr"] = group["lr"] * factor if before.get("lr") else value
+                if "initial_lr" in group:
+                    group["initial_lr"] = value
+                for scheduler in schedulers:
+                    if hasattr(scheduler, "base_lrs"):
+                        scheduler.base_lrs[number] = value
+            else:
+                group[key] = value
+            if key in before and key not in changed:
+                changed[key] = f"optimizer {key} {value} (was {before[key]})"
+    for key, value in given["scheduler_options"].items():
+        before_value = stored.get("scheduler_options", {}).get(key, value)
+        if before_value != value:
+            for scheduler in schedulers:
+                setattr(scheduler, key, value)
+            changed[f"scheduler {key}"] = f"lr_scheduler.{key} {value} (was {before_value})"
+    return list(changed.values())
+
+
+def _group_settings(group: Mapping[str, Any]) -> Settings:
+    settings = {key: value for key, value in group.items() if key not in ("params", "initial_lr")}
+    settings["lr"] = group.get("initial_lr", group["lr"])
+    return settings
+
+
+def changed_values(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Names whose values differ, each with both values; lists and tuples of the same values are the same."""
+
+    def plain(value: Any) -> str:
+        return json.dumps(value, sort_keys=True, default=str)
+
+    return [
+        f"{key} {given[key]} (was {stored[key]})"
+        for key in given
+        if key in stored and plain(stored[key]) != plain(given[key])
+    ]
+
+
+def say(line: str) -> None:
+    """One line on the first rank."""
+    rank_zero_info(line)
