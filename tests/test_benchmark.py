@@ -591,6 +591,7 @@ def test_the_command_writes_results_tables_curves_and_strips(
     assert code == 0
     assert "| big " in capsys.readouterr().out
     assert {p.name for p in tmp_path.iterdir()} == {
+        ".lock",
         "results.json",
         "table.md",
         "table.csv",
