@@ -1,18 +1,21 @@
 """Losses: by hand, without ignored pixels, one number for a batch of which some images are finished."""
 
+import inspect
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from networks import write_plugin
 from torch import Tensor
 
-from dct_seg import ClickBatch
+from dct_seg import Click, ClickBatch
 from dct_seg.training.losses import (
     LOSSES,
     LossSum,
     binary_cross_entropy,
+    click_weights,
     dice,
     mean_of_unfinished,
     normalized_focal,
@@ -61,11 +64,19 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+def get(name: str) -> Any:
+    """The loss under a name, without clicks where it reads them."""
+    loss = LOSSES.get(name)
+    if "clicks" not in inspect.signature(loss).parameters:
+        return loss
+    return lambda logits, mask, valid: loss(logits, mask, valid, clicks=ClickBatch.empty(len(mask)))
+
+
 class TestContract:
     """What training relies on, for every registered loss."""
 
     def test_ignored_pixels_do_not_count(self, name: str) -> None:
-        loss = LOSSES.get(name)
+        loss = get(name)
         valid = torch.tensor([[[True, True, False]]])
         kept = loss(LOGITS[..., :2], MASK[..., :2], ALL[..., :2])
         torch.testing.assert_close(loss(LOGITS, MASK, valid), kept)
@@ -74,7 +85,7 @@ class TestContract:
         )
 
     def test_each_image_has_the_loss_it_would_have_alone(self, name: str) -> None:
-        loss, generator = LOSSES.get(name), torch.Generator().manual_seed(0)
+        loss, generator = get(name), torch.Generator().manual_seed(0)
         logits = torch.randn(3, 4, 5, generator=generator)
         mask, valid = (torch.rand(3, 4, 5, generator=generator) < share for share in (0.4, 0.8))
         together = loss(logits, mask, valid)
@@ -85,7 +96,7 @@ class TestContract:
             )
 
     def test_right_answer_costs_next_to_nothing_and_a_wrong_one_much(self, name: str) -> None:
-        loss, sure = LOSSES.get(name), torch.where(MASK, 12.0, -12.0)
+        loss, sure = get(name), torch.where(MASK, 12.0, -12.0)
         assert loss(sure, MASK, ALL) < 1e-3
         assert loss(-sure, MASK, ALL) > 0.5
 
@@ -98,7 +109,7 @@ class TestContract:
         valid = torch.tensor([True, False])[:, None, None].expand(
             2, 3, 3
         )  # of the second image nothing counts
-        value = LOSSES.get(name)(logits, torch.full((2, 3, 3), share > 0), valid)
+        value = get(name)(logits, torch.full((2, 3, 3), share > 0), valid)
         value.sum().backward()
         assert value.isfinite().all()
         assert value[1] == 0
@@ -108,7 +119,7 @@ class TestContract:
 
     def test_gradient_points_towards_the_mask(self, name: str) -> None:
         logits = LOGITS.clone().requires_grad_()
-        LOSSES.get(name)(logits, MASK, ALL).sum().backward()
+        get(name)(logits, MASK, ALL).sum().backward()
         assert logits.grad is not None
         assert ((logits.grad < 0) == MASK).all()
 
@@ -169,7 +180,8 @@ def test_bfloat16_logits_are_summed_in_float32() -> None:
 def test_unknown_loss_is_refused() -> None:
     logits, mask, ignore = batch()
     with pytest.raises(
-        ValueError, match=r"unknown loss 'BCE'; did you mean 'bce'\? known: bce, dice, normalized_focal"
+        ValueError,
+        match=r"unknown loss 'BCE'; did you mean 'bce'\? known: bce, click_bce, dice, normalized_focal",
     ):
         weighted_sum({"BCE": 1.0}, logits, mask, ignore, ignore[:, 0, 0])
 
@@ -204,3 +216,23 @@ def test_third_party_s_loss_is_used_by_its_short_name(
     loss = LossSum({"Power": {"weight": 2.0, "power": 1.0}})
     value = loss(LOGITS[:, None], MASK, ALL, ClickBatch.empty(1))
     assert value.tolist() == pytest.approx([2 * sum(WRONG) / 3])
+
+
+def test_click_weights_fall_with_the_distance_to_the_nearest_click_of_the_pixel_s_own_class() -> None:
+    clicks = [Click(1, 1), Click(6, 8, positive=False), Click(7, 2)]
+    mask = torch.zeros(1, 9, 12, dtype=torch.bool)
+    mask[0, :5, :6] = True
+    weights = click_weights(ClickBatch.from_clicks([clicks]), mask, tau=6.0)
+    for row in range(9):
+        for col in range(12):
+            own = [c for c in clicks if c.positive is bool(mask[0, row, col])]
+            d = min(math.hypot(row - c.row, col - c.col) for c in own)
+            wanted = 0.8 + 1.2 * (1 - min(d, 6.0) / 6.0)
+            assert float(weights[0, row, col]) == pytest.approx(wanted, abs=1e-5)
+    assert float(weights[0, 1, 1]) == 2.0
+
+
+def test_click_cross_entropy_without_clicks_weighs_all_pixels_alike() -> None:
+    logits, mask, ignore = batch()
+    loss = LossSum({"click_bce": 1.0})(logits, mask, ~ignore, ClickBatch.empty(3))
+    torch.testing.assert_close(loss, 0.8 * binary_cross_entropy(logits[:, 0], mask, ~ignore))
