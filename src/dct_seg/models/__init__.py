@@ -1,5 +1,5 @@
 """The networks and their parts; no Lightning in here. Importing this package registers every network."""
 
-from dct_seg.models import dct_net
+from dct_seg.models import dct_net, fca_net, fcn, guidance, iis_ld, ris_net
 
-__all__ = ["dct_net"]
+__all__ = ["dct_net", "fca_net", "fcn", "guidance", "iis_ld", "ris_net"]
