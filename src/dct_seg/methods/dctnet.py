@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import cv2
 import numpy as np
@@ -19,7 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from dct_seg.clicks import Click, ClickBatch
+from dct_seg.methods.after import make_after
 from dct_seg.methods.base import METHODS, Method, check_turn, checked_image
+from dct_seg.methods.refiners import make_refiner, refined
 from dct_seg.methods.views import View, first_view, next_view, object_view, whole_view
 from dct_seg.models.network import InteractiveNetwork
 from dct_seg.models.pretrained import DEFAULT
@@ -58,7 +60,8 @@ class DCTNetMethod(Method):
     a view that was seen before costs the prompt branch and the decoder. What is kept never changes an answer.
 
     Args:
-        checkpoint: A shipped name, a file of weights or a checkpoint of training.
+        checkpoint: A shipped name, a file of weights or a checkpoint of training; None is the method's own,
+            if it has any.
         net: A network that is already in memory, instead of ``checkpoint``; it is put in evaluation mode.
         first_size: The whole image is shrunk to this many pixels at its longer side.
         first_reach: As long as there is no mask, look only so many radii around the clicks, at ``zoom_size``
@@ -73,16 +76,31 @@ class DCTNetMethod(Method):
             None holds it for a ``late`` network, which saves the encoding, and looks afresh at each click for
             an ``early`` one, which would save nothing.
         flip: Average with the prediction of the mirrored image; twice the time.
-        precision: ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the processor computes in it.
+        precision: ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the processor computes in it and
+            nothing is refined.
+        refine: Correct the answer by a few steps of L-BFGS where clicked pixels come out wrong: ``brs``
+            changes the click maps, ``fbrs_a``, ``fbrs_b`` and ``fbrs_c`` one layer, ``statistics`` what
+            Feature-DCT predicts, ``radii`` the drags. In float32.
+        refine_options: Options of the refiner, such as ``weight`` and ``max_evals``.
+        after: What is done to the whole image's probabilities: ``graph_cut`` cuts along the image's edges
+            (extra ``classical``), ``connected`` keeps the parts that hold a positive click.
+        after_options: Options of ``after``, such as ``smoothness`` of ``graph_cut``.
         device: A torch device.
     """
 
     name = "dctnet"
     paper = "Lin et al. 2021"
+    default_checkpoint: ClassVar[str | None] = DEFAULT
+    default_refine: ClassVar[str] = "none"
+    default_after: ClassVar[str] = "none"
+    row: ClassVar[str] = "dct_net"
+    """The configuration in ``configs/table2`` that trains the method's weights."""
+    wants: ClassVar[Mapping[str, Any]] = {}
+    """What the configuration of a network must say for this method."""
 
     def __init__(
         self,
-        checkpoint: str | Path = DEFAULT,
+        checkpoint: str | Path | None = None,
         *,
         net: InteractiveNetwork | None = None,
         first_size: int = 448,
@@ -94,15 +112,34 @@ class DCTNetMethod(Method):
         hold_view: bool | None = None,
         flip: bool = False,
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        refine: str | None = None,
+        refine_options: Mapping[str, float] | None = None,
+        after: str | None = None,
+        after_options: Mapping[str, float] | None = None,
         device: str = "cpu",
     ) -> None:
+        refine, after = refine or self.default_refine, after or self.default_after
+        self.refiner = make_refiner(refine, refine_options or {})
+        self.after = make_after(after, after_options or {})
+        if self.refiner is not None and precision == "bfloat16":
+            raise ValueError(
+                f"refine '{refine}' needs float32, since bfloat16 gradients stall it; leave precision out"
+            )
+        self.changes = {
+            **({"refine": refine, "refine_options": dict(refine_options or {})} if self.refiner else {}),
+            **({"after": after, "after_options": dict(after_options or {})} if self.after else {}),
+        }
+        checkpoint = self.default_checkpoint if checkpoint is None else checkpoint
+        if net is None and checkpoint is None:
+            raise ValueError(
+                f"method '{self.name}' has no weights in the package; train them with "
+                f"configs/table2/{self.row}.yaml, then give --checkpoints DIR or "
+                f"--option {self.name}.checkpoint=FILE"
+            )
         self.source = "in memory" if net is not None else str(checkpoint)
-        self.net = (
-            (InteractiveNetwork.from_pretrained(checkpoint) if net is None else net)
-            .eval()
-            .to(device)
-            .to(memory_format=torch.channels_last)
-        )
+        loaded = InteractiveNetwork.from_pretrained(checkpoint or "") if net is None else net
+        self._check(loaded)
+        self.net = loaded.eval().to(device).to(memory_format=torch.channels_last)
         self.first_size = first_size
         self.first_reach = first_reach
         self.look_again = look_again
@@ -112,9 +149,21 @@ class DCTNetMethod(Method):
         self.zoom_margin = zoom_margin
         self.hold_view = self.net.is_late if hold_view is None else hold_view
         self.device = torch.device(device)
-        self.bfloat16 = has_fast_bfloat16(self.device) if precision == "auto" else precision == "bfloat16"
+        fast = self.refiner is None and has_fast_bfloat16(self.device)
+        self.bfloat16 = fast if precision == "auto" else precision == "bfloat16"
         self._image: NDArray[np.uint8] | None = None
         self._views: OrderedDict[View, _Seen] = OrderedDict()
+
+    def _check(self, net: InteractiveNetwork) -> None:
+        """Refuse weights of another row's network."""
+        config = asdict(net.config)
+        differing = [f"{key} {config[key]!r}" for key, value in self.wants.items() if config[key] != value]
+        if differing:
+            wanted = ", ".join(f"{key} {value!r}" for key, value in self.wants.items())
+            raise ValueError(
+                f"method '{self.name}' wants a network with {wanted}, but '{self.source}' has "
+                f"{', '.join(differing)}; configs/table2/{self.row}.yaml trains it"
+            )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -130,6 +179,7 @@ class DCTNetMethod(Method):
             "flip": self.flip,
             "precision": "bfloat16" if self.bfloat16 else "float32",
             "device": str(self.device),
+            **self.changes,
         }
 
     def reset(self, image: NDArray[np.uint8]) -> None:
@@ -156,7 +206,12 @@ class DCTNetMethod(Method):
         """
         if not clicks:
             return np.zeros(image.shape[:2], np.float32)
-        return self._placed(*self.predict_view(image, clicks, previous), image.shape[:2])
+        view, seen = self.predict_view(image, clicks, previous)
+        probs = self._placed(view, seen, image.shape[:2])
+        if self.after is None:
+            return probs
+        inside = np.s_[view.top : view.top + view.height, view.left : view.left + view.width]
+        return self.after(image, probs, clicks, inside)
 
     def predict_view(
         self,
@@ -277,6 +332,8 @@ class DCTNetMethod(Method):
         if mirrored not in seen.prepared:
             seen.prepared[mirrored] = self.net.prepare(image)
         prepared = seen.prepared[mirrored]
+        if self.refiner is not None:
+            return torch.sigmoid(refined(self.refiner, self.net, image, clicks, before, features, prepared))
         with self._computing():
             return torch.sigmoid(self.net(image, clicks, before, features, prepared))
 
@@ -317,7 +374,9 @@ class DCTNetMethod(Method):
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+        # what was made in inference mode cannot enter the graph of a refiner
+        without_graph = torch.inference_mode() if self.refiner is None else torch.no_grad()
+        with without_graph, torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             yield
 
 
