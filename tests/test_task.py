@@ -1,5 +1,6 @@
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -491,3 +492,16 @@ def test_clicks_without_a_drag_need_the_head(options):
     with pytest.raises(ValueError, match=r"SpatialDCT needs radii and auto_drag is off.*switch auto_drag on"):
         tiny_task(NO_HEAD, **options)
     tiny_task({**NO_HEAD, "click_encoder": "Disk"}, **options)
+
+
+def test_random_click_sampling_trains_on_sets_that_look_at_no_prediction(tmp_path: Path) -> None:
+    plain = {"click_encoder": "Euclidean", "feature_dct": False, "auto_drag": False}
+    task = tiny_task(plain, click_sampling="random", val_prompts=["click"])
+    before = weights(task)
+    tiny_trainer(tmp_path, limit_train_batches=1).fit(task, tiny_data())
+    after = weights(task)
+    assert any(not torch.equal(before[key], after[key]) for key in before)
+    with pytest.raises(ValueError, match="click_sampling random draws no drags, and SpatialDCT reads"):
+        tiny_task(click_sampling="random")
+    with pytest.raises(ValueError, match=r"unknown click sampling 'mistake'; did you mean 'mistakes'\?"):
+        tiny_task(click_sampling="mistake")

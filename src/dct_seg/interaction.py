@@ -6,6 +6,7 @@ of tensors. :class:`dct_seg.Predictor`, which benchmark and annotator drive, rep
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -128,3 +129,25 @@ def interact(
 
 def _as_given(image: Tensor, clicks: ClickBatch, previous: Tensor | None) -> ClickBatch:
     return clicks
+
+
+def answer_each(
+    model: InteractiveModel, image: Tensor, draw: Callable[[], ClickBatch], num_turns: int
+) -> Iterator[Interaction]:
+    """One answer for each of several sets of clicks that know nothing of each other.
+
+    Args:
+        model: Called once per set, without a previous mask.
+        image: (B, 3, H, W) in 0..1.
+        draw: Gives a set of clicks for each image, with the radii it has; an image without clicks is done.
+        num_turns: Number of sets.
+
+    Yields:
+        One :class:`Interaction` per set.
+    """
+    for index in range(num_turns):
+        clicks = draw()
+        nothing = clicks.coords.new_zeros(len(clicks))
+        done = clicks.num_clicks == 0
+        asked = NextClicks(nothing[:, None].repeat(1, 2), done.long() * -1, nothing + math.nan, done, nothing)
+        yield Interaction(index, clicks, model(image, clicks), asked)

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from dct_seg.clicks import ClickBatch
 from dct_seg.data.batches import checked_batch
-from dct_seg.interaction import Interaction, interact
+from dct_seg.interaction import Interaction, answer_each, interact
 from dct_seg.metrics import iou
 from dct_seg.models.dct_net import DCTNetConfig
 from dct_seg.models.network import InteractiveNetwork, Output, build_network
 from dct_seg.ranges import check_number
 from dct_seg.registry import check_choice
 from dct_seg.simulation import NextClicks, Place, Prompt, Rule, SimulatedUser, predicted
+from dct_seg.simulation.random_clicks import RandomClicks
 from dct_seg.training.corrections import enlarge_corrections, shrink_batch
 from dct_seg.training.evaluation import EvaluationSteps
 from dct_seg.training.hooks import TaskHooks
@@ -30,6 +31,7 @@ from dct_seg.training.losses import Losses, LossSum, kept_right, mean_of_unfinis
 from dct_seg.training.optimizers import OptimizerName, Schedule
 
 Update = Literal["every", "last", "sum"]
+ClickSampling = Literal["mistakes", "random"]
 
 EVALUATION_ARGUMENTS = ("val_prompts", "val_clicks", "val_threshold", "channels_last")
 """Kept out of a checkpoint's hyper-parameters, so that what the command line says about evaluation wins over
@@ -83,6 +85,9 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
         drag_share: Share of training images whose clicks come with their radius; the others get the head's.
         rule: The simulated user's rule in training.
         place: Click at the region's ``center``, or anywhere in its ``core``.
+        click_sampling: ``mistakes`` clicks where the network is wrong; ``random`` draws each set of clicks
+            from the mask alone, as papers before 2018 did (:class:`RandomClicks`). Needs a click encoder that
+            reads no radius.
         radius_noise: A told radius is multiplied by 1 - F .. 1 + F.
         click_jitter: Clicks move up to this many pixels.
         gradient_clip: Largest norm of the gradient; None leaves it. (Trainer's own option is refused under
@@ -123,6 +128,7 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
         drag_share: float = 1.0,
         rule: Rule = "largest_region",
         place: Place = "center",
+        click_sampling: ClickSampling = "mistakes",
         radius_noise: float = 0.0,
         click_jitter: float = 0.0,
         gradient_clip: float | None = None,
@@ -139,6 +145,7 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
         check_choice("optimizer", optimizer, get_args(OptimizerName))
         check_choice("schedule", schedule, get_args(Schedule))
         check_choice("update rule", update, get_args(Update))
+        check_choice("click sampling", click_sampling, get_args(ClickSampling))
         for prompt in val_prompts:
             check_choice("prompt", prompt, get_args(Prompt))
         if len(train_clicks) != 2 or not 1 <= train_clicks[0] <= train_clicks[1]:
@@ -194,6 +201,11 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
                 f"{config.click_encoder} needs radii and auto_drag is off, so that a click without a drag "
                 "cannot be drawn; "
                 "switch auto_drag on, or set drag_share to 1 and val_prompts to [drag]"
+            )
+        if click_sampling == "random" and self.net.click_encoder.needs_radius:
+            raise ValueError(
+                f"click_sampling random draws no drags, and {config.click_encoder} reads their radii; take "
+                "mistakes, or a click encoder such as Euclidean"
             )
         self.val_prompts = list(val_prompts)
         self.val_clicks = val_clicks
@@ -263,7 +275,13 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
             self.net.is_late and update == "sum"
         )  # one graph under all clicks, which only one backward can use
         total = image.new_zeros(())
-        steps = interact(learner, image, source, num_ahead + num_clicks, stop_when_done=False)
+        if self.hparams["click_sampling"] == "random":
+            sets = RandomClicks()
+            steps = answer_each(
+                learner, image, lambda: sets.draw(mask, ignore, generator), num_ahead + num_clicks
+            )
+        else:
+            steps = interact(learner, image, source, num_ahead + num_clicks, stop_when_done=False)
         before: Tensor | None = None
         with torch.no_grad():
             for _ in range(num_ahead):
