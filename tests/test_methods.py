@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
+from networks import tiny_net
 
 from dct_seg.clicks import Click
 from dct_seg.methods import METHODS, Method
@@ -21,6 +21,21 @@ from dct_seg.methods.classical.star_convexity import (
 )
 from dct_seg.methods.extras import import_extra
 
+LEARNED = [
+    "brs",
+    "cmg",
+    "dctnet",
+    "dctnet_brs",
+    "dctnet_radii",
+    "dctnet_statistics",
+    "dos",
+    "fbrs",
+    "fbrs_a",
+    "fbrs_c",
+    "fca_net",
+    "iis_ld",
+    "ris_net",
+]
 CLASSICAL = ["disc", "esc", "geodesic", "grabcut", "graph_cut", "gsc", "random_walker"]
 
 
@@ -66,12 +81,9 @@ def make(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFacto
             runtime = SimpleNamespace(SessionOptions=SimpleNamespace, InferenceSession=FakeSession)
             monkeypatch.setattr(sam_module, "import_extra", lambda *_, **__: runtime)
             return METHODS.get(name)(**paths, **options)
-        if name == "dctnet":
-            from dct_seg.models.dct_net import DCTNet, DCTNetConfig
-
-            torch.manual_seed(0)
-            net = DCTNet(DCTNetConfig(backbone="resnet18", backbone_weights="none"))
-            return METHODS.get(name)(net=net, first_size=64, zoom_size=64, precision="float32")
+        if name in LEARNED:
+            net = tiny_net(**getattr(METHODS.get(name), "wants"))  # noqa: B009
+            return METHODS.get(name)(net=net, first_size=64, zoom_size=64, **options)
         return METHODS.get(name)(**options)
 
     return build
@@ -89,13 +101,13 @@ POSITIVE = Click(20, 28, radius=5.0)
 NEGATIVE = Click(4, 6, positive=False, radius=4.0)
 
 
-@pytest.fixture(params=[*CLASSICAL, "sam_onnx", "dctnet"])
+@pytest.fixture(params=[*CLASSICAL, "sam_onnx", *LEARNED])
 def method(request: pytest.FixtureRequest, make: Callable[..., Method]) -> Method:
     return make(request.param)
 
 
 def test_every_registered_method_is_under_the_contract() -> None:
-    assert METHODS.names() == sorted([*CLASSICAL, "sam_onnx", "dctnet"])
+    assert METHODS.names() == sorted([*CLASSICAL, "sam_onnx", *LEARNED])
 
 
 def test_probabilities_have_the_image_s_size_and_lie_between_0_and_1(method: Method) -> None:

@@ -41,7 +41,7 @@ def test_every_path_in_a_document_exists(document: str) -> None:
     assert {path for path in named if not (ROOT / path).exists()} == set()
 
 
-@pytest.mark.parametrize("name", ["example_encoder", "example_method", "example_dataset"])
+@pytest.mark.parametrize("name", ["example_encoder", "example_method", "example_dataset", "example_network"])
 def test_the_entry_point_shown_is_that_of_the_example(name: str) -> None:
     project = (ROOT / "tests" / name / "pyproject.toml").read_text(encoding="utf-8")
     group, entry = re.findall(r'^(\[project.entry-points.*\])\n(\w+ = "[\w:]+")', project, re.MULTILINE)[0]
@@ -58,7 +58,7 @@ def test_the_keys_in_the_contributing_commands_exist(capsys: pytest.CaptureFixtu
     commands = [
         line for line in text.replace("SideBySide", "Folder").splitlines() if line.startswith("dct-seg fit ")
     ]
-    assert len(commands) == 2
+    assert len(commands) == 3
     for command in commands:
         args = [str(ROOT / a) if a.startswith("configs/") else a for a in shlex.split(command)[1:]]
         with pytest.raises(SystemExit) as left:

@@ -17,15 +17,18 @@ from dct_seg.benchmark.curves import draw_curves
 from dct_seg.benchmark.parallel import is_first_rank
 from dct_seg.benchmark.results import Results
 from dct_seg.benchmark.runner import MethodSpec, run_benchmark
+from dct_seg.benchmark.table_2 import CAPTION, covered, join_runs, table_2, write_table_2
 from dct_seg.benchmark.tables import (
     as_csv,
     as_latex,
+    as_markdown,
     comparison_table,
     detail_table,
     markdown,
     robustness_table,
 )
 from dct_seg.files import write_whole
+from dct_seg.methods import METHODS
 from dct_seg.simulation import Prompt, Rule
 from dct_seg.stopping import advising
 
@@ -49,10 +52,20 @@ def main(args: Sequence[str]) -> int:
         given = parser.parse_args(args[1:])
         sys.stdout.write(compare_runs(given.a, given.b, out=given.out, first=given.first))
         return DONE
+    if args[:1] == ["table2"]:
+        parser = CommandParser(prog="dct-seg benchmark table2", description="Table 2 of several runs.")
+        parser.add_argument("folders", nargs="+", metavar="DIR", help="folders that a benchmark wrote to")
+        parser.add_argument("--out", required=True, metavar="DIR", help="where table2.md, .csv and .tex go")
+        given = parser.parse_args(args[1:])
+        sys.stdout.write(join_runs(given.folders, given.out))
+        return DONE
     parser = CommandParser(
         prog="dct-seg benchmark",
         description="Run interactive segmentation methods over data sets under the field's protocol.",
-        epilog="`dct-seg benchmark compare A B` compares two runs sample by sample.",
+        epilog=(
+            "`dct-seg benchmark compare A B` compares two runs sample by sample; "
+            "`dct-seg benchmark table2 A B --out C` prints the paper's Table 2 beside them."
+        ),
     )
     add_arguments(parser)
     given = parser.parse_args(args)
@@ -75,6 +88,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="weights of dctnet: a shipped model, a file or a checkpoint (dct-lite0)",
     )
     parser.add_argument("--checkpoint", dest="weights", help=argparse.SUPPRESS)  # former name
+    parser.add_argument(
+        "--checkpoints",
+        metavar="DIR",
+        help="take the weights of each learned method from DIR/LABEL/checkpoints/last.ckpt, or DIR/ROW/...",
+    )
     parser.add_argument(
         "--option",
         action="append",
@@ -190,12 +208,14 @@ def write_tables(results: Results, folder: Path) -> None:
     robustness = robustness_table(results)
     if len(robustness) > 1:
         write_whole(folder / "robustness.csv", as_csv(robustness))
+    if covered([results]) > 1:
+        write_table_2([results], folder)
     draw_curves(results, folder)
 
 
 def _benchmark(args: argparse.Namespace) -> int:
     results = run_benchmark(
-        parse_methods(args.method, args.option, args.weights),
+        parse_methods(args.method, args.option, args.weights, args.checkpoints),
         parse_data(args.data),
         prompt=args.prompt,
         out=args.out,
@@ -215,7 +235,9 @@ def _benchmark(args: argparse.Namespace) -> int:
     )
     if is_first_rank():
         write_tables(results, Path(args.out))
-        sys.stdout.write(f"{markdown(results)}\nwritten to {args.out}\n")
+        rows = covered([results]) > 1
+        paper = f"{CAPTION}\n\n{as_markdown(table_2([results]))}\n\n" if rows else ""
+        sys.stdout.write(f"{markdown(results)}\n{paper}written to {args.out}\n")
     return SAMPLES_FAILED if results.failed else DONE
 
 
@@ -225,8 +247,10 @@ def _new_folder() -> str:
     return f"runs/benchmark/{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def parse_methods(names: str, options: Sequence[str], weights: str | None = None) -> dict[str, MethodSpec]:
-    """The methods that ``--method``, ``--option`` and ``--weights`` name.
+def parse_methods(
+    names: str, options: Sequence[str], weights: str | None = None, checkpoints: str | None = None
+) -> dict[str, MethodSpec]:
+    """The methods that ``--method``, ``--option``, ``--weights`` and ``--checkpoints`` name.
 
     Raises:
         ValueError: When an option is of a method that is not asked for, or is no METHOD.KEY=VALUE.
@@ -256,7 +280,22 @@ def parse_methods(names: str, options: Sequence[str], weights: str | None = None
         if label not in given:
             raise ValueError(f"--option {option} is for '{label}', but --method is {names}")
         given[label][name] = _value(value)
+    for label, name in wanted.items() if checkpoints is not None else ():
+        row = getattr(METHODS.get(name), "row", None)
+        if row is not None and "checkpoint" not in given[label]:
+            given[label]["checkpoint"] = str(_last_checkpoint(Path(checkpoints or "."), label, row))
     return {label: MethodSpec(name, given[label]) for label, name in wanted.items()}
+
+
+def _last_checkpoint(folder: Path, label: str, row: str) -> Path:
+    """The newest checkpoint of a method's own run, or of the row that its weights are of."""
+    places = [folder / name / "checkpoints" / "last.ckpt" for name in dict.fromkeys((label, row))]
+    for place in places:
+        if place.is_file():
+            return place
+    raise FileNotFoundError(
+        f"no {' or '.join(map(str, places))} for method '{label}'; configs/table2/{row}.yaml trains it"
+    )
 
 
 def parse_data(entries: Sequence[str]) -> Mapping[str, str | None]:

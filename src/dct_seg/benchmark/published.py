@@ -27,40 +27,47 @@ class Published:
     source: str
     noc90: dict[str, float] = field(default_factory=dict)
     prompt: Prompt = "click"
+    row: str = ""
 
 
 def _row(
-    method: str, training: str, source: str, *noc90: float | None, prompt: Prompt = "click"
+    method: str, training: str, source: str, *noc90: float | None, prompt: Prompt = "click", row: str = ""
 ) -> Published:
     pairs = zip(("GrabCut", "Berkeley", "DAVIS"), noc90, strict=False)
     return Published(
-        method, training, source, {name: value for name, value in pairs if value is not None}, prompt
+        method, training, source, {name: value for name, value in pairs if value is not None}, prompt, row
     )
 
 
 PAPER = "Lin et al. 2021, Table 2"
 
 PUBLISHED = (
-    _row("Graph cut", "", PAPER, 11.10, 14.33, 17.41),
-    _row("Random walker", "", PAPER, 12.30, 14.02, 18.31),
-    _row("Geodesic matting", "", PAPER, 12.44, 15.96, 19.50),
-    _row("ESC", "", PAPER, 9.20, 12.11, 17.70),
-    _row("GSC", "", PAPER, 9.12, 12.57, 17.52),
-    _row("DOS", "", PAPER, 6.04, 8.65, 12.58),
-    _row("RIS-Net", "", PAPER, 5.00, 6.03),
-    _row("IIS-LD", "", PAPER, 4.79, None, 9.57),
-    _row("CMG", "", PAPER, 3.58, 5.60),
-    _row("BRS", "", PAPER, 3.60, 5.08, 8.24),
-    _row("f-BRS", "", PAPER, 2.98, 4.34, 7.81),
-    _row("FCA-Net", "", PAPER, 2.14, 4.19, 7.90),
+    _row("Graph cut", "", PAPER, 11.10, 14.33, 17.41, row="graph_cut"),
+    _row("Random walker", "", PAPER, 12.30, 14.02, 18.31, row="random_walker"),
+    _row("Geodesic matting", "", PAPER, 12.44, 15.96, 19.50, row="geodesic"),
+    _row("ESC", "", PAPER, 9.20, 12.11, 17.70, row="esc"),
+    _row("GSC", "", PAPER, 9.12, 12.57, 17.52, row="gsc"),
+    _row("DOS", "", PAPER, 6.04, 8.65, 12.58, row="dos"),
+    _row("RIS-Net", "", PAPER, 5.00, 6.03, row="ris_net"),
+    _row("IIS-LD", "", PAPER, 4.79, None, 9.57, row="iis_ld"),
+    _row("CMG", "", PAPER, 3.58, 5.60, row="cmg"),
+    _row("BRS", "", PAPER, 3.60, 5.08, 8.24, row="brs"),
+    _row("f-BRS", "", PAPER, 2.98, 4.34, 7.81, row="fbrs"),
+    _row("FCA-Net", "", PAPER, 2.14, 4.19, 7.90, row="fca_net"),
     _row("RITM HRNet-18", "SBD", "its README", 2.04, 3.22, 6.71),
     _row("CDNet R34", "SBD", "ClickSEG's README", 2.18, 3.27, 6.89),
     _row("FCFI R101", "SBD", "its README", 1.80, 2.83, 6.46),
     _row("FocalClick SegF-B3-S2", "8 sets", "ClickSEG's README", 1.26, 1.48, 4.52),
     _row("MobileSAM", "SA-1B", "measured by us", 2.38, 5.21, 9.02),
-    _row("DCT-Net", "SBD", PAPER, 2.68, 4.08, 7.00),
-    _row("DCT-Net*", "SBD", PAPER, 1.70, 2.97, 5.92, prompt="drag"),
+    _row("DCT-Net", "SBD", PAPER, 2.68, 4.08, 7.00, row="dctnet"),
+    _row("DCT-Net*", "SBD", PAPER, 1.70, 2.97, 5.92, prompt="drag", row="dctnet"),
 )
+
+TABLE_2 = tuple(row for row in PUBLISHED if row.source == PAPER)
+"""The paper's own table, row by row.
+
+Its BRS and f-BRS start each click from the optimum of the click before; our refiners start afresh, so that an
+answer depends on image and clicks alone."""
 
 DISC_FLOOR = _row("disc (no model)", "", "measured by us", 18.68, 19.85, prompt="drag")
 """The circles of the drags and nothing else: what a radius read from the ground truth is worth by itself."""

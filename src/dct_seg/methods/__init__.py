@@ -4,7 +4,7 @@ Importing this package registers every method; what a method needs beyond the co
 made.
 """
 
-from dct_seg.methods import classical, dctnet, sam_onnx
+from dct_seg.methods import classical, dctnet, learned, sam_onnx
 from dct_seg.methods.base import METHODS, Method
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "Method",
     "classical",
     "dctnet",
+    "learned",
     "sam_onnx",
 ]

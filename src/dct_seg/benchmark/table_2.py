@@ -1,0 +1,87 @@
+"""The paper's Table 2 beside our runs of the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dct_seg.benchmark.published import TABLE_2, Published
+from dct_seg.benchmark.results import Results, load_results
+from dct_seg.benchmark.tables import NONE, Summary, as_csv, as_latex, as_markdown, summarise
+from dct_seg.files import write_whole
+
+DATA = ("GrabCut", "Berkeley", "DAVIS")
+CAPTION = (
+    "NoC@90, lower is better. Published: Lin et al. 2021, Table 2, each row with its own backbone and "
+    "training. Ours: rows trained at equal budget with one backbone; never a reproduction of the published "
+    "number."
+)
+
+
+def table_2(runs: Sequence[Results]) -> list[list[str]]:
+    """A heading and one row per published one: for each data set published, ours, and our 95 % interval.
+
+    A row with drags stands beside a run with drags, all others beside runs with clicks. Rows never run have
+    ``-``.
+
+    Args:
+        runs: One or more runs, of one prompt each.
+    """
+    head = ["method", "prompt"]
+    for data in DATA:
+        head += [f"{data} NoC@90 published", f"{data} NoC@90 ours", f"{data} NoC@90 95 %"]
+    rows = [[*head, "our method"]]
+    for row in TABLE_2:
+        cells = [row.method, row.prompt]
+        labels: list[str] = []
+        for data in DATA:
+            published = f"{row.noc90[data]:.2f}" if data in row.noc90 else NONE
+            found = _ours(runs, row, data)
+            cells += [published, *_cells(found)]
+            labels += [found.method] if found and found.method not in labels else []
+        rows.append([*cells, ", ".join(labels) or NONE])
+    return rows
+
+
+def covered(runs: Sequence[Results]) -> int:
+    """The number of the table's rows that have a number of ours."""
+    return sum(any(_ours(runs, row, data) for data in DATA) for row in TABLE_2)
+
+
+def write_table_2(runs: Sequence[Results], folder: Path) -> str:
+    """Write ``table2.md``, ``table2.csv`` and ``table2.tex``; the Markdown is returned."""
+    rows = table_2(runs)
+    text = f"{CAPTION}\n\n{as_markdown(rows)}\n"
+    write_whole(folder / "table2.md", text)
+    write_whole(folder / "table2.csv", as_csv(rows))
+    write_whole(folder / "table2.tex", as_latex(rows) + "\n")
+    return text
+
+
+def join_runs(folders: Sequence[str], out: str) -> str:
+    """Table 2 of several benchmark folders, such as one with clicks and one with drags, written to ``out``.
+
+    Raises:
+        FileNotFoundError: When a folder holds no results.
+    """
+    return write_table_2([load_results(folder) for folder in folders], Path(out))
+
+
+def _ours(runs: Sequence[Results], row: Published, data: str) -> Summary | None:
+    for results in runs:
+        target = results.settings.target
+        if results.settings.prompt != row.prompt or data not in results.data or (target or 1) < 0.9:
+            continue
+        same = [label for label, method in results.methods.items() if method["method"] == row.row]
+        for label in sorted(same, key=lambda one: one != row.row):
+            found = summarise(results, data, label)
+            if found is not None:
+                return found
+    return None
+
+
+def _cells(found: Summary | None) -> list[str]:
+    if found is None:
+        return [NONE, NONE]
+    mean, low, high = found.noc[0.90]
+    return [f"{mean:.2f}", f"[{low:.2f}, {high:.2f}]"]
