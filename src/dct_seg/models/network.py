@@ -384,7 +384,8 @@ def build_network(config: DCTNetConfig | dict[str, Any]) -> InteractiveNetwork:
     """
     if isinstance(config, dict):
         config = DCTNetConfig.from_dict(config)
-    kind, options = NETWORKS.get(config.network), dict(config.network_options)
+    kind = NETWORKS.get(config.network)
+    options: dict[str, Any] = dict(config.network_options)
     known = [name for name in inspect.signature(kind).parameters if name not in ("config", "encodes_clicks")]
     unknown = [name for name in options if name not in known]
     if unknown:
