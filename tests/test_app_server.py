@@ -180,6 +180,13 @@ def save_turned(path: Path, pixels: NDArray[np.uint8]) -> None:
     Image.fromarray(pixels).save(path, exif=exif)
 
 
+def save_deep(path: Path, level: int) -> None:
+    """16 bits, from black to white in its last two pixels."""
+    pixels = np.full((10, 20), level * 257, np.uint16)
+    pixels[-1, -2:] = 0, 65_535
+    Image.fromarray(pixels).save(path)
+
+
 @pytest.mark.parametrize(
     ("name", "save", "size", "corner"),
     [
@@ -187,7 +194,7 @@ def save_turned(path: Path, pixels: NDArray[np.uint8]) -> None:
         ("gray.png", lambda path: Image.fromarray(np.full((10, 20), 90, np.uint8)).save(path), (10, 20), 90),
         (
             "deep.png",
-            lambda path: Image.fromarray(np.full((10, 20), 90 * 257, np.uint16)).save(path),
+            lambda path: save_deep(path, 90),
             (10, 20),
             90,
         ),
@@ -279,25 +286,57 @@ def test_second_server_is_told_that_the_folder_is_taken(page: Page) -> None:
 def test_second_tab_may_look_and_take_over_but_not_race() -> None:
     now = [0.0]
     tabs = Tabs(lambda: now[0])
-    assert tabs.beat("one") == (True, "one")
-    assert tabs.beat("two") == (False, "one")
+    assert tabs.beat("one", "a") == (True, "one")
+    assert tabs.beat("two", "a") == (False, "one")
     with pytest.raises(OtherTabError, match="another tab is working"):
-        tabs.check("two")
+        tabs.check("two", "a")
     with pytest.raises(OtherTabError, match="another tab is working"):
-        tabs.check(None)
-    assert tabs.beat("two", take=True) == (True, "two")
-    assert tabs.beat("one") == (False, "two")
+        tabs.check(None, "a")
+    assert tabs.beat("two", "a", take=True) == (True, "two")
+    assert tabs.beat("one", "a") == (False, "two")
     now[0] = 20.0  # two fell silent
-    assert tabs.beat("one") == (True, "one")
+    assert tabs.beat("one", "a") == (True, "one")
+
+
+def test_two_tabs_work_on_two_images_and_one_that_leaves_frees_its_own_at_once() -> None:
+    tabs = Tabs(lambda: 0.0)
+    assert tabs.beat("one", "a") == (True, "one")
+    assert tabs.beat("two", "b") == (True, "two")
+    tabs.check("one", "a")
+    tabs.check("two", "b")
+    assert (tabs.elsewhere("one"), tabs.elsewhere("two")) == (["b"], ["a"])
+    tabs.beat("one", None)  # a closed tab shows nothing
+    assert tabs.beat("two", "a") == (True, "two")
+    assert tabs.elsewhere("one") == ["a"]
+
+
+def test_image_without_objects_is_marked_as_done_and_an_object_takes_the_mark_away(page: Page) -> None:
+    assert page.do("/nothing", nothing=True)["nothing"]
+    found = page.ok(page.client.get(f"{API}/project"))
+    assert [one["nothing"] for one in found["pictures"]] == [True, False]
+    assert found["last"] == page.ids["a.png"]
+    page.click(20, 20)
+    refused = page.client.post(page.url("/nothing"), json={"revision": 2, "nothing": True})
+    assert (refused.status_code, "there are objects" in refused.json()["error"]) == (400, True)
+    page = page.restarted()
+    again = page.ok(page.client.get(f"{API}/project"))
+    assert ([one["nothing"] for one in again["pictures"]], again["last"]) == (
+        [False, False],
+        page.ids["a.png"],
+    )
 
 
 def test_change_from_another_tab_is_refused_with_the_holders_name(page: Page) -> None:
-    assert page.ok(page.client.post(f"{API}/tabs", json={"tab": "one"})) == {"alone": True, "holder": "one"}
+    beat = page.client.post(f"{API}/tabs", json={"tab": "one", "picture": page.ids["a.png"]})
+    found = page.ok(beat)
+    assert (found["alone"], found["holder"], found["elsewhere"]) == (True, "one", [])
     body = {"revision": 0, "click": {"row": 20, "col": 30, "positive": True, "radius": 6}}
     refused = page.client.post(page.url("/clicks"), json=body, headers={"X-DCT-Seg-Tab": "two"})
     assert refused.status_code == 409
     assert refused.json()["holder"] == "one"
     page.ok(page.client.post(page.url("/clicks"), json=body, headers={"X-DCT-Seg-Tab": "one"}))
+    there = page.url("/clicks", "sub/b.png")  # another image is free
+    page.ok(page.client.post(there, json=body, headers={"X-DCT-Seg-Tab": "two"}))
 
 
 def test_classes_are_changed_for_good_and_one_in_use_stays(page: Page) -> None:

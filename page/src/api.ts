@@ -11,6 +11,7 @@ export interface PictureLine {
   name: string;
   num_objects: number;
   has_draft: boolean;
+  nothing: boolean;
   error: string | null;
 }
 
@@ -20,6 +21,9 @@ export interface Project {
   threshold: number;
   classes: Class[];
   pictures: PictureLine[];
+  last: string | null;
+  serial: number;
+  files: number;
 }
 
 /** A click as it is sent; `radius` null lets the model choose. */
@@ -84,6 +88,7 @@ export interface Picture {
   brief: boolean;
   gone: number[];
   mask: Mask | null;
+  nothing: boolean;
 }
 
 export interface Preview {
@@ -96,11 +101,16 @@ export interface Preview {
 
 export interface TabState {
   alone: boolean;
+  elsewhere: string[];
+  serial: number;
+  files: number;
+  changed: PictureLine[];
 }
 
 export interface Imported {
   pictures: number;
   objects: number;
+  known: number;
   skipped: string[];
 }
 
@@ -110,6 +120,11 @@ export const FORMATS = {
   object_png: "PNG, one an object",
   labelme: "labelme JSON",
   clicks: "Clicks, to replay",
+  yolo: "YOLO segmentation",
+  voc: "Pascal VOC",
+  cvat: "CVAT 1.1",
+  label_studio: "Label Studio",
+  datumaro: "Datumaro",
 } as const;
 
 /** The server answered, and said no. */
@@ -163,6 +178,13 @@ async function fetched(method: string, path: string, body?: unknown, signal?: Ab
 export async function call<T>(method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE", path: string, body?: unknown): Promise<T> {
   const response = await fetched(method, path, body);
   return (response.status === 204 ? undefined : await response.json()) as T;
+}
+
+/** Tell the server that this tab is closed; it frees its image at once. */
+export function leave(): void {
+  const headers: Record<string, string> = { "Content-Type": "application/json" };
+  if (TOKEN !== null) headers["X-DCT-Seg-Token"] = TOKEN;
+  void fetch(new URL("tabs", BASE), { method: "POST", headers, body: JSON.stringify({ tab: TAB }), keepalive: true }).catch(() => undefined);
 }
 
 /** The picture as the browser draws it, its longer side at most `maxSide` pixels. */

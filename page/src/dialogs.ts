@@ -16,13 +16,15 @@ const KEYS: [string[], string][] = [
   [["Enter"], "Finish the object"],
   [["Ctrl", "Z"], "Undo"],
   [["Ctrl", "Y"], "Redo"],
-  [["N"], "Next picture"],
-  [["P"], "Previous picture"],
+  [["N", "P"], "Next picture, previous picture"],
+  [["U"], "Next picture that is not done"],
+  [["Shift", "Enter"], "Nothing here: picture done, next"],
   [["1", "…", "9"], "Class"],
   [["X"], "Object or background"],
   [["H"], "Hide the masks"],
   [["+", "−", "0"], "Zoom in, out, whole picture"],
   [["Delete"], "Discard the object being made, or delete those chosen"],
+  [["G"], "Carry the objects chosen, or all, to the next image (Shift: go on)"],
   [["E"], "Edit the object chosen"],
   [["M"], "Merge the objects chosen"],
   [["B"], "Brush: right button or Shift erases"],
@@ -33,6 +35,8 @@ const KEYS: [string[], string][] = [
   [["C"], "Click with the crosshair's circle"],
   [["?"], "This list"],
 ];
+
+const USUAL = 5; // formats that the menu shows at once
 
 function heading(id: string, text: string, dialog: HTMLDialogElement): HTMLElement {
   return el("header", {}, el("h2", { id }, text), iconButton("close", "Close", () => dialog.close()));
@@ -81,18 +85,23 @@ export function makeClasses(session: Session): () => void {
     edited = withNames(edited, [`class ${edited.length + 1}`]);
     draw(edited.length - 1);
   };
+  const problem = el("p", { class: "problem", role: "alert" });
   save.addEventListener("click", () => {
-    void session.saveClasses(edited.map((one) => ({ ...one, name: one.name.trim() })));
-    dialog.close();
+    void session.saveClasses(edited.map((one) => ({ ...one, name: one.name.trim() }))).then((refused) => {
+      problem.textContent = refused ?? "";
+      if (refused === null) dialog.close();
+    });
   });
   dialog.append(
     heading("classes-title", "Classes", dialog),
     list,
+    problem,
     el("footer", {}, el("button", { class: "soft", onclick: add }, icon("plus"), "Add a class"), save),
   );
   closeOutside(dialog);
   return () => {
     edited = structuredClone(session.project?.classes ?? []);
+    problem.textContent = "";
     draw();
     dialog.showModal();
   };
@@ -113,7 +122,9 @@ export function makeMenu(also: [string, string, () => void][]): void {
     };
     return el("button", { role: "menuitem", class: "narrow", onclick: run }, icon(symbol), name);
   });
-  menu.append(el("p", {}, "Export all objects"), ...Object.entries(FORMATS).map(([format, name]) => entry(format, name)), ...more);
+  const entries = Object.entries(FORMATS).map(([format, name]) => entry(format, name));
+  const others = el("details", {}, el("summary", { role: "menuitem" }, "For other tools"), ...entries.slice(USUAL));
+  menu.append(el("p", {}, "Export all objects"), ...entries.slice(0, USUAL), others, ...more);
   menu.addEventListener("keydown", (event) => {
     const items = [...menu.querySelectorAll<HTMLElement>("[role=menuitem]")].filter((one) => one.offsetParent !== null);
     const by = event.key === "ArrowDown" ? 1 : event.key === "ArrowUp" ? -1 : 0;

@@ -1,5 +1,5 @@
 // Wires the session to the stage, the panels, the tools and the keys.
-import type { Click, Paint } from "./api";
+import { leave, type Click, type Paint } from "./api";
 import { makeClasses, makeHelp, makeMenu } from "./dialogs";
 import { byId, count } from "./dom";
 import { isControl, listen } from "./gestures";
@@ -10,7 +10,7 @@ import { Pointing } from "./pointing";
 import { Session } from "./session";
 import { Stage, type Scene } from "./stage";
 
-const HEARTBEAT = 5000; // milliseconds
+const HEARTBEAT = 2000; // milliseconds
 const ZOOM_STEP = 1.4;
 const TOUCH = matchMedia("(pointer: coarse)").matches;
 
@@ -36,7 +36,10 @@ const stage: Stage = new Stage(scene, (view) => {
   byId("zoom").ariaLabel = `${percent}, show the whole picture`;
 });
 const painter: Painter = new Painter(session);
-const pointing = new Pointing(session, painter, () => stage, () => (cursor = null));
+const pointing = new Pointing(session, painter, () => stage, () => {
+  cursor = null;
+  session.stopCarrying();
+});
 const panels = new Panels(session, closeSheets);
 const showHelp = makeHelp();
 const showClasses = makeClasses(session);
@@ -132,12 +135,14 @@ const pressed: Record<string, () => void> = {
   "put-away": () => setTool(painter.tool),
   "edit-chosen": () => void session.reopenSelected(),
   "merge-chosen": () => session.mergeSelected(),
+  "carry-chosen": () => void session.carry(),
   "delete-chosen": () => session.deleteSelected(),
   "choose-none": () => session.select(null),
   hide: toggleHidden,
   zoom: fit,
   "zoom-in": () => zoom(ZOOM_STEP),
   "zoom-out": () => zoom(1 / ZOOM_STEP),
+  nothing: () => session.nothingHere(),
   import: () => byId("files").click(),
   "help-button": showHelp,
   "edit-classes": showClasses,
@@ -227,6 +232,7 @@ function clickAtCursor(): void {
 const arrows: Record<string, [number, number]> = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 const keys: Record<string, () => void> = {
   n: pressed["next"] as () => void,
+  u: () => session.nextUndone(),
   p: pressed["previous"] as () => void,
   x: () => setPositive(!session.positive),
   h: toggleHidden,
@@ -252,6 +258,7 @@ function onKey(event: KeyboardEvent): boolean {
   if (typed || document.querySelector("dialog[open], :popover-open") !== null) return false;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (event.key === "Escape") {
+    if (session.stopCarrying()) return true;
     if (pointer.dragging()) pointer.cancel();
     else if (painter.tool !== "drag") setTool("drag");
     else if (session.selected.size > 0) session.select(null);
@@ -275,6 +282,14 @@ function onKey(event: KeyboardEvent): boolean {
   if (key >= "1" && key <= "9") {
     const chosen = session.project?.classes[Number(key) - 1];
     if (chosen !== undefined) session.setClass(chosen.id);
+    return true;
+  }
+  if (key === "g") {
+    void (event.shiftKey ? session.carryOn() : session.carry());
+    return true;
+  }
+  if (event.shiftKey && key === "Enter") {
+    session.nothingHere();
     return true;
   }
   // Enter finishes the object, whatever has the focus; without one it presses what has it, as Space always does.
@@ -387,7 +402,8 @@ function render(): void {
     session.changes.hurry();
     void session.beat(false);
   });
-  else if (!session.alone) banner("Another tab is working on this folder.", "Take over", () => void session.beat(true));
+  else if (session.carrying) banner("Carrying the objects from image to image.", "Stop", () => session.stopCarrying());
+  else if (!session.alone) banner("Another tab is working on this image.", "Take over", () => void session.beat(true));
   else banner(null);
   panels.render();
 }
@@ -395,6 +411,7 @@ function render(): void {
 addEventListener("beforeunload", (event) => {
   if (session.changes.pending > 0) event.preventDefault();
 });
+addEventListener("pagehide", leave);
 setInterval(() => void session.beat(false), HEARTBEAT);
 addEventListener("visibilitychange", () => {
   if (!document.hidden) void session.beat(false);

@@ -1,19 +1,35 @@
-// The lists at both sides: pictures, classes, objects.
+// The lists at both sides: images, classes, objects.
 import { address, type PictureLine, type SegmentedObject } from "./api";
 import { byId, colored, count, el, iconButton } from "./dom";
+import { Rows } from "./rows";
 import type { Session } from "./session";
 
-const FILTER_FROM = 12; // pictures; with fewer one sees them all
+const FILTER_FROM = 12; // images; with fewer one sees them all
+
+/** Is a person's work on an image finished? */
+export function isDone(one: PictureLine): boolean {
+  return (one.num_objects > 0 || one.nothing) && !one.has_draft;
+}
 
 export class Panels {
-  private pictures = "";
-  private readonly rows = new Map<string, HTMLElement>();
+  private readonly images: Rows<PictureLine>;
+  private readonly objects: Rows<SegmentedObject>;
+  private filtered: { all: readonly PictureLine[]; wanted: string; undone: boolean; found: PictureLine[] } | null = null;
+  private current: string | null = null;
 
   constructor(
     private readonly session: Session,
     private readonly opened: () => void,
   ) {
-    byId("filter").addEventListener("input", () => this.find());
+    const looks = (one: PictureLine): string => `${this.state(one)} ${one.name} ${one.id === session.picture?.id} ${isDone(one)}`;
+    this.images = new Rows(byId("picture-list"), 60, (one) => one.id, looks, (one) => this.imageRow(one));
+    const shown = (one: SegmentedObject): string => JSON.stringify([one.class_id, one.area, one.num_clicks, one.locked, session.selected.has(one.id), session.picture?.draft?.edits === one.id, session.project?.classes, session.picture?.id]);
+    this.objects = new Rows(byId("object-list"), 54, (one) => String(one.id), shown, (one, place) => this.objectRow(one, place + 1));
+    byId("filter").addEventListener("input", () => this.renderPictures());
+    byId("undone").addEventListener("click", () => {
+      byId("undone").setAttribute("aria-pressed", String(byId("undone").getAttribute("aria-pressed") !== "true"));
+      this.renderPictures();
+    });
   }
 
   render(): void {
@@ -23,46 +39,48 @@ export class Panels {
   }
 
   private renderPictures(): void {
-    const all = this.session.project?.pictures ?? [];
-    const known = JSON.stringify(all.map((one) => [one.id, one.name, one.error]));
-    if (known !== this.pictures) {
-      this.pictures = known;
-      this.rows.clear();
-      for (const one of all) this.rows.set(one.id, this.pictureRow(one));
-      byId("picture-list").replaceChildren(...this.rows.values());
-      byId("filter").hidden = all.length < FILTER_FROM;
-      this.find();
-    }
-    const done = all.filter((one) => one.num_objects > 0).length;
+    const { session } = this;
+    const all = session.project?.pictures ?? [];
+    const done = all.reduce((sum, one) => sum + Number(isDone(one)), 0);
     byId("done").textContent = `${done} of ${all.length} done`;
     byId<HTMLProgressElement>("progress").value = all.length === 0 ? 0 : done / all.length;
-    for (const one of all) {
-      const row = this.rows.get(one.id) as HTMLElement;
-      const state = one.error?.replace(`${one.name} `, "") ?? (one.has_draft ? "Draft" + (one.num_objects > 0 ? ` · ${count(one.num_objects, "object")}` : "") : one.num_objects > 0 ? count(one.num_objects, "object") : "Not begun");
-      const words = row.querySelector("small") as HTMLElement;
-      if (words.textContent !== state) words.textContent = state;
-      row.classList.toggle("done", one.num_objects > 0 && !one.has_draft);
-      row.classList.toggle("draft", one.has_draft);
-      const button = row.querySelector("button") as HTMLElement;
-      const current = one.id === this.session.picture?.id;
-      if (current && button.getAttribute("aria-current") !== "true") reveal(row);
-      button.setAttribute("aria-current", String(current));
-    }
+    byId("find").hidden = all.length < FILTER_FROM;
+    const found = this.find(all);
+    this.images.show(found);
+    const current = session.picture?.id ?? null;
+    if (current !== this.current) this.images.reveal(found.findIndex((one) => one.id === current));
+    this.current = current;
   }
 
-  private pictureRow(one: PictureLine): HTMLElement {
+  /** The images to list. One that gets done stays until the filter is set again, so that nothing jumps under the hand. */
+  private find(all: readonly PictureLine[]): PictureLine[] {
+    const wanted = byId<HTMLInputElement>("filter").value.toLowerCase();
+    const undone = byId("undone").getAttribute("aria-pressed") === "true";
+    const known = this.filtered;
+    if (known !== null && known.all === all && known.wanted === wanted && known.undone === undone) return known.found;
+    const found = all.filter((one) => (wanted === "" || one.name.toLowerCase().includes(wanted)) && !(undone && isDone(one)));
+    this.filtered = { all, wanted, undone, found };
+    return found;
+  }
+
+  private state(one: PictureLine): string {
+    if (one.error !== null) return one.error.replace(`${one.name} `, "");
+    if (this.session.elsewhere.has(one.id)) return "In use in another tab";
+    const objects = one.num_objects > 0 ? count(one.num_objects, "object") : "";
+    if (one.has_draft) return objects === "" ? "Draft" : `Draft · ${objects}`;
+    return objects || (one.nothing ? "Nothing here" : "Not begun");
+  }
+
+  private imageRow(one: PictureLine): HTMLElement {
     const thumbnail = one.error === null ? el("img", { src: address(`pictures/${one.id}/image?max_side=128`), alt: "", loading: "lazy", decoding: "async" }) : el("i", { class: "broken" });
     const open = (): void => {
       void this.session.open(one.id);
       this.opened();
     };
-    const words = el("span", {}, el("b", {}, one.name), el("small"));
-    return el("li", {}, el("button", { onclick: open, disabled: one.error !== null, title: one.error ?? one.name }, thumbnail, words, el("i", { class: "mark" })));
-  }
-
-  private find(): void {
-    const wanted = byId<HTMLInputElement>("filter").value.toLowerCase();
-    for (const row of this.rows.values()) row.hidden = !(row.querySelector("b")?.textContent ?? "").toLowerCase().includes(wanted);
+    const words = el("span", {}, el("b", {}, one.name), el("small", {}, this.state(one)));
+    const looks = one.has_draft ? "draft" : isDone(one) ? "done" : "";
+    const current = String(one.id === this.session.picture?.id);
+    return el("li", { class: looks }, el("button", { onclick: open, disabled: one.error !== null, title: one.error ?? one.name, "aria-current": current }, thumbnail, words, el("i", { class: "mark" })));
   }
 
   private renderClasses(): void {
@@ -76,12 +94,13 @@ export class Panels {
   }
 
   private renderObjects(): void {
-    const { picture } = this.session;
+    const { picture, project } = this.session;
     const objects = picture?.objects ?? [];
     byId("count").textContent = objects.length === 0 ? "" : String(objects.length);
-    const empty = el("li", { class: "empty" }, "None yet. Drag on an object, then press Finish.");
-    replaceKeepingFocus(byId("object-list"), objects.length === 0 ? [empty] : objects.map((one, index) => this.objectRow(one, index + 1)));
-    byId("object-list").querySelectorAll("select").forEach((select, index) => (select.value = String(objects[index]?.class_id))); // a change refused
+    byId("no-objects").hidden = project === null || objects.length > 0;
+    (byId("no-objects").querySelector("p") as HTMLElement).textContent = picture?.nothing ? "Nothing here: this image is done." : "None yet. Drag on an object, then press Finish.";
+    byId("nothing").hidden = picture === null || picture.draft !== null || picture.nothing;
+    this.objects.show(objects);
   }
 
   private objectRow(one: SegmentedObject, place: number): HTMLElement {
@@ -110,13 +129,6 @@ export class Panels {
       iconButton("trash", `Delete object ${place}`, () => session.deleteObject(one.id)),
     );
   }
-}
-
-/** Scroll the list, and nothing around it, until a row can be seen. */
-function reveal(row: HTMLElement): void {
-  const list = byId("picture-list");
-  const [inside, around] = [row.getBoundingClientRect(), list.getBoundingClientRect()];
-  list.scrollTop += Math.min(inside.top - around.top, 0) + Math.max(inside.bottom - around.bottom, 0);
 }
 
 /** 1,234 px, 12.3 kpx or 1.2 Mpx. */

@@ -3,6 +3,7 @@ import { call, Refused, TAB, Unreachable, type Class, type Click, type Imported,
 import { Changes, once } from "./changes";
 import { count } from "./dom";
 import { DrawnMask } from "./mask";
+import { isDone } from "./panels";
 import { LivePreview } from "./preview";
 
 interface Shown {
@@ -15,6 +16,7 @@ interface Shown {
   live(preview: Preview, age: () => number): void;
 }
 
+const GLANCE = 700; // milliseconds that an image is seen while objects are carried on
 const PRESS = 150; // milliseconds that a press may become a drag before the model is asked for a circle
 
 export class Session {
@@ -29,11 +31,15 @@ export class Session {
   opacity = Number(localStorage.getItem("opacity") ?? 0.45);
   hidden = false;
   highlight: number | null = null;
+  /** Are objects being carried from image to image? */
+  carrying = false;
   /** Finished objects that were chosen; a new set at each change. */
   selected: ReadonlySet<number> = new Set();
   loading = false;
   connected = true;
   alone = true;
+  /** Images that other tabs work on. */
+  elsewhere: ReadonlySet<string> = new Set();
   milliseconds: number | null = null;
   readonly changes: Changes;
   private readonly preview: LivePreview;
@@ -80,11 +86,12 @@ export class Session {
     await this.openFirst();
   }
 
-  /** Open the picture of the address, or one with work begun, or the first. */
+  /** Open the picture of the address, or the one that was worked on last, or one with work begun, or the first. */
   private async openFirst(): Promise<void> {
     const last = location.hash.slice(1);
     const pictures = (this.project?.pictures ?? []).filter((one) => one.error === null);
-    const first = pictures.find((one) => one.id === last) ?? pictures.find((one) => one.has_draft) ?? pictures[0];
+    const free = pictures.filter((one) => !this.elsewhere.has(one.id));
+    const first = pictures.find((one) => one.id === last) ?? free.find((one) => one.id === this.project?.last) ?? free.find((one) => one.has_draft) ?? free[0] ?? pictures[0];
     if (first !== undefined) await this.open(first.id);
   }
 
@@ -111,6 +118,7 @@ export class Session {
         this.usual = null;
         history.replaceState(null, "", `#${id}`);
         await this.take(picture);
+        await this.beat(false);
         await this.shown.open(picture).catch((error: unknown) => {
           if (error instanceof DOMException && error.name === "AbortError") return;
           throw error;
@@ -130,6 +138,22 @@ export class Session {
       if (found.error === null) return void this.open(found.id);
     }
     this.shown.say(by === 1 ? "This is the last picture" : "This is the first picture");
+  }
+
+  /** Open the next image that is not done, from the beginning again after the last. */
+  nextUndone(): void {
+    const all = this.project?.pictures ?? [];
+    const at = all.findIndex((one) => one.id === this.picture?.id);
+    const found = [...all.slice(at + 1), ...all.slice(0, Math.max(at, 0))].find((one) => one.error === null && !isDone(one) && !this.elsewhere.has(one.id));
+    if (found !== undefined) void this.open(found.id);
+    else this.shown.toast("All other images are done", "done");
+  }
+
+  /** Say that there is nothing to mark here, and go on to the next image that is not done. */
+  nothingHere(): void {
+    if (this.picture === null) return;
+    if (this.picture.draft !== null || this.picture.objects.length > 0 || this.picture.nothing) return this.nextUndone();
+    void this.change(`${this.picture.id}/nothing`, "POST", { nothing: true }).then(() => this.nextUndone());
   }
 
   // Dragging
@@ -215,6 +239,48 @@ export class Session {
     void this.change(`${this.picture?.id}/objects`, "DELETE", { ids }, () => this.shown.toast(`${count(ids.length, "object")} deleted; Ctrl+Z brings ${ids.length === 1 ? "it" : "them"} back`, "done"));
   }
 
+  /** Carry the objects that were chosen, or all, to the next image and open it. Tells whether that went well. */
+  async carry(): Promise<boolean> {
+    const { picture } = this;
+    const all = this.project?.pictures ?? [];
+    if (picture === null || picture.draft !== null || !this.mayChange()) {
+      this.shown.toast("Finish the object being made first (Enter)");
+      return false;
+    }
+    const ids = this.selected.size > 0 ? [...this.selected] : picture.objects.map((one) => one.id);
+    const next = all.slice(all.findIndex((one) => one.id === picture.id) + 1).find((one) => one.error === null);
+    if (ids.length === 0 || next === undefined) {
+      this.shown.toast(next === undefined ? "This is the last image" : "There is no object to carry to the next image");
+      return false;
+    }
+    await this.open(next.id);
+    const before = this.picture;
+    if (before?.id !== next.id) return false;
+    const known = new Set(before.objects.map((one) => one.id));
+    let made = false;
+    await this.change(`${next.id}/carry`, "POST", { source: picture.id, ids }, (after) => {
+      made = true;
+      this.selected = new Set(after.objects.map((one) => one.id).filter((id) => !known.has(id)));
+      this.rerender();
+    });
+    return made;
+  }
+
+  /** Carry on from image to image until somebody stops it. */
+  async carryOn(): Promise<void> {
+    this.carrying = true;
+    this.shown.render();
+    while (this.carrying && (await this.carry())) await new Promise((done) => setTimeout(done, GLANCE));
+    this.carrying = false;
+    this.shown.render();
+  }
+
+  stopCarrying(): boolean {
+    const was = this.carrying;
+    this.carrying = false;
+    return was;
+  }
+
   // By hand
 
   /** Whether a stroke may begin. */
@@ -281,13 +347,22 @@ export class Session {
     this.shown.repaint();
   }
 
-  async saveClasses(classes: Class[]): Promise<void> {
+  /** Replace the classes; the reason when the server refuses them. */
+  async saveClasses(classes: Class[]): Promise<string | null> {
+    let refused: string | null = null;
     await this.changes.add(async () => {
-      this.project = await call<Project>("PUT", "classes", { classes });
+      try {
+        this.project = await call<Project>("PUT", "classes", { classes });
+      } catch (error) {
+        if (!(error instanceof Refused)) throw error;
+        refused = error.message;
+        return;
+      }
       if (!classes.some((one) => one.id === this.classId)) this.classId = classes[0]?.id ?? 1;
       this.shown.render();
       this.shown.repaint();
     });
+    return refused;
   }
 
   /** COCO JSON for the folder, an indexed PNG for this picture, or a list of classes, one name a line. */
@@ -297,7 +372,8 @@ export class Session {
       await this.changes.add(async () => {
         const done = await call<Imported>("POST", "import", new Blob([file], { type: "application/json" }));
         const left = done.skipped.length > 0 ? `; ${done.skipped.length} left out: ${done.skipped[0]}` : "";
-        this.shown.toast(`${count(done.objects, "object")} on ${count(done.pictures, "picture")} imported${left}`, left === "" ? "done" : "error");
+        const known = done.known > 0 ? `; ${done.known} were here already` : "";
+        this.shown.toast(`${count(done.objects, "object")} on ${count(done.pictures, "picture")} imported${known}${left}`, left === "" ? "done" : "error");
         await this.refresh();
         if (this.picture !== null) await this.take(await call<Picture>("GET", `pictures/${this.picture.id}`));
       });
@@ -312,7 +388,8 @@ export class Session {
       });
     } else if (kind === "txt") {
       const names = (await file.text()).split("\n").map((one) => one.trim()).filter(Boolean);
-      await this.saveClasses(withNames(this.project?.classes ?? [], names));
+      const refused = await this.saveClasses(withNames(this.project?.classes ?? [], names));
+      if (refused !== null) this.shown.toast(refused);
     } else {
       this.shown.toast(`'${file.name}' is none of COCO JSON (.json), an indexed PNG (.png) or a list of classes (.txt)`);
     }
@@ -322,7 +399,15 @@ export class Session {
 
   async beat(take: boolean): Promise<void> {
     try {
-      const { alone } = await call<TabState>("POST", "tabs", { tab: TAB, take });
+      const since = this.project?.serial ?? 0;
+      const { alone, elsewhere, serial, files, changed } = await call<TabState>("POST", "tabs", { tab: TAB, take, picture: this.picture?.id ?? null, since });
+      this.elsewhere = new Set(elsewhere);
+      if (this.project !== null && files !== this.project.files && this.changes.pending === 0) await this.files();
+      else if (this.project !== null) {
+        this.project.serial = serial;
+        const lines = new Map(changed.map((one) => [one.id, one]));
+        for (const one of this.project.pictures) Object.assign(one, one.id === this.picture?.id ? {} : lines.get(one.id));
+      }
       const back = alone && !this.alone;
       this.alone = alone;
       const lost = !this.connected;
@@ -336,6 +421,17 @@ export class Session {
       this.failed(error);
     }
     this.shown.render();
+  }
+
+  /** Files have come, gone or been renamed. */
+  private async files(): Promise<void> {
+    const name = this.picture?.name;
+    await this.refresh();
+    const line = this.line;
+    if (name === undefined || (line !== null && line.error === null)) return;
+    this.shown.toast(`“${name}” is gone or was renamed; its objects are kept`);
+    this.picture = null;
+    await this.openFirst();
   }
 
   private async reload(): Promise<void> {
@@ -383,6 +479,7 @@ export class Session {
     if (line !== null) {
       line.num_objects = picture.objects.length;
       line.has_draft = picture.draft !== null;
+      line.nothing = picture.nothing;
     }
     this.shown.render();
     this.shown.repaint();

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dct_seg.app import imports, schemas, wire
+from dct_seg.app.carry import carried
 from dct_seg.app.history import HistoryError
 from dct_seg.app.painting import Paint, painted
 from dct_seg.app.project import OpenPicture, Project
@@ -153,6 +154,16 @@ class Editor:
         """Without its draft; an object that was reopened is as before."""
         return self._simple(picture_id, request, {"event": "discard"})
 
+    def nothing_here(self, picture_id: str, request: schemas.NothingHere) -> schemas.Picture:
+        """A picture without objects is done, or is not."""
+        with self._change(picture_id, request) as turn:
+            if turn.state.objects or turn.state.draft:
+                raise HistoryError(
+                    "there are objects on this picture; delete them before saying that it has none"
+                )
+            turn.opened.history.append({"event": "nothing", "nothing": request.nothing})
+            return self._answer(turn)
+
     def finish(self, picture_id: str, request: schemas.Finish) -> schemas.Picture:
         """The draft becomes an object."""
         with self._change(picture_id, request) as turn:
@@ -241,6 +252,38 @@ class Editor:
             turn.opened.history.append(event)
             return self._answer(turn)
 
+    def carry(self, picture_id: str, request: schemas.Carry) -> schemas.Picture:
+        """Objects of another picture become objects here, moved along the optical flow between the two."""
+        with self.project.open(request.source) as (source, working), source.lock.reading():
+            objects = [source.history.state.object(number) for number in sorted(set(request.ids))]
+            size, before = working.size, working.image
+        with self._change(picture_id, request) as turn:
+            if turn.working.size != size:
+                (height, width), (rows, cols) = turn.working.size, size
+                raise ValueError(
+                    f"this picture is {width}x{height}, the one before {cols}x{rows}; objects are carried "
+                    "between pictures of one size"
+                )
+            locked, number = turn.opened.locked(), turn.state.next_id
+            added: list[SegmentedObject] = []
+            for one, rle in zip(
+                objects, carried([one.rle for one in objects], before, turn.working.image), strict=True
+            ):
+                found = decode_part(rle)
+                mask = np.zeros(size, bool)
+                if found is not None:
+                    mask[found[0]] = found[1] if locked is None else found[1] & ~locked[found[0]]
+                if not mask.any():
+                    continue
+                made = imports.imported(number + len(added), one.class_id, encode(mask))
+                added.append(replace(made, locked=one.locked))
+            if not added:
+                raise ValueError(
+                    "nothing of these objects is found here: they are out of sight, or marked already"
+                )
+            turn.opened.history.append({"event": "import", "objects": [object_event(one) for one in added]})
+            return self._answer(turn)
+
     def import_masks(self, picture_id: str, png: bytes, revision: int | None) -> schemas.Picture:
         """The objects of a mask PNG beside those there are, in the first class: indexed, or 0 and 255."""
         change = None if revision is None else schemas.Change(revision=revision)
@@ -253,6 +296,9 @@ class Editor:
                 imports.imported(number + place, class_id, encode(labels == value))
                 for place, value in enumerate(values)
             ]
+            if added and not _new(added, turn.state):
+                raise ValueError("all objects of the PNG are on this picture already")
+            added = _new(added, turn.state)
             if not added:
                 raise ValueError("the PNG holds no object; each has a value of its own from 1 to 254")
             opened.history.append({"event": "import", "objects": [object_event(one) for one in added]})
@@ -265,7 +311,7 @@ class Editor:
         """
         plan = imports.plan(content, self.project.folder.entries())
         class_ids = imports.add_classes(self.project, plan.categories)
-        num_pictures = num_objects = 0
+        num_pictures = num_objects = num_known = 0
         skipped = list(plan.skipped)
         for entry, record, objects in plan.pictures:
             try:
@@ -275,6 +321,9 @@ class Editor:
                     first_id = opened.history.state.next_id
                     added, problems = imports.objects_of(objects, working.size, class_ids, first_id)
                     skipped += [f"{entry.name}: {line}" for line in problems]
+                    there = len(added)
+                    added = _new(added, turn.state)
+                    num_known += there - len(added)
                     if not added:
                         continue
                     event = {"event": "import", "objects": [object_event(one) for one in added]}
@@ -284,7 +333,7 @@ class Editor:
                 continue
             num_pictures, num_objects = num_pictures + 1, num_objects + len(added)
         return schemas.Imported(
-            pictures=num_pictures, objects=num_objects, skipped=imports.shortened(skipped)
+            pictures=num_pictures, objects=num_objects, known=num_known, skipped=imports.shortened(skipped)
         )
 
     @contextmanager
@@ -359,7 +408,14 @@ class Editor:
             brief=turn.before is not None,
             gone=sorted(before),
             mask=mask,
+            nothing=state.nothing and not state.objects and state.draft is None,
         )
+
+
+def _new(added: Sequence[SegmentedObject], state: State) -> list[SegmentedObject]:
+    """The objects that are not there already: importing twice does not double."""
+    there = {(one.class_id, one.rle["counts"]) for one in state.objects}
+    return [one for one in added if (one.class_id, one.rle["counts"]) not in there]
 
 
 def _check_revision(opened: OpenPicture, revision: int | None) -> None:

@@ -19,13 +19,16 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from dct_seg import __version__
+from dct_seg.app import formats
 from dct_seg.app.history import History
 from dct_seg.app.polygons import Polygon, exact_polygons
-from dct_seg.app.project import Project
+from dct_seg.app.project import ClassLabel, Project
 from dct_seg.app.state import SegmentedObject, click_event, step_event
 from dct_seg.rle import BrokenMaskError, decode, decode_part
 
-Format = Literal["coco", "indexed_png", "object_png", "labelme", "clicks"]
+Own = Literal["coco", "indexed_png", "object_png", "labelme", "clicks"]
+OtherTool = Literal["yolo", "voc", "cvat", "label_studio", "datumaro"]
+Format = Literal[Own, OtherTool]
 MEDIA_TYPES = ("application/json", "application/jsonl", "application/zip")
 MOST_LABELS = 254
 
@@ -105,7 +108,14 @@ def write(project: Project, kind: Format) -> Written:
     path = _temporary(".zip")
     try:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            for picture in pictures:
+            if kind in _OTHER_TOOLS:
+                for picture in pictures:
+                    with picture.naming_its_log():
+                        for one in picture.objects:
+                            _ = one.outline  # a mask that is broken is found here
+                for name, content in _OTHER_TOOLS[kind](project.classes, pictures):
+                    archive.writestr(name, content)
+            for picture in pictures if kind in files else ():
                 with picture.naming_its_log():
                     for name, content in files[kind](project, picture):
                         archive.writestr(name, content)
@@ -115,9 +125,18 @@ def write(project: Project, kind: Format) -> Written:
     return Written(path, f"{kind}.zip", "application/zip")
 
 
+_OTHER_TOOLS: Mapping[str, Callable[[Sequence[ClassLabel], Sequence[Annotated]], formats.Files]] = {
+    "yolo": formats.yolo,
+    "voc": formats.voc,
+    "cvat": formats.cvat,
+    "label_studio": formats.label_studio,
+    "datumaro": formats.datumaro,
+}
+
+
 def annotated(project: Project) -> Iterator[Annotated]:
     """The pictures that have finished objects, by name."""
-    entries = project.folder.entries()
+    entries = project.entries()
     stems = file_stems([entry.name for entry in entries])
     for entry, stem in zip(entries, stems, strict=True):
         history = project.history(entry)
@@ -210,12 +229,9 @@ def _click_lines(project: Project, pictures: list[Annotated]) -> Iterator[str]:
 
 
 def _indexed(project: Project, picture: Annotated) -> Iterator[tuple[str, bytes]]:
-    if len(picture.objects) > MOST_LABELS:
-        raise ValueError(
-            f"{picture.name} has {len(picture.objects)} objects, an indexed PNG holds {MOST_LABELS}; export "
-            "coco or object_png"
-        )
-    labels = np.zeros(picture.size, np.uint8)
+    """Values from 1 in a palette of 8 bits, or in gray of 16 bits where there are more than 254 objects."""
+    small = len(picture.objects) <= MOST_LABELS
+    labels = np.zeros(picture.size, np.uint8 if small else np.uint16)
     colors = {one.id: ImageColor.getrgb(one.color) for one in project.classes}
     palette = [0] * 768
     for place, one in enumerate(picture.objects, start=1):
@@ -231,7 +247,8 @@ def _indexed(project: Project, picture: Annotated) -> Iterator[tuple[str, bytes]
             "one object; export coco or object_png"
         )
     image = Image.fromarray(labels)
-    image.putpalette(palette)
+    if small:
+        image.putpalette(palette)
     yield f"{picture.stem}.png", _png(image)
 
 

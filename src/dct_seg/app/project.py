@@ -24,6 +24,7 @@ from dct_seg.app.history import History, HistoryError, Mark
 from dct_seg.app.inside import open_without_links
 from dct_seg.app.picture_lock import PictureLock
 from dct_seg.app.state import SegmentedObject, State
+from dct_seg.app.watching import Watcher
 from dct_seg.app.working_image import WorkingImage, WorkingImages
 from dct_seg.files import BROKEN, write_whole
 from dct_seg.rle import BrokenMaskError, decode, decode_part
@@ -65,6 +66,7 @@ class Summary:
     num_objects: int = 0
     has_draft: bool = False
     class_ids: frozenset[int] = frozenset()
+    nothing: bool = False
     error: str | None = None
 
     @classmethod
@@ -72,7 +74,8 @@ class Summary:
         """The summary of a state."""
         objects = [*state.objects, *([state.draft.edits] if state.draft and state.draft.edits else [])]
         classes = {one.class_id for one in objects} | ({state.draft.class_id} if state.draft else set())
-        return cls(len(state.objects), state.draft is not None, frozenset(classes))
+        nothing = state.nothing and not objects and state.draft is None
+        return cls(len(state.objects), state.draft is not None, frozenset(classes), nothing)
 
 
 @dataclass
@@ -165,7 +168,11 @@ class Project:
         self._summaries: dict[str, Summary] = {}
         self._marks: dict[str, Mark | None] = {}
         """Of the logs that memory has held, so that an older one is noticed when it is read again."""
+        self._last: str | None = None
+        self._changes: dict[str, int] = {}  # picture -> number of its last change in this run
+        self._serial = 0
         self._lock = threading.Lock()
+        self.watcher = Watcher(self.folder, self._own / "pictures", self._adopt)
         self.classes = self._read_classes()
         self._add_classes(class_names)
 
@@ -209,6 +216,7 @@ class Project:
                 opened = OpenPicture(picture_id, entry.name, history)
                 self._open[picture_id] = opened
             opened.users += 1
+            revision = opened.history.revision
             self._open.move_to_end(picture_id)
         try:
             yield opened, working
@@ -218,25 +226,73 @@ class Project:
             with self._lock:
                 opened.users -= 1
                 self._marks[picture_id] = opened.history.mark
+                changed = opened.history.revision != revision
+                if changed:
+                    self._last = picture_id
+                    self._serial += 1
+                    self._changes[picture_id] = self._serial
                 self._summaries[picture_id] = Summary.of(opened.history.state)
                 for idle in [key for key, one in self._open.items() if one.users == 0][
                     : max(0, len(self._open) - self._keep)
                 ]:
                     del self._open[idle]
+            if changed:
+                self.watcher.remember(entry)
 
-    def summary(self, picture_id: str) -> Summary:
+    def entries(self) -> list[Entry]:
+        """The pictures of the folder by name, and those whose files are gone but whose objects are kept."""
+        gone = self.watcher.gone()
+        return (
+            sorted([*self.folder.entries(), *gone], key=lambda one: one.name)
+            if gone
+            else self.folder.entries()
+        )
+
+    def changed_since(self, serial: int) -> tuple[int, list[Entry]]:
+        """The number of the last change in this run, and the pictures that were changed after one."""
+        with self._lock:
+            ids = {one for one, number in self._changes.items() if number > serial}
+            serial = self._serial
+        return serial, [one for one in self.folder.entries() if one.id in ids] if ids else []
+
+    def _adopt(self, lost: str, entry: Entry) -> bool:
+        """Give the log of a picture that is gone to one with the same content."""
+        with self._lock:
+            if any(self._open[one].users for one in (lost, entry.id) if one in self._open):
+                return False
+            try:
+                if self._log(entry.id).exists():
+                    return False
+                self._log(lost).rename(self._log(entry.id))
+            except OSError:
+                return False
+            for one in (lost, entry.id):
+                self._open.pop(one, None)
+                self._summaries.pop(one, None)
+                self._marks.pop(one, None)
+            self._last = entry.id if self._last == lost else self._last
+            return True
+
+    def summary(self, entry: Entry) -> Summary:
         """What the list tells of a picture, from its log alone."""
         with self._lock:
-            if picture_id not in self._summaries:
+            if entry.id not in self._summaries:
                 try:
-                    self._summaries[picture_id] = Summary.of(
-                        self.history(self.folder.entry(picture_id)).state
-                    )
+                    self._summaries[entry.id] = Summary.of(self.history(entry).state)
                 except HistoryError as error:
-                    self._summaries[picture_id] = Summary(error=str(error))
+                    self._summaries[entry.id] = Summary(error=str(error))
                 except OSError as error:
-                    self._summaries[picture_id] = Summary(error=f"its log cannot be read ({error.strerror})")
-            return self._summaries[picture_id]
+                    self._summaries[entry.id] = Summary(error=f"its log cannot be read ({error.strerror})")
+            return self._summaries[entry.id]
+
+    def last(self) -> str | None:
+        """The id of the picture that was changed last, in this run or an earlier one."""
+        logs = self._own / "pictures"
+        with self._lock:
+            if self._last is None and logs.is_dir():
+                found = [(one.stat().st_mtime_ns, one.name) for one in os.scandir(logs)]
+                self._last = max(found, default=(0, ""))[1].removesuffix(".jsonl") or None
+        return self._last
 
     def history(self, entry: Entry) -> History:
         """A picture's history as its log has it; its size is None without a log.
@@ -259,8 +315,8 @@ class Project:
                 twice = next(value for place, value in enumerate(values) if value in values[:place])
                 raise ValueError(f"two classes have the {what} '{twice}'; each needs its own")
         missing = {one.id: one.name for one in self.classes if one.id not in {other.id for other in classes}}
-        for entry in self.folder.entries():
-            used = self.summary(entry.id).class_ids & missing.keys()
+        for entry in self.entries():
+            used = self.summary(entry).class_ids & missing.keys()
             if used:
                 number = min(used)
                 raise ValueError(

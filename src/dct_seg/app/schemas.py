@@ -88,6 +88,12 @@ class Finish(Change):
     threshold: Probability = 0.5
 
 
+class NothingHere(Change):
+    """A picture without any object is done, or is not."""
+
+    nothing: StrictBool
+
+
 class GivenPaint(Model):
     """A step made by hand: a brush stroke, a closed lasso, or a clean-up, which has no points."""
 
@@ -121,6 +127,12 @@ class NamedObjects(Change):
     """Several finished objects."""
 
     ids: ObjectIds
+
+
+class Carry(NamedObjects):
+    """Objects of another picture that are to be carried to this one."""
+
+    source: Annotated[str, StringConstraints(max_length=64)]
 
 
 class ObjectsChange(ObjectChange):
@@ -157,17 +169,21 @@ class PictureLine(Model):
     name: str
     num_objects: int
     has_draft: bool
+    nothing: bool = Field(description="a person said that there is nothing to mark")
     error: str | None = Field(description="why it cannot be opened")
 
 
 class Project(Model):
-    """The folder."""
+    """The folder; ``last`` is the picture that was worked on last."""
 
     name: str
     model: ModelCard
     threshold: float
     classes: list[Class]
     pictures: list[PictureLine]
+    last: str | None
+    serial: int = Field(description="changes of pictures in this run so far")
+    files: int = Field(description="changes of the list of files so far")
 
 
 class UsedClick(Model):
@@ -232,6 +248,7 @@ class Picture(Model):
     brief: bool
     gone: list[int] = Field(description="in a brief answer: objects that are no more")
     mask: Mask | None = Field(description="of the draft")
+    nothing: bool = Field(description="a person said that there is nothing to mark")
 
 
 class Milliseconds(Model):
@@ -252,17 +269,25 @@ class Preview(Model):
 
 
 class Tab(Model):
-    """A page says that it is there; with ``take`` it becomes the one that may change things."""
+    """A page says which picture it shows; with ``take`` it becomes the one that may change that picture."""
 
     tab: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    picture: Annotated[str, StringConstraints(max_length=64)] | None = Field(
+        default=None, description="the picture that it shows; it lets go of any other"
+    )
     take: StrictBool = False
+    since: Whole = Field(default=0, description="the serial that it knows")
 
 
 class TabState(Model):
-    """Whether this tab may change things."""
+    """Whether this tab may change the picture that it shows."""
 
     alone: bool
     holder: str | None
+    elsewhere: list[str] = Field(description="pictures that other tabs work on")
+    serial: int
+    files: int
+    changed: list[PictureLine] = Field(description="pictures changed after the serial that was given")
 
 
 class CocoPart(BaseModel):
@@ -308,4 +333,5 @@ class Imported(Model):
 
     pictures: int
     objects: int
+    known: int = Field(description="objects that were there already, with the same mask and class")
     skipped: list[str]

@@ -21,7 +21,7 @@ from starlette.staticfiles import StaticFiles
 from dct_seg import __version__
 from dct_seg.app import exports, schemas, wire
 from dct_seg.app.editing import Editor, StaleError
-from dct_seg.app.folder import NoSuchPictureError
+from dct_seg.app.folder import Entry, NoSuchPictureError
 from dct_seg.app.project import ClassLabel, Project
 from dct_seg.app.security import Guard
 from dct_seg.app.state import NoSuchObjectError
@@ -106,36 +106,44 @@ PROBLEMS = {
 
 
 def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCard) -> APIRouter:
-    def may_change(tab: TabHeader = None) -> None:
-        tabs.check(tab)
+    def may_change(picture_id: PictureId, tab: TabHeader = None) -> None:
+        tabs.check(tab, picture_id)
 
-    looks = APIRouter()
+    looks = APIRouter()  # and what changes more than one picture: each waits for its turn
     changes = APIRouter(dependencies=[Depends(may_change)])
+
+    def line(entry: Entry) -> schemas.PictureLine:
+        summary = project.summary(entry)
+        return schemas.PictureLine(
+            id=entry.id,
+            name=entry.name,
+            num_objects=summary.num_objects,
+            has_draft=summary.has_draft,
+            nothing=summary.nothing,
+            error=entry.error or summary.error,
+        )
 
     def shown_project(*, scan: bool) -> schemas.Project:
         if scan:
-            project.folder.scan()
-        pictures = []
-        for entry in project.folder.entries():
-            summary = project.summary(entry.id)
-            line = schemas.PictureLine(
-                id=entry.id,
-                name=entry.name,
-                num_objects=summary.num_objects,
-                has_draft=summary.has_draft,
-                error=entry.error or summary.error,
-            )
-            pictures.append(line)
+            project.watcher.scan()
+        pictures = [line(entry) for entry in project.entries()]
         classes = [schemas.Class(id=one.id, name=one.name, color=one.color) for one in project.classes]
         return schemas.Project(
-            name=project.folder.root.name, model=model, threshold=0.5, classes=classes, pictures=pictures
+            name=project.folder.root.name,
+            model=model,
+            threshold=0.5,
+            classes=classes,
+            pictures=pictures,
+            last=project.last(),
+            serial=project.changed_since(0)[0],
+            files=project.watcher.serial,
         )
 
     @looks.get("/project")
     def get_project() -> schemas.Project:
         return shown_project(scan=True)
 
-    @changes.put("/classes")
+    @looks.put("/classes")
     def put_classes(request: schemas.Classes) -> schemas.Project:
         project.set_classes([ClassLabel(one.id, one.name, one.color) for one in request.classes])
         return shown_project(scan=False)
@@ -195,6 +203,10 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
     def post_discard(picture_id: PictureId, request: schemas.Change) -> schemas.Picture:
         return editor.discard(picture_id, request)
 
+    @changes.post("/pictures/{picture_id}/nothing")
+    def post_nothing(picture_id: PictureId, request: schemas.NothingHere) -> schemas.Picture:
+        return editor.nothing_here(picture_id, request)
+
     @changes.post("/pictures/{picture_id}/objects/{number}/edit")
     def post_edit(picture_id: PictureId, number: ObjectId, request: schemas.Change) -> schemas.Picture:
         return editor.edit(picture_id, number, request)
@@ -217,14 +229,27 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
     def delete_objects(picture_id: PictureId, request: schemas.NamedObjects) -> schemas.Picture:
         return editor.delete_objects(picture_id, request)
 
+    @changes.post("/pictures/{picture_id}/carry")
+    def post_carry(picture_id: PictureId, request: schemas.Carry) -> schemas.Picture:
+        return editor.carry(picture_id, request)
+
     @changes.post("/pictures/{picture_id}/objects/merge")
     def post_merge(picture_id: PictureId, request: schemas.NamedObjects) -> schemas.Picture:
         return editor.merge(picture_id, request)
 
     @looks.post("/tabs")
     def post_tab(request: schemas.Tab) -> schemas.TabState:
-        alone, holder = tabs.beat(request.tab, take=request.take)
-        return schemas.TabState(alone=alone, holder=holder)
+        alone, holder = tabs.beat(request.tab, request.picture, take=request.take)
+        project.watcher.look()
+        serial, changed = project.changed_since(request.since)
+        return schemas.TabState(
+            alone=alone,
+            holder=holder,
+            elsewhere=tabs.elsewhere(request.tab),
+            serial=serial,
+            files=project.watcher.serial,
+            changed=[line(entry) for entry in changed],
+        )
 
     @changes.put(
         "/pictures/{picture_id}/masks",
@@ -237,7 +262,7 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
     ) -> schemas.Picture:
         return await run_in_threadpool(editor.import_masks, picture_id, await request.body(), revision)
 
-    @changes.post("/import")
+    @looks.post("/import")
     def post_import(request: schemas.CocoFile) -> schemas.Imported:
         return editor.import_coco(request)
 

@@ -102,6 +102,8 @@ class State:
     objects: tuple[SegmentedObject, ...] = ()
     next_id: int = 1
     last_class: int | None = None
+    nothing: bool = False
+    """Whether a person said that there is nothing to mark."""
 
     def object(self, number: int) -> SegmentedObject:
         """The finished object of an id.
@@ -207,6 +209,10 @@ def _import(state: State, event: Mapping[str, Any]) -> State:
     )
 
 
+def _nothing(state: State, event: Mapping[str, Any]) -> State:
+    return replace(state, nothing=bool(event["nothing"]))
+
+
 _EVENTS: Mapping[str, Callable[[State, Mapping[str, Any]], State]] = {
     "click": _click,
     "paint": _paint,
@@ -217,6 +223,7 @@ _EVENTS: Mapping[str, Callable[[State, Mapping[str, Any]], State]] = {
     "delete": _delete,
     "merge": _merge,
     "import": _import,
+    "nothing": _nothing,
 }
 
 

@@ -1,4 +1,4 @@
-"""Which of the browser's tabs may change things: the first, until it falls silent or another takes over."""
+"""The tab that may change a picture: the first there, until it leaves or another takes over."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class OtherTabError(ValueError):
 
     def __init__(self, holder: str) -> None:
         super().__init__(
-            "another tab is working on this folder; take over there or here, so that no work is made twice"
+            "another tab is working on this picture; take over there or here, so that no work is made twice"
         )
         self.holder = holder
 
 
 class Tabs:
-    """The holder of the right to change things.
+    """The holder of each picture: a tab holds the one that it shows.
 
     Args:
         clock: Seconds that only grow.
@@ -32,35 +32,44 @@ class Tabs:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._holder: str | None = None
-        self._seen = 0.0
+        self._holders: dict[str, tuple[str, float]] = {}  # picture -> its tab, and when that was seen
         self._lock = threading.Lock()
 
-    def beat(self, tab: str, *, take: bool = False) -> tuple[bool, str | None]:
-        """A tab shows that it is there.
+    def beat(self, tab: str, picture: str | None = None, *, take: bool = False) -> tuple[bool, str | None]:
+        """A tab shows which picture it is at; it lets go of any other.
 
         Returns:
-            Whether it may change things, and who may.
+            Whether it may change that picture, and who may.
         """
         with self._lock:
-            if take or self._living() in (None, tab):
-                self._holder = tab
-                self._seen = self._clock()
-            return self._holder == tab, self._holder
+            for other in [one for one, (holder, _) in self._holders.items() if holder == tab]:
+                if other != picture:
+                    del self._holders[other]
+            if picture is None:
+                return True, None
+            if take or self._living(picture) in (None, tab):
+                self._holders[picture] = (tab, self._clock())
+            holder = self._holders[picture][0]
+            return holder == tab, holder
 
-    def check(self, tab: str | None) -> None:
-        """Make sure that a tab may change things; a program that is no tab (None) may while there is none.
+    def check(self, tab: str | None, picture: str) -> None:
+        """Make sure that a tab may change a picture; a program that is no tab (None) may while there is none.
 
         Raises:
             OtherTabError: When another one may.
         """
         with self._lock:
-            living = self._living()
+            living = self._living(picture)
             if living is not None and living != tab:
                 raise OtherTabError(living)
             if tab is not None:
-                self._holder = tab
-                self._seen = self._clock()
+                self._holders[picture] = (tab, self._clock())
 
-    def _living(self) -> str | None:
-        return self._holder if self._holder is not None and self._clock() - self._seen < SILENCE else None
+    def elsewhere(self, tab: str) -> list[str]:
+        """The pictures that other tabs work on."""
+        with self._lock:
+            return sorted(one for one in self._holders if self._living(one) not in (None, tab))
+
+    def _living(self, picture: str) -> str | None:
+        holder, seen = self._holders.get(picture, (None, 0.0))
+        return holder if holder is not None and self._clock() - seen < SILENCE else None

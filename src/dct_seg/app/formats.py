@@ -1,0 +1,247 @@
+"""Other tools' formats: YOLO, Pascal VOC, CVAT, Label Studio, Datumaro.
+
+CVAT, Label Studio and Datumaro hold each mask to the pixel.
+A YOLO polygon has no parts and no holes, so a line of one pixel joins them. A VOC pixel holds one object, so
+that an object gives way to later ones.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dct_seg.rle import decode_part
+
+if TYPE_CHECKING:
+    from dct_seg.app.exports import Annotated
+    from dct_seg.app.project import ClassLabel
+    from dct_seg.app.state import SegmentedObject
+
+Files = Iterator[tuple[str, bytes]]
+MOST_OF_VOC = 254  # objects; 255 is nobody's
+
+
+def yolo(classes: Sequence[ClassLabel], pictures: Sequence[Annotated]) -> Files:
+    """YOLO's segmentation: a text file of polygons an image, and data.yaml with the names of the classes."""
+    place = {one.id: number for number, one in enumerate(classes)}
+    names = "".join(f"  {place[one.id]}: {json.dumps(one.name)}\n" for one in classes)
+    yield "data.yaml", f"path: .\ntrain: images\nval: images\nnames:\n{names}".encode()
+    for picture in pictures:
+        height, width = picture.size
+        lines = []
+        for one in picture.objects:
+            outline = (joined_outline(one) + 0.5) / [width, height]
+            lines.append(" ".join([str(place[one.class_id]), *(f"{value:.7g}" for value in outline.ravel())]))
+        yield f"labels/{picture.stem}.txt", "".join(f"{line}\n" for line in lines).encode()
+
+
+def joined_outline(one: SegmentedObject) -> NDArray[np.float64]:
+    """One closed line around all parts and holes of an object, (N, 2) of (col, row) at pixels' centers.
+
+    It goes from each outline to the next by the shortest way and comes back by the same.
+    """
+    found = decode_part(one.rle)
+    assert found is not None  # an object is never empty
+    (rows, cols), part = found
+    contours, _ = cv2.findContours(part.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    corner = np.array([cols.start, rows.start], np.float64)
+    loops = [line[:, 0] + corner for line in contours]
+    path = loops.pop(0)
+    while loops:
+        apart = [np.hypot(*(path[:, None] - loop[None]).transpose(2, 0, 1)) for loop in loops]
+        nearest = min(range(len(loops)), key=lambda number: apart[number].min())
+        start, end = np.unravel_index(apart[nearest].argmin(), apart[nearest].shape)
+        loop = np.roll(loops.pop(nearest), -int(end), axis=0)
+        path = np.concatenate([path[: start + 1], loop, loop[:1], path[start:]])
+    return np.concatenate([path, path[-1:], path[-1:]])[: max(3, len(path))]
+
+
+def voc(classes: Sequence[ClassLabel], pictures: Sequence[Annotated]) -> Files:
+    """Pascal VOC: PNGs of classes and of objects in VOC's palette.
+
+    Raises:
+        ValueError: When an image has more objects, or there are more classes, than a PNG of 8 bits holds.
+    """
+    if len(classes) > MOST_OF_VOC:
+        raise ValueError(f"VOC holds {MOST_OF_VOC} classes, here are {len(classes)}; export coco or cvat")
+    place = {one.id: number for number, one in enumerate(classes, start=1)}
+    colors = voc_colors().reshape(-1, 3)
+    names = ["background", *(one.name for one in classes)]
+    label_map = "".join(f"{name}:{r},{g},{b}::\n" for name, (r, g, b) in zip(names, colors, strict=False))
+    yield "labelmap.txt", f"# label:color_rgb:parts:actions\n{label_map}".encode()
+    yield "ImageSets/Segmentation/default.txt", "".join(f"{one.stem}\n" for one in pictures).encode()
+    for picture in pictures:
+        if len(picture.objects) > MOST_OF_VOC:
+            raise ValueError(
+                f"{picture.name} has {len(picture.objects)} objects, VOC holds {MOST_OF_VOC}; "
+                "export coco or cvat"
+            )
+        by_class, by_object = np.zeros(picture.size, np.uint8), np.zeros(picture.size, np.uint8)
+        for number, one in enumerate(picture.objects, start=1):
+            found = decode_part(one.rle)
+            if found is not None:
+                by_class[found[0]][found[1]] = place[one.class_id]
+                by_object[found[0]][found[1]] = number
+        yield f"SegmentationClass/{picture.stem}.png", _palette_png(by_class)
+        yield f"SegmentationObject/{picture.stem}.png", _palette_png(by_object)
+
+
+def voc_colors() -> NDArray[np.uint8]:
+    """VOC's palette, (256, 3): the bits of a label spread over its color.
+
+    Example:
+        >>> voc_colors()[[0, 1, 2, 255]].tolist()
+        [[0, 0, 0], [128, 0, 0], [0, 128, 0], [224, 224, 192]]
+    """
+    labels = np.arange(256)
+    channels = [
+        sum(((labels >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3)) for channel in range(3)
+    ]
+    return np.stack(channels, axis=1).astype(np.uint8)
+
+
+def cvat(classes: Sequence[ClassLabel], pictures: Sequence[Annotated]) -> Files:
+    """CVAT for images 1.1: one XML, each object a mask of run lengths."""
+    names = {one.id: one.name for one in classes}
+    root = ElementTree.Element("annotations")
+    ElementTree.SubElement(root, "version").text = "1.1"
+    labels = ElementTree.SubElement(
+        ElementTree.SubElement(ElementTree.SubElement(root, "meta"), "task"), "labels"
+    )
+    for one in classes:
+        label = ElementTree.SubElement(labels, "label")
+        for tag, text in (("name", one.name), ("color", one.color), ("type", "mask"), ("attributes", "")):
+            ElementTree.SubElement(label, tag).text = text
+    for number, picture in enumerate(pictures):
+        height, width = (str(side) for side in picture.size)
+        image = ElementTree.SubElement(
+            root, "image", {"id": str(number), "name": picture.name, "width": width, "height": height}
+        )
+        for made in picture.objects:
+            found = decode_part(made.rle)
+            if found is None:
+                continue
+            (rows, cols), part = found
+            box = {"left": cols.start, "top": rows.start, "width": part.shape[1], "height": part.shape[0]}
+            ElementTree.SubElement(
+                image,
+                "mask",
+                {
+                    "label": names[made.class_id],
+                    "source": "manual",
+                    "occluded": "0",
+                    "rle": ", ".join(map(str, row_runs(part))),
+                    **{key: str(value) for key, value in box.items()},
+                    "z_order": "0",
+                },
+            )
+    ElementTree.indent(root)
+    yield "annotations.xml", ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+
+
+def row_runs(part: NDArray[np.bool_]) -> list[int]:
+    """Lengths of the runs of a mask along its rows; the first is background and may be 0.
+
+    Example:
+        >>> row_runs(np.array([[False, True], [True, False]]))
+        [1, 2, 1]
+        >>> row_runs(np.array([[True, False]]))
+        [0, 1, 1]
+    """
+    flat = part.ravel()
+    ends = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    lengths: list[int] = np.diff(ends, prepend=0, append=flat.size).tolist()
+    return [0, *lengths] if flat[0] else lengths
+
+
+def label_studio(classes: Sequence[ClassLabel], pictures: Sequence[Annotated]) -> Files:
+    """Label Studio's JSON: a task an image, a brush mask an object."""
+    names = {one.id: one.name for one in classes}
+    tasks: list[dict[str, Any]] = []
+    for picture in pictures:
+        height, width = picture.size
+        result = []
+        for one in picture.objects:
+            mask = np.zeros(picture.size, bool)
+            found = decode_part(one.rle)
+            if found is not None:
+                mask[found[0]] = found[1]
+            value = {"format": "rle", "rle": brush_runs(mask), "brushlabels": [names[one.class_id]]}
+            result.append(
+                {
+                    "id": f"object{one.id}",
+                    "type": "brushlabels",
+                    "from_name": "tag",
+                    "to_name": "image",
+                    "original_width": width,
+                    "original_height": height,
+                    "image_rotation": 0,
+                    "value": value,
+                }
+            )
+        tasks.append({"data": {"image": picture.name}, "annotations": [{"result": result}]})
+    yield "label_studio.json", json.dumps(tasks).encode()
+
+
+def brush_runs(mask: NDArray[np.bool_]) -> list[int]:
+    """Label Studio's run lengths of a mask: bytes of a stream of bits.
+
+    The stream tells the number of values (the mask's, four times each, as channels), the bits of a value, the
+    bits of four kinds of lengths, and the runs: 1, the kind, the length less one, the value of 0 or 255.
+    """
+    sizes = (4, 8, 12, 16)
+    bits = [f"{4 * mask.size:032b}", f"{8 - 1:05b}", *(f"{size - 1:04b}" for size in sizes)]
+    for place, length in enumerate(row_runs(mask)):
+        left = 4 * length
+        while left:
+            taken = min(left, 2 ** sizes[-1])
+            kind = next(number for number, size in enumerate(sizes) if taken <= 2**size)
+            bits.append(f"1{kind:02b}{taken - 1:0{sizes[kind]}b}{255 * (place % 2):08b}")
+            left -= taken
+    stream = "".join(bits)
+    stream += "0" * (-len(stream) % 8)
+    return list(int(stream, 2).to_bytes(len(stream) // 8, "big"))
+
+
+def datumaro(classes: Sequence[ClassLabel], pictures: Sequence[Annotated]) -> Files:
+    """Datumaro's JSON: masks as COCO's run lengths."""
+    place = {one.id: number for number, one in enumerate(classes)}
+    labels = [{"name": one.name, "parent": "", "attributes": []} for one in classes]
+    items = []
+    for picture in pictures:
+        annotations = [
+            {
+                "id": one.id,
+                "type": "mask",
+                "attributes": {},
+                "group": one.id,
+                "label_id": place[one.class_id],
+                "rle": {"counts": one.rle["counts"], "size": list(one.rle["size"])},
+                "z_order": 0,
+            }
+            for one in picture.objects
+        ]
+        image = {"path": picture.name, "size": list(picture.size)}
+        items.append({"id": picture.stem, "annotations": annotations, "attr": {"frame": 0}, "image": image})
+    content = {
+        "info": {},
+        "categories": {"label": {"labels": labels, "attributes": []}},
+        "items": items,
+    }
+    yield "annotations/default.json", json.dumps(content).encode()
+
+
+def _palette_png(labels: NDArray[np.uint8]) -> bytes:
+    image = Image.fromarray(labels)
+    image.putpalette(voc_colors().ravel().tolist())
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return file.getvalue()

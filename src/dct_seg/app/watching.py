@@ -1,0 +1,144 @@
+"""New, renamed and deleted images of a folder that is being annotated."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dct_seg.app.folder import Entry, Folder
+
+PAUSE = 3.0  # seconds between two looks at the folder
+SHARE = 20  # a look that takes long is followed by a pause this many times as long
+
+
+class Watcher:
+    """Looks at a folder again, and finds the images whose files were renamed or are gone.
+
+    An image that is annotated is remembered with the size and the SHA-256 of its file, a line of JSON each: a
+    new file with the same content takes over the log of one that is gone.
+
+    Args:
+        folder: The images.
+        logs: Where their logs lie, ``ID.jsonl`` each.
+        adopt: Gives a log to an image: (id of the one that is gone, the new one); whether it could.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        logs: Path,
+        adopt: Callable[[str, Entry], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folder = folder
+        self._logs = logs
+        self._adopt = adopt
+        self._clock = clock
+        self._file = logs.parent / "files.jsonl"
+        self._known: dict[str, dict[str, Any]] = {}
+        self._scanning = threading.Lock()
+        self._next = clock() + PAUSE
+        self.serial = 0
+        """Changes of the list of images so far."""
+        self._read()
+        self._settle()
+
+    def look(self) -> None:
+        """Look again in the background, now and then."""
+        if self._clock() >= self._next and not self._scanning.locked():
+            threading.Thread(target=self.scan, daemon=True).start()
+
+    def scan(self) -> None:
+        """Look again now."""
+        with self._scanning:
+            began = self._clock()
+            before = self._folder.entries()
+            after = self._folder.scan()
+            adopted = self._settle()
+            if adopted or after != before:
+                self.serial += 1
+            self._next = self._clock() + max(PAUSE, SHARE * (self._clock() - began))
+
+    def remember(self, entry: Entry) -> None:
+        """Remember the content of an image's file, once."""
+        if entry.id in self._known or self._file.is_symlink():
+            return
+        try:
+            line = {"id": entry.id, "name": entry.name, **_content(entry.path)}
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError:
+            return  # it is annotated all the same, and tried again at the next change
+        self._known[entry.id] = line
+
+    def gone(self) -> list[Entry]:
+        """Images that have a log and no file."""
+        there = {entry.id for entry in self._folder.entries()}
+        return [self._lost(one) for one in self._log_ids() if one not in there]
+
+    def _log_ids(self) -> list[str]:
+        return sorted(path.stem for path in self._logs.glob("*.jsonl")) if self._logs.is_dir() else []
+
+    def _lost(self, picture_id: str) -> Entry:
+        name = self._known.get(picture_id, {}).get("name") or _name_in(self._logs / f"{picture_id}.jsonl")
+        name = name or picture_id
+        error = (
+            f"{name} is gone; its objects are kept, and exported. Put the file back, or under another name"
+        )
+        return Entry(picture_id, name, self._folder.root / name, error)
+
+    def _settle(self) -> bool:
+        """Give the logs of images that are gone to new files with the same content."""
+        known = {one.id: self._known[one.id] for one in self.gone() if one.id in self._known}
+        if not known:
+            return False
+        logs, sizes = set(self._log_ids()), {line["bytes"] for line in known.values()}
+        adopted = False
+        for entry in self._folder.entries():
+            try:
+                if entry.id in logs or entry.error or entry.path.stat().st_size not in sizes:
+                    continue
+                content = _content(entry.path)
+            except OSError:
+                continue
+            lost = next((one for one, line in known.items() if line["sha256"] == content["sha256"]), None)
+            if lost is not None and self._adopt(lost, entry):
+                del known[lost]
+                self.remember(entry)
+                adopted = True
+        return adopted
+
+    def _read(self) -> None:
+        try:
+            lines = self._file.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return
+        for line in lines:
+            try:
+                one = json.loads(line)
+                kept = {"name": str(one["name"]), "bytes": int(one["bytes"]), "sha256": str(one["sha256"])}
+                self._known[str(one["id"])] = kept
+            except (LookupError, TypeError, ValueError):  # noqa: PERF203  # a torn line costs one image
+                continue
+
+
+def _content(path: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def _name_in(log: Path) -> str | None:
+    try:
+        with log.open(encoding="utf-8", errors="replace") as file:
+            return str(json.loads(file.readline())["picture"])
+    except (OSError, LookupError, TypeError, ValueError):
+        return None
