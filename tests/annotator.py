@@ -13,10 +13,10 @@ from PIL import Image
 
 from dct_seg.app.project import Project
 from dct_seg.app.schemas import ModelCard
-from dct_seg.app.security import LOOPBACK
 from dct_seg.app.server import create_app
 from dct_seg.clicks import Click
 from dct_seg.methods.base import Method
+from dct_seg.web.guard import LOOPBACK
 
 API = "/api/v1"
 HEIGHT, WIDTH = 40, 60

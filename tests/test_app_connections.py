@@ -12,8 +12,9 @@ import pytest
 import uvicorn
 from annotator import API, Page, make_folder
 
-from dct_seg.app import connections, inside, security
-from dct_seg.app.command import server_config
+from dct_seg.app import inside
+from dct_seg.web import connections, guard
+from dct_seg.web.listening import server_config
 
 SHORT = 0.4  # seconds
 
@@ -28,7 +29,7 @@ def address(page: Page, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, 
     """Of a real server whose deadlines are short."""
     for name in ("HEAD_SECONDS", "UNREAD_SECONDS"):
         monkeypatch.setattr(connections, name, SHORT)
-    monkeypatch.setattr(security, "BODY_SECONDS", SHORT)
+    monkeypatch.setattr(guard, "BODY_SECONDS", SHORT)
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(server_config(page.app))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

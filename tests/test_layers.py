@@ -18,7 +18,7 @@ PACKAGE = ROOT.name
 MAX_LINES = 500
 
 LAYERS = [  # a room may import those above it in this list
-    {"arguments", "ranges", "registry", "clicks", "files", "processor", "rle", "stopping"},
+    {"arguments", "ranges", "registry", "clicks", "files", "processor", "rle", "stopping", "web"},
     {"click_encoders", "simulation", "metrics", "pictures", "prediction", "configurations"},
     {"models"},
     {"interaction", "data", "prompts"},

@@ -54,7 +54,7 @@ class Mouse:
         found = []
 
         def wrapped(kind: str, at: tuple[float, ...]) -> Any:
-            return ReadOnlyWrapper(self.event(kind, at, button, modifiers))
+            return ReadOnlyWrapper(self.event(kind, at, button, modifiers), exceptions=("handled",))
 
         self.hand_over.mouse_press_callbacks(self.viewer, wrapped("mouse_press", places[0]))
         for place in places[1:]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dct_seg.adapters.gestures import Size
-from dct_seg.models.dct_net import DCTNet
+from dct_seg.models.network import InteractiveNetwork
 from dct_seg.models.pretrained import DEFAULT
 from dct_seg.predictor import Predictor
 
@@ -39,16 +39,23 @@ class Predictors:
             weights: A shipped name, a file of weights or a checkpoint.
             keep: Images whose predictors are kept.
         """
-        net = DCTNet.from_pretrained(weights)
+        net = InteractiveNetwork.from_pretrained(weights)
         return cls(lambda: Predictor(net), keep=keep)
 
     @contextmanager
-    def on(self, key: Hashable, load: Callable[[], NDArray[np.uint8]]) -> Iterator[tuple[Predictor, Size]]:
+    def on(
+        self,
+        key: Hashable,
+        load: Callable[[], NDArray[np.uint8]],
+        *,
+        start: NDArray[np.bool_] | None = None,
+    ) -> Iterator[tuple[Predictor, Size]]:
         """The predictor of an image and the image's (height, width), for the length of a ``with`` block.
 
         Args:
-            key: Names the image; the same key means the same pixels.
+            key: Names the image and the start; the same key means the same ones.
             load: Gives the image, (H, W, 3); called only for an image that is not kept.
+            start: (H, W) bool, the mask that the first click corrects, or None.
         """
         with self._lock:
             known = key in self._kept
@@ -57,7 +64,7 @@ class Predictors:
             if key not in self._kept:
                 predictor = self._make()
                 image = load() if image is None else image
-                predictor.set_image(image)
+                predictor.set_image(image, start=start)
                 self._kept[key] = predictor, (image.shape[0], image.shape[1])
             self._kept.move_to_end(key)
             while len(self._kept) > self._keep:

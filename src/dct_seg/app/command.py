@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import socket
 import sys
 import threading
 import webbrowser
@@ -15,9 +14,6 @@ from dct_seg.arguments import CommandParser
 from dct_seg.models.pretrained import DEFAULT
 
 if TYPE_CHECKING:
-    import uvicorn
-    from fastapi import FastAPI
-
     from dct_seg.app.schemas import ModelCard
     from dct_seg.methods.base import Method
 
@@ -57,46 +53,31 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
     given = parser.parse_args(args)
     try:
-        import uvicorn
+        import uvicorn  # noqa: F401
 
         from dct_seg.app import server
         from dct_seg.app.project import Project
-        from dct_seg.app.security import LOOPBACK
+        from dct_seg.web.guard import LOOPBACK
+        from dct_seg.web.listening import listen, serve, url_of
     except ImportError as error:
         raise ImportError(f"the annotator needs {error.name}; pip install 'dct-seg[app]'") from error
 
     names = [name.strip() for name in given.classes.split(",") if name.strip()]
-    listener = _listen(given.host, given.port)
+    listener = listen(given.host, given.port)
     local = given.host in LOOPBACK
     token = None if local else secrets.token_urlsafe(24)
     project = Project(given.folder, names)
     make_method, card = _method(given.weights)
     app = server.create_app(project, make_method, model=card, token=token, hosts=LOOPBACK if local else None)
-    url = _url(given.host, listener.getsockname()[1], token)
+    url = url_of(given.host, listener, token)
     sys.stdout.write(
         f"{len(project.folder.entries())} pictures in {Path(given.folder)}; press Ctrl+C to stop\n{url}\n"
     )
     sys.stdout.flush()
     if not given.no_browser:
         threading.Timer(0.5, webbrowser.open, [url]).start()
-    uvicorn.Server(server_config(app)).run(sockets=[listener])
+    serve(app, listener)
     return 0
-
-
-def server_config(app: FastAPI) -> uvicorn.Config:
-    """How the application is served: quietly, on connections with deadlines."""
-    import uvicorn
-
-    from dct_seg.app.connections import TimedConnection
-
-    return uvicorn.Config(
-        app,
-        http=TimedConnection,
-        log_level="warning",
-        server_header=False,
-        timeout_graceful_shutdown=3,
-        h11_max_incomplete_event_size=65536,
-    )
 
 
 def _method(weights: str) -> tuple[Callable[[], Method], ModelCard]:
@@ -107,24 +88,3 @@ def _method(weights: str) -> tuple[Callable[[], Method], ModelCard]:
 
     net = InteractiveNetwork.from_pretrained(weights)
     return lambda: DCTNetMethod(net=net), ModelCard(name=Path(weights).stem, prompts="drag")
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except (OSError, OverflowError) as error:
-        raise ValueError(
-            f"{host}:{port} cannot be listened on ({error}); give another --port, or 0 for a free one"
-        ) from error
-    return listener
-
-
-def _url(host: str, port: int, token: str | None) -> str:
-    name = socket.gethostname() if host in ("0.0.0.0", "::", "") else host
-    name = f"[{name}]" if ":" in name else name
-    return f"http://{name}:{port}/" + (f"?token={token}" if token else "")

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
 from fastapi import Path as PathParameter
@@ -23,10 +23,11 @@ from dct_seg.app import exports, schemas, wire
 from dct_seg.app.editing import Editor, StaleError
 from dct_seg.app.folder import Entry, NoSuchPictureError
 from dct_seg.app.project import ClassLabel, Project
-from dct_seg.app.security import Guard
 from dct_seg.app.state import NoSuchObjectError
 from dct_seg.app.tabs import OtherTabError, Tabs
 from dct_seg.methods.base import Method
+from dct_seg.web.answers import http_error, malformed, problem
+from dct_seg.web.guard import Body, Guard
 
 API = "/api/v1"
 STATUS: dict[type[Exception], int] = {
@@ -81,11 +82,11 @@ def create_app(
         },
     )
     app.state.root = project.folder.root
-    app.add_middleware(Guard, token=token, hosts=hosts)
+    app.add_middleware(Guard, token=token, hosts=hosts, body_of=body_of, command="dct-seg annotate")
     for kind in STATUS:
         app.add_exception_handler(kind, _refused)
-    app.add_exception_handler(RequestValidationError, _malformed)
-    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, malformed(f"{API}/openapi.json"))
+    app.add_exception_handler(HTTPException, http_error)
     tabs = Tabs()
     app.include_router(_routes(project, Editor(project, make_method), tabs, model), prefix=API)
     _add_page(app)
@@ -103,6 +104,13 @@ PROBLEMS = {
     422: "Not what the schema asks for.",
     507: "The disk does not take it, or another program has changed the work; nothing has changed.",
 }
+
+
+def body_of(path: str) -> Body:
+    """Limits of a request's body: COCO JSON, mask PNGs, anything else."""
+    if path.endswith("/masks"):
+        return Body(64 * 2**20, ("image/png",))
+    return Body(128 * 2**20 if path == f"{API}/import" else 2**20)
 
 
 def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCard) -> APIRouter:
@@ -299,10 +307,6 @@ def _add_page(app: FastAPI) -> None:
         app.mount("/assets", StaticFiles(directory=page / "assets"), name="assets")
 
 
-def _problem(status: int, error: str, **more: Any) -> JSONResponse:
-    return JSONResponse({"error": " ".join(error.split()), **more}, status_code=status)
-
-
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     status = next(status for kind, status in STATUS.items() if isinstance(error, kind))
     line = str(error)
@@ -310,18 +314,4 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
         line = f"the disk does not take or give it ({error.strerror}); nothing has changed, try again"
     root: Path = request.app.state.root
     holder = {"holder": error.holder} if isinstance(error, OtherTabError) else {}
-    return _problem(status, line.replace(str(root), root.name), **holder)
-
-
-async def _malformed(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    found = [
-        f"{'.'.join(str(part) for part in one['loc'][1:]) or one['loc'][0]}: {one['msg']}"
-        for one in error.errors()[:3]
-    ]
-    return _problem(422, f"{'; '.join(found)}; {API}/openapi.json shows what is taken"[:1000])
-
-
-async def _http_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    return _problem(error.status_code, str(error.detail))
+    return problem(status, line.replace(str(root), root.name), **holder)

@@ -10,10 +10,12 @@ network, each request needs the token.
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import hmac
 import json
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -22,8 +24,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 TOKEN_HEADER = "X-DCT-Seg-Token"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CHANGES = ("POST", "PUT", "PATCH", "DELETE")
-MAX_BODY = {"/api/v1/import": 128 * 2**20, "masks": 64 * 2**20, "": 2**20}
-"""Bytes a request may bring: COCO JSON, mask PNGs, anything else."""
 BODY_SECONDS = 20.0
 """Without a byte of a body that is announced."""
 
@@ -51,6 +51,18 @@ HEADERS = {
 }
 
 
+class Body(NamedTuple):
+    """Limits of a request's body.
+
+    Args:
+        max_bytes: Bytes it may have.
+        media_types: Content types it may have.
+    """
+
+    max_bytes: int
+    media_types: tuple[str, ...] = ("application/json",)
+
+
 class _RefusedBodyError(Exception):
     """A body that is too large or does not come; says with which status and line it is answered."""
 
@@ -66,12 +78,24 @@ class Guard:
         app: What is guarded.
         token: Every request but those for the page's own files must carry it; None for none.
         hosts: Names that the Host header may have, in lower case; None for any.
+        body_of: Limits of the body of a request to a path.
+        command: The command that prints the token.
     """
 
-    def __init__(self, app: ASGIApp, *, token: str | None, hosts: Collection[str] | None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        token: str | None,
+        hosts: Collection[str] | None,
+        body_of: Callable[[str], Body],
+        command: str,
+    ) -> None:
         self.app = app
         self._token = token
         self._hosts = hosts
+        self._body_of = body_of
+        self._command = command
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
@@ -84,7 +108,7 @@ class Guard:
         if refused is not None:
             await _answer(*refused, send)
             return
-        limit = max_body(scope["path"])
+        limit = self._body_of(scope["path"]).max_bytes
         read = 0
         began = False
         is_whole = False
@@ -123,8 +147,7 @@ class Guard:
             if not began:
                 await _answer(
                     500,
-                    "the annotator failed at this; its terminal tells where, and what was answered before is "
-                    "safe",
+                    "the server failed at this; its terminal tells where; what was answered before is safe",
                     send,
                 )
             raise
@@ -135,11 +158,11 @@ class Guard:
             known = ", ".join(sorted(self._hosts))
             return 403, f"the Host header names '{host[:100]}'; ask under one of: {known}"
         if self._token is not None and not scope["path"].startswith("/assets/"):
-            given = headers.get(TOKEN_HEADER) or _last(scope.get("query_string", b""), "token")
+            given = _token_of(headers) or _last(scope.get("query_string", b""), "token")
             if not hmac.compare_digest(given.encode(), self._token.encode()):
                 return (
                     403,
-                    "the token is missing or wrong; open the address that `dct-seg annotate` printed (or "
+                    f"the token is missing or wrong; open the address that `{self._command}` printed (or "
                     f"send {TOKEN_HEADER})",
                 )
         origin = headers.get("origin")
@@ -152,15 +175,10 @@ class Guard:
             if scope["path"].startswith("/api/"):  # a link may lead to the page itself, which holds no data
                 return 403, f"{who} may not read anything here; open the annotator's own page"
         if scope["method"] in CHANGES:
-            problem = _body_problem(scope["path"], headers)
+            problem = _body_problem(self._body_of(scope["path"]), headers)
             if problem is not None:
                 return problem
         return None
-
-
-def max_body(path: str) -> int:
-    """Bytes that a request to a path may bring."""
-    return MAX_BODY["masks"] if path.endswith("/masks") else MAX_BODY.get(path, MAX_BODY[""])
 
 
 def host_name(host: str) -> str:
@@ -186,18 +204,32 @@ def urlsplit_netloc(origin: str) -> str:
         return ""
 
 
-def _body_problem(path: str, headers: Headers) -> tuple[int, str] | None:
+def _token_of(headers: Headers) -> str:
+    """The token in a header: our own, a bearer's, or the password of a client that knows only Basic."""
+    kind, _, value = headers.get("authorization", "").partition(" ")
+    if headers.get(TOKEN_HEADER):
+        return headers[TOKEN_HEADER]
+    if kind.lower() == "bearer":
+        return value.strip()
+    if kind.lower() != "basic":
+        return ""
+    try:
+        return base64.b64decode(value, validate=True).decode().partition(":")[2]
+    except (binascii.Error, ValueError):
+        return ""
+
+
+def _body_problem(body: Body, headers: Headers) -> tuple[int, str] | None:
     length = headers.get("content-length")
     if length is not None and not (length.isascii() and length.isdigit()):
         return 400, "the Content-Length is no number"
-    if length is not None and int(length) > max_body(path):
-        return 413, _too_large(max_body(path))
+    if length is not None and int(length) > body.max_bytes:
+        return 413, _too_large(body.max_bytes)
     if length in (None, "0") and "transfer-encoding" not in headers:
         return None
-    wanted = "image/png" if path.endswith("/masks") else "application/json"
     given = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if given != wanted:
-        return 415, f"the body is '{given[:100]}'; send {wanted}"
+    if given not in body.media_types:
+        return 415, f"the body is '{given[:100]}'; send {' or '.join(body.media_types)}"
     return None
 
 

@@ -1,0 +1,93 @@
+"""Requests and answers of ``dct-seg serve``; the OpenAPI schema is made of these.
+
+Places and lengths are in pixels of the upright image, (row, col); an integer is a pixel's center.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
+
+from dct_seg.clicks import Click
+
+MAX_CLICKS = 200
+MAX_PACKED = 4 * 2**20
+FARTHEST = 1e6  # pixels; what lies beyond is a mistake, not a click
+
+
+class Model(BaseModel):
+    """Strict about names: a misspelt field is an error, not a default."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+Pixels = Annotated[float, Field(ge=-FARTHEST, le=FARTHEST)]
+Length = Annotated[float, Field(ge=0, le=FARTHEST)]
+Whole = Annotated[int, Field(ge=0, le=2**31, strict=True)]
+
+
+class Problem(Model):
+    """Any answer of 400 and above: what was given, what was wanted, how to mend it."""
+
+    error: str
+
+
+class Health(Model):
+    """The server at work."""
+
+    status: str
+    version: str
+    weights: str
+
+
+class Image(Model):
+    """An image that the server holds."""
+
+    id: str
+    height: int
+    width: int
+
+
+class OneClick(Model):
+    """A click; without a radius, the Auto-Drag-Head chooses one."""
+
+    row: Pixels
+    col: Pixels
+    positive: StrictBool = True
+    radius: Length | None = None
+
+    def to_click(self) -> Click:
+        """The click itself."""
+        return Click(self.row, self.col, self.positive, self.radius)
+
+
+class Rle(Model):
+    """A mask as COCO's run-length encoding."""
+
+    size: Annotated[list[Whole], Field(min_length=2, max_length=2, description="[height, width]")]
+    counts: (
+        Annotated[str, Field(max_length=MAX_PACKED, description="packed, as pycocotools writes it")]
+        | Annotated[list[Whole], Field(max_length=MAX_PACKED, description="runs, the first is background")]
+    )
+
+
+class Prompt(Model):
+    """All clicks on one object, in order."""
+
+    clicks: Annotated[list[OneClick], Field(max_length=MAX_CLICKS)]
+    threshold: Annotated[
+        float, Field(ge=0, lt=1, description="probability above which a pixel is object")
+    ] = 0.5
+    start: Rle | None = Field(default=None, description="the mask that the first click corrects")
+
+
+class Answer(Model):
+    """The mask after all clicks."""
+
+    mask: Rle
+    area: int = Field(description="pixels")
+    bbox: list[int] | None = Field(description="[row, col, height, width]; null for an empty mask")
+    score: float = Field(description="mean probability over the mask; not a predicted IoU")
+    clicks: list[OneClick] = Field(description="the clicks with the radii that were used")
+    seconds: float

@@ -1,0 +1,104 @@
+"""The commands ``dct-seg serve`` and ``dct-seg label-studio``: predictors behind a socket, until stopped."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dct_seg.arguments import CommandParser
+from dct_seg.models.pretrained import DEFAULT
+
+if TYPE_CHECKING:
+    import argparse
+
+    from starlette.types import ASGIApp
+
+    from dct_seg.adapters.predictors import Predictors
+
+TOKEN = "DCT_SEG_TOKEN"
+"""Environment variable: a token to ask for, instead of a new one at each start."""
+
+MakeApp = Callable[["Predictors", str, "str | None", "Collection[str] | None"], "ASGIApp"]
+"""An application of predictors, the weights' name, a token and the hosts that are let in."""
+
+
+def main(args: Sequence[str]) -> int:
+    """Run ``dct-seg serve``.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError: When what was given cannot be used.
+    """
+    parser = parser_of("dct-seg serve", "Click segmentation over HTTP, for programs.", port=8766)
+    given = parser.parse_args(args)
+    try:
+        from dct_seg.adapters.serve import API, create_app
+    except ImportError as error:
+        raise ImportError(f"`dct-seg serve` needs {error.name}; pip install 'dct-seg[app]'") from error
+
+    def make(
+        predictors: Predictors, weights: str, token: str | None, hosts: Collection[str] | None
+    ) -> ASGIApp:
+        return create_app(predictors, weights=weights, token=token, hosts=hosts)
+
+    return run(given, make, f"{API.lstrip('/')}/openapi.json")
+
+
+def parser_of(prog: str, description: str, *, port: int) -> CommandParser:
+    """A parser with what every server takes.
+
+    Args:
+        prog: The command.
+        description: One line.
+        port: Default of ``--port``.
+    """
+    parser = CommandParser(prog=prog, description=description)
+    parser.add_argument(
+        "--weights",
+        default=DEFAULT,
+        metavar="NAME_OR_PATH",
+        help=f"a shipped model, weights or a checkpoint ({DEFAULT})",
+    )
+    parser.add_argument("--port", type=int, default=port, metavar="N", help=f"0 takes a free one ({port})")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="H",
+        help=f"0.0.0.0 opens it to the network and asks for a token, that of {TOKEN} or a new one",
+    )
+    return parser
+
+
+def run(given: argparse.Namespace, make: MakeApp, path: str) -> int:
+    """Serve until stopped.
+
+    Args:
+        given: ``weights``, ``host`` and ``port``.
+        make: Builds the application.
+        path: Part of the address that is printed.
+
+    Returns:
+        0.
+    """
+    from dct_seg.adapters.predictors import Predictors
+    from dct_seg.web.guard import LOOPBACK
+    from dct_seg.web.listening import listen, serve, url_of
+
+    listener = listen(given.host, given.port)
+    is_local = given.host in LOOPBACK
+    token = os.environ.get(TOKEN) or (None if is_local else secrets.token_urlsafe(24))
+    predictors = Predictors.from_pretrained(given.weights)
+    app = make(predictors, Path(given.weights).stem, token, LOOPBACK if is_local else None)
+    sys.stdout.write(f"{url_of(given.host, listener)}{path}\n")
+    if token and TOKEN not in os.environ:
+        sys.stdout.write(f"token: {token}\n")
+    sys.stdout.write("press Ctrl+C to stop\n")
+    sys.stdout.flush()
+    serve(app, listener)
+    return 0

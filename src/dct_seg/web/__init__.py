@@ -1,0 +1,1 @@
+"""Parts that every HTTP interface here shares: the guard, answers to mistakes, the socket."""
