@@ -41,6 +41,7 @@ COMMANDS = (
     Command("annotate", "using", "app.command:main", "annotate a folder of images in the browser"),
     Command("predict", "using", "app.predict_command:main", "masks of images from clicks or a click log"),
     Command("serve", "using", "adapters.serve_command:main", "click segmentation over HTTP, for programs"),
+    Command("label-studio", "using", "adapters.serve_command:label_studio", "an ML backend of Label Studio"),
     Command(
         "cvat-function", "using", "adapters.cvat_nuclio:main", "files of a serverless interactor of CVAT"
     ),

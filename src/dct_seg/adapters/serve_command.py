@@ -50,6 +50,46 @@ def main(args: Sequence[str]) -> int:
     return run(given, make, f"{API.lstrip('/')}/openapi.json")
 
 
+def label_studio(args: Sequence[str]) -> int:
+    """Run ``dct-seg label-studio``.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError: When what was given cannot be used.
+    """
+    parser = parser_of("dct-seg label-studio", "A machine learning backend of Label Studio.", port=9090)
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="images may come from this host too, such as that of a storage's pre-signed URLs; repeat it",
+    )
+    parser.epilog = (
+        "LABEL_STUDIO_URL is the address of Label Studio, LABEL_STUDIO_API_KEY a token of an account there."
+    )
+    given = parser.parse_args(args)
+    try:
+        from dct_seg.adapters.label_studio import create_app
+        from dct_seg.adapters.task_images import TaskImages
+    except ImportError as error:
+        raise ImportError(
+            f"`dct-seg label-studio` needs {error.name}; pip install 'dct-seg[labelstudio]'"
+        ) from error
+    images = TaskImages(
+        os.environ.get("LABEL_STUDIO_URL", ""), os.environ.get("LABEL_STUDIO_API_KEY", ""), given.allow_host
+    )
+
+    def make(
+        predictors: Predictors, weights: str, token: str | None, hosts: Collection[str] | None
+    ) -> ASGIApp:
+        return create_app(predictors, images, weights=weights, token=token, hosts=hosts)
+
+    return run(given, make, "")
+
+
 def parser_of(prog: str, description: str, *, port: int) -> CommandParser:
     """A parser with what every server takes.
 

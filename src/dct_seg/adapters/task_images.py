@@ -1,0 +1,146 @@
+"""Images of Label Studio's tasks: fetched from Label Studio itself, and from hosts that were named."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Collection
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dct_seg.data.images import decode_image
+
+MAX_IMAGE = 64 * 2**20
+SECONDS = 20.0
+ACCESS_SECONDS = 240.0
+"""An access token is renewed after this time; Label Studio's own lives five minutes."""
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Redirects to known hosts only, and without the token to any host but the first."""
+
+    def __init__(self, hosts: Collection[str]) -> None:
+        self._hosts = hosts
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        target = urlsplit(newurl)
+        if target.scheme not in ("http", "https") or target.netloc not in self._hosts:
+            raise ValueError(_unknown_host(target.netloc))
+        request = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if request is not None and target.netloc != urlsplit(req.full_url).netloc:
+            request.remove_header("Authorization")
+        return request
+
+
+class TaskImages:
+    """Reads what a task names as its image.
+
+    Args:
+        url: Address of Label Studio, or "" where it serves no image.
+        api_key: A legacy token or a personal access token of Label Studio, or "".
+        hosts: Further hosts, ``name`` or ``name:port``, that images may come from.
+
+    Raises:
+        ValueError: When the address is none.
+    """
+
+    def __init__(self, url: str = "", api_key: str = "", hosts: Collection[str] = ()) -> None:
+        parts = urlsplit(url)
+        if url and (parts.scheme not in ("http", "https") or not parts.netloc):
+            raise ValueError(f"'{url}' is no address of Label Studio; give http://HOST:PORT")
+        self._url = url.rstrip("/")
+        self._own = parts.netloc
+        self._key = api_key
+        self._hosts = {*hosts, *([parts.netloc] if parts.netloc else [])}
+        self._opener = urllib.request.build_opener(_Redirects(self._hosts))
+        self._access = ""
+        self._access_until = 0.0
+
+    def read(self, source: str) -> NDArray[np.uint8]:
+        """An image, (H, W, 3), upright.
+
+        Args:
+            source: A path below Label Studio, an address, or a ``data:`` address.
+
+        Raises:
+            ValueError: When it must not or cannot be read; one line.
+        """
+        return decode_image(self._bytes(source))
+
+    def _bytes(self, source: str) -> bytes:
+        scheme, _, rest = source.partition(":")
+        if scheme == "data":
+            try:
+                return base64.b64decode(rest.partition("base64,")[2], validate=True)
+            except (binascii.Error, ValueError) as error:
+                raise ValueError(f"the image's data: address is not base64 ({error})") from error
+        if source.startswith("/"):
+            if not self._url:
+                raise ValueError(
+                    f"the image {source[:100]} lies in Label Studio; set LABEL_STUDIO_URL to its address"
+                )
+            return self._fetch(self._url + source)
+        host = urlsplit(source).netloc
+        if scheme not in ("http", "https"):
+            raise ValueError(
+                f"{source[:100]} cannot be read here; turn on pre-signed URLs in the storage's settings"
+            )
+        if host not in self._hosts:
+            raise ValueError(_unknown_host(host))
+        return self._fetch(source)
+
+    def _fetch(self, url: str) -> bytes:
+        request = urllib.request.Request(url)
+        if self._key and urlsplit(url).netloc == self._own:
+            request.add_header("Authorization", self._authorization())
+        data = self._opened(request, MAX_IMAGE + 1)
+        if len(data) > MAX_IMAGE:
+            raise ValueError(f"the image is larger than {MAX_IMAGE // 2**20} MiB; give a smaller one")
+        return data
+
+    def _authorization(self) -> str:
+        """The header's value; a personal access token is exchanged for one of five minutes first."""
+        if self._key.count(".") != 2:  # no JSON web token
+            return f"Token {self._key}"
+        if time.monotonic() >= self._access_until:
+            request = urllib.request.Request(
+                f"{self._url}/api/token/refresh",
+                json.dumps({"refresh": self._key}).encode(),
+                {"Content-Type": "application/json"},
+            )
+            try:
+                self._access = str(json.loads(self._opened(request, 2**16))["access"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"Label Studio does not take LABEL_STUDIO_API_KEY ({error}); make a new one"
+                ) from error
+            self._access_until = time.monotonic() + ACCESS_SECONDS
+        return f"Bearer {self._access}"
+
+    def _opened(self, request: urllib.request.Request, limit: int) -> bytes:
+        try:
+            with self._opener.open(request, timeout=SECONDS) as answer:
+                data: bytes = answer.read(limit)
+                return data
+        except urllib.error.HTTPError as error:
+            advice = (
+                "; set LABEL_STUDIO_API_KEY to a token of an account that may see it"
+                if error.code in (401, 403)
+                else ""
+            )
+            raise ValueError(f"{request.full_url[:200]} answered {error.code}{advice}") from error
+        except OSError as error:
+            raise ValueError(f"{request.full_url[:200]} cannot be fetched ({error})") from error
+
+
+def _unknown_host(host: str) -> str:
+    return f"images from '{host[:100]}' are not fetched; start with --allow-host {host[:100]} to allow it"
