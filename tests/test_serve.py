@@ -179,7 +179,7 @@ BAD = [
         "mask.png",
         PROMPT[:-1] + ', "start": {"size": [40, 60], "counts": [4]}}',
         400,
-        "has runs that add up to just that",
+        "has runs that do not add up to it",
     ),
     ("9 MiB", "predict", " " * (9 * 2**20), 413, "larger than 8 MiB"),
 ]
@@ -197,7 +197,7 @@ def test_prompt_that_is_wrong_gets_one_line(
 
 
 FILES = [
-    ("nonsense", b"nonsense", "image/png", 400, "the image cannot be decoded (no image that is known here)"),
+    ("nonsense", b"nonsense", "image/png", 400, "the image cannot be decoded (not one of AVIF"),
     ("nothing", b"", "image/png", 400, "the image cannot be decoded"),
     ("cut short", png()[:3000], "image/png", 400, "the image cannot be decoded"),
     (
