@@ -105,7 +105,6 @@ model:
   schedule: cosine
   losses: {bce: 1.0, dice: 1.0}
   train_clicks: [2, 2]
-  drag_share: 0.75
   val_prompts: [drag, click]
   val_clicks: 5
 data:
@@ -117,6 +116,7 @@ data:
   samples_per_epoch: 160
   max_val_samples: 16
   num_workers: 0
+  drag_share: 0.75
 trainer:
   max_epochs: 5
   precision: 32-true

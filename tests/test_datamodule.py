@@ -66,7 +66,7 @@ def test_a_batch_has_the_shapes_and_types_that_are_promised(tmp_path: Path) -> N
         assert not (batch["mask"] & batch["ignore"]).any()
         assert batch["sample_id"].dtype == torch.int64
         assert len(batch["name"]) == num
-        assert set(batch) == {"image", "mask", "ignore", "sample_id", "name"}
+        assert set(batch) - {"first_click"} == {"image", "mask", "ignore", "sample_id", "name"}
 
 
 def test_training_and_held_out_photographs_are_apart_and_complete(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from dct_seg.data.sampling import (
     is_held_out,
 )
 from dct_seg.ranges import check_number, check_span
+from dct_seg.simulation import Place, Rule, UserSettings
 
 Batch = dict[str, Any]
 
@@ -36,9 +37,12 @@ class ClickSimulatorDataModule(LightningDataModule):
     """Batches of one object each: cropped and augmented for training, as they are for validation.
 
     A batch is ``image`` (B, 3, H, W) float32 in 0..1, ``mask`` and ``ignore`` (B, H, W) bool, ``sample_id``
-    (B,) int64 and ``name``, a list. An epoch of training shows every photograph once, with one of its objects
-    (the paper's 8,498 samples of SBD), unless ``root`` has weights or ``samples_per_epoch`` is given. The
-    Trainer must run with ``use_distributed_sampler=False``: the samplers here know their rank.
+    (B,) int64 and ``name``, a list. In training it also has ``first_click`` (B, 3), row, column and radius in
+    pixels: the workers make the simulated user's first click, which depends on the ground truth alone, and
+    the task makes the later ones with the same user. An epoch of training shows every photograph once, with
+    one of its objects (the paper's 8,498 samples of SBD), unless ``root`` has weights or
+    ``samples_per_epoch`` is given. The Trainer must run with ``use_distributed_sampler=False``: the samplers
+    here know their rank.
 
     Args:
         dataset: Name of a registered data set.
@@ -76,6 +80,13 @@ class ClickSimulatorDataModule(LightningDataModule):
         transform: Used for training in place of everything from ``crop_size`` to ``color_jitter``: any
             callable ``(image=, mask=) -> dict``, such as an ``albumentations.Compose``; mask is 0, 1 or 255
             (ignore).
+        rule: Rule by which the simulated user chooses each training click after the first;
+            ``largest_region`` is the paper's.
+        place: Click at the region's ``center``, or anywhere in its ``core``. Not in the paper.
+        radius_noise: A told radius is multiplied by a uniform number in 1 - F .. 1 + F. Not in the paper.
+        click_jitter: Training clicks move up to this many pixels. Not in the paper.
+        drag_share: Share of training images whose clicks come with their radius; the others get that of the
+            Auto-Drag-Head.
 
     Raises:
         ValueError: When an argument is out of range, or the data set's name is unknown.
@@ -111,6 +122,11 @@ class ClickSimulatorDataModule(LightningDataModule):
         cache_mb: int = 2048,
         seed: int = 0,
         transform: Callable[..., dict[str, Any]] | None = None,
+        rule: Rule = "largest_region",
+        place: Place = "center",
+        radius_noise: float = 0.0,
+        click_jitter: float = 0.0,
+        drag_share: float = 1.0,
     ) -> None:
         super().__init__()
         for name in (dataset, val_dataset or dataset):
@@ -167,6 +183,7 @@ class ClickSimulatorDataModule(LightningDataModule):
         self.cache_mb = cache_mb
         self.seed = seed
         self.transform = transform
+        self.user = UserSettings(rule, place, radius_noise, click_jitter, drag_share)
         self.train_set: TrainingSet | None = None
         self.val_set: EvaluationSet | None = None
         self._folders: list[InteractiveDataset] = []
@@ -243,6 +260,7 @@ class ClickSimulatorDataModule(LightningDataModule):
             union=union,
             copy_paste=self.copy_paste,
             min_object_size=self.min_object_size,
+            user=self.user,
             cache_bytes=self.cache_mb * 2**20 // max(1, self.num_workers),
         )
 

@@ -15,6 +15,7 @@ from dct_seg.data.augment import augment
 from dct_seg.data.base import InteractiveDataset, Photo, PhotoCache
 from dct_seg.data.compositing import paste, union_of
 from dct_seg.data.images import IGNORE, UnreadableFileError
+from dct_seg.simulation import UserSettings
 
 _ATTEMPTS = 30
 
@@ -30,6 +31,7 @@ class TrainingSet(Dataset[dict[str, Any]]):
         copy_paste: Probability that an object is pasted onto another image; it is the target in half of these
             cases, and lies before or beside the photograph's own object in the others.
         min_object_size: A target with fewer than a quarter of that in pixels, after all, is drawn again.
+        user: Simulated user that makes the first click of each sample; None makes none.
         cache_bytes: Memory for decoded photographs, in each process.
     """
 
@@ -42,6 +44,7 @@ class TrainingSet(Dataset[dict[str, Any]]):
         union: Sequence[float],
         copy_paste: float = 0.0,
         min_object_size: int = 80,
+        user: UserSettings | None = None,
         cache_bytes: int = 0,
     ) -> None:
         self.datasets = datasets
@@ -50,6 +53,7 @@ class TrainingSet(Dataset[dict[str, Any]]):
         self.union = union
         self.copy_paste = copy_paste
         self.min_object_size = min_object_size
+        self.user = user
         self.cache = PhotoCache(cache_bytes)
         self._broken: set[tuple[int, int]] = set()
 
@@ -130,7 +134,11 @@ class TrainingSet(Dataset[dict[str, Any]]):
         if np.count_nonzero(codes == 1) < max(1, self.min_object_size // 4):
             return None
         folder = self.photos[number][0]
-        return to_tensors(image, codes == 1, codes == IGNORE, index, self.datasets[folder].name(index))
+        name = self.datasets[folder].name(index)
+        item = to_tensors(image, codes == 1, codes == IGNORE, index, name)
+        if self.user is not None:
+            item["first_click"] = self.user.first_click(item["mask"], item["ignore"], rng.random(2).tolist())
+        return item
 
     def _paste(
         self,
@@ -218,7 +226,7 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Returns:
         image (B, 3, H, W) float32 in 0..1; mask, ignore (B, H, W) bool; sample_id (B,) int64; name and, from
         the training set,
-        skipped: lists of strings.
+        skipped: lists of strings, and first_click (B, 3) float32.
     """
     height, width = (max(one["mask"].shape[axis] for one in samples) for axis in (0, 1))
     image = torch.zeros(
@@ -242,6 +250,8 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "sample_id": torch.tensor([one["sample_id"] for one in samples], dtype=torch.long),
         "name": [one["name"] for one in samples],
     }
+    if all("first_click" in one for one in samples):
+        batch["first_click"] = torch.stack([one["first_click"] for one in samples])
     if any("skipped" in one for one in samples):
         batch["skipped"] = [name for one in samples for name in one.get("skipped", [])]
     return batch

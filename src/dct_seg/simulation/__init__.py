@@ -1,5 +1,6 @@
 """The simulated user: where it clicks, what it drags."""
 
+from dct_seg.simulation.settings import UserSettings
 from dct_seg.simulation.user import (
     PROTOCOL_VERSION,
     NextClicks,
@@ -19,6 +20,7 @@ __all__ = [
     "Prompt",
     "Rule",
     "SimulatedUser",
+    "UserSettings",
     "first_click",
     "next_click",
     "predicted",

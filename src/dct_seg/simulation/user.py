@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -185,6 +186,8 @@ class SimulatedUser:
         self.radius_noise = radius_noise
         self.click_jitter = click_jitter
         self.generator = generator
+        self.first: NextClicks | None = None
+        """First clicks that were made before, where the ground truth was at hand; None makes them here."""
 
     def __call__(self, logits: Tensor | None, clicks: ClickBatch) -> NextClicks:
         """The next click of each image.
@@ -197,13 +200,18 @@ class SimulatedUser:
         Returns:
             The clicks, on the device of ``clicks``.
         """
+        if logits is None and self.first is not None:
+            return self._told(self.first.to(clicks.device))
         placement = None
         if self.place == "core" or self.click_jitter:
             placement = _Placement(self.place == "core", self.click_jitter, self._uniform(2).tolist())
         pred = None if logits is None else predicted(logits, self.threshold)
         rule: Rule = "max_distance" if pred is None else self.rule
         found = _simulate(pred, self.mask, self.ignore, clicks, rule, placement)
-        found = found.to(clicks.device)
+        return self._told(found.to(clicks.device))
+
+    def _told(self, found: NextClicks) -> NextClicks:
+        """The clicks with the radii that the model is told."""
         radii = found.true_radii
         if self.radius_noise:
             radii = radii * (1 + self.radius_noise * (2 * self._uniform(1)[:, 0] - 1)).to(radii)
@@ -215,6 +223,24 @@ class SimulatedUser:
         return torch.rand(
             len(self.mask), columns, dtype=torch.float64, generator=self.generator, device=device
         ).cpu()
+
+
+def simulate_first(
+    mask: Tensor, ignore: Tensor | None, *, place: Place, click_jitter: float, uniform: Sequence[float]
+) -> NextClicks:
+    """The first click of one object, with the randomness given.
+
+    Args:
+        mask: (1, H, W) bool, the object.
+        ignore: (1, H, W) bool, True where nobody looks.
+        place: As for :class:`SimulatedUser`.
+        click_jitter: As for :class:`SimulatedUser`.
+        uniform: Two numbers in 0..1.
+    """
+    placement = None
+    if place == "core" or click_jitter:
+        placement = _Placement(place == "core", click_jitter, [list(uniform)])
+    return _simulate(None, mask, ignore, None, "max_distance", placement)
 
 
 def predicted(logits: Tensor, threshold: float = 0.5) -> Tensor:

@@ -5,12 +5,14 @@ Then the next click from the new mask (section 2.3).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from dct_seg.clicks import ClickBatch
@@ -21,8 +23,9 @@ from dct_seg.models.dct_net import DCTNetConfig
 from dct_seg.models.network import InteractiveNetwork, Output, build_network
 from dct_seg.ranges import check_number
 from dct_seg.registry import check_choice
-from dct_seg.simulation import NextClicks, Place, Prompt, Rule, SimulatedUser, predicted
+from dct_seg.simulation import NextClicks, Place, Prompt, Rule, SimulatedUser, UserSettings, predicted
 from dct_seg.simulation.random_clicks import RandomClicks
+from dct_seg.simulation.settings import given_settings
 from dct_seg.training.corrections import enlarge_corrections, shrink_batch
 from dct_seg.training.evaluation import EvaluationSteps
 from dct_seg.training.hooks import TaskHooks
@@ -82,14 +85,15 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
             ``last``. (Trainer's ``accumulate_grad_batches`` is refused under manual optimization.)
         losses: Name of each loss and its weight, or ``{weight: W, OPTION: VALUE}``.
         drag_loss: Weight of the Auto-Drag-Head's loss (smooth L1 of the logarithm of the radius).
-        drag_share: Share of training images whose clicks come with their radius; the others get the head's.
-        rule: The simulated user's rule in training.
-        place: Click at the region's ``center``, or anywhere in its ``core``.
         click_sampling: ``mistakes`` clicks where the network is wrong; ``random`` draws each set of clicks
             from the mask alone, as papers before 2018 did (:class:`RandomClicks`). Needs a click encoder that
             reads no radius.
-        radius_noise: A told radius is multiplied by 1 - F .. 1 + F.
-        click_jitter: Clicks move up to this many pixels.
+        drag_share: Setting of the simulated user, see :class:`dct_seg.simulation.UserSettings`; None takes
+            that of the data module, or the default with another data module. The same for the next four.
+        rule: See ``drag_share``.
+        place: See ``drag_share``.
+        radius_noise: See ``drag_share``.
+        click_jitter: See ``drag_share``.
         gradient_clip: Largest norm of the gradient; None leaves it. (Trainer's own option is refused under
             manual optimization.)
         seed: Seed of the simulated user.
@@ -125,12 +129,12 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
         accumulate_batches: int = 1,
         losses: Losses | None = None,
         drag_loss: float = 1.0,
-        drag_share: float = 1.0,
-        rule: Rule = "largest_region",
-        place: Place = "center",
+        drag_share: float | None = None,
+        rule: Rule | None = None,
+        place: Place | None = None,
         click_sampling: ClickSampling = "mistakes",
-        radius_noise: float = 0.0,
-        click_jitter: float = 0.0,
+        radius_noise: float | None = None,
+        click_jitter: float | None = None,
         gradient_clip: float | None = None,
         seed: int = 0,
         val_prompts: tuple[Prompt, ...] | list[Prompt] = ("drag",),
@@ -169,11 +173,9 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
             ("drag_loss", drag_loss, 0),
             ("keep_loss", keep_loss, 0),
             ("local_reach", local_reach, 1),
-            ("click_jitter", click_jitter, 0),
         ):
             check_number(name, count, least=least)
         check_number("lr", lr, above=0)
-        check_number("drag_share", drag_share, least=0, most=1, unit="a share of the images")
         check_number("val_threshold", val_threshold, above=0, below=1, unit="a probability")
         if gradient_clip is not None:
             check_number("gradient_clip", gradient_clip, above=0, unit="a norm")
@@ -184,24 +186,12 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
             )
         self.save_hyperparameters(ignore=["network", "start_from", *EVALUATION_ARGUMENTS])
         self.automatic_optimization = False
-        nothing = torch.zeros(0, 1, 1, dtype=torch.bool)
-        self._simulated_user(
-            nothing, nothing, torch.zeros(0, dtype=torch.bool), None
-        )  # a wrong option is told now
+        own = UserSettings(**given_settings(dict(self.hparams)))  # a wrong setting is told now
         self.net = build_network(config) if start is None else start.train()
         self.save_hyperparameters({"network": asdict(self.net.config)})
         if channels_last:
             self.net = self.net.to(memory_format=torch.channels_last)
-        if (
-            self.net.click_encoder.needs_radius
-            and self.net.auto_drag is None
-            and (drag_share < 1 or "click" in val_prompts)
-        ):
-            raise ValueError(
-                f"{config.click_encoder} needs radii and auto_drag is off, so that a click without a drag "
-                "cannot be drawn; "
-                "switch auto_drag on, or set drag_share to 1 and val_prompts to [drag]"
-            )
+        self._check_radii(own, val_prompts)
         if click_sampling == "random" and self.net.click_encoder.needs_radius:
             raise ValueError(
                 f"click_sampling random draws no drags, and {config.click_encoder} reads their radii; take "
@@ -258,8 +248,8 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
         fewest_local, most_local = self.hparams["local_clicks"]
         num_local = int(torch.randint(fewest_local, most_local + 1, (1,), generator=shared))
         generator = self._generator(batch_idx, self.global_rank + 1)
-        drag = torch.rand(len(image), dtype=torch.float32, generator=generator) < self.hparams["drag_share"]
-        user = self._simulated_user(mask, ignore, drag, generator)
+        drag = torch.rand(len(image), dtype=torch.float32, generator=generator) < self.user.drag_share
+        user = self.user.user(mask, ignore, drag, generator, first=self._first_clicks(batch))
         profile = self.trainer.profiler.profile  # type: ignore[attr-defined]
         learner = Learner(self.net, image, profile)
 
@@ -367,7 +357,7 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
             window = enlarge_corrections(
                 fine, asked, clicks, previous, reach=self.hparams["local_reach"], generator=generator
             )
-        user = self._simulated_user(window.mask, window.ignore, user.tells_radius, generator)
+        user = self.user.user(window.mask, window.ignore, user.tells_radius, generator)
         learner = Learner(self.net, window.image, profile)
         optimizer: Any = self.optimizers()
         asked, clicks, previous = window.asked, window.clicks, window.previous
@@ -401,11 +391,37 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
         self.check_finite(torch.stack(losses), batch_idx)
         return {"train/window_mIoU_before": ious[0], "train/window_mIoU_after": ious[1]}
 
-    def _simulated_user(
-        self, mask: Tensor, ignore: Tensor, drag: Tensor, generator: torch.Generator | None
-    ) -> SimulatedUser:
-        options = {name: self.hparams[name] for name in ("rule", "place", "radius_noise", "click_jitter")}
-        return SimulatedUser(mask, ignore, prompt=drag, generator=generator, **options)
+    @property
+    def user(self) -> UserSettings:
+        """Settings of the simulated user: the data module's, but for those given to the task."""
+        module = None if self._trainer is None else getattr(self._trainer, "datamodule", None)
+        return replace(getattr(module, "user", UserSettings()), **given_settings(dict(self.hparams)))
+
+    def on_fit_start(self) -> None:
+        """Check the simulated user, which the data module may own."""
+        super().on_fit_start()
+        given = given_settings(dict(self.hparams))
+        if given and hasattr(self.trainer.datamodule, "user"):  # type: ignore[attr-defined]
+            rank_zero_info(f"model.{{{','.join(given)}}} now belong to data; they still work under model")
+        self._check_radii(self.user, self.val_prompts)
+
+    def _first_clicks(self, batch: dict[str, Any]) -> Tensor | None:
+        """First clicks (B, 3) that the data module's workers made; None where they are of another user."""
+        theirs = getattr(self.trainer.datamodule, "user", None)  # type: ignore[attr-defined]
+        if theirs is None or self.hparams["fine_factor"] > 1 or not self.user.clicks_first_like(theirs):
+            return None
+        first: Tensor | None = batch.get("first_click")
+        return first
+
+    def _check_radii(self, user: UserSettings, val_prompts: Sequence[Prompt]) -> None:
+        if not self.net.click_encoder.needs_radius or self.net.auto_drag is not None:
+            return
+        if user.drag_share < 1 or "click" in val_prompts:
+            raise ValueError(
+                f"{self.net.config.click_encoder} needs radii and auto_drag is off, so that a click without "
+                "a drag cannot be drawn; switch auto_drag on, or set drag_share to 1 and val_prompts to "
+                "[drag]"
+            )
 
     def _generator(self, *key: int) -> torch.Generator:
         """Randomness that depends on the seed, the epoch and ``key`` alone, so that a resumed run draws the
