@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,8 +25,11 @@ class Click:
         positive: True on the object, False on what should be background.
         radius: Length of the drag in pixels (the paper's r, section 2.1); None when the person only clicked.
 
+    NumPy's numbers and zero-dimensional arrays and tensors become Python's; ``positive`` takes 0 and 1 too.
+
     Raises:
-        ValueError: When a number is not finite, or the radius is negative.
+        TypeError: A row, column or radius is no number.
+        ValueError: A number is not finite, the radius is negative, or ``positive`` is neither yes nor no.
     """
 
     row: float
@@ -33,10 +38,44 @@ class Click:
     radius: float | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "row", _number("row", self.row))
+        object.__setattr__(self, "col", _number("col", self.col))
+        object.__setattr__(self, "positive", _yes_or_no(self.positive))
+        if self.radius is not None:
+            object.__setattr__(self, "radius", _number("radius", self.radius))
         if not (math.isfinite(self.row) and math.isfinite(self.col)):
             raise ValueError(f"a click needs a finite row and column, got ({self.row}, {self.col})")
         if self.radius is not None and not (math.isfinite(self.radius) and self.radius >= 0):
             raise ValueError(f"a radius is a length in pixels (0 or more) or None, got {self.radius}")
+
+
+def _number(name: str, value: Any) -> float:
+    """A number of any kind as Python's; Python's own as it is."""
+    if type(value) in (int, float):
+        return value  # type: ignore[no-any-return]
+    if getattr(value, "ndim", 0) == 0 and not isinstance(value, str | bytes):
+        with contextlib.suppress(TypeError, ValueError):
+            return float(value)
+    raise TypeError(f"a click's {name} is one number of pixels, got {_told(value)}")
+
+
+def _yes_or_no(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if getattr(value, "ndim", 0) == 0 and not isinstance(value, str | bytes):
+        with contextlib.suppress(TypeError, ValueError):
+            if float(value) in (0, 1):
+                return bool(value)
+    raise ValueError(
+        f"a click's positive is True on the object or False on background (or 1, 0), got {_told(value)}; "
+        "leave padding (-1) out"
+    )
+
+
+def _told(value: Any) -> str:
+    """A value for an error; an array by its shape."""
+    shape = getattr(value, "shape", ())
+    return f"{type(value).__name__} of shape {tuple(shape)}" if shape else repr(value)[:60]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dct_seg.clicks import Click
 from dct_seg.interaction import take_step
-from dct_seg.methods.base import Method, check_click, checked_image
+from dct_seg.methods.base import Method, check_click, checked_image, has_object
 from dct_seg.methods.dctnet import DCTNetMethod
 from dct_seg.models.network import InteractiveNetwork
 from dct_seg.models.pretrained import DEFAULT
@@ -65,7 +66,10 @@ class Predictor:
     ``predict`` is a pure function of the image and the ordered clicks: what it has computed for a beginning
     of the same clicks it reuses, the rest it plays again, one click after the other, as a person would have
     made them. Of a huge image it keeps the last clicks only (``HISTORY_BYTES``), and an undo beyond them
-    plays the others again.
+    plays the others again. Without a positive click or a start the mask is empty.
+
+    Threads may share a predictor: their calls wait for each other. All of them work on the image set last, so
+    threads with images of their own need a predictor each; those may share a network.
 
     Attributes:
         timings: Time that the last ``set_image`` or ``predict`` took.
@@ -73,6 +77,9 @@ class Predictor:
     Args:
         method: A network, which is put in evaluation mode, or any interactive segmentation method.
         threshold: A pixel is object above this probability.
+
+    Raises:
+        ValueError: The threshold is no probability.
 
     Example:
         >>> from dct_seg.methods import METHODS
@@ -86,12 +93,22 @@ class Predictor:
 
     def __init__(self, method: InteractiveNetwork | Method, *, threshold: float = 0.5) -> None:
         self.method = DCTNetMethod(net=method) if isinstance(method, InteractiveNetwork) else method
-        self.threshold = threshold
+        if not (isinstance(threshold, int | float | np.number) and 0 <= threshold <= 1):
+            raise ValueError(f"threshold is a probability, 0 to 1, got {threshold!r}")
+        self.threshold = float(threshold)
         self.timings = Timings()
         self._image: NDArray[np.uint8] | None = None
         self._start: NDArray[np.float32] | None = None
         self._turns: list[_Turn] = []
         self._clicks: tuple[Click, ...] = ()
+        self._lock = threading.RLock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._lock = threading.RLock()
 
     @classmethod
     def from_pretrained(
@@ -133,13 +150,14 @@ class Predictor:
         rgb = checked_image(_rgb(image) if isinstance(image, np.ndarray) else image)
         rgb = (rgb[..., ::-1] if image_format == "BGR" else rgb).copy()  # the caller may paint into its own
         before_first = None if start is None else _checked_start(start, rgb.shape[:2]).astype(np.float32)
-        self._image = None
-        self._turns = []
-        self._clicks = ()
-        before = self._now()
-        self.method.reset(rgb)
-        self.timings = self._since(before)
-        self._image, self._start = rgb, before_first
+        with self._lock:
+            self._image = None
+            self._turns = []
+            self._clicks = ()
+            before = self._now()
+            self._tell_method(rgb)
+            self.timings = self._since(before)
+            self._image, self._start = rgb, before_first
 
     def predict(
         self,
@@ -170,21 +188,30 @@ class Predictor:
             RuntimeError: When no image is set.
             ValueError: When a click lies outside the image, or the arguments do not fit each other.
         """
-        image = self._image_or_error()
-        size = (image.shape[0], image.shape[1])
         clicks = clicks_of(point_coords, point_labels, point_radii, box)
-        for click in clicks:
-            check_click(click, size)
-        before = self._now()
-        if mask_input is None or not clicks:
-            used, probs = self._replay(image, clicks)
-        else:
-            previous = probabilities_of(mask_input, size)
-            used, probs = self._step(image, clicks, previous)
-        self._clicks = tuple(clicks)
-        mask = probs > self.threshold
-        self.timings = self._since(before)
-        return Prediction(mask, probs, used, self.timings)
+        with self._lock:
+            image = self._image_or_error()
+            size = (image.shape[0], image.shape[1])
+            for click in clicks:
+                check_click(click, size)
+            before = self._now()
+            if self.method.holder is not self:
+                self._tell_method(image)
+            if mask_input is None or not clicks:
+                used, probs = self._replay(image, clicks)
+            else:
+                previous = probabilities_of(mask_input, size)
+                used, probs = self._step(image, clicks, previous)
+            self._clicks = tuple(clicks)
+            mask = probs > self.threshold
+            self.timings = timings = self._since(before)
+        return Prediction(mask, probs, used, timings)
+
+    def _tell_method(self, image: NDArray[np.uint8]) -> None:
+        """Prepare the method for an image; another predictor may have told it of another one since."""
+        self.method.holder = None
+        self.method.reset(image)
+        self.method.holder = self
 
     def _replay(
         self, image: NDArray[np.uint8], clicks: Sequence[Click]
@@ -206,26 +233,35 @@ class Predictor:
         self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None
     ) -> tuple[tuple[Click, ...], NDArray[np.float32]]:
         """Answer the last click, as :func:`take_step` does."""
-        predict = partial(self.method.predict, image)
-        used, probs = take_step(self.method.fill_radii, predict, clicks, previous)
+        used, probs = take_step(self.method.fill_radii, partial(self._probs, image), clicks, previous)
         if probs.shape != image.shape[:2]:
             raise ValueError(f"the method returned {probs.shape}; wanted probabilities of {image.shape[:2]}")
         return tuple(used), probs
+
+    def _probs(
+        self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        if not has_object(clicks, previous):
+            return np.zeros(image.shape[:2], np.float32)
+        return self.method.predict(image, clicks, previous)
 
     def click(
         self, row: float, col: float, *, positive: bool = True, radius: float | None = None
     ) -> Prediction:
         """The mask after one more click."""
-        return self.predict([*self._clicks, Click(row, col, positive, radius)])
+        with self._lock:
+            return self.predict([*self._clicks, Click(row, col, positive, radius)])
 
     def undo(self) -> Prediction:
         """The mask before the last click; without clicks, the start or the empty mask."""
-        return self.predict(self._clicks[:-1])
+        with self._lock:
+            return self.predict(self._clicks[:-1])
 
     def reset(self) -> None:
         """Forget the clicks, keep the image."""
-        self._image_or_error()
-        self.predict([])
+        with self._lock:
+            self._image_or_error()
+            self.predict([])
 
     @property
     def _used(self) -> tuple[Click, ...]:

@@ -32,6 +32,10 @@ from dct_seg.data.images import (
 T = TypeVar("T")
 
 OWN_FOLDER = ".dct-seg"
+PREDICTED = "predicted.jsonl"
+"""The file by which an output folder of ``dct-seg predict`` is known."""
+OUTPUTS = ("masks", "overlays")
+"""The folders beside it, which hold no pictures of anyone's."""
 
 
 class NoSuchPictureError(LookupError):
@@ -86,7 +90,10 @@ class Folder:
         """All pictures by name; only headers are read, and only of files that are new or changed."""
         found = {}
         for folder, subfolders, files in os.walk(self.root):
-            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            made_here = OUTPUTS if PREDICTED in files else ()
+            subfolders[:] = sorted(
+                name for name in subfolders if not name.startswith(".") and name not in made_here
+            )
             for file in files:
                 if not file.startswith(".") and Path(file).suffix.lower() in self._suffixes:
                     entry = self._entry(Path(folder) / file)

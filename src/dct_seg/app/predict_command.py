@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dct_seg.app.folder import Folder
+from dct_seg.app.folder import OUTPUTS, PREDICTED, Folder
 from dct_seg.app.replay import ObjectClicks, read_click_log, replay
 from dct_seg.app.working_image import WorkingImage
 from dct_seg.arguments import CommandParser
@@ -28,7 +28,7 @@ from dct_seg.pictures import Turn, draw_turn, save_png
 from dct_seg.stopping import advising
 
 OVERLAY_HEIGHT = 720  # pixels
-DONE = "predicted.jsonl"
+DONE = PREDICTED
 """A line for each picture that is done: what it was made from, and what was found."""
 
 
@@ -61,7 +61,7 @@ def main(args: Sequence[str]) -> int:
         raise ValueError("give either --click ROW,COL or --clicks FILE, the click log of the annotator")
     if not 0 < given.threshold < 1:
         raise ValueError(f"--threshold lies between 0 and 1, got {given.threshold:g}")
-    pictures = list(_pictures(given.images))
+    pictures = list(_pictures(given.images, Path(given.out)))
     jobs = (
         _of_log(read_click_log(given.clicks), pictures)
         if given.clicks
@@ -82,11 +82,16 @@ def _predict_all(jobs: Jobs, given: argparse.Namespace) -> int:
     for picture, objects in tqdm(jobs, unit="picture", disable=None):
         request = _request(picture, objects, given.weights)
         record = done.get(picture.name)
-        if (
-            record is None
-            or record["request"] != request
-            or not all((out / one["mask"]).is_file() for one in record["objects"])
-        ):
+        is_done = record is not None and record["request"] == request
+        if record is not None and is_done and all((out / one["mask"]).is_file() for one in record["objects"]):
+            if (
+                given.overlay
+                and not _overlay(out, picture).is_file()
+                and not _draw(picture, objects, record, out)
+            ):
+                failed += 1
+                continue
+        else:
             method = method or _method(given.weights)
             record = _predict(
                 method, picture, objects, out, in_log=given.clicks is not None, overlay=given.overlay
@@ -172,14 +177,22 @@ def _click(text: str) -> Click:
         ) from error
 
 
-def _pictures(paths: Sequence[str]) -> Iterator[Picture]:
+def _pictures(paths: Sequence[str], out: Path) -> Iterator[Picture]:
+    """The pictures given, without what this command has written itself."""
+    made_here = [(out / name).resolve() for name in OUTPUTS]
+
+    def is_output(path: Path) -> bool:
+        return any(path.resolve().is_relative_to(folder) for folder in made_here)
+
     for text in paths:
         path = Path(text)
         if path.is_dir():
-            entries = Folder(path).entries()
+            entries = [entry for entry in Folder(path).entries() if not is_output(entry.path)]
             if not entries:
                 raise ValueError(f"{path} holds no picture")
             yield from (Picture(entry.name, entry.path, entry.error) for entry in entries)
+        elif path.exists() and is_output(path):
+            raise ValueError(f"{path} lies where --out {out} is written to; give another --out")
         elif path.exists():
             yield Picture(path.name, path)
         else:
@@ -265,8 +278,23 @@ def _predict(
         save_png(mask.astype(np.uint8) * 255, out / name)
         found.append({"object": one.number, "class": one.label, "mask": name, "area": int(mask.sum())})
     if overlay:
-        save_png(_drawn(image, objects, masks), out / "overlays" / f"{stem}.png")
+        save_png(_drawn(image, objects, masks), _overlay(out, picture))
     return {"image": picture.name, "height": image.shape[0], "width": image.shape[1], "objects": found}
+
+
+def _overlay(out: Path, picture: Picture) -> Path:
+    return out / "overlays" / f"{_stem(picture.name)}.png"
+
+
+def _draw(picture: Picture, objects: Sequence[ObjectClicks], record: dict[str, Any], out: Path) -> bool:
+    """Write the overlay of masks that are there already; False when it failed, which is told."""
+    try:
+        masks = [read_nonzero(out / one["mask"]) for one in record["objects"]]
+        save_png(_drawn(read_image(picture.path), objects, masks), _overlay(out, picture))
+    except (ValueError, OSError) as error:
+        tqdm.write(f"{picture.name}: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def _drawn(

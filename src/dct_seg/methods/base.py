@@ -27,6 +27,9 @@ class Method(ABC):
     paper: ClassVar[str]
     """Authors and year, or "" for something that was never published."""
 
+    holder: object = None
+    """The predictor whose image the method was told of last; another one tells it of its own image again."""
+
     encode_seconds: float = 0.0
     """Spent so far, on whatever images, on what serves several clicks; a method that has nothing of the kind
     leaves it at 0."""
@@ -96,9 +99,18 @@ def checked_image(image: NDArray[Any]) -> NDArray[np.uint8]:
         raise ValueError(
             f"an image is a (height, width, 3) uint8 array in RGB, got {given}; Predictor.set_image converts "
             "grey and RGBA ones, "
-            "values of another type must be scaled to 0..255 and made uint8 first"
+            "values of another type must be scaled to 0..255 and made uint8 first; "
+            "dct_seg.data.images.to_uint8 does that"
         )
     return image
+
+
+def has_object(clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> bool:
+    """True if there is an object to speak of: a positive click, or a mask that the clicks correct.
+
+    Without, the answer is the empty mask: negative clicks alone say what is not wanted.
+    """
+    return any(click.positive for click in clicks) or (previous is not None and bool((previous > 0.5).any()))
 
 
 def check_click(click: Click, size: tuple[int, int]) -> None:

@@ -5,6 +5,7 @@ Then the object's region alone.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,12 +21,13 @@ from numpy.typing import NDArray
 
 from dct_seg.clicks import Click, ClickBatch
 from dct_seg.methods.after import make_after
-from dct_seg.methods.base import METHODS, Method, check_turn, checked_image
+from dct_seg.methods.base import METHODS, Method, check_turn, checked_image, has_object
 from dct_seg.methods.refiners import make_refiner, refined
 from dct_seg.methods.views import View, first_view, next_view, object_view, whole_view
 from dct_seg.models.network import InteractiveNetwork
 from dct_seg.models.pretrained import DEFAULT
 from dct_seg.processor import has_fast_bfloat16
+from dct_seg.registry import check_choice
 
 KEPT_VIEWS = 3  # the whole image and the last two regions; with `late` some 10 MB each
 # a second look, at the object that the first one found, is worth its time when it sees so many times as
@@ -118,6 +120,13 @@ class DCTNetMethod(Method):
         after_options: Mapping[str, float] | None = None,
         device: str = "cpu",
     ) -> None:
+        check_choice("precision", precision, ("auto", "float32", "bfloat16"))
+        lowest = {"first_size": 1, "zoom_size": 1, "first_reach": 0, "zoom_margin": 1}
+        given = {"first_size": first_size, "zoom_size": zoom_size, "first_reach": first_reach}
+        for option, value in {**given, "zoom_margin": zoom_margin}.items():
+            if not (math.isfinite(value) and value >= lowest[option]):
+                raise ValueError(f"{option} is a number of {lowest[option]} or more, got {value}")
+        self.device = _checked_device(device)
         refine, after = refine or self.default_refine, after or self.default_after
         self.refiner = make_refiner(refine, refine_options or {})
         self.after = make_after(after, after_options or {})
@@ -139,7 +148,7 @@ class DCTNetMethod(Method):
         self.source = "in memory" if net is not None else str(checkpoint)
         loaded = InteractiveNetwork.from_pretrained(checkpoint or "") if net is None else net
         self._check(loaded)
-        self.net = loaded.eval().to(device).to(memory_format=torch.channels_last)
+        self.net = loaded.eval().to(self.device).to(memory_format=torch.channels_last)
         self.first_size = first_size
         self.first_reach = first_reach
         self.look_again = look_again
@@ -148,7 +157,6 @@ class DCTNetMethod(Method):
         self.zoom_size = zoom_size
         self.zoom_margin = zoom_margin
         self.hold_view = self.net.is_late if hold_view is None else hold_view
-        self.device = torch.device(device)
         fast = self.refiner is None and has_fast_bfloat16(self.device)
         self.bfloat16 = fast if precision == "auto" else precision == "bfloat16"
         self._image: NDArray[np.uint8] | None = None
@@ -204,7 +212,8 @@ class DCTNetMethod(Method):
             ValueError: When the image is not the size of the one given to ``reset``, or a click lies outside
                 of it.
         """
-        if not clicks:
+        check_turn(image, clicks, None if self._image is None else self._image.shape[:2])
+        if not clicks or not has_object(clicks, previous):
             return np.zeros(image.shape[:2], np.float32)
         view, seen = self.predict_view(image, clicks, previous)
         probs = self._placed(view, seen, image.shape[:2])
@@ -236,6 +245,9 @@ class DCTNetMethod(Method):
         """
         check_turn(image, clicks, None if self._image is None else self._image.shape[:2])
         shape = (image.shape[0], image.shape[1])
+        if not has_object(clicks, previous):
+            whole = whole_view(shape, max(1, round(self.first_size * share)))
+            return whole, np.zeros(whole.size, np.float32)
         has_mask = previous is not None and bool((previous > 0.5).any())
         view = self._view(shape, clicks, previous if has_mask else None, share)
         probs = self._look(view, clicks, previous)
@@ -378,6 +390,18 @@ class DCTNetMethod(Method):
         without_graph = torch.inference_mode() if self.refiner is None else torch.no_grad()
         with without_graph, torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             yield
+
+
+def _checked_device(device: str | torch.device) -> torch.device:
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device '{device}'; give cpu, cuda, cuda:1 or mps") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device '{device}' needs a GPU and a PyTorch built for it, and there is none; give cpu"
+        )
+    return found
 
 
 def _mirrored(clicks: ClickBatch, width: int) -> ClickBatch:

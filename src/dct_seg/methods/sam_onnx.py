@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dct_seg.clicks import Click
-from dct_seg.methods.base import METHODS, Method, check_turn, checked_image
+from dct_seg.methods.base import METHODS, Method, check_turn, checked_image, has_object
 from dct_seg.methods.extras import import_extra
 
 _DECODER_INPUTS = (
@@ -126,7 +126,7 @@ class SamOnnx(Method):
                 of it.
         """
         size = check_turn(image, clicks, self._size)
-        if not clicks:
+        if not clicks or not has_object(clicks, previous):
             return np.zeros(size, np.float32)
         logits_before = None if previous is None else self._low_resolution(previous)
         scale = _SIDE / max(size)

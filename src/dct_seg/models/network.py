@@ -27,6 +27,8 @@ from dct_seg.registry import Registry
 
 NETWORKS: Registry[type[InteractiveNetwork]] = Registry("network", group="dct_seg.networks")
 
+CLICK_SLACK = 0.01  # pixels, for rounding
+
 ImageLoss = Callable[[Tensor, Tensor, Tensor, ClickBatch], Tensor]
 """Logits (B, 1, H, W), mask and valid pixels (B, H, W) bool, and the clicks in; a loss (B,) per image out."""
 
@@ -183,7 +185,7 @@ class InteractiveNetwork(nn.Module, ABC):
         Raises:
             ValueError: As for ``forward``.
         """
-        _check_shapes(image, clicks, previous)
+        _check_inputs(image, clicks, previous)
         if self.is_late and features is None:
             features = self.encode_image(image)
         clicks = self.fill_radii(image, clicks, previous, features)
@@ -352,7 +354,9 @@ class InteractiveNetwork(nn.Module, ABC):
                 f"'{stored.source}' holds a {kind.__name__}, not a {cls.__name__}; load it with "
                 "InteractiveNetwork.from_pretrained, which takes any network"
             )
-        net = build_network({**stored.config, "backbone_weights": "none"})
+        config = {**stored.config, "backbone_weights": "none"}
+        pretrained.check_architecture(lambda: build_network(config), stored)
+        net = build_network(config)
         assert isinstance(net, cls)
         pretrained.load_strictly(net, stored)
         net.config = DCTNetConfig.from_dict(stored.config)
@@ -412,7 +416,7 @@ def make_click_encoder(config: DCTNetConfig) -> ClickEncoder:
         ) from error
 
 
-def _check_shapes(image: Tensor, clicks: ClickBatch, previous: Tensor | None) -> None:
+def _check_inputs(image: Tensor, clicks: ClickBatch, previous: Tensor | None) -> None:
     if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
         raise ValueError(f"an image batch is (B, 3, H, W), got {tuple(image.shape)}")
     if len(clicks) != len(image):
@@ -435,7 +439,8 @@ def _check_values(image: Tensor, clicks: ClickBatch) -> None:
     check_unit_range("an image batch", image)
     height, width = image.shape[2:]
     row, col = clicks.coords.unbind(-1)
-    inside = (row >= -0.5) & (row < height - 0.5) & (col >= -0.5) & (col < width - 0.5)
+    low, bottom, right = -0.5 - CLICK_SLACK, height - 0.5 + CLICK_SLACK, width - 0.5 + CLICK_SLACK
+    inside = (row >= low) & (row <= bottom) & (col >= low) & (col <= right)
     outside = clicks.valid & ~inside
     if outside.any():
         b, n = outside.nonzero()[0].tolist()

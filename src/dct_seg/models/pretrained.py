@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as as_bytes
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from dct_seg.files import write_whole
 from dct_seg.registry import unknown_name
@@ -116,12 +117,18 @@ def _load_safetensors(path: Path, source: str) -> Stored:
         raise ValueError(
             f"'{source}' holds no dct-seg configuration; write weights with DCTNet.save_pretrained"
         )
-    if int(metadata.get("format_version", "0")) > FORMAT_VERSION:
+    try:
+        version, config = int(metadata.get("format_version", "0")), json.loads(metadata["config"])
+        if not isinstance(config, dict):
+            raise TypeError("it is no mapping")
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"'{source}' was written by a newer dct-seg (format {metadata['format_version']}); update dct-seg"
-        )
+            f"'{source}' holds a configuration that cannot be read ({error}); save it again"
+        ) from error
+    if version > FORMAT_VERSION:
+        raise ValueError(f"'{source}' was written by a newer dct-seg (format {version}); update dct-seg")
     card = {k: v for k, v in metadata.items() if k not in ("config", "format_version")}
-    return Stored(json.loads(metadata["config"]), state, source, card)
+    return Stored(config, state, source, card)
 
 
 def _load_checkpoint(path: Path) -> Stored:
@@ -150,7 +157,54 @@ def load_strictly(net: nn.Module, stored: Stored) -> None:
     Raises:
         ValueError: When they are of another architecture; the message names the first that differs.
     """
-    own, given = net.state_dict(), stored.state
+    own = net.state_dict()
+    _check_shapes(own, stored)
+    check_tensors(f"'{stored.source}'", stored.state, own)
+    net.load_state_dict({k: v.to(own[k].dtype) for k, v in stored.state.items()}, strict=True)
+
+
+def check_architecture(build: Callable[[], nn.Module], stored: Stored) -> None:
+    """Compare the stored tensors with those of the network that their configuration asks for, unbuilt.
+
+    A file of 200 bytes can ask for a network of 10 GB; here its tensors take no memory.
+
+    Args:
+        build: Makes the network.
+        stored: Tensors and configuration of a file.
+
+    Raises:
+        ValueError: They are of another architecture, or the configuration cannot be built.
+    """
+    if not stored.state:
+        raise ValueError(f"'{stored.source}' holds no tensors; save the weights with save_pretrained")
+    try:
+        with _WithoutMemory():
+            own = build().state_dict()
+    except (TypeError, OverflowError) as error:
+        raise ValueError(f"'{stored.source}' has a configuration that no network fits: {error}") from error
+    except (RuntimeError, NotImplementedError) as error:
+        if any(word in str(error) for word in ("overflow", "too large", "negative dimension")):
+            raise ValueError(f"'{stored.source}' asks for a network of impossible size: {error}") from error
+        return  # a backbone that computes with its weights while it is made
+    _check_shapes(own, stored)
+
+
+class _WithoutMemory(TorchFunctionMode):
+    """Put new tensors on the meta device; what is computed from numbers alone stays where it is."""
+
+    makers = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if func in self.makers and given.get("device") is None:
+            given = {**given, "device": "meta"}
+        return func(*args, **given)
+
+
+def _check_shapes(own: Mapping[str, Tensor], stored: Stored) -> None:
+    given = stored.state
     missing, unknown = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
     misfits = sorted(k for k in own.keys() & given.keys() if own[k].shape != given[k].shape)
     if missing or unknown or misfits:
@@ -160,8 +214,6 @@ def load_strictly(net: nn.Module, stored: Stored) -> None:
             f"another shape, first '{(missing or unknown or misfits)[0]}'; load it with the configuration it "
             "was trained with"
         )
-    check_tensors(f"'{stored.source}'", given, own)
-    net.load_state_dict({k: v.to(own[k].dtype) for k, v in given.items()}, strict=True)
 
 
 def check_tensors(source: str, given: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
