@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -123,3 +124,54 @@ def test_whole_number_coords_are_refused() -> None:
         ClickBatch(
             torch.zeros(1, 1, 2, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 1)
         )
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        np.float16(30),
+        np.float32(30),
+        np.float64(30),
+        np.int64(30),
+        np.array(30.0),
+        torch.tensor(30.0),
+        torch.tensor(30),
+    ],
+)
+def test_numbers_of_every_kind_become_pythons(number: object) -> None:
+    click = Click(number, number, radius=number)  # type: ignore[arg-type]
+    assert click == Click(30.0, 30.0, radius=30.0)
+    assert {type(value) for value in (click.row, click.col, click.radius)} == {float}
+    assert hash(click) == hash(Click(30, 30, radius=30))
+    assert ClickBatch.from_clicks([[click]]).coords.tolist() == [[[30.0, 30.0]]]
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        ("30", "'30'"),
+        (None, "None"),
+        (np.zeros(2), r"ndarray of shape \(2,\)"),
+        (torch.zeros(1), r"Tensor of shape \(1,\)"),
+    ],
+)
+def test_row_that_is_no_number_is_refused(number: object, told: str) -> None:
+    with pytest.raises(TypeError, match=f"a click's row is one number of pixels, got {told}"):
+        Click(number, 3)  # type: ignore[arg-type]
+
+
+def test_positive_is_yes_or_no_however_it_is_said() -> None:
+    for yes in (True, 1, 1.0, np.True_, np.int8(1), np.float32(1), torch.tensor(True), torch.tensor(1)):
+        assert Click(1, 2, yes).positive is True  # type: ignore[arg-type]
+    for no in (False, 0, 0.0, np.False_, np.int64(0), torch.tensor(0)):
+        assert Click(1, 2, no).positive is False  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "value", [-1, 2, 0.5, np.int64(-1), torch.tensor(-1), "yes", "1", None, math.nan, [True]]
+)
+def test_positive_that_is_neither_is_refused(value: object) -> None:
+    with pytest.raises(
+        ValueError, match=r"positive is True on the object or False on background \(or 1, 0\), got"
+    ):
+        Click(1, 2, value)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from pycocotools import mask as coco_mask
 from dct_seg import Click, Predictor
 from dct_seg.app import exports, working_image
 from dct_seg.app.editing import Editor
+from dct_seg.app.folder import Folder
 from dct_seg.app.replay import read_click_log
 from dct_seg.cli import main
 from dct_seg.methods.dctnet import DCTNetMethod
@@ -239,3 +240,32 @@ def test_log_that_is_none_is_refused_with_its_line(tmp_path: Path, line: str, me
     with pytest.raises(ValueError, match=r"log\.jsonl") as error:
         read_click_log(tmp_path / "log.jsonl")
     assert message in str(error.value)
+
+
+def test_masks_of_the_last_run_are_never_read_as_pictures(
+    tmp_path: Path, folder: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--click", "40,50,12", "--weights", weights, "--out")
+    for out in (folder / "predicted", folder / "predicted", folder / "again", folder, folder):
+        assert run(folder, *words, out) == 0
+        assert "2 masks of 2 pictures" in capsys.readouterr().out
+    assert run(folder / "predicted" / "masks" / "a.png", *words, folder / "predicted") == 2
+    assert "lies where --out" in capsys.readouterr().err
+    assert [entry.name for entry in Folder(folder).entries()] == [
+        "a.png",
+        "sub/b.png",
+    ]  # the annotator's list
+
+
+def test_overlays_asked_for_later_are_drawn_of_the_masks_there_are(
+    tmp_path: Path, folder: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (folder, "--click", "40,50,12", "--weights", weights, "--out")
+    assert run(*words, tmp_path / "once") == 0
+    assert run(*words, tmp_path / "later", "--no-overlay") == 0
+    assert not (tmp_path / "later" / "overlays").exists()
+    monkeypatch.setattr(DCTNetMethod, "predict", lambda *args: pytest.fail("the masks are there"))
+    assert run(*words, tmp_path / "later") == 0
+    for name in ("a.png", "sub/b.png"):
+        once, later = (Image.open(tmp_path / run_ / "overlays" / name) for run_ in ("once", "later"))
+        assert np.array_equal(np.asarray(once), np.asarray(later))

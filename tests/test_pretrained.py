@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -246,3 +247,35 @@ def test_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_checkpoint_that_would_run_code_is_not_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is not a whole training checkpoint \(UnpicklingError\)"):
         DCTNet.from_pretrained(checkpoint(tmp_path, callback=torch.nn.Linear(1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"backbone": "resnet18", "decoder_width": 40_000}, "is of another architecture"),
+        ({"backbone": "resnet18", "decoder_width": 10**9}, "asks for a network of impossible size"),
+        ({"backbone": "resnet18", "decoder_width": "wide"}, "has a configuration that no network fits"),
+        ({"backbone": "resnet18", "decoder_width": 64}, "is of another architecture"),
+        (["resnet18"], "holds a configuration that cannot be read"),
+    ],
+)
+def test_small_file_that_asks_for_a_huge_network_takes_no_memory(
+    tmp_path: Path, config: Any, message: str
+) -> None:
+    resource = pytest.importorskip("resource", reason="memory is measured by Unix")
+    path = tmp_path / "x.safetensors"
+    save_file({"a": torch.zeros(1)}, path, metadata={"config": json.dumps(config), "format_version": "1"})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=rf"x\.safetensors' {message}") as error:
+        DCTNet.from_pretrained(path)
+    assert "\n" not in str(error.value)
+    assert (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024
+    )  # KiB; 8 GB of weights asked for
+
+
+def test_file_without_tensors_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file({}, path, metadata={"config": "{}", "format_version": "1"})
+    with pytest.raises(ValueError, match=r"x\.safetensors' holds no tensors"):
+        DCTNet.from_pretrained(path)
