@@ -180,7 +180,7 @@ def check_architecture(build: Callable[[], nn.Module], stored: Stored) -> None:
     try:
         with _WithoutMemory():
             own = build().state_dict()
-    except (TypeError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"'{stored.source}' has a configuration that no network fits: {error}") from error
     except (RuntimeError, NotImplementedError) as error:
         if any(word in str(error) for word in ("overflow", "too large", "negative dimension")):
