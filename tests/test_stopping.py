@@ -371,6 +371,22 @@ def test_sweep_that_is_stopped_leaves_no_process_and_goes_on(
         assert torch.load(trial.checkpoint, weights_only=True)["epoch"] == 99
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", SIGNALS)
+def test_annotator_that_is_stopped_says_so(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_net().save_pretrained("weights.safetensors")
+    Path("images").mkdir()
+    server = Command("annotate", "images", "--weights", "weights.safetensors", "--port", "0", "--no-browser")
+    server.wait_until(lambda: "http://" in server.log.read_text())
+    time.sleep(0.5)
+    code, said = server.send(number)
+    assert code == 128 + number
+    assert line_of(said) == f"dct-seg: stopped by {signal.Signals(number).name}"
+
+
 def test_stop_is_told_in_one_line() -> None:
     assert str(Stopped(signal.SIGTERM)) == "stopped by SIGTERM"
     assert Stopped(signal.SIGTERM).exit_code == 143
