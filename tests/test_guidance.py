@@ -66,9 +66,9 @@ def test_neighbours_share_an_edge() -> None:
 
 def test_likest_neighbours_merge_first_and_small_ones_before_large_ones() -> None:
     red, blue = np.array([1.0, 0.0]), np.array([0.0, 1.0])
-    areas, colours = np.array([10, 10, 40, 40]), np.stack([red, red, red, blue])
-    assert merge_order(areas, colours, [(0, 1), (1, 2), (2, 3)]) == [(0, 1), (2, 4), (3, 5)]
-    assert merge_order(areas, colours, []) == []
+    areas, colors = np.array([10, 10, 40, 40]), np.stack([red, red, red, blue])
+    assert merge_order(areas, colors, [(0, 1), (1, 2), (2, 3)]) == [(0, 1), (2, 4), (3, 5)]
+    assert merge_order(areas, colors, []) == []
 
 
 def test_share_counts_the_proposals_that_hold_both_superpixels() -> None:

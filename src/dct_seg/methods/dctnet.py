@@ -84,7 +84,7 @@ class DCTNetMethod(Method):
             changes the click maps, ``fbrs_a``, ``fbrs_b`` and ``fbrs_c`` one layer, ``statistics`` what
             Feature-DCT predicts, ``radii`` the drags. In float32.
         refine_options: Options of the refiner, such as ``weight`` and ``max_evals``.
-        after: What is done to the whole image's probabilities: ``graph_cut`` cuts along the image's edges
+        after: Post-processing of the whole image's probabilities: ``graph_cut`` cuts along the image's edges
             (extra ``classical``), ``connected`` keeps the parts that hold a positive click.
         after_options: Options of ``after``, such as ``smoothness`` of ``graph_cut``.
         device: A torch device.
@@ -98,7 +98,7 @@ class DCTNetMethod(Method):
     row: ClassVar[str] = "dct_net"
     """The configuration in ``configs/table2`` that trains the method's weights."""
     wants: ClassVar[Mapping[str, Any]] = {}
-    """What the configuration of a network must say for this method."""
+    """Keys and values that the configuration of a network must have for this method."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Refiners: what a few steps of L-BFGS around one click change, so that the clicked pixels come out right.
+"""Refiners: a few steps of L-BFGS around one click, so that the clicked pixels come out right.
 
 A refiner changes one tensor inside a network whose weights stay as they are. It starts from zero at each
 click, so that an answer is a function of image and clicks alone; the authors of BRS and f-BRS start from the
@@ -123,7 +123,7 @@ def click_energy(logits: Tensor, clicks: ClickBatch) -> Tensor:
 
 
 def any_wrong(logits: Tensor, clicks: ClickBatch) -> bool:
-    """Whether a positive click lies on a probability of 0.5 or less, or a negative one above 0.5."""
+    """True when a positive click lies on a probability of 0.5 or less, or a negative one above 0.5."""
     return bool((((_probs_at(logits, clicks) > 0.5) != (clicks.labels == 1)) & clicks.valid).any())
 
 
@@ -268,7 +268,7 @@ def fbrs_energy(logits: Tensor, clicks: ClickBatch, x: Tensor, weight: float) ->
 
 
 def fbrs_solved(logits: Tensor, clicks: ClickBatch) -> bool:
-    """Whether all errors are below 0.51 on the positive squares and below 0.49 on the negative ones."""
+    """True when all errors are below 0.51 on the positive squares and below 0.49 on the negative ones."""
     limits = ((1, 0.51), (0, 0.49))
     return all(bool((square_errors(logits, clicks, label) < limit).all()) for label, limit in limits)
 
@@ -400,13 +400,13 @@ def refined(
     """Logits (1, 1, H, W), without a graph and with the weights as they were.
 
     Args:
-        refiner: As ``make_refiner`` gives it.
+        refiner: Result of ``make_refiner``.
         net: In evaluation mode.
         image: (1, 3, H, W) RGB in 0..1.
         clicks: (1, N) clicks in pixels.
         previous: (1, 1, H, W) probabilities before the last click, or None.
-        features: As for ``InteractiveNetwork.forward``; not made under ``inference_mode``.
-        prepared: As for ``InteractiveNetwork.forward``.
+        features: Result of ``encode_image``, not made under ``inference_mode``, or None.
+        prepared: Result of ``prepare``, or None.
     """
     with _fixed_weights(net), torch.inference_mode(False), torch.enable_grad():
         return refiner(net, image, clicks, previous, features, prepared).detach()
@@ -455,7 +455,7 @@ def _added(name: str, change: Tensor) -> Adjust:
 
 
 def _value_at(net: InteractiveNetwork, encoded: Encoded, name: str) -> tuple[Any, Tensor]:
-    """What stands at a point of the network, and the logits.
+    """The value at a point of the network, and the logits.
 
     Raises:
         ValueError: When this network has no such point.

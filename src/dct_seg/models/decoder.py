@@ -215,8 +215,8 @@ class UNetDecoder(nn.Module):
         """Run all blocks: inputs as ``forward``'s -> the finest layer, (B, width, h_0, w_0).
 
         Args:
-            features: As for ``forward``.
-            statistics: As for ``forward``.
+            features: (B, C_i, h_i, w_i), fine to coarse.
+            statistics: One (mean, std) for each predicted block.
             adjust: Called with ``pool`` after pyramid pooling and with ``last`` at the end; what it returns
                 takes the tensor's place.
         """

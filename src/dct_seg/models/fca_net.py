@@ -28,7 +28,7 @@ class FCANet(DCTNet):
     before pyramid pooling and has an output of its own, for the loss alone.
 
     Args:
-        config: Which network.
+        config: Configuration of the network.
         first_width: Full width at half maximum of the first click's Gaussian, in pixels.
 
     Source: "Interactive Image Segmentation with First Click Attention" (CVPR 2020); widths and layers after

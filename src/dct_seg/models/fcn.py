@@ -19,7 +19,7 @@ class FCN(InteractiveNetwork):
     """Scores at the three coarsest levels, added from coarse to fine: s = up(up(c_32) + c_16) + c_8.
 
     Args:
-        config: Which network. ``decoder_stride`` is the finest level with a score.
+        config: Configuration of the network. ``decoder_stride`` is the finest level with a score.
 
     Source: FCN-8s (Long et al. 2015), as DOS uses it (Xu et al. 2016), after. VGG-16's two convolutions of
     4096 channels

@@ -47,7 +47,7 @@ class SuperpixelGuidance(ClickEncoder):
     Source: CMG, "Content-Aware Multi-Level Guidance for Interactive Instance Segmentation" (CVPR 2019),
     after: the paper takes
     superpixels and proposals from MCG, whose numbers we could not read. Our superpixels are SLIC's, our
-    proposals the regions of a merge tree over them, in the order of colour likeness and size.
+    proposals the regions of a merge tree over them, in the order of color likeness and size.
 
     Args:
         num_superpixels: Superpixels per image, roughly.
@@ -139,7 +139,7 @@ class SuperpixelGuidance(ClickEncoder):
 
 
 def superpixels_of(image: NDArray[np.float32], labels: NDArray[Any]) -> Superpixels:
-    """What the maps need of a label map.
+    """Superpixels of a label map, ready to draw.
 
     Args:
         image: (H, W, 3) RGB in 0..1.
@@ -159,7 +159,7 @@ def superpixels_of(image: NDArray[np.float32], labels: NDArray[Any]) -> Superpix
 
 
 def _histograms(image: NDArray[np.float32], flat: NDArray[Any], num: int) -> NDArray[np.float64]:
-    """(K, 3 * bins) colour histograms; each sums to 1."""
+    """(K, 3 * bins) color histograms; each sums to 1."""
     levels = np.clip((image.reshape(-1, 3) * _BINS).astype(np.int64), 0, _BINS - 1)
     places = flat[:, None] * (3 * _BINS) + np.arange(3) * _BINS + levels
     counts = np.bincount(places.ravel(), minlength=num * 3 * _BINS).reshape(num, 3 * _BINS)
@@ -183,7 +183,7 @@ def merge_order(
 ) -> list[tuple[int, int]]:
     """The merges of neighbouring regions, the most alike first, until nothing touches.
 
-    Likeness is the intersection of colour histograms, plus 1 less the share of the image that both fill, so
+    Likeness is the intersection of color histograms, plus 1 less the share of the image that both fill, so
     that small regions merge first (two of selective search's four terms).
 
     Args:
@@ -195,14 +195,14 @@ def merge_order(
         Pairs of regions; superpixels are 0..K-1, and the n-th merge makes region K + n.
     """
     total = float(areas.sum())
-    area, colour = [float(a) for a in areas], list(histograms)
+    area, color = [float(a) for a in areas], list(histograms)
     touching: dict[int, set[int]] = {i: set() for i in range(len(area))}
     heap: list[tuple[float, int, int]] = []
 
     def offer(i: int, j: int) -> None:
         touching[i].add(j)
         touching[j].add(i)
-        likeness = float(np.minimum(colour[i], colour[j]).sum()) + 1 - (area[i] + area[j]) / total
+        likeness = float(np.minimum(color[i], color[j]).sum()) + 1 - (area[i] + area[j]) / total
         heapq.heappush(heap, (-likeness, i, j))
 
     for i, j in pairs:
@@ -215,7 +215,7 @@ def merge_order(
         merges.append((i, j))
         both = len(area)
         area.append(area[i] + area[j])
-        colour.append((area[i] * colour[i] + area[j] * colour[j]) / area[both])
+        color.append((area[i] * color[i] + area[j] * color[j]) / area[both])
         around = (touching.pop(i) | touching.pop(j)) - {i, j}
         touching[both] = set()
         for other in sorted(around):
@@ -232,7 +232,7 @@ def proposal_shares(areas: NDArray[Any], merges: Sequence[tuple[int, int]]) -> N
 
     Args:
         areas: (K,) pixels of each superpixel.
-        merges: As ``merge_order`` returns them.
+        merges: Result of ``merge_order``.
     """
     num, total = len(areas), float(areas.sum())
     lowest = np.full((num, num), num + len(merges), np.int32)  # lowest common ancestor; none: past the last

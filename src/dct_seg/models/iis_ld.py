@@ -27,7 +27,7 @@ class IISLD(DCTNet):
     """A U-Net with ``num_hypotheses`` outputs, and a small network that picks one of them.
 
     Args:
-        config: Which network.
+        config: Configuration of the network.
         num_hypotheses: Segmentations per image.
         choose: ``selection`` asks the picking network, ``first`` always takes hypothesis 1, as the authors'
             interface does.

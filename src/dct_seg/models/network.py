@@ -174,16 +174,16 @@ class InteractiveNetwork(nn.Module, ABC):
         """Everything before the decoder.
 
         Args:
-            image: As for ``forward``.
-            clicks: As for ``forward``.
-            previous: As for ``forward``.
-            features: As for ``forward``.
-            prepared: As for ``forward``.
+            image: (B, 3, H, W) RGB in 0..1, any size.
+            clicks: (B, N) clicks in pixels.
+            previous: (B, 1, H, W) probabilities before the last click, or None.
+            features: Result of ``encode_image`` for this image, or None.
+            prepared: Result of ``prepare`` for this image, or None.
             adjust: Called with ``maps``, the click maps (B, num_maps, H, W); what it returns takes their
                 place.
 
         Raises:
-            ValueError: As for ``forward``.
+            ValueError: When shapes do not agree, or a radius is missing that nothing can predict.
         """
         _check_inputs(image, clicks, previous)
         if self.is_late and features is None:

@@ -24,7 +24,7 @@ class RISNet(DCTNet):
     """A U-Net, and a head that looks at regions around positive clicks with a negative one near.
 
     Args:
-        config: Which network.
+        config: Configuration of the network.
         region_size: Height and width to which a region's features are pooled.
         discount: The region of the k-th largest loss weighs ``discount ** k``.
 
