@@ -303,7 +303,7 @@ class Statistics:
         sizes = [part.shape[1] for pair in value for part in pair]
 
         def forward(change: Tensor) -> Tensor:
-            parts = iter(change.split(sizes))
+            parts = iter(torch.split(change, sizes))
 
             def adjust(point: str, tensor: Any) -> Any:
                 if point != "statistics":

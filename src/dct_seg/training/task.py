@@ -325,7 +325,10 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
         loss = mean_of_unfinished(self.net.loss(output, mask, ignore, clicks, self.losses), done)
         if not self.hparams["keep_loss"] or before is None:
             return loss
-        return loss + self.hparams["keep_loss"] * kept_right(output.logits, before, mask, ignore, done)
+        total: Tensor = loss + self.hparams["keep_loss"] * kept_right(
+            output.logits, before, mask, ignore, done
+        )
+        return total
 
     def _learn_corrections(
         self,
