@@ -376,6 +376,19 @@ def test_mask_of_a_log_that_cannot_be_unpacked_is_named(images: Path) -> None:
         assert (answer.status_code, log.name in answer.json()["error"]) == (400, True), answer.text
 
 
+def test_log_without_its_image_and_list_of_files_that_are_broken_do_not_stop_the_others(images: Path) -> None:
+    logs = images / ".dct-seg" / "pictures"
+    logs.mkdir(parents=True)
+    for number, content in enumerate(BYTES.values()):
+        (logs / f"gone{number}.jsonl").write_bytes(content)
+    files = [*BYTES.values(), b'{"id": "a", "name": "a", "sha256": "", "bytes": Infinity}']
+    (logs.parent / "files.jsonl").write_bytes(b"\n".join(files))
+    page = Page(images)
+    listed = page.ok(page.client.get("/api/v1/project"))["pictures"]
+    assert {one["name"] for one in listed} >= {"a.png", "sub/b.png"}
+    assert page.click(20, 30)["revision"] == 1
+
+
 @pytest.mark.parametrize("content", BYTES.values(), ids=BYTES)
 def test_list_of_classes_that_is_none_is_named(images: Path, content: bytes) -> None:
     (images / ".dct-seg").mkdir()

@@ -261,6 +261,7 @@ class Project:
             if any(self._open[one].users for one in (lost, entry.id) if one in self._open):
                 return False
             try:
+                self.check_in_place()
                 if self._log(entry.id).exists():
                     return False
                 self._log(lost).rename(self._log(entry.id))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dct_seg.app.folder import Entry, Folder
+from dct_seg.files import BROKEN
 
 PAUSE = 3.0  # seconds between two looks at the folder
 SHARE = 20  # a look that takes long is followed by a pause this many times as long
@@ -124,7 +125,7 @@ class Watcher:
                 one = json.loads(line)
                 kept = {"name": str(one["name"]), "bytes": int(one["bytes"]), "sha256": str(one["sha256"])}
                 self._known[str(one["id"])] = kept
-            except (LookupError, TypeError, ValueError):  # noqa: PERF203  # a torn line costs one image
+            except BROKEN:  # noqa: PERF203  # a torn line costs one image
                 continue
 
 
@@ -140,5 +141,5 @@ def _name_in(log: Path) -> str | None:
     try:
         with log.open(encoding="utf-8", errors="replace") as file:
             return str(json.loads(file.readline())["picture"])
-    except (OSError, LookupError, TypeError, ValueError):
+    except (OSError, *BROKEN):
         return None
