@@ -285,7 +285,7 @@ def test_benchmark_that_is_stopped_goes_on(
         "--strips",
         "0",
     ]
-    words += ["--limit", "60", "--max-clicks", "10", "--out", "out", "--workers", str(workers)]
+    words += ["--limit", "30", "--max-clicks", "6", "--out", "out", "--workers", str(workers)]
 
     def num_done() -> int:
         return sum(path.read_text().count('{"sample"') for path in journals(Path("out")))
@@ -304,7 +304,7 @@ def test_benchmark_that_is_stopped_goes_on(
         assert code == 128 + number
         assert line_of(said).endswith("; the same command with --out out goes on from here")
         before = num_done()
-        assert before < 60
+        assert before < 30
     kept = {
         json.loads(line)["sample"]["index"]
         for line in journals(Path("out"))[0].read_text().splitlines()
@@ -312,7 +312,7 @@ def test_benchmark_that_is_stopped_goes_on(
     }
     assert cli.main(words) == 0
     found = load_results("out")
-    assert sorted(record.index for record in found.samples) == list(range(60))
+    assert sorted(record.index for record in found.samples) == list(range(30))
     assert kept <= {record.index for record in found.samples}
     assert journals(Path("out")) == []
 
@@ -351,7 +351,7 @@ def test_sweep_that_is_stopped_leaves_no_process_and_goes_on(
     often = {"save_last": True, "every_n_epochs": 1, "save_on_train_epoch_end": True}
     callbacks = [{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": often}]
     trainer = {key: value for key, value in CONFIG["trainer"].items() if key != "default_root_dir"}
-    trainer |= {"max_epochs": 100, "check_val_every_n_epoch": 100, "callbacks": callbacks}
+    trainer |= {"max_epochs": 40, "check_val_every_n_epoch": 40, "callbacks": callbacks}
     Path("base.yaml").write_text(yaml.safe_dump({**CONFIG, "trainer": trainer, "report": "after"}))
     write_sweep(tmp_path, name="one", command=COMMAND, parameters={"model.lr": {"values": [1e-3]}})
     sweep = Command("sweep", "sweep.yaml", "--out", "swept")
@@ -364,11 +364,11 @@ def test_sweep_that_is_stopped_leaves_no_process_and_goes_on(
     assert trial.read_outcome() is None
     assert trial.checkpoint is not None
     stopped_at = torch.load(trial.checkpoint, weights_only=True)["epoch"]
-    assert stopped_at < 99
+    assert stopped_at < 39
     if number == signal.SIGTERM:
         assert cli.main(["sweep", "sweep.yaml", "--out", "swept", "--resume"]) == 0
         assert "1 of 1 trials finished" in capsys.readouterr().out
-        assert torch.load(trial.checkpoint, weights_only=True)["epoch"] == 99
+        assert torch.load(trial.checkpoint, weights_only=True)["epoch"] == 39
 
 
 @pytest.mark.slow
