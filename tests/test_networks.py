@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from networks import TINY, some_clicks, tiny_net, write_plugin
 from torch import Tensor
@@ -125,8 +126,13 @@ class TestContract:
         expected = [point for point in net.points if point not in without]
         assert sorted(seen) == sorted(expected)
 
-    def test_fresh_network_keeps_the_backbone_s_batch_norm_frozen(self, name: str) -> None:
-        net = build_network(DCTNetConfig(**{**TINY, **OPTIONS.get(name, PLAIN), "network": name}))
+    def test_fresh_network_keeps_a_pretrained_backbone_s_batch_norm_frozen(
+        self, name: str, tmp_path: Path
+    ) -> None:
+        torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "backbone.pth")
+        pretrained = {"backbone": "resnet18", "backbone_weights": str(tmp_path / "backbone.pth")}
+        options = {**TINY, **OPTIONS.get(name, PLAIN), "network": name, **pretrained}
+        net = build_network(DCTNetConfig(**options))
         norms = [m for m in net.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
         assert norms
         assert not any(m.training for m in norms)

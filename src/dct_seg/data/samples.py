@@ -211,7 +211,7 @@ def to_tensors(
 ) -> dict[str, Any]:
     """One sample as tensors: image (3, H, W) uint8 still, mask and ignore (H, W) bool."""
     return {
-        "image": torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1),
+        "image": torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1),
         "mask": torch.from_numpy(mask),
         "ignore": torch.from_numpy(ignore),
         "sample_id": sample_id,

@@ -441,7 +441,11 @@ def _network(given: DCTNetConfig | None, start: InteractiveNetwork | None) -> DC
     if start is None:
         return given or DCTNetConfig()
     theirs = start.config
-    ours = theirs if given is None else replace(given, backbone_weights=theirs.backbone_weights)
+    ours = theirs
+    if given is not None:
+        is_random = given.backbone_weights == "none"  # then frozen_batch_norm would be off, see DCTNetConfig
+        frozen = theirs.frozen_batch_norm if is_random else given.frozen_batch_norm
+        ours = replace(given, backbone_weights=theirs.backbone_weights, frozen_batch_norm=frozen)
     differing = [f.name for f in fields(theirs) if getattr(ours, f.name) != getattr(theirs, f.name)]
     if differing:
         raise ValueError(
