@@ -418,3 +418,24 @@ def test_a_click_is_not_drowned_by_a_backbone_with_large_features() -> None:
     for a, b in zip(usual, large, strict=True):
         assert b.std() < 2 * a.std() + 0.1
         assert b.std() < 2
+
+
+def statistics_of(net: DCTNet, clicks: ClickBatch, previous: Tensor | None = None) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([mean for mean, _ in net.encode(image(1), clicks, previous).statistics], 1)
+
+
+def test_feature_dct_reads_the_image_alone_where_it_is_told_to() -> None:
+    clicks, mask = some_clicks()[1:], torch.ones(1, 1, 32, 32)
+    fused = tiny_net(previous_mask=True)
+    alone = tiny_net(previous_mask=True, feature_dct_input="image")
+    assert not torch.equal(statistics_of(fused, clicks), statistics_of(fused, clicks, mask))
+    assert torch.equal(statistics_of(alone, clicks), statistics_of(alone, clicks, mask))
+    assert not torch.equal(statistics_of(alone, clicks), statistics_of(fused, clicks))
+    late = tiny_net(previous_mask=True, prompt_fusion="late")
+    assert torch.equal(statistics_of(late, clicks), statistics_of(late, clicks, mask))
+
+
+def test_unknown_feature_input_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"unknown feature_dct_input 'picture'.* known: fused, image"):
+        tiny_net(feature_dct_input="picture")

@@ -9,6 +9,7 @@ from dct_seg.models.decoder import DecoderNorm
 from dct_seg.models.feature_dct import Rejection
 
 PromptFusion = Literal["early", "late"]
+FeatureInput = Literal["fused", "image"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class DCTNetConfig:
         click_encoder: Short name of a registered click encoder.
         click_encoder_options: Arguments of the click encoder, such as ``sigma_scale``.
         feature_dct: Predict the statistics of three decoder layers from the clicked features.
+        feature_dct_input: Features that are read at the clicks. ``fused``: those that the decoder gets; with
+            early fusion they hold the click maps already. ``image``: of the image alone, the other reading of
+            section 2.2; with early fusion the backbone runs a second time for each click.
         rejection: Effect of a negative click in eq. 3: ``true`` vector rejection, or the formula as
             ``printed``.
         normalize_features: Normalise the clicked features of each layer before eq. 3; the paper does not say.
@@ -57,6 +61,7 @@ class DCTNetConfig:
     click_encoder: str = "SpatialDCT"
     click_encoder_options: dict[str, float | str | bool] = field(default_factory=dict)
     feature_dct: bool = True
+    feature_dct_input: FeatureInput = "fused"
     rejection: Rejection = "true"
     normalize_features: bool = False
     auto_drag: bool = True

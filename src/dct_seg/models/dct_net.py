@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dct_seg.clicks import ClickBatch
 from dct_seg.models.auto_drag import AutoDragHead
-from dct_seg.models.config import DCTNetConfig, PromptFusion
+from dct_seg.models.config import DCTNetConfig, FeatureInput, PromptFusion
 from dct_seg.models.decoder import Adjust, UNetDecoder, keep
 from dct_seg.models.detail import DetailBranch
 from dct_seg.models.feature_dct import FeatureDCT
@@ -46,6 +46,7 @@ class DCTNet(InteractiveNetwork):
     def __init__(self, config: DCTNetConfig | None = None) -> None:
         config = config or DCTNetConfig()
         check_choice("prompt fusion", config.prompt_fusion, get_args(PromptFusion))
+        check_choice("feature_dct_input", config.feature_dct_input, get_args(FeatureInput))
         super().__init__(config, encodes_clicks=config.prompt_fusion == "early")
         if self.is_late:
             narrow = [config.decoder_width * min(2 + i, 4) // 2 for i in range(len(self.channels))]
@@ -101,7 +102,10 @@ class DCTNet(InteractiveNetwork):
         encoded = super().encode(image, clicks, previous, features, prepared=prepared, adjust=adjust)
         if self.feature_dct is None:
             return encoded
-        statistics = self.feature_dct(encoded.seen[-NUM_DCT_LAYERS:], encoded.clicks, encoded.padded_size)
+        seen = encoded.seen
+        if self.config.feature_dct_input == "image" and not self.is_late:
+            seen = self.encode_image(image) if features is None else features
+        statistics = self.feature_dct(seen[-NUM_DCT_LAYERS:], encoded.clicks, encoded.padded_size)
         return replace(encoded, statistics=statistics)
 
     def fuse(self, maps: Tensor, features: list[Tensor]) -> list[Tensor]:
