@@ -15,6 +15,7 @@ from dct_seg.cli import main
 from dct_seg.data.check import check_folder
 from dct_seg.data.datasets import open_dataset
 from dct_seg.data.labels import soft_problem
+from dct_seg.data.samples import EvaluationSet
 
 
 def disk(*, sigma: float) -> NDArray[np.uint8]:
@@ -131,3 +132,12 @@ def test_check_names_the_folders_below_and_the_kinds_that_are_not_read(
     (tmp_path / "images" / "notes.txt").write_text("not an image")
     found = [(one.kind, one.path) for one in check_folder(tmp_path).findings]
     assert found == [("not_read", "images/site 1"), ("not_read", "masks/c.jpg"), ("not_read", "masks/site 1")]
+
+
+def test_object_that_shrinks_below_a_pixel_is_not_lost(tmp_path: Path) -> None:
+    mask = np.zeros((400, 400), np.uint8)
+    mask[203, 101:103] = 1
+    dataset = open_dataset("Folder", folder(tmp_path, mask))
+    item = EvaluationSet([dataset], [(0, 0)], max_side=20)[0]
+    assert item["mask"].nonzero().tolist() == [[10, 5]]
+    assert not item["ignore"].any()

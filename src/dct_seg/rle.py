@@ -23,7 +23,17 @@ def encode(mask: NDArray[np.bool_]) -> dict[str, Any]:
         >>> encode(np.array([[False, True], [True, True]]))
         {'size': [2, 2], 'counts': '13'}
     """
-    return {"size": [int(side) for side in mask.shape], "counts": _packed(runs(mask))}
+    return packed(runs(mask), (mask.shape[0], mask.shape[1]))
+
+
+def packed(lengths: Iterable[int], size: tuple[int, int]) -> dict[str, Any]:
+    """The packed run-length encoding of runs, background first, that fill (height, width).
+
+    Example:
+        >>> packed([1, 3], (2, 2))
+        {'size': [2, 2], 'counts': '13'}
+    """
+    return {"size": [int(side) for side in size], "counts": _packed(lengths)}
 
 
 def runs(mask: NDArray[np.bool_]) -> list[int]:

@@ -116,6 +116,7 @@ class COCO(InteractiveDataset):
                 found[record["id"]] = _Image(self._name(record["file_name"]), size, [], [])
         numbers = [one.get("id") for one in annotations if isinstance(one, dict)]
         times = Counter(number for number in numbers if _is_key(number))
+        tools = mask_tools()
         for place, one in enumerate(tqdm(annotations, desc="decoding annotations", delay=2, leave=False)):
             if not isinstance(one, dict):
                 problems.append(f"annotation number {place} is no record")
@@ -135,7 +136,7 @@ class COCO(InteractiveDataset):
                 continue
             name = label if not label.startswith("number") else f"n{place}"
             group = image.crowds if one.get("iscrowd") else image.objects
-            group.append(_Object(name, runs, rle.area(runs)))
+            group.append(_Object(name, runs, int(tools.area(runs))))
         return list(found.values())
 
     def _file_problem(self, image: _Image) -> str | None:

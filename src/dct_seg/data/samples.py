@@ -203,6 +203,12 @@ class EvaluationSet(Dataset[dict[str, Any]]):
                 cv2.resize(one.view(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT).astype(bool)
                 for one in (mask, ignore)
             )
+            if (
+                not mask.any()
+            ):  # smaller than a pixel now: an empty object would count as found without a click
+                share = cv2.resize(sample.mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+                mask = np.asarray(share == share.max())
+                ignore &= ~mask
         return to_tensors(image, mask, ignore, number, self.name(number))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dct_seg.rle import area, decode, encode
+from dct_seg.rle import area, packed
 
 
 def mask_tools() -> Any:
@@ -44,10 +44,10 @@ def from_segmentation(segmentation: Any, size: tuple[int, int]) -> dict[str, Any
         found = {"size": list(size), "counts": segmentation.get("counts")}
         pixels = area(found)
         if isinstance(found["counts"], list):
-            found = encode(decode(found))
+            found = packed(found["counts"], size)
     elif isinstance(segmentation, list) and segmentation:
         found = _from_polygons(segmentation, size)
-        pixels = area(found)
+        pixels = int(mask_tools().area(found))
     else:
         raise ValueError("it has no segmentation; give polygons or run lengths")
     if not pixels:
