@@ -78,7 +78,7 @@ class _PlainMethod(DCTNetMethod):
 
     def __init__(self, *, net: DCTNet) -> None:
         super().__init__(net=net, precision="float32")
-        self.net.to(memory_format=torch.contiguous_format)
+        net.to(memory_format=torch.contiguous_format)
 
     def predict(self, *args: Any) -> Any:
         self._views.clear()

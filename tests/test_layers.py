@@ -21,7 +21,7 @@ LAYERS = [  # a room may import those above it in this list
     {"arguments", "ranges", "registry", "clicks", "files", "processor", "rle", "stopping", "web"},
     {"click_encoders", "simulation", "metrics", "pictures", "prediction", "configurations"},
     {"models"},
-    {"interaction", "data", "prompts"},
+    {"interaction", "data", "prompts", "session"},
     {"training", "methods", "predictor"},
     {"benchmark", "export", "adapters", "app", "sweep", "task", "callbacks", "weight_averaging"},
     {"cli", "__main__"},
@@ -35,7 +35,7 @@ NEIGHBORS = {
 HOMES = {
     "lightning": {"data", "training"},
     "albumentations": {"data"},
-    "timm": {"models"},
+    "timm": {"models", "export"},
 }
 """Packages that only some rooms may import."""
 

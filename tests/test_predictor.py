@@ -323,3 +323,46 @@ def test_timings_tell_the_encoding_from_the_click() -> None:
     assert first.click > 0
     assert predictor.timings is first
     assert first.total == first.click
+
+
+def clicks_of_objects() -> list[list[Click]]:
+    return [
+        [Click(10, 12, radius=5.0)],
+        [Click(20, 40), Click(30, 50, positive=False, radius=3.0), Click(15, 35, radius=2.0)],
+        [],
+        [Click(30, 10, radius=9.0), Click(35, 20)],
+    ]
+
+
+@pytest.mark.parametrize("make", [Counting, network, late_network, late_and_mirrored])
+def test_batch_of_objects_answers_as_one_by_one(make: Callable[[], Method]) -> None:
+    predictor = Predictor(make())
+    predictor.set_image(IMAGE)
+    for together, clicks in zip(
+        predictor.predict_batch(clicks_of_objects()), clicks_of_objects(), strict=True
+    ):
+        alone = predictor.predict(clicks)
+        assert np.allclose(together.probs, alone.probs, atol=1e-4)
+        assert np.array_equal(together.mask, together.probs > 0.5)
+        for one, other in zip(together.clicks, alone.clicks, strict=True):
+            assert (one.row, one.col, one.positive) == (other.row, other.col, other.positive)
+            assert one.radius == pytest.approx(other.radius, rel=1e-4)
+
+
+def test_batch_sees_first_clicks_of_all_objects_in_one_forward() -> None:
+    method = network()
+    predictor = Predictor(method)
+    predictor.set_image(IMAGE)
+    sizes = []
+    handle = NET.register_forward_pre_hook(lambda net, given: sizes.append(len(given[0])))
+    predictor.predict_batch([[Click(10, 12, radius=30.0)], [Click(20, 40, radius=30.0)]])
+    handle.remove()
+    assert sizes[0] == 2
+
+
+def test_batch_leaves_the_clicks_of_the_predictor_alone() -> None:
+    predictor = Predictor(Counting())
+    predictor.set_image(IMAGE)
+    before = predictor.click(5, 5, radius=7.0)
+    predictor.predict_batch([[Click(1, 1, radius=1.0)]])
+    assert_same(predictor.predict([Click(5, 5, radius=7.0)]), before)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 PADDING = -1
 """The label of a click that is not there."""
@@ -217,3 +218,30 @@ class ClickBatch:
         """The same clicks on another device."""
         moved = (t.to(device, non_blocking=non_blocking) for t in (self.coords, self.labels, self.radii))
         return ClickBatch(*moved)
+
+
+def _flatten(clicks: ClickBatch) -> tuple[list[Tensor], None]:
+    return [clicks.coords, clicks.labels, clicks.radii], None
+
+
+def _flatten_with_keys(clicks: ClickBatch) -> tuple[list[tuple[pytree.KeyEntry, Tensor]], None]:
+    names = ("coords", "labels", "radii")
+    return [(pytree.GetAttrKey(name), getattr(clicks, name)) for name in names], None
+
+
+def _unflatten(values: Iterable[Any], context: None) -> ClickBatch:
+    clicks = object.__new__(
+        ClickBatch
+    )  # unchecked: torch.export also puts shapes and None in the tensors' place
+    for name, value in zip(("coords", "labels", "radii"), values, strict=True):
+        object.__setattr__(clicks, name, value)
+    return clicks
+
+
+pytree.register_pytree_node(
+    ClickBatch,
+    _flatten,
+    _unflatten,
+    serialized_type_name="dct_seg.ClickBatch",
+    flatten_with_keys_fn=_flatten_with_keys,
+)

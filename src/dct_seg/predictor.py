@@ -22,6 +22,7 @@ from dct_seg.models.network import InteractiveNetwork
 from dct_seg.models.pretrained import DEFAULT
 from dct_seg.prediction import Prediction, Timings
 from dct_seg.prompts import clicks_of, probabilities_of
+from dct_seg.session import Session, image_hash, read_session, write_session
 
 HISTORY_BYTES = 2**28
 """Of the probabilities kept of earlier clicks, beside those of the last one; all twenty of a photograph of 3
@@ -119,8 +120,8 @@ class Predictor:
         Args:
             name_or_path: Name or path, see :meth:`DCTNet.from_pretrained`.
             threshold: A pixel is object above this probability.
-            options: Arguments of :class:`dct_seg.methods.dctnet.DCTNetMethod`, such as ``zoom_in=False`` or
-                ``device="cuda"``.
+            options: Arguments of :class:`dct_seg.methods.dctnet.DCTNetMethod`, such as ``zoom_in=False``,
+                ``device="cuda"``, ``revision="v1"``, or ``backend="onnx"`` for an export folder.
 
         Raises:
             FileNotFoundError: No file at a path.
@@ -212,6 +213,98 @@ class Predictor:
         self.method.holder = None
         self.method.reset(image)
         self.method.holder = self
+
+    def predict_batch(self, objects: Sequence[Sequence[Click]]) -> list[Prediction]:
+        """The masks of several objects of the image, each as :meth:`predict` gives it alone.
+
+        The first clicks of all objects are seen together, then the second ones, and so on. The clicks of the
+        predictor itself stay as they are.
+
+        Args:
+            objects: Clicks of each object, in order.
+
+        Returns:
+            One prediction for each object; its timings are those of the whole call.
+
+        Raises:
+            RuntimeError: When no image is set.
+            ValueError: When a click lies outside the image.
+        """
+        with self._lock:
+            image = self._image_or_error()
+            size = (image.shape[0], image.shape[1])
+            for click in (click for clicks in objects for click in clicks):
+                check_click(click, size)
+            began = self._now()
+            if self.method.holder is not self:
+                self._tell_method(image)
+            used, probs = self._play_together(image, objects)
+            self.timings = timings = self._since(began)
+        return [
+            Prediction(one > self.threshold, one, clicks, timings)
+            for one, clicks in zip(probs, used, strict=True)
+        ]
+
+    def _play_together(
+        self, image: NDArray[np.uint8], objects: Sequence[Sequence[Click]]
+    ) -> tuple[list[tuple[Click, ...]], list[NDArray[np.float32]]]:
+        """The clicks of each object with their radii, and its probabilities, for the caller to keep."""
+        used: list[tuple[Click, ...]] = [()] * len(objects)
+        probs: list[NDArray[np.float32] | None] = [self._start] * len(objects)
+        for place in range(max((len(clicks) for clicks in objects), default=0)):
+            active = [i for i, clicks in enumerate(objects) if place < len(clicks)]
+            for i in active:
+                used[i] = tuple(self.method.fill_radii([*used[i], objects[i][place]], probs[i]))
+            answers = self.method.predict_many(image, [used[i] for i in active], [probs[i] for i in active])
+            for i, answer in zip(active, answers, strict=True):
+                probs[i] = answer
+        empty = np.zeros(image.shape[:2], np.float32)
+        return used, [empty.copy() if one is None else one.copy() for one in probs]
+
+    def save_session(self, path: str | Path, *, image_name: str = "image") -> Path:
+        """Write the clicks, the start mask and a hash of the image to a JSON file.
+
+        The file is one line of the annotator's click log, which ``dct-seg predict --clicks`` reads.
+
+        Args:
+            path: The file.
+            image_name: Name of the image in the log.
+
+        Raises:
+            RuntimeError: When no image is set.
+            ValueError: When there is neither a click nor a start mask.
+        """
+        with self._lock:
+            image = self._image_or_error()
+            used = self.predict(self._clicks).clicks
+            start = None if self._start is None else self._start > 0.5
+            session = Session(image_name, image_hash(image), self._clicks, used, self.threshold, start)
+        return write_session(path, session)
+
+    def load_session(self, path: str | Path) -> Prediction:
+        """Go on where :meth:`save_session` left off, on the image that is set.
+
+        The file's start mask and threshold take the place of the predictor's. Predicted radii are kept as
+        they were, so that the mask is the same.
+
+        Args:
+            path: A file that ``save_session`` wrote.
+
+        Raises:
+            RuntimeError: When no image is set.
+            FileNotFoundError: When there is no such file.
+            ValueError: When the file is broken, or of another image.
+        """
+        session = read_session(path)
+        with self._lock:
+            if session.image_hash != image_hash(self._image_or_error()):
+                raise ValueError(
+                    f"'{path}' is a session on another image ('{session.image_name}'); set that image first"
+                )
+            self._turns = []
+            self._start = None if session.start is None else session.start.astype(np.float32)
+            self.threshold = session.threshold
+            return self.predict(session.used)
 
     def _replay(
         self, image: NDArray[np.uint8], clicks: Sequence[Click]

@@ -84,7 +84,7 @@ def _method(weights: str) -> tuple[Callable[[], Method], ModelCard]:
     """A maker of methods that share one network, and what the page tells of it."""
     from dct_seg.app.schemas import ModelCard
     from dct_seg.methods.dctnet import DCTNetMethod
-    from dct_seg.models.network import InteractiveNetwork
+    from dct_seg.methods.exported import load_network
 
-    net = InteractiveNetwork.from_pretrained(weights)
+    net = load_network(weights)
     return lambda: DCTNetMethod(net=net), ModelCard(name=Path(weights).stem, prompts="drag")

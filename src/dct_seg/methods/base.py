@@ -55,6 +55,21 @@ class Method(ABC):
             previous: Result of ``predict`` for the previous click, or None at the first.
         """
 
+    def predict_many(
+        self,
+        image: NDArray[np.uint8],
+        clicks: Sequence[Sequence[Click]],
+        previous: Sequence[NDArray[np.float32] | None],
+    ) -> list[NDArray[np.float32]]:
+        """The answers of :meth:`predict` for several objects of one image.
+
+        Args:
+            image: As for ``predict``.
+            clicks: Clicks of each object, at least one.
+            previous: Answer before the last click of each object, or None.
+        """
+        return [self.predict(image, *one) for one in zip(clicks, previous, strict=True)]
+
     def preview(
         self,
         image: NDArray[np.uint8],

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from dct_seg.clicks import Click, ClickBatch
 from dct_seg.methods.after import make_after
 from dct_seg.methods.base import METHODS, Method, check_turn, checked_image, has_object
+from dct_seg.methods.exported import Backend, ExportedNetwork, load_network
 from dct_seg.methods.refiners import make_refiner, refined
 from dct_seg.methods.views import View, first_view, next_view, object_view, whole_view
 from dct_seg.models.network import InteractiveNetwork
@@ -33,6 +34,7 @@ KEPT_VIEWS = 3  # the whole image and the last two regions; with `late` some 10 
 # a second look, at the object that the first one found, is worth its time when it sees so many times as
 # finely
 MIN_ZOOM_GAIN = 1.1
+LARGEST_BATCH = 16  # views of one forward
 FLOOR = np.float32(
     1e-6
 )  # probability inside a view that may be held: above 0, so that the next click sees where the view was
@@ -62,8 +64,8 @@ class DCTNetMethod(Method):
     a view that was seen before costs the prompt branch and the decoder. What is kept never changes an answer.
 
     Args:
-        checkpoint: A shipped name, a file of weights or a checkpoint of training; None is the method's own,
-            if it has any.
+        checkpoint: A shipped name, a file of weights, a checkpoint of training, an export folder, or
+            ``org/name`` on the Hugging Face Hub; None is the method's own, if it has any.
         net: A network that is already in memory, instead of ``checkpoint``; it is put in evaluation mode.
         first_size: The whole image is shrunk to this many pixels at its longer side.
         first_reach: As long as there is no mask, look only so many radii around the clicks, at ``zoom_size``
@@ -88,6 +90,9 @@ class DCTNetMethod(Method):
             (extra ``classical``), ``connected`` keeps the parts that hold a positive click.
         after_options: Options of ``after``, such as ``smoothness`` of ``graph_cut``.
         device: A torch device.
+        backend: ``onnx`` runs an export folder in onnxruntime, ``torch`` runs weights, ``auto`` whichever
+            ``checkpoint`` is.
+        revision: Of weights on the Hugging Face Hub; a branch, a tag or a commit.
     """
 
     name = "dctnet"
@@ -104,7 +109,7 @@ class DCTNetMethod(Method):
         self,
         checkpoint: str | Path | None = None,
         *,
-        net: InteractiveNetwork | None = None,
+        net: InteractiveNetwork | ExportedNetwork | None = None,
         first_size: int = 448,
         first_reach: float = 8.0,
         look_again: bool = True,
@@ -119,6 +124,8 @@ class DCTNetMethod(Method):
         after: str | None = None,
         after_options: Mapping[str, float] | None = None,
         device: str = "cpu",
+        backend: Backend = "auto",
+        revision: str | None = None,
     ) -> None:
         check_choice("precision", precision, ("auto", "float32", "bfloat16"))
         lowest = {"first_size": 1, "zoom_size": 1, "first_reach": 0, "zoom_margin": 1}
@@ -146,9 +153,16 @@ class DCTNetMethod(Method):
                 f"--option {self.name}.checkpoint=FILE"
             )
         self.source = "in memory" if net is not None else str(checkpoint)
-        loaded = InteractiveNetwork.from_pretrained(checkpoint or "") if net is None else net
-        self._check(loaded)
-        self.net = loaded.eval().to(self.device).to(memory_format=torch.channels_last)
+        self.net = load_network(checkpoint or "", backend, revision=revision) if net is None else net
+        if isinstance(self.net, InteractiveNetwork):
+            self._check(self.net)
+            self.net = self.net.eval().to(self.device).to(memory_format=torch.channels_last)
+        elif device != "cpu" or precision == "bfloat16" or self.refiner is not None or self.wants:
+            raise ValueError(
+                f"method '{self.name}' runs an exported network in float32 on the CPU without refinement, "
+                f"got device='{device}', precision='{precision}', refine='{refine}'; "
+                "give the weights instead"
+            )
         self.first_size = first_size
         self.first_reach = first_reach
         self.look_again = look_again
@@ -159,6 +173,7 @@ class DCTNetMethod(Method):
         self.hold_view = self.net.is_late if hold_view is None else hold_view
         fast = self.refiner is None and has_fast_bfloat16(self.device)
         self.bfloat16 = fast if precision == "auto" else precision == "bfloat16"
+        self.bfloat16 &= isinstance(self.net, InteractiveNetwork)  # an exported one computes in float32
         self._image: NDArray[np.uint8] | None = None
         self._views: OrderedDict[View, _Seen] = OrderedDict()
 
@@ -254,10 +269,79 @@ class DCTNetMethod(Method):
         if not (self.zoom_in and self.look_again) or share < 1 or has_mask:
             return view, probs
         found = self._placed(view, probs, shape)
+        closer = self._closer(view, found, clicks)
+        return (view, probs) if closer is None else (closer, self._look(closer, clicks, found))
+
+    def _closer(self, view: View, found: NDArray[np.float32], clicks: Sequence[Click]) -> View | None:
+        """The region of what was found in ``view``, where it is worth a second look."""
         closer = object_view(found, clicks, self.zoom_size, margin=self.zoom_margin)
-        if closer is None or closer.scale < MIN_ZOOM_GAIN * view.scale:
-            return view, probs
-        return closer, self._look(closer, clicks, found)
+        return None if closer is None or closer.scale < MIN_ZOOM_GAIN * view.scale else closer
+
+    def predict_many(
+        self,
+        image: NDArray[np.uint8],
+        clicks: Sequence[Sequence[Click]],
+        previous: Sequence[NDArray[np.float32] | None],
+    ) -> list[NDArray[np.float32]]:
+        """The answers of :meth:`predict` for several objects: one forward for all views of one size.
+
+        Raises:
+            ValueError: As for ``predict``.
+        """
+        net = self.net
+        plain = not (self.flip or self.refiner or self.after) and all(map(has_object, clicks, previous))
+        if not plain or not isinstance(net, InteractiveNetwork) or net.click_encoder.needs_image:
+            return super().predict_many(image, clicks, previous)
+        size = None if self._image is None else self._image.shape[:2]
+        shape = check_turn(image, [click for one in clicks for click in one], size)
+        has_mask = [before is not None and bool((before > 0.5).any()) for before in previous]
+        views = [
+            self._view(shape, one, before if known else None, 1.0)
+            for one, before, known in zip(clicks, previous, has_mask, strict=True)
+        ]
+        looks = self._look_many(net, views, clicks, previous)
+        found = [self._placed(view, probs, shape) for view, probs in zip(views, looks, strict=True)]
+        if not (self.zoom_in and self.look_again):
+            return found
+        again = [
+            (i, closer)
+            for i, known in enumerate(has_mask)
+            if not known and (closer := self._closer(views[i], found[i], clicks[i])) is not None
+        ]
+        chosen, closer_views = [i for i, _ in again], [view for _, view in again]
+        looks = self._look_many(net, closer_views, [clicks[i] for i in chosen], [found[i] for i in chosen])
+        for i, view, probs in zip(chosen, closer_views, looks, strict=True):
+            found[i] = self._placed(view, probs, shape)
+        return found
+
+    def _look_many(
+        self,
+        net: InteractiveNetwork,
+        views: Sequence[View],
+        clicks: Sequence[Sequence[Click]],
+        previous: Sequence[NDArray[np.float32] | None],
+    ) -> list[NDArray[np.float32]]:
+        """The probabilities in several views, each (h, w) of its size."""
+        answers: list[NDArray[np.float32]] = [np.empty((0, 0), np.float32)] * len(views)
+        for size in dict.fromkeys(view.size for view in views):
+            alike = [i for i, view in enumerate(views) if view.size == size]
+            for some in (alike[at : at + LARGEST_BATCH] for at in range(0, len(alike), LARGEST_BATCH)):
+                images = torch.cat([self._seen(views[i]).image for i in some])
+                inside = ClickBatch.from_clicks([views[i].clicks(clicks[i]).to_clicks()[0] for i in some])
+                before = torch.cat([self._before(views[i], previous[i]) for i in some])
+                levels = [self._features(views[i]) for i in some] if net.is_late else []
+                features = [torch.cat(list(level)) for level in zip(*levels, strict=True)] or None
+                with self._computing():
+                    probs = torch.sigmoid(net(images, inside.to(self.device), before, features))
+                for i, one in zip(some, probs[:, 0].cpu().numpy(), strict=True):
+                    answers[i] = one
+        return answers
+
+    def _before(self, view: View, previous: NDArray[np.float32] | None) -> torch.Tensor:
+        """(1, 1, h, w) probabilities before the last click in a view; zeros before the first."""
+        if previous is None:
+            return torch.zeros(1, 1, *view.size, device=self.device)
+        return self._tensor(view.crop(previous)[..., None])
 
     def preview(
         self,
@@ -345,6 +429,7 @@ class DCTNetMethod(Method):
             seen.prepared[mirrored] = self.net.prepare(image)
         prepared = seen.prepared[mirrored]
         if self.refiner is not None:
+            assert isinstance(self.net, InteractiveNetwork)
             return torch.sigmoid(refined(self.refiner, self.net, image, clicks, before, features, prepared))
         with self._computing():
             return torch.sigmoid(self.net(image, clicks, before, features, prepared))

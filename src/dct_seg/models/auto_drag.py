@@ -45,7 +45,12 @@ class AutoDragHead(nn.Module):
         )
 
     def forward(
-        self, features: list[Tensor], clicks: ClickBatch, previous: Tensor, size: tuple[int, int]
+        self,
+        features: list[Tensor],
+        clicks: ClickBatch,
+        previous: Tensor,
+        size: tuple[int, int],
+        bounds: Tensor | None = None,
     ) -> Tensor:
         """The logarithm of each click's radius in pixels.
 
@@ -57,11 +62,14 @@ class AutoDragHead(nn.Module):
                 image's.
             size: (H, W) that the features cover: the image's, or with what was padded at its bottom and
                 right.
+            bounds: (2,) height and width of the image where ``previous`` is padded as the features are;
+                None where it is not.
 
         Returns:
             (B, N) float32, the natural logarithm of pixels.
         """
-        bounds = (previous.shape[2], previous.shape[3])
+        before = (previous.shape[2], previous.shape[3])
+        height, width = before if bounds is None else bounds.unbind()
         offsets: Tensor = self.get_buffer("offsets")
         points = clicks.coords[:, :, None, None] + offsets  # (B, N, R, A, 2)
         columns = []
@@ -71,11 +79,11 @@ class AutoDragHead(nn.Module):
             ring = nn.functional.normalize(sample_at(feature, points, size), dim=-1)  # (B, N, R, A, C)
             likeness = (ring * centre[:, :, None, None]).sum(-1)  # (B, N, R, A)
             columns += [likeness.mean(-1), likeness.amin(-1), centre * math.sqrt(centre.shape[-1])]
-        mask = sample_at(previous.detach().float(), points, bounds)[..., 0]
+        mask = sample_at(previous.detach().float(), points, before)[..., 0]
         columns += [mask.mean(-1), mask.amin(-1), mask.amax(-1)]
-        edge = torch.stack([clicks.coords[..., 0] + 1, bounds[0] - clicks.coords[..., 0]], -1).amin(-1)
-        side = torch.stack([clicks.coords[..., 1] + 1, bounds[1] - clicks.coords[..., 1]], -1).amin(-1)
-        own = sample_at(previous.detach().float(), clicks.coords, bounds)[..., 0]
+        edge = torch.stack([clicks.coords[..., 0] + 1, height - clicks.coords[..., 0]], -1).amin(-1)
+        side = torch.stack([clicks.coords[..., 1] + 1, width - clicks.coords[..., 1]], -1).amin(-1)
+        own = sample_at(previous.detach().float(), clicks.coords, before)[..., 0]
         border = torch.minimum(edge, side).clamp(min=1).log() - math.log(LARGEST_RING) / 2
         columns.append(torch.stack([(clicks.labels == 1).float(), own, border], -1))
         middle = (

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dct_seg.models.tracing import is_exporting
 from dct_seg.registry import check_choice
 
 DecoderNorm = Literal["instance", "batch"]
@@ -49,12 +50,25 @@ class PyramidPooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, h, w) -> (B, out_channels, h, w)."""
         pooled = [
-            F.interpolate(
-                conv(F.adaptive_avg_pool2d(x, cells)), x.shape[-2:], mode="bilinear", align_corners=False
-            )
+            F.interpolate(conv(_cell_means(x, cells)), x.shape[-2:], mode="bilinear", align_corners=False)
             for cells, conv in zip(self.cells, self.reduce, strict=True)
         ]
         return F.relu(self.merge(torch.cat([x, *pooled], 1)), inplace=True)
+
+
+def _cell_means(x: Tensor, cells: int) -> Tensor:
+    """(B, C, cells, cells), averages over ``cells`` a side."""
+    if not is_exporting():
+        return F.adaptive_avg_pool2d(x, cells)
+    rows, cols = (_averaging(length, cells).to(x) for length in x.shape[-2:])
+    return rows @ x @ cols.t()
+
+
+def _averaging(length: int, cells: int) -> Tensor:
+    """(cells, length) weights of ``adaptive_avg_pool2d`` along one axis, for any length in a graph."""
+    cell, place = torch.arange(cells)[:, None], torch.arange(length)
+    inside = (place >= cell * length // cells) & (place < ((cell + 1) * length + cells - 1) // cells)
+    return inside.float() / inside.sum(1, keepdim=True)
 
 
 class ConvNorm(nn.Module):
@@ -118,6 +132,8 @@ def adaptive_instance_norm(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     stds, means = (value.expand(batch, channels) for value in (std, mean))
     if x.dtype == torch.float64:  # half types go with float32 statistics, float64 with its own alone
         stds, means = stds.double(), means.double()
+    if is_exporting():  # for any number of images in a graph
+        return F.instance_norm(x) * stds[..., None, None] + means[..., None, None]
     # One image at a time is what batch norm calls a batch: its kernel is five times as fast as mean, variance
     # and product apart.
     on_cudnn = torch.backends.cudnn.enabled

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dct_seg.clicks import ClickBatch
+from dct_seg.models.tracing import is_exporting
 from dct_seg.registry import unknown_name
 
 Rejection = Literal["true", "printed"]
@@ -34,9 +35,9 @@ def sample_at(features: Tensor, coords: Tensor, size: tuple[int, int]) -> Tensor
         [0.0, 0.5]
     """
     coords = coords.float()
-    scale = coords.new_tensor([2 / size[0], 2 / size[1]])
-    # grid_sample speaks (x, y) in -1..1
-    grid = ((coords + 0.5) * scale - 1).flip(-1).reshape(coords.shape[0], 1, -1, 2)
+    rows = (coords[..., 0] + 0.5) * (2 / size[0]) - 1
+    cols = (coords[..., 1] + 0.5) * (2 / size[1]) - 1
+    grid = torch.stack([cols, rows], -1).reshape(coords.shape[0], 1, -1, 2)  # (x, y) in -1..1
     sampled = F.grid_sample(
         features.float(), grid, align_corners=False, padding_mode="border"
     )  # (B, C, 1, P)
@@ -64,17 +65,33 @@ def fold_clicks(q: Tensor, labels: Tensor, *, rejection: Rejection = "true") -> 
         [[1.5, 0.0]]
     """
     f = q.new_zeros(q.shape[0], q.shape[2])
-    started = torch.zeros_like(labels[:, :1], dtype=torch.bool)
+    started = torch.zeros_like(labels[:, :1])
+    if is_exporting():  # a loop in the graph, over however many clicks there are
+        from torch._higher_order_ops.scan import scan
+
+        def step(state: list[Tensor], click: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+            after, begun = _fold_click(state[0], state[1], click[0], click[1], rejection)
+            return [after, begun], begun.clone()
+
+        in_order = [q.transpose(0, 1).contiguous(), labels.t()[..., None].contiguous()]
+        state, _ = scan(step, [f, started], in_order)
+        folded: Tensor = state[0]
+        return folded
     for q_i, label in zip(q.unbind(1), labels[..., None].unbind(1), strict=True):
-        positive = torch.where(started, (f + q_i) / 2, q_i)
-        squared = (q_i * q_i).sum(
-            1, keepdim=True
-        )  # (B, 1); |Q| = 0 removes nothing, and its gradient stays finite
-        divisor = squared.clamp(min=1e-12) if rejection == "true" else squared.clamp(min=1e-24).sqrt()
-        negative = f - (f * q_i).sum(1, keepdim=True) * q_i / divisor
-        f = torch.where(label == 1, positive, torch.where(label == 0, negative, f))
-        started = started | (label == 1)
+        f, started = _fold_click(f, started, q_i, label, rejection)
     return f
+
+
+def _fold_click(
+    f: Tensor, started: Tensor, q: Tensor, label: Tensor, rejection: Rejection
+) -> tuple[Tensor, Tensor]:
+    """The aggregated feature (B, D) after one more click, and 1 once there was a positive one, (B, 1)."""
+    positive = torch.where(started > 0, (f + q) / 2, q)
+    squared = (q * q).sum(1, keepdim=True)  # (B, 1); |Q| = 0 removes nothing, and its gradient stays finite
+    divisor = squared.clamp(min=1e-12) if rejection == "true" else squared.clamp(min=1e-24).sqrt()
+    negative = f - (f * q).sum(1, keepdim=True) * q / divisor
+    f = torch.where(label == 1, positive, torch.where(label == 0, negative, f))
+    return f, torch.maximum(started, (label == 1).to(started.dtype))
 
 
 class FeatureDCT(nn.Module):

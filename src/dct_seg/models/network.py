@@ -22,6 +22,7 @@ from dct_seg.models import pretrained
 from dct_seg.models.backbone import Backbone
 from dct_seg.models.config import DCTNetConfig
 from dct_seg.models.decoder import Adjust, Statistics, keep
+from dct_seg.models.tracing import is_exporting
 from dct_seg.ranges import check_number, check_unit_range
 from dct_seg.registry import Registry
 
@@ -101,6 +102,7 @@ class InteractiveNetwork(nn.Module, ABC):
     Attributes:
         channels: Channels of each level given to ``decode``, fine to coarse.
         strides: Pixels of the image a step of each level.
+        card: Lines of the metadata that came with the weights.
     """
 
     points: ClassVar[tuple[str, ...]] = ("maps",)
@@ -127,6 +129,7 @@ class InteractiveNetwork(nn.Module, ABC):
         self.channels = self.backbone.channels[self.first_level :]
         self.strides = self.backbone.strides[self.first_level :]
         self.auto_drag = None
+        self.card: dict[str, str] = {}
 
     @property
     def is_late(self) -> bool:
@@ -266,8 +269,8 @@ class InteractiveNetwork(nn.Module, ABC):
             previous: (B, 1, H, W) probabilities before the clicks, or None.
             features: Result of ``encode_image`` for this image, to save computing it again.
         """
-        if self.auto_drag is None or not clicks.lacks_radius.any():
-            return clicks
+        if self.auto_drag is None or is_exporting() or not clicks.lacks_radius.any():
+            return clicks  # a graph takes radii as they are
         features = self.encode_image(image) if features is None else features
         predicted = self.log_radii(features, clicks, previous, (image.shape[2], image.shape[3])).exp()
         return clicks.with_radii(torch.where(clicks.lacks_radius, predicted.to(clicks.radii), clicks.radii))
@@ -335,19 +338,50 @@ class InteractiveNetwork(nn.Module, ABC):
         """
         return pretrained.save(self, path, half=half, card=card)
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        half: bool = True,
+        private: bool | None = None,
+        branch: str | None = None,
+        commit_message: str = "Add weights of dct-seg",
+        **card: str,
+    ) -> str:
+        """Upload the weights to the Hugging Face Hub, with a model card; returns the URL of the commit.
+
+        Args:
+            repo_id: ``org/name``; made if missing.
+            half: Store float16, half the size.
+            private: Whether a new repository is private; None is the organization's default.
+            branch: The branch to commit to; None for ``main``.
+            commit_message: First line of the commit.
+            card: Further lines of the file's metadata, beside those that came with the weights.
+        """
+        from dct_seg.models import hub
+
+        lines = {**self.card, **card}
+        return hub.push(
+            self, repo_id, half=half, card=lines, private=private, branch=branch, message=commit_message
+        )
+
     @classmethod
-    def from_pretrained(cls: type[Self], name_or_path: str | Path = pretrained.DEFAULT) -> Self:
+    def from_pretrained(
+        cls: type[Self], name_or_path: str | Path = pretrained.DEFAULT, *, revision: str | None = None
+    ) -> Self:
         """A trained network in evaluation mode, with all its weights and no other.
 
         Args:
             name_or_path: A name that ``dct-seg list`` shows, a ``.safetensors`` file or a folder that
-                ``save_pretrained`` wrote, or a checkpoint (``.ckpt``) of training.
+                ``save_pretrained`` wrote, a checkpoint (``.ckpt``) of training, or ``org/name`` on the
+                Hugging Face Hub.
+            revision: A branch, a tag or a commit on the Hub; None for ``main``.
 
         Raises:
-            FileNotFoundError: No file at a path.
+            FileNotFoundError: No file at a path, and no such repository.
             ValueError: Unknown name; a file that is broken, or of another architecture.
         """
-        stored = pretrained.load(name_or_path)
+        stored = pretrained.load(name_or_path, revision=revision)
         kind = NETWORKS.get(str(stored.config.get("network", "dct_net")))
         if not issubclass(kind, cls):
             raise ValueError(
@@ -360,6 +394,7 @@ class InteractiveNetwork(nn.Module, ABC):
         assert isinstance(net, cls)
         pretrained.load_strictly(net, stored)
         net.config = DCTNetConfig.from_dict(stored.config)
+        net.card = dict(stored.card)
         return net.eval()
 
     def at_image_size(self, logits: Tensor, encoded: Encoded) -> Tensor:

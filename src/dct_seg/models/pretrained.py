@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dct_seg.files import write_whole
+from dct_seg.models.hub import fetch, is_hub_name
 from dct_seg.registry import unknown_name
 
 if TYPE_CHECKING:
@@ -78,8 +79,10 @@ def _stored(key: str, value: Tensor, half: bool) -> Tensor:
     return stored.detach().cpu().contiguous().clone()
 
 
-def load(name_or_path: str | Path) -> Stored:
-    """Read the weights behind a shipped name, a file or a folder.
+def load(name_or_path: str | Path, *, revision: str | None = None) -> Stored:
+    """Read the weights behind a shipped name, a file, a folder or ``org/name`` on the Hugging Face Hub.
+
+    A path that exists is never asked of the Hub.
 
     Raises:
         FileNotFoundError: No file at a path.
@@ -93,6 +96,8 @@ def load(name_or_path: str | Path) -> Stored:
             _load_checkpoint(path) if path.suffix == ".ckpt" else _load_safetensors(path, str(name_or_path))
         )
     name = str(name_or_path)
+    if is_hub_name(name):
+        return _load_safetensors(fetch(name, revision=revision), name)
     if path.name != name or path.suffix in (".safetensors", ".ckpt", ".pth"):
         shipped = ", ".join(names()) or "none yet"
         raise FileNotFoundError(

@@ -1,0 +1,223 @@
+"""A network that ``dct-seg export`` wrote, run by onnxruntime in place of PyTorch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dct_seg.clicks import PADDING, ClickBatch
+from dct_seg.methods.extras import import_extra
+from dct_seg.models.network import InteractiveNetwork
+from dct_seg.registry import check_choice
+
+CARD = "dct_seg.json"
+FORMAT_VERSION = 1
+
+Backend = Literal["auto", "torch", "onnx"]
+
+
+@dataclass(frozen=True)
+class ExportCard:
+    """The ``dct_seg.json`` of an export folder.
+
+    Args:
+        kind: ``onnx`` or ``pt2``.
+        source: Name or path of the weights.
+        is_late: Two graphs, ``encoder`` and ``decoder``; otherwise one, ``network``.
+        multiple: Height and width of what the graphs take are multiples of this.
+        has_drag_head: There is a ``radii`` graph beside, for clicks without a drag.
+        needs_radius: A click without a radius gives NaN.
+        version: Of the format.
+    """
+
+    kind: str
+    source: str
+    is_late: bool
+    multiple: int
+    has_drag_head: bool
+    needs_radius: bool
+    version: int = FORMAT_VERSION
+
+
+def read_card(folder: str | Path) -> ExportCard:
+    """The card of an export folder.
+
+    Raises:
+        FileNotFoundError: When the folder is no export.
+        ValueError: When the card is broken, or of a newer dct-seg.
+    """
+    path = Path(folder) / CARD
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"'{folder}' is no folder that `dct-seg export` wrote; run: dct-seg export WEIGHTS --out {folder}"
+        )
+    try:
+        values: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version = int(values["version"])
+        if version <= FORMAT_VERSION:
+            return ExportCard(**values)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"'{path}' is broken ({error}); export the weights again") from error
+    raise ValueError(f"'{path}' was written by a newer dct-seg (format {version}); update dct-seg")
+
+
+def load_network(
+    checkpoint: str | Path, backend: Backend = "auto", *, revision: str | None = None
+) -> InteractiveNetwork | ExportedNetwork:
+    """The network behind a shipped name, a file of weights or an export folder.
+
+    Args:
+        checkpoint: As for ``InteractiveNetwork.from_pretrained``, or an export folder.
+        backend: ``onnx`` wants an export folder, ``torch`` wants weights, ``auto`` takes either.
+        revision: As for ``InteractiveNetwork.from_pretrained``.
+
+    Raises:
+        FileNotFoundError, ValueError: When there is nothing of the kind.
+        ImportError: When onnxruntime is not installed.
+    """
+    check_choice("backend", backend, get_args(Backend))
+    if backend == "onnx" or (backend == "auto" and (Path(checkpoint) / CARD).is_file()):
+        return ExportedNetwork(checkpoint)
+    return InteractiveNetwork.from_pretrained(checkpoint, revision=revision)
+
+
+class ExportedNetwork:
+    """The graphs of an export folder behind the calls of a network.
+
+    Args:
+        folder: What ``dct-seg export --format onnx`` wrote.
+        threads: Threads inside one operator; 0 takes as many as PyTorch.
+
+    Attributes:
+        is_late: As for a network.
+        auto_drag: True where the Auto-Drag-Head was exported, else None.
+
+    Raises:
+        FileNotFoundError, ValueError: When the folder is no ONNX export.
+        ImportError: When onnxruntime is not installed.
+    """
+
+    def __init__(self, folder: str | Path, *, threads: int = 0) -> None:
+        self.card = read_card(folder)
+        if self.card.kind != "onnx":
+            raise ValueError(
+                f"'{folder}' is an export of kind {self.card.kind}; run dct-seg export --format onnx"
+            )
+        runtime = import_extra("onnxruntime", package="onnxruntime", method="dctnet", extra="onnx")
+        settings = runtime.SessionOptions()
+        settings.intra_op_num_threads = threads or torch.get_num_threads()
+        self.is_late = self.card.is_late
+        self.auto_drag = True if self.card.has_drag_head else None
+        self._folder = Path(folder)
+        self._sessions: dict[str, Any] = {}
+        self._runtime, self._settings = runtime, settings
+
+    def encode_image(self, image: Tensor) -> list[Tensor]:
+        """The features of the image alone, fine to coarse.
+
+        Args:
+            image: (1, 3, H, W) RGB in 0..1, any size.
+        """
+        return [torch.from_numpy(f) for f in self._run("encoder", {"image": self._padded(image)})]
+
+    def fill_radii(
+        self,
+        image: Tensor,
+        clicks: ClickBatch,
+        previous: Tensor | None = None,
+        features: list[Tensor] | None = None,
+    ) -> ClickBatch:
+        """The clicks with a radius wherever there was none.
+
+        Args:
+            image: (1, 3, H, W) RGB in 0..1.
+            clicks: (1, N) clicks in pixels.
+            previous: (1, 1, H, W) probabilities before the clicks, or None.
+            features: Result of ``encode_image`` for this image, to save computing it again.
+        """
+        if not self.auto_drag or not clicks.lacks_radius.any():
+            return clicks
+        features = self.encode_image(image) if features is None else features
+        feeds = self._prompt(image, clicks, previous)
+        del feeds["radii"]
+        radii = self._run("radii", {**_named(features[:-1]), **feeds})[0]
+        return clicks.with_radii(torch.where(clicks.lacks_radius, torch.from_numpy(radii), clicks.radii))
+
+    def prepare(self, image: Tensor) -> None:
+        """Nothing: a network whose click encoder sees the image is not exported."""
+
+    def __call__(
+        self,
+        image: Tensor,
+        clicks: ClickBatch,
+        previous: Tensor | None = None,
+        features: list[Tensor] | None = None,
+        prepared: None = None,
+    ) -> Tensor:
+        """The logits, (1, 1, H, W) float32.
+
+        Args:
+            image: (1, 3, H, W) RGB in 0..1, any size.
+            clicks: (1, N) clicks in pixels.
+            previous: (1, 1, H, W) probabilities before the last click; None stands for zeros.
+            features: Result of ``encode_image`` for this image.
+            prepared: None.
+        """
+        clicks = self.fill_radii(image, clicks, previous, features)
+        if self.card.needs_radius and clicks.lacks_radius.any():
+            raise ValueError(
+                "this network needs a radius for each click, and its export has no Auto-Drag-Head; drag"
+            )
+        feeds = self._prompt(image, clicks, previous)
+        if self.is_late:
+            seen = _named(self.encode_image(image) if features is None else features)
+            logits = self._run("decoder", {**seen, **feeds})[0]
+        else:
+            logits = self._run("network", {"image": self._padded(image), **feeds})[0]
+        return torch.from_numpy(logits[..., : image.shape[2], : image.shape[3]])
+
+    def _prompt(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None) -> dict[str, NDArray[Any]]:
+        size = (image.shape[2], image.shape[3])
+        before = torch.zeros(1, 1, *size) if previous is None else previous
+        coords, labels, radii = clicks.coords, clicks.labels, clicks.radii
+        if (
+            labels.shape[1] == 0
+        ):  # a loop over no click at all is no graph's strength: one of padding is the same
+            coords, labels, radii = torch.zeros(1, 1, 2), torch.full((1, 1), PADDING), torch.zeros(1, 1)
+        return {
+            "coords": coords.float().numpy(),
+            "labels": labels.numpy(),
+            "radii": radii.float().numpy(),
+            "previous": self._padded(before),
+            "size": np.array(size, np.int64),
+        }
+
+    def _padded(self, x: Tensor) -> NDArray[np.float32]:
+        m = self.card.multiple
+        pads = ((0, 0), (0, 0), (0, -x.shape[2] % m), (0, -x.shape[3] % m))
+        return np.pad(np.ascontiguousarray(x.float().numpy()), pads, mode="edge")
+
+    def _run(self, name: str, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+        session = self._sessions.get(name)
+        if session is None:
+            path = self._folder / f"{name}.onnx"
+            if not path.is_file():
+                raise FileNotFoundError(f"'{path}' is missing; export the weights again")
+            session = self._sessions[name] = self._runtime.InferenceSession(
+                str(path), self._settings, providers=["CPUExecutionProvider"]
+            )
+        taken = {one.name for one in session.get_inputs()}
+        answers: list[NDArray[np.float32]] = session.run(None, {k: v for k, v in feeds.items() if k in taken})
+        return answers
+
+
+def _named(features: list[Tensor]) -> dict[str, NDArray[Any]]:
+    return {f"features_{i}": feature.float().numpy() for i, feature in enumerate(features)}

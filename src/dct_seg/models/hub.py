@@ -1,0 +1,166 @@
+"""Weights on the Hugging Face Hub, through ``huggingface_hub``'s own mixin; safetensors only."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
+
+if TYPE_CHECKING:
+    from dct_seg.models.network import InteractiveNetwork
+
+FILE = "model.safetensors"
+
+
+def is_hub_name(name: str | Path) -> bool:
+    """Whether a name can be that of a repository on the Hub.
+
+    Example:
+        >>> [is_hub_name(name) for name in ("org/name", "name", "a/b/c", "a/b.ckpt", "./name")]
+        [True, False, False, False, False]
+    """
+    text = str(name)
+    is_file = text.endswith((".safetensors", ".ckpt", ".pth"))
+    return not is_file and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text) is not None
+
+
+def fetch(name: str, *, revision: str | None = None) -> Path:
+    """The file of weights of a repository, downloaded once to the Hub's cache.
+
+    Args:
+        name: ``org/name``.
+        revision: A branch, a tag or a commit; None for ``main``.
+
+    Raises:
+        FileNotFoundError: When the Hub has no such weights, or cannot be reached.
+    """
+    try:
+        found: _HubFile = _HubFile.from_pretrained(name, revision=revision)
+    except OSError as error:  # all of the Hub's errors are
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise FileNotFoundError(
+            f"no weights at '{name}': no such path, and the Hugging Face Hub answers: {reason}"
+        ) from error
+    return found.path
+
+
+def push(
+    net: InteractiveNetwork,
+    name: str,
+    *,
+    half: bool,
+    card: Mapping[str, str],
+    private: bool | None,
+    branch: str | None,
+    message: str,
+) -> str:
+    """Upload a network's weights, its configuration and a model card.
+
+    Returns:
+        The URL of the commit.
+    """
+    upload = _HubFile(Path(FILE), net, half, dict(card), name)
+    config = asdict(net.config)
+    url = upload.push_to_hub(name, config=config, commit_message=message, private=private, branch=branch)
+    return str(url)
+
+
+class _HubFile(ModelHubMixin):
+    """A file of weights, in memory or on disk, as the mixin saves and loads it."""
+
+    def __init__(
+        self,
+        path: Path,
+        net: InteractiveNetwork | None = None,
+        half: bool = True,
+        card: dict[str, str] | None = None,
+        name: str = "",
+    ) -> None:
+        self.path = path
+        self.net = net
+        self.half = half
+        self.card = card or {}
+        self.name = name
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        assert self.net is not None
+        self.net.save_pretrained(save_directory, half=self.half, **self.card)
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        **options: Any,
+    ) -> _HubFile:
+        path = hf_hub_download(
+            model_id,
+            FILE,
+            revision=revision,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            token=token,
+        )
+        return cls(Path(path))
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The card of the repository, from the lines of the file's metadata."""
+        assert self.net is not None
+        return ModelCard(model_card(self.name, self.card, asdict(self.net.config)))
+
+
+def model_card(name: str, card: Mapping[str, str], config: Mapping[str, Any]) -> str:
+    """The README of a repository of weights.
+
+    Args:
+        name: ``org/name``.
+        card: Lines of the file's metadata; ``license`` also becomes the repository's.
+        config: Configuration of the network.
+
+    Example:
+        >>> print(model_card("org/cells", {"license": "mit"}, {"backbone": "resnet18"})[:52])
+        ---
+        library_name: dct-seg
+        license: mit
+        pipeline_tag:
+    """
+    license_line = f"license: {card['license']}\n" if "license" in card else ""
+    told = "".join(f"| {key} | {' '.join(value.split())} |\n" for key, value in card.items())
+    return f"""---
+library_name: dct-seg
+{license_line}pipeline_tag: mask-generation
+tags: [interactive-segmentation, click-segmentation]
+---
+
+# {name.rpartition("/")[2]}
+
+Click and click-and-drag segmentation with [dct-seg](https://pypi.org/project/dct-seg/).
+
+```python
+from dct_seg import Click, Predictor
+
+predictor = Predictor.from_pretrained("{name}")
+predictor.set_image(image)  # (H, W, 3) uint8 RGB
+mask = predictor.predict([Click(row=120, col=200, radius=45)]).mask
+```
+
+| | |
+|---|---|
+{told}
+Configuration:
+
+```json
+{json.dumps(dict(config), indent=1)}
+```
+"""

@@ -1,0 +1,101 @@
+"""A predictor's work on one object as a JSON file: one line of the annotator's click log."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dct_seg import rle
+from dct_seg.clicks import Click
+from dct_seg.files import write_whole
+
+
+@dataclass(frozen=True)
+class Session:
+    """The state of a predictor.
+
+    Args:
+        image_name: Name of the image.
+        image_hash: Result of :func:`image_hash`.
+        given: Clicks as the person made them; a click read from a file has a radius in any case.
+        used: The same clicks with the radii that were used.
+        threshold: A pixel is object above this probability.
+        start: (H, W) bool, the mask that the first click corrects, or None.
+    """
+
+    image_name: str
+    image_hash: str
+    given: tuple[Click, ...]
+    used: tuple[Click, ...]
+    threshold: float
+    start: NDArray[np.bool_] | None = None
+
+
+def image_hash(image: NDArray[np.uint8]) -> str:
+    """SHA-256 of an image's height, width and pixels.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+    """
+    return hashlib.sha256(f"{image.shape[0]}x{image.shape[1]}".encode() + image.tobytes()).hexdigest()
+
+
+def write_session(path: str | Path, session: Session) -> Path:
+    """Write a session as one line of JSON.
+
+    Raises:
+        ValueError: When it has neither a click nor a start mask.
+    """
+    if not session.used and session.start is None:
+        raise ValueError("there is nothing to save: no click was made and no start mask is set")
+    line = {
+        "image": session.image_name,
+        "image_sha256": session.image_hash,
+        "object": 1,
+        "class": "object",
+        "threshold": session.threshold,
+        "clicks": [
+            {
+                "row": click.row,
+                "col": click.col,
+                "positive": click.positive,
+                "radius": click.radius,
+                "given": given.radius is not None,
+            }
+            for given, click in zip(session.given, session.used, strict=True)
+        ],
+        "start": None if session.start is None else rle.encode(session.start),
+    }
+    return write_whole(path, json.dumps(line, allow_nan=False) + "\n")
+
+
+def read_session(path: str | Path) -> Session:
+    """Read a session.
+
+    Raises:
+        FileNotFoundError: When there is no such file.
+        ValueError: When it is broken.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no session '{path}'; Predictor.save_session writes one")
+    try:
+        line = json.loads(path.read_text(encoding="utf-8"))
+        used = tuple(_click(one) for one in line["clicks"])
+        start = None if line.get("start") is None else rle.decode(line["start"])
+        threshold = float(line["threshold"])
+        return Session(str(line["image"]), str(line["image_sha256"]), used, used, threshold, start)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"'{path}' is no session of a predictor: {what}") from error
+
+
+def _click(one: Any) -> Click:
+    radius = None if one["radius"] is None else float(one["radius"])
+    return Click(float(one["row"]), float(one["col"]), bool(one["positive"]), radius)

@@ -1,0 +1,75 @@
+"""Sessions of a predictor: saved, loaded, and read as a click log."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_predictor import IMAGE, assert_same, network
+
+from dct_seg import Click, Predictor
+from dct_seg.app.replay import read_click_log
+
+
+def predictor(**options: float) -> Predictor:
+    made = Predictor(network(), **options)
+    made.set_image(IMAGE)
+    return made
+
+
+def test_session_gives_the_same_mask_again(tmp_path: Path) -> None:
+    ours = predictor(threshold=0.4)
+    found = ours.predict([Click(20, 30), Click(5, 9, positive=False, radius=3.0)])
+    ours.save_session(tmp_path / "one.json")
+    again = predictor()
+    loaded = again.load_session(tmp_path / "one.json")
+    assert_same(loaded, found)
+    assert again.threshold == 0.4
+    assert_same(again.undo(), ours.undo())
+
+
+def test_start_mask_travels_with_the_session(tmp_path: Path) -> None:
+    start = np.zeros((40, 56), bool)
+    start[10:20, 10:20] = True
+    ours = predictor()
+    ours.set_image(IMAGE, start=start)
+    found = ours.click(15, 15, radius=6.0)
+    ours.save_session(tmp_path / "one.json")
+    again = predictor()
+    assert_same(again.load_session(tmp_path / "one.json"), found)
+    assert np.array_equal(again.undo().mask, start)
+
+
+def test_session_is_a_line_of_a_click_log(tmp_path: Path) -> None:
+    ours = predictor()
+    used = ours.predict([Click(20, 30), Click(5, 9, positive=False, radius=3.0)]).clicks
+    ours.save_session(tmp_path / "one.json", image_name="cells/a.png")
+    (one,) = read_click_log(tmp_path / "one.json")
+    assert (one.image, one.clicks, one.threshold) == ("cells/a.png", used, 0.5)
+    line = json.loads((tmp_path / "one.json").read_text())
+    assert [click["given"] for click in line["clicks"]] == [False, True]
+
+
+def test_session_of_another_image_is_refused(tmp_path: Path) -> None:
+    ours = predictor()
+    ours.click(20, 30)
+    ours.save_session(tmp_path / "one.json", image_name="a.png")
+    ours.set_image(255 - IMAGE)
+    with pytest.raises(ValueError, match=r"is a session on another image \('a.png'\)"):
+        ours.load_session(tmp_path / "one.json")
+
+
+def test_nothing_to_save_or_load_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nothing to save"):
+        predictor().save_session(tmp_path / "one.json")
+    with pytest.raises(RuntimeError, match="no image is set"):
+        Predictor(network()).save_session(tmp_path / "one.json")
+    with pytest.raises(FileNotFoundError, match="there is no session"):
+        predictor().load_session(tmp_path / "one.json")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"clicks": [{"row": 1}]}', '{"clicks": 3}'])
+def test_broken_session_is_told(tmp_path: Path, content: str) -> None:
+    (tmp_path / "one.json").write_text(content)
+    with pytest.raises(ValueError, match="is no session of a predictor"):
+        predictor().load_session(tmp_path / "one.json")
