@@ -110,7 +110,7 @@ def test_image_that_is_kept_is_not_loaded_again_and_the_oldest_is_dropped() -> N
 
 @dataclass(frozen=True)
 class Prompts:
-    """What CVAT's agent hands over; its own class derives from the same base of cvat-sdk."""
+    """Prompts as CVAT's agent hands them over."""
 
     pos_points: Any = ()
     neg_points: Any = ()
@@ -195,7 +195,7 @@ def ask(body: Any, predictors: Predictors | None = None) -> tuple[int, dict[str,
 
 
 def request_of(**fields: Any) -> dict[str, Any]:
-    """What CVAT's server posts for an interactor."""
+    """A request as CVAT's server posts it for an interactor."""
     return {"image": as_base64(image_of()), "pos_points": [], "neg_points": [], "obj_bbox": None, **fields}
 
 

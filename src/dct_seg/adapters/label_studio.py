@@ -38,7 +38,7 @@ class Loose(BaseModel):
 
 
 class Place(Loose):
-    """Where a region lies, in percent of the image's width and height."""
+    """Place of a region, in percent of the image's width and height."""
 
     x: Number
     y: Number
@@ -106,7 +106,7 @@ class Context(Loose):
 
 
 class Parameters(Loose):
-    """What Label Studio sends beside the tasks."""
+    """Parameters beside the tasks."""
 
     context: Context | None = None
 

@@ -19,7 +19,7 @@ MIN_DRAG = 4.0
 OBJECT, BACKGROUND = 1, 2  # napari's numbers of the left and the right mouse button
 
 Plane = tuple[int, ...]
-"""Where a two-dimensional slice lies in its layer; () in a two-dimensional layer."""
+"""Index of a two-dimensional slice in its layer; () in a two-dimensional layer."""
 
 
 @dataclass

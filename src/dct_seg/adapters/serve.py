@@ -33,7 +33,7 @@ IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/tiff", "image/bmp
 MAX_IMAGE, MAX_PROMPT = 64 * 2**20, 8 * 2**20
 """Bytes of an image, and of clicks with a start mask."""
 KEPT_BYTES = 2**30
-"""Of decoded images; the one used longest ago goes first."""
+"""Decoded images in memory; the one used longest ago is dropped first."""
 PROBLEMS = {
     400: "The image, a click or the start mask is wrong.",
     403: "The token, the Host or the Origin is wrong.",

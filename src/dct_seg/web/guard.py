@@ -1,4 +1,4 @@
-"""What stands before every route: who may ask, from where, how much.
+"""The guard before every route: who may ask, from where, how much.
 
 And the headers that keep a page to itself.
 

@@ -60,7 +60,7 @@ def serve(app: ASGIApp, listener: socket.socket) -> None:
 
 
 def server_config(app: ASGIApp) -> uvicorn.Config:
-    """How an application is served: quietly, on connections with deadlines."""
+    """Configure uvicorn: quiet, on connections with deadlines."""
     import uvicorn
 
     from dct_seg.web.connections import TimedConnection
