@@ -1,4 +1,4 @@
-"""The README's commands and code do what it says."""
+"""The commands and code of the README and of "Get started" do what they say."""
 
 from __future__ import annotations
 
@@ -16,16 +16,24 @@ from dct_seg.cli import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GET_STARTED = {
+    path.stem: path.read_text(encoding="utf-8")
+    for path in sorted((ROOT / "docs" / "get_started").glob("*.md"))
+}
 COMMANDS = [
     line
-    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    for page in (README, *GET_STARTED.values())
+    for block in re.findall(r"```console\n(.*?)```", page, re.DOTALL)
     for line in block.splitlines()
     if line.startswith("dct-seg ")
 ]
 
 
-def test_the_python_snippet_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (snippet,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+@pytest.mark.parametrize("page", [README, GET_STARTED["predict"]], ids=["README", "predict"])
+def test_the_python_snippet_runs_as_it_stands(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (240, 320, 3), dtype=np.uint8)).save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
@@ -108,7 +116,7 @@ def test_the_table_of_extras_is_that_of_the_project_file() -> None:
     section = re.search(r"\[project.optional-dependencies\]\n(.*?)\n\[", text, re.DOTALL)
     assert section
     declared = set(re.findall(r"^(\w+) = \[", section[1], re.MULTILINE))
-    assert declared == set(re.findall(r"^\| `\[(\w+)\]` \|", README, re.MULTILINE))
+    assert declared == set(re.findall(r"`\[(\w+)\]`", GET_STARTED["install"]))
 
 
 def test_every_path_in_the_readme_exists() -> None:
