@@ -101,6 +101,7 @@ class Predictor:
         self._image: NDArray[np.uint8] | None = None
         self._start: NDArray[np.float32] | None = None
         self._turns: list[_Turn] = []
+        """Cache of the answers to the clicks on this image; owned here alone."""
         self._clicks: tuple[Click, ...] = ()
         self._lock = threading.RLock()
 

@@ -46,7 +46,9 @@ class _Slot:
     start: NDArray[np.bool_] | None
     predictor: Predictor
     before: tuple[tuple[Click, ...], Prediction] | None = None
-    """Of the clicks before the drag; it is the same for each preview of it."""
+    """Clicks before a drag and their prediction, which all previews of the drag share.
+
+    The predictor keeps the answer too, but would copy it for each preview."""
 
 
 class Segmenter:

@@ -111,6 +111,7 @@ class WorkingImages:
         self._read = read
         self._keep = keep
         self._pictures: OrderedDict[str, WorkingImage] = OrderedDict()
+        """Cache of decoded images; owned here alone."""
         self._decoding = threading.Lock()
 
     def get(self, picture_id: str) -> WorkingImage:

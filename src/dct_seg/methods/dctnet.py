@@ -35,9 +35,9 @@ KEPT_VIEWS = 3  # the whole image and the last two regions; with `late` some 10 
 # finely
 MIN_ZOOM_GAIN = 1.1
 LARGEST_BATCH = 16  # views of one forward
-FLOOR = np.float32(
-    1e-6
-)  # probability inside a view that may be held: above 0, so that the next click sees where the view was
+# Least probability inside a view that may be held. The support of ``previous`` carries the view of the click
+# before, so that ``predict`` stays a function of its arguments; see ``next_view``.
+FLOOR = np.float32(1e-6)
 
 
 @dataclass
@@ -176,6 +176,7 @@ class DCTNetMethod(Method):
         self.bfloat16 &= isinstance(self.net, InteractiveNetwork)  # an exported one computes in float32
         self._image: NDArray[np.uint8] | None = None
         self._views: OrderedDict[View, _Seen] = OrderedDict()
+        """Cache of the network's inputs and encodings of the image set by ``reset``; owned here alone."""
 
     def _check(self, net: InteractiveNetwork) -> None:
         """Refuse weights of another row's network."""

@@ -12,7 +12,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from dct_seg.clicks import ClickBatch
@@ -31,7 +30,7 @@ from dct_seg.training.evaluation import EvaluationSteps
 from dct_seg.training.hooks import TaskHooks
 from dct_seg.training.learner import EncodedBatch, Learner
 from dct_seg.training.losses import Losses, LossSum, kept_right, mean_of_unfinished
-from dct_seg.training.optimizers import OptimizerName, Schedule
+from dct_seg.training.optimizers import OptimizerName, Schedule, say
 
 Update = Literal["every", "last", "sum"]
 ClickSampling = Literal["mistakes", "random"]
@@ -405,7 +404,7 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
         super().on_fit_start()
         given = given_settings(dict(self.hparams))
         if given and hasattr(self.trainer.datamodule, "user"):  # type: ignore[attr-defined]
-            rank_zero_info(f"model.{{{','.join(given)}}} now belong to data; they still work under model")
+            say(f"model.{{{','.join(given)}}} now belong to data; they still work under model")
         self._check_radii(self.user, self.val_prompts)
 
     def _first_clicks(self, batch: dict[str, Any]) -> Tensor | None:
