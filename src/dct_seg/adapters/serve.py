@@ -154,7 +154,7 @@ def _routes(predictors: Predictors, images: Images, weights: str) -> APIRouter:
     def segmented(image_id: str, prompt: schemas.Prompt) -> Prediction:
         image = images.get(image_id)
         start = None if prompt.start is None else _start(prompt.start, image.shape[:2])
-        key = image_id, None if start is None else hashlib.sha256(np.packbits(start)).digest()
+        key = image_id, None if start is None else hashlib.sha256(np.packbits(start).tobytes()).digest()
         with predictors.on(key, lambda: image, start=start) as (predictor, _):
             found = predictor.predict([one.to_click() for one in prompt.clicks])
         return replace(found, mask=found.probs > prompt.threshold)
