@@ -22,6 +22,7 @@ const KEYS: [string[], string][] = [
   [["1", "…", "9"], "Class"],
   [["X"], "Object or background"],
   [["H"], "Hide the masks"],
+  [["I"], "Colors by object, or by class"],
   [["+", "−", "0"], "Zoom in, out, whole picture"],
   [["Delete"], "Discard the object being made, or delete those chosen"],
   [["G"], "Carry the objects chosen, or all, to the next image (Shift: go on)"],

@@ -61,6 +61,7 @@ function scene(): Scene {
     threshold,
     opacity,
     hidden,
+    apart: session.apart,
     color: session.color(),
     classes: project?.classes ?? [],
   };
@@ -236,6 +237,10 @@ const keys: Record<string, () => void> = {
   p: pressed["previous"] as () => void,
   x: () => setPositive(!session.positive),
   h: toggleHidden,
+  i: () => {
+    session.apart = !session.apart;
+    session.rerender();
+  },
   c: clickAtCursor,
   b: () => setTool("brush"),
   l: () => setTool("lasso"),

@@ -30,6 +30,8 @@ export class Session {
   threshold = 0.5;
   opacity = Number(localStorage.getItem("opacity") ?? 0.45);
   hidden = false;
+  /** Are finished objects colored each in its own way, instead of as their class? */
+  apart = false;
   highlight: number | null = null;
   /** Are objects being carried from image to image? */
   carrying = false;
@@ -539,7 +541,7 @@ function merged(before: SegmentedObject[], { objects, gone }: Picture): Segmente
   return [...known.values()].sort((a, b) => a.id - b.id);
 }
 
-const PALETTE = ["#4c6ef5", "#f76707", "#12b886", "#e64980", "#fab005", "#7950f2", "#15aabf", "#82c91e", "#fa5252", "#868e96"];
+export const PALETTE = ["#4c6ef5", "#f76707", "#12b886", "#e64980", "#fab005", "#7950f2", "#15aabf", "#82c91e", "#fa5252", "#868e96"];
 
 /** The classes, and a new one for each name that none has. */
 export function withNames(classes: Class[], names: string[]): Class[] {

@@ -3,6 +3,7 @@ import { loadImage, type Class, type Click, type Picture, type SegmentedObject, 
 import { byId } from "./dom";
 import type { DrawnMask } from "./mask";
 import type { Stroke } from "./painter";
+import { PALETTE } from "./session";
 import { View } from "./view";
 
 const LEVELS = [2048, 4096, 8192]; // longer side of what is asked for, in pixels
@@ -26,6 +27,7 @@ export interface Scene {
   threshold: number;
   opacity: number;
   hidden: boolean;
+  apart: boolean;
   color: string;
   classes: Class[];
 }
@@ -152,7 +154,7 @@ export class Stage {
   /** The finished objects, on a canvas of their own: a drag above them costs the same with one or with a thousand. */
   private drawObjects(scene: Scene): void {
     const { scale, x, y } = this.view;
-    const shown = [this.picture, scene.objects, scene.edits, scene.highlight, scene.selected, scene.opacity, scene.hidden, scene.classes, scale, x, y];
+    const shown = [this.picture, scene.objects, scene.edits, scene.highlight, scene.selected, scene.opacity, scene.hidden, scene.apart, scene.classes, scale, x, y];
     if (shown.every((value, index) => value === this.drawn[index]) && this.drawn.length > 0) return;
     this.drawn = shown;
     const context = this.middle.getContext("2d") as CanvasRenderingContext2D;
@@ -169,7 +171,8 @@ export class Stage {
       if (object.id === scene.edits || row > bottom || col > right || row + height < top || col + width < left) continue;
       const selected = scene.selected.has(object.id);
       const strong = selected || object.id === scene.highlight;
-      this.drawRegion(context, this.outline(object), colors.get(object.class_id) ?? "#888888", scene.opacity * (strong ? 1 : 0.75), strong ? 2.6 : 1.4, selected);
+      const color = scene.apart ? PALETTE[object.id % PALETTE.length] : colors.get(object.class_id);
+      this.drawRegion(context, this.outline(object), color ?? "#888888", scene.opacity * (strong ? 1 : 0.75), strong ? 2.6 : 1.4, selected);
     }
   }
 
