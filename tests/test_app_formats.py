@@ -158,3 +158,41 @@ def test_image_of_300_objects_is_an_indexed_png_of_16_bits(tmp_path: Path) -> No
     assert np.array_equal(labels.T.ravel()[:300], np.arange(1, 301))
     with pytest.raises(AssertionError, match="VOC holds 254; export coco or cvat"):
         files(page, "voc")
+
+
+@pytest.mark.parametrize("kind", ["cvat", "label_studio", "datumaro"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_export_comes_back_equal_to_the_pixel_and_not_twice(
+    page: Page, tmp_path: Path, kind: str, zipped: bool
+) -> None:
+    content = page.client.get(f"{API}/export?format={kind}").content
+    if not zipped:
+        content = next(iter(files(page, kind).values()))
+    other = Page(make_folder(tmp_path / "other"))
+    headers = {"Content-Type": "application/octet-stream"}
+    answers = [
+        other.ok(other.client.put(f"{API}/import/file", content=content, headers=headers)) for _ in "12"
+    ]
+    assert [(one["objects"], one["known"]) for one in answers] == [(3, 0), (0, 3)]
+    for name in ("a.png", "sub/b.png"):
+        for (label, mask), (again, found) in zip(masks(page, name), masks(other, name), strict=True):
+            assert (again, np.array_equal(found, mask)) == (label, True)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"cake", "no JSON, XML or zip"),
+        (b"PK cake", "the zip cannot be read"),
+        (b"<annotations><image/></annotations>", "'height' is missing"),
+        (b"<!DOCTYPE a [<!ENTITY b 'c'>]><annotations/>", "declares entities"),
+        (b"[{}]", "'annotations' is missing"),
+        (b'{"items": [1], "categories": {"label": {"labels": []}}}', "Datumaro's JSON cannot be read"),
+        (b'{"cake": 1}', "no COCO JSON"),
+    ],
+)
+def test_file_that_is_none_of_them_is_refused(page: Page, content: bytes, reason: str) -> None:
+    headers = {"Content-Type": "application/octet-stream"}
+    answer = page.client.put(f"{API}/import/file", content=content, headers=headers)
+    assert answer.status_code == 400
+    assert reason in answer.json()["error"]

@@ -4,7 +4,7 @@ import { byId, el, icon, iconButton } from "./dom";
 import { withNames, type Session } from "./session";
 
 const GESTURES: [string, string][] = [
-  ["Press and drag", "Mark the object: a circle from its centre to its edge"],
+  ["Press and drag", "Mark the object: a circle from its center to its edge"],
   ["Right button, pen's side button", "Mark background that was taken for object"],
   ["A click without a drag", "The model chooses the circle (dashed)"],
   ["Shift and drag", "A box around the object, from corner to corner"],

@@ -316,7 +316,7 @@ function hint(): string {
   if (painter.tool === "lasso") return session.positive ? "Draw around what is missing" : "Draw around what is too much";
   if (painter.tool === "brush") return TOUCH ? "" : session.positive ? "Paint what is missing; the right button erases" : "Erase what is too much; the right button paints";
   if (session.selected.size > 0) return "";
-  if (picture.draft === null) return session.positive ? "Press on the centre of an object, drag to its edge" : "Switch to Object to begin with one";
+  if (picture.draft === null) return session.positive ? "Press on the center of an object, drag to its edge" : "Switch to Object to begin with one";
   if (TOUCH) return session.positive ? "Drag on what is missing, or switch to Background" : "Drag on what is too much";
   return "Drag on what is missing; right button on what is too much; Enter finishes";
 }

@@ -367,12 +367,12 @@ export class Session {
     return refused;
   }
 
-  /** COCO JSON for the folder, an indexed PNG for this picture, or a list of classes, one name a line. */
+  /** COCO, CVAT, Label Studio or Datumaro for the folder, an indexed PNG for this picture, or a list of classes, one name a line. */
   async importFile(file: File): Promise<void> {
     const kind = file.name.toLowerCase().split(".").pop();
-    if (kind === "json") {
+    if (kind === "json" || kind === "xml" || kind === "zip") {
       await this.changes.add(async () => {
-        const done = await call<Imported>("POST", "import", new Blob([file], { type: "application/json" }));
+        const done = await call<Imported>("PUT", "import/file", new Blob([file], { type: "application/octet-stream" }));
         const left = done.skipped.length > 0 ? `; ${done.skipped.length} left out: ${done.skipped[0]}` : "";
         const known = done.known > 0 ? `; ${done.known} were here already` : "";
         this.shown.toast(`${count(done.objects, "object")} on ${count(done.pictures, "picture")} imported${known}${left}`, left === "" ? "done" : "error");
@@ -393,7 +393,7 @@ export class Session {
       const refused = await this.saveClasses(withNames(this.project?.classes ?? [], names));
       if (refused !== null) this.shown.toast(refused);
     } else {
-      this.shown.toast(`'${file.name}' is none of COCO JSON (.json), an indexed PNG (.png) or a list of classes (.txt)`);
+      this.shown.toast(`'${file.name}' is none of COCO, CVAT, Label Studio or Datumaro (.json, .xml, .zip), an indexed PNG (.png) or a list of classes (.txt)`);
     }
   }
 

@@ -34,13 +34,13 @@ def backward_flow(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArra
     In shares of the width and the height. Dense inverse search (Kroeger et al. 2016) as OpenCV has it.
     """
     factor = min(1.0, FLOW_SIDE / max(before.shape[:2]))
-    small = [
+    now, then = (
         cv2.resize(
             cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA
         )
         for image in (after, before)
-    ]
-    found = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(*small, None)
+    )
+    found = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(now, then, None)
     return np.asarray(found / [found.shape[1], found.shape[0]], np.float32)
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
-from dct_seg.app import imports, schemas, wire
+from dct_seg.app import imports, readers, schemas, wire
 from dct_seg.app.carry import carried
 from dct_seg.app.history import HistoryError
 from dct_seg.app.painting import Paint, painted
@@ -303,6 +304,17 @@ class Editor:
                 raise ValueError("the PNG holds no object; each has a value of its own from 1 to 254")
             opened.history.append({"event": "import", "objects": [object_event(one) for one in added]})
             return self._answer(turn)
+
+    def import_file(self, content: bytes) -> schemas.Imported:
+        """The objects of a file of COCO, CVAT, Label Studio or Datumaro beside those there are."""
+        found = readers.coco_of(content)
+        try:
+            coco = schemas.CocoFile.model_validate(found)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ValueError(f"the file holds no COCO JSON ({where}: {first['msg']})") from error
+        return self.import_coco(coco)
 
     def import_coco(self, content: schemas.CocoFile) -> schemas.Imported:
         """The objects of a COCO JSON beside those there are.

@@ -121,10 +121,11 @@ def brush(points: Sequence[Sequence[float]], size: tuple[int, int]) -> tuple[Box
         end = np.clip(np.floor(col + half) + 1, left, right).astype(np.int64) - left
         seen = (room >= 0) & (end > start) & (rows >= top) & (rows < bottom)
         line = (rows[seen] - top) * (right - left + 1)
-        depth += np.bincount(line + start[seen], minlength=len(depth)).astype(np.int32)
-        depth -= np.bincount(line + end[seen], minlength=len(depth)).astype(np.int32)
-    part = np.cumsum(depth.reshape(bottom - top, -1), axis=1)[:, :-1] > 0
-    return (slice(top, bottom), slice(left, right)), part
+        np.add.at(depth, line + start[seen], 1)
+        np.add.at(depth, line + end[seen], -1)
+    covered = depth.reshape(bottom - top, -1)
+    np.cumsum(covered, axis=1, out=covered)
+    return (slice(top, bottom), slice(left, right)), covered[:, :-1] > 0
 
 
 def _discs(points: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:

@@ -107,9 +107,11 @@ PROBLEMS = {
 
 
 def body_of(path: str) -> Body:
-    """Limits of a request's body: COCO JSON, mask PNGs, anything else."""
+    """Limits of a request's body: COCO JSON, other tools' files, mask PNGs, anything else."""
     if path.endswith("/masks"):
         return Body(64 * 2**20, ("image/png",))
+    if path == f"{API}/import/file":
+        return Body(128 * 2**20, ("application/octet-stream",))
     return Body(128 * 2**20 if path == f"{API}/import" else 2**20)
 
 
@@ -273,6 +275,13 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
     @looks.post("/import")
     def post_import(request: schemas.CocoFile) -> schemas.Imported:
         return editor.import_coco(request)
+
+    @looks.put(
+        "/import/file",
+        openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {}}}},
+    )
+    async def put_import_file(request: Request) -> schemas.Imported:
+        return await run_in_threadpool(editor.import_file, await request.body())
 
     @looks.get(
         "/export",
