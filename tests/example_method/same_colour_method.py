@@ -12,8 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dct_seg import Click
-from dct_seg.methods import Method
+from dct_seg import Click, Method
 
 
 class SameColour(Method):
