@@ -290,6 +290,8 @@ def test_binary_mask_is_one_object_however_it_was_saved(tmp_path: Path) -> None:
         assert put_mask(page, image) == [600]
         page.do("/undo")
     put_mask(page, gray)
+    assert put_mask(page, gray) == []  # nothing new, and no error
+    assert [one["area"] for one in page.get()["objects"]] == [600]
     archive = zipfile.ZipFile(io.BytesIO(exported(page, "object_png").content))
     page.do("/undo")
     assert [put_mask(page, Image.open(archive.open(name))) for name in archive.namelist()] == [[600]]

@@ -149,10 +149,10 @@ def test_negative_click_alone_is_empty_without_a_predictor_and_in_a_preview() ->
     assert not probs.any()
 
 
-def test_negative_click_corrects_a_mask_to_start_from() -> None:
+@pytest.mark.parametrize("method", methods(), ids=lambda method: type(method).__name__)
+def test_negative_click_corrects_a_mask_to_start_from(method: Method) -> None:
     start = np.zeros((40, 56), bool)
     start[5:35, 5:50] = True
-    method = DCTNetMethod(net=NET, first_size=48, zoom_size=40, precision="float32")
     predictor = Predictor(method)
     predictor.set_image(IMAGE, start=start)
-    assert predictor.click(10, 20, positive=False, radius=3.0).mask.any()
+    assert predictor.click(10, 20, positive=False, radius=3.0).probs.any()

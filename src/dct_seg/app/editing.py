@@ -297,12 +297,11 @@ class Editor:
                 imports.imported(number + place, class_id, encode(labels == value))
                 for place, value in enumerate(values)
             ]
-            if added and not _new(added, turn.state):
-                raise ValueError("all objects of the PNG are on this picture already")
-            added = _new(added, turn.state)
             if not added:
                 raise ValueError("the PNG holds no object; each has a value of its own from 1 to 254")
-            opened.history.append({"event": "import", "objects": [object_event(one) for one in added]})
+            added = _new(added, turn.state)
+            if added:  # else all of them are on this picture already, which is what was asked for
+                opened.history.append({"event": "import", "objects": [object_event(one) for one in added]})
             return self._answer(turn)
 
     def import_file(self, content: bytes) -> schemas.Imported:

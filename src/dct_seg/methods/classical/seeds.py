@@ -100,6 +100,8 @@ class SeededMethod(Method):
         """
         size = check_turn(image, clicks, self._size)
         seeds = mark_seeds(size, clicks, seed_radius=self.seed_radius)
+        if previous is not None and clicks and not any(click.positive for click in clicks):
+            return np.where(seeds == 0, np.float32(0), previous)  # corrections of a mask to start from
         if not (seeds == 1).any():  # no positive click, or each lies under a later negative one
             return np.zeros(size, np.float32)
         probs = self.segment(image, seeds, previous)
