@@ -41,7 +41,7 @@ class InteractionFunction:
     """The object that CVAT's agent asks, with the three members its protocol wants.
 
     Args:
-        predictors: What segments; the encodings of the last frames stay with it.
+        predictors: Predictors to use; they keep the encodings of the last frames.
     """
 
     def __init__(self, predictors: Predictors) -> None:

@@ -54,7 +54,7 @@ class Interactor:
     """Answers requests; a second click on the same image reuses what the first one computed.
 
     Args:
-        predictors: What segments.
+        predictors: Predictors to use.
     """
 
     def __init__(self, predictors: Predictors) -> None:

@@ -1,4 +1,4 @@
-"""What can be done to a picture: each change is in its log before it is answered."""
+"""Changes to an image's objects: each change is in the log before it is answered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is taken away: one file over the whole folder, written beside the work and sent from there."""
+"""Exports: one file for the whole folder, written beside the work and sent from there."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Annotated:
     """A picture with finished objects.
 
     Args:
-        name: Of the picture, inside the folder.
-        stem: What its files are called: its name without the suffix, or with it where another picture has the
+        name: Name of the image, inside the folder.
+        stem: Stem of its files: its name without the suffix, or with it where another image has the
             same.
         size: (height, width).
         history: With its log.

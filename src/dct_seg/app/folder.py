@@ -49,8 +49,8 @@ class Entry:
     Args:
         id: Opaque, the same at each start.
         name: Path inside the folder as text, with ``/``.
-        path: Where it lies; not resolved yet.
-        error: Why it cannot be opened, or None.
+        path: Path of the image; not resolved yet.
+        error: Reason that it cannot be opened, or None.
     """
 
     id: str
@@ -177,7 +177,7 @@ class Folder:
         return Entry(picture_id, name, path, known[1])
 
     def _problem(self, path: Path, name: str) -> str | None:
-        """Why a file is not opened, or None; reads no more than its header."""
+        """Reason that a file is not opened, or None; reads only its header."""
         try:
             self._open(path, name).close()
         except UnreadableFileError as error:

@@ -70,7 +70,7 @@ class History:
 
     @property
     def state(self) -> State:
-        """As it is now."""
+        """Current state."""
         return self._states[self._at]
 
     @property

@@ -28,12 +28,12 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True)
 class Plan:
-    """What of a COCO JSON belongs where.
+    """Assignment of a COCO JSON's annotations to images.
 
     Args:
         pictures: Each with its record and its annotations, which have their places in the file.
         categories: The classes that they have, id to name.
-        skipped: What belongs nowhere, a line each.
+        skipped: Annotations without an image, one line each.
     """
 
     pictures: list[tuple[Entry, schemas.CocoImage, list[tuple[int, schemas.CocoAnnotation]]]]

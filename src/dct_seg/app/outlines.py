@@ -1,4 +1,4 @@
-"""What is drawn and told of a mask: its area, its box, its outlines."""
+"""Outlines of a mask, with its area and box."""
 
 from __future__ import annotations
 

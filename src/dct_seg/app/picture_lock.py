@@ -1,4 +1,4 @@
-"""Who may work on a picture: one at a time, and of the previews that wait only the newest stays."""
+"""Lock of an image: one request at a time, and only the newest waiting preview stays."""
 
 from __future__ import annotations
 

@@ -37,9 +37,9 @@ class Picture:
     """A picture to predict on.
 
     Args:
-        name: What the outputs are called after, with ``/`` for subfolders.
+        name: Name of the outputs, with ``/`` for subfolders.
         path: Its file.
-        problem: Why it cannot be opened, or None.
+        problem: Reason that it cannot be opened, or None.
     """
 
     name: str
@@ -348,7 +348,7 @@ def _check_coco() -> None:
 
 
 def _coco(records: Sequence[dict[str, Any]], out: Path) -> dict[str, Any]:
-    """Of the masks on disk."""
+    """COCO JSON of the masks on disk."""
     from dct_seg.app.outlines import outline_of
     from dct_seg.rle import encode
 

@@ -1,4 +1,4 @@
-"""How large the network sees a live preview: as large as it can without falling behind the pointer."""
+"""Resolution of live previews: as large as possible without falling behind the pointer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class PreviewRate:
     """Chooses the share from what the last previews took; their time grows with the share's square.
 
     Args:
-        seconds: What the network may take for a preview.
+        seconds: Time budget of a preview, in seconds.
 
     Example:
         >>> rate = PreviewRate(0.06)

@@ -61,7 +61,7 @@ class ClassLabel:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the list of pictures tells of one."""
+    """Entry of the image list."""
 
     num_objects: int = 0
     has_draft: bool = False
@@ -138,7 +138,7 @@ class Project:
     Args:
         root: The folder.
         class_names: Classes to begin with; those that the folder does not know yet are added.
-        keep: How many pictures' histories stay in memory.
+        keep: Number of image histories kept in memory.
 
     Raises:
         FileNotFoundError: When there is no such folder.
@@ -275,7 +275,7 @@ class Project:
             return True
 
     def summary(self, entry: Entry) -> Summary:
-        """What the list tells of a picture, from its log alone."""
+        """Summarize an image for the list, from its log alone."""
         with self._lock:
             if entry.id not in self._summaries:
                 try:

@@ -29,7 +29,7 @@ class ObjectClicks:
 
     Args:
         image: Name of its picture, inside the folder that was annotated.
-        number: Of the object, unique in its picture.
+        number: Number of the object, unique in its image.
         label: Name of its class.
         clicks: In pixels of the picture, in order.
         threshold: A pixel is object above this probability.
@@ -126,10 +126,10 @@ def replay(method: Method, picture: WorkingImage, objects: Sequence[ObjectClicks
     """The masks of a picture's objects, each (H, W) bool of the full size.
 
     Args:
-        method: That the clicks were made with; the same weights, precision and number of threads give the
+        method: Method that the clicks were made with; the same weights, precision and number of threads give the
             same bits.
-        picture: As the annotator works on it.
-        objects: Of this picture.
+        picture: Image at the annotator's working size.
+        objects: Objects of this image.
 
     Raises:
         ValueError: When a click lies outside of the picture, or an object belongs to one of another size.

@@ -1,4 +1,4 @@
-"""What the HTTP interface takes and gives; the OpenAPI schema is made of these.
+"""Requests and responses of the HTTP interface; the OpenAPI schema is generated from them.
 
 Places and lengths are in pixels of the full-size upright picture, (row, col); an integer is a pixel's centre.
 """
@@ -56,7 +56,7 @@ class GivenClick(Model):
 
 
 class Change(Model):
-    """What every change carries: the revision of the picture that it was made on."""
+    """Base of every change: the image revision that it was made on."""
 
     revision: Whole
     brief: StrictBool = Field(
@@ -112,7 +112,7 @@ class NewPaint(Change):
 
 
 class ObjectChange(Change):
-    """What can be changed of a finished object."""
+    """Changes to a finished object."""
 
     class_id: ClassId | None = None
     locked: StrictBool | None = None
@@ -136,7 +136,7 @@ class Carry(NamedObjects):
 
 
 class ObjectsChange(ObjectChange):
-    """What can be changed of several finished objects."""
+    """Changes to several finished objects."""
 
     ids: ObjectIds
 
@@ -252,7 +252,7 @@ class Picture(Model):
 
 
 class Milliseconds(Model):
-    """Where the time went."""
+    """Timings of a request."""
 
     model: float
     total: float
@@ -329,7 +329,7 @@ class CocoFile(CocoPart):
 
 
 class Imported(Model):
-    """What came of a COCO JSON."""
+    """Result of a COCO import."""
 
     pictures: int
     objects: int

@@ -58,7 +58,7 @@ class Segmenter:
 
     Args:
         make_method: A new method for a picture; networks inside may be shared.
-        keep: How many pictures' predictions are kept.
+        keep: Number of images whose predictions are kept.
     """
 
     def __init__(self, make_method: Callable[[], Method], *, keep: int = 2) -> None:
@@ -74,7 +74,7 @@ class Segmenter:
         """The probabilities after all clicks, (h, w) of the working picture.
 
         Args:
-            key: Of the picture; predictions of a beginning of the same clicks are reused.
+            key: Key of the image; predictions for a shared prefix of clicks are reused.
             picture: To segment.
             clicks: In pixels of the full size.
             start: (h, w) of the working picture: the mask that the first click corrects. The same array means
@@ -96,11 +96,11 @@ class Segmenter:
         size.
 
         Args:
-            key: As for :meth:`predict`.
-            picture: As for :meth:`predict`.
-            clicks: Those before.
+            key: Key of the image, see :meth:`predict`.
+            picture: Image, see :meth:`predict`.
+            clicks: Earlier clicks.
             click: The next one.
-            start: As for :meth:`predict`.
+            start: Start mask, see :meth:`predict`.
         """
         if click.radius is not None:
             return click
@@ -119,7 +119,7 @@ class Segmenter:
         click: Click,
         start: NDArray[np.bool_] | None = None,
     ) -> Preview:
-        """What the next click would give, quickly.
+        """Preview the next click at low resolution.
 
         Coarser where the machine could not follow a drag otherwise.
 
@@ -127,11 +127,11 @@ class Segmenter:
         computed with all threads: a float32 network gives the same bits at the same number of them only.
 
         Args:
-            key: As for :meth:`predict`.
-            picture: As for :meth:`predict`.
-            clicks: Those before.
+            key: Key of the image, see :meth:`predict`.
+            picture: Image, see :meth:`predict`.
+            clicks: Earlier clicks.
             click: The next one, with a radius.
-            start: As for :meth:`predict`.
+            start: Start mask, see :meth:`predict`.
         """
         with self._computing:
             slot = self._slot(key, picture, start)

@@ -60,7 +60,7 @@ def create_app(
     Args:
         project: The folder; it is closed when the application shuts down.
         make_method: A new method for a picture; networks inside may be shared.
-        model: What the page tells of the method.
+        model: Description of the method for the page.
         token: Every request must carry it; None for none.
         hosts: Names that the Host header may have; None for any.
     """

@@ -39,7 +39,7 @@ class SegmentedObject:
     Args:
         id: Never used twice in a picture.
         class_id: Its class.
-        clicks: How it was made; none for one that was imported.
+        clicks: Clicks that made it; none for an imported object.
         threshold: A pixel is object above this probability.
         rle: Its mask as a COCO run-length encoding.
         locked: Its pixels are background for what is made after it.
@@ -81,8 +81,8 @@ class Draft:
         edits: The finished object that was reopened, or None.
         start: The mask that the first click corrects, as an encoding, or None.
         threshold: In force at the last click, or that of the object that was reopened.
-        earlier: As of :class:`SegmentedObject`.
-        origin: As of :class:`SegmentedObject`.
+        earlier: Earlier version, see :class:`SegmentedObject`.
+        origin: Origin, see :class:`SegmentedObject`.
     """
 
     clicks: tuple[MadeClick, ...]

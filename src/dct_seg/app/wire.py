@@ -1,4 +1,4 @@
-"""How pictures and masks go over the wire: JPEGs to look at, gray PNGs of probabilities."""
+"""Encoding of images and masks for the page: JPEGs to look at, gray PNGs of probabilities."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def mask(probs: NDArray[np.float32], picture: WorkingImage, locked: NDArray[np.b
 
     Args:
         probs: (h, w) of the working picture.
-        picture: Where they belong.
+        picture: Image that they belong to.
         locked: (H, W) of the full size: pixels that are background whatever the probability.
     """
     rows, cols = bounding_box(probs > FAINTEST) or (slice(0, 1), slice(0, 1))
@@ -71,7 +71,7 @@ def hand_mask(found: NDArray[np.bool_], locked: NDArray[np.bool_] | None) -> sch
 
     Args:
         found: (H, W) of the full size.
-        locked: As for :func:`mask`.
+        locked: Locked pixels, see :func:`mask`.
     """
     rows, cols = bounding_box(found) or (slice(0, 1), slice(0, 1))
     part = found[rows, cols].astype(np.uint8) * 255
@@ -82,9 +82,9 @@ def live_mask(look: Preview, picture: WorkingImage, locked: NDArray[np.bool_] | 
     """The probabilities of a live preview: those of all its region, at no more pixels than a drag needs.
 
     Args:
-        look: What the network saw.
-        picture: Where they belong.
-        locked: As for :func:`mask`.
+        look: View that the network saw.
+        picture: Image that they belong to.
+        locked: Locked pixels, see :func:`mask`.
     """
     view = look.view
     return _mask(

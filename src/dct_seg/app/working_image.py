@@ -104,7 +104,7 @@ class WorkingImages:
 
     Args:
         read: Gives the full-size picture of an id, (H, W, 3) uint8.
-        keep: How many are kept.
+        keep: Number of images kept.
     """
 
     def __init__(self, read: Callable[[str], NDArray[np.uint8]], *, keep: int = 4) -> None:
