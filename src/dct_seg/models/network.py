@@ -143,6 +143,7 @@ class InteractiveNetwork(nn.Module, ABC):
         previous: Tensor | None = None,
         features: list[Tensor] | None = None,
         prepared: Any = None,
+        extras: dict[str, Tensor] | None = None,
     ) -> Tensor:
         """The logits of the object.
 
@@ -153,6 +154,7 @@ class InteractiveNetwork(nn.Module, ABC):
             features: Result of ``encode_image`` for this image, to save computing it again. With
                 ``early`` the Auto-Drag-Head alone reads it.
             prepared: Result of ``prepare`` for this image, to save computing it again.
+            extras: Filled with what only the network's own loss reads, see :class:`Output`.
 
         Returns:
             (B, 1, H, W) float32; above 0 is object.
@@ -162,7 +164,10 @@ class InteractiveNetwork(nn.Module, ABC):
                 nothing can predict, the image is not in 0..1, or a click lies outside of it.
             TypeError: When the image holds whole numbers.
         """
-        return self.decode(self.encode(image, clicks, previous, features, prepared=prepared)).logits
+        output = self.decode(self.encode(image, clicks, previous, features, prepared=prepared))
+        if extras is not None:
+            extras.update(output.extras)
+        return output.logits
 
     def encode(
         self,

@@ -48,10 +48,10 @@ class EncodedBatch:
 
     def __call__(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> Tensor:
         features = self.features if self.net.is_late else None
-        self.output = self.net.decode(
-            self.net.encode(image, clicks, previous, features, prepared=self.prepared)
-        )
-        return self.output.logits
+        extras: dict[str, Tensor] = {}
+        logits: Tensor = self.net(image, clicks, previous, features, self.prepared, extras)
+        self.output = Output(logits, extras)
+        return logits
 
     def fill_radii(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> ClickBatch:
         if self.net.auto_drag is None or not clicks.lacks_radius.any():
