@@ -40,6 +40,7 @@ COMMANDS = (
     Command("sweep", "training", "sweep.command:main", "run a W&B sweep file here, without a server"),
     Command("annotate", "using", "app.command:main", "annotate a folder of images in the browser"),
     Command("predict", "using", "app.predict_command:main", "masks of images from clicks or a click log"),
+    Command("export", "using", "export.command:main", "a network as ONNX or torch.export graphs"),
     Command("serve", "using", "adapters.serve_command:main", "click segmentation over HTTP, for programs"),
     Command("label-studio", "using", "adapters.serve_command:label_studio", "an ML backend of Label Studio"),
     Command(

@@ -1,0 +1,35 @@
+"""One click on one image with an exported late network, in NumPy and onnxruntime alone.
+
+dct-seg export WEIGHTS --out exported
+python onnx_alone.py exported image.npy ROW COL RADIUS mask.npy
+"""
+
+import sys
+
+import numpy as np
+import onnxruntime
+
+folder, image_file, row, col, radius, mask_file = sys.argv[1:]
+encoder, decoder = (onnxruntime.InferenceSession(f"{folder}/{name}.onnx") for name in ("encoder", "decoder"))
+
+image = np.load(image_file)  # (H, W, 3) uint8 RGB
+height, width = (
+    side // 32 * 32 for side in image.shape[:2]
+)  # dct_seg.json says 32; resize a real image instead
+image = image[:height, :width]
+features = encoder.run(
+    None, {"image": image.astype(np.float32).transpose(2, 0, 1)[None] / 255}
+)  # once per image
+
+prompt = {
+    "coords": np.array([[[row, col]]], np.float32),  # (1, N, 2) pixels
+    "labels": np.array([[1]], np.int64),  # (1, N): 1 object, 0 background, -1 padding
+    "radii": np.array([[radius]], np.float32),  # (1, N) pixels
+    "previous": np.zeros((1, 1, height, width), np.float32),  # probabilities before the last click
+    "size": np.array([height, width], np.int64),
+}
+seen = {f"features_{i}": feature for i, feature in enumerate(features)}
+logits = decoder.run(None, {**seen, **prompt})[0]  # (1, 1, H, W), once per click
+mask = logits[0, 0] > 0
+np.save(mask_file, mask)
+sys.stdout.write(f"{mask.sum()} pixels of {height} x {width}\n")
