@@ -1,0 +1,143 @@
+"""The page without a server: built, served as plain files, driven in Chromium."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from driving import BROWSER_MARKS, CHROMIUM
+from networks import tiny_net
+from numpy.typing import NDArray
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+from dct_seg import Click, ClickBatch, DCTNet
+from dct_seg.export.writing import export, random_call
+
+pytest.importorskip("onnxscript")
+SOURCE = Path(__file__).parents[2] / "page_static"
+pytestmark = [
+    *BROWSER_MARKS,
+    pytest.mark.skipif(not (SOURCE / "node_modules").is_dir(), reason="cd page_static && npm ci first"),
+]
+SIZE = (96, 128)
+LIMIT = 300_000  # milliseconds; a hang is an error, slowness is not
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class Site:
+    """The built page with a tiny network beside it.
+
+    Args:
+        folder: Where it is put.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        built = folder / "site"
+        command = ["npx", "vite", "build", "--outDir", str(built), "--emptyOutDir"]
+        subprocess.run(command, cwd=SOURCE, check=True, capture_output=True)
+        shutil.rmtree(built / "model", ignore_errors=True)
+        self.net: DCTNet = tiny_net(backbone="test_resnet", previous_mask=True, prompt_fusion="late")
+        torch.nn.init.constant_(self.net.decoder.predict.bias, 0.3)
+        export(self.net, built / "model")
+        image, _, _ = random_call(SIZE, 1)
+        self.image = (image[0].permute(1, 2, 0) * 255).byte().numpy()
+        self.file = folder / "image.png"
+        Image.fromarray(self.image).save(self.file)
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(built)))
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_address[1]}/"
+
+    def mask(self, clicks: list[Click], steps: int) -> NDArray[np.bool_]:
+        """The mask after ``steps`` clicks, by PyTorch."""
+        image = torch.from_numpy(self.image).permute(2, 0, 1)[None] / 255
+        before: torch.Tensor | None = None
+        with torch.no_grad():
+            for count in range(1, steps + 1):
+                given = ClickBatch.from_clicks([clicks[:count]])
+                before = self.net(image, self.net.fill_radii(image, given, before), before).sigmoid()
+        assert before is not None
+        return (before[0, 0] >= 0.5).numpy()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    made = Site(tmp_path_factory.mktemp("static"))
+    yield made
+    made.server.shutdown()
+
+
+@pytest.fixture
+def page(site: Site) -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 800, "height": 600})
+        page.set_default_timeout(LIMIT)
+        page.on("request", lambda asked: outside.append(asked.url) if site.url not in asked.url else None)
+        outside: list[str] = []
+        page.goto(site.url)
+        page.wait_for_selector("body[data-ready]")
+        page.set_input_files("#file", site.file)
+        page.wait_for_function("document.getElementById('status').textContent.startsWith('Image encoded')")
+        yield page
+        assert [url for url in outside if not url.startswith(("blob:", "data:"))] == []
+        browser.close()
+
+
+def press(page: Page, click: Click, turns: int) -> None:
+    box = page.locator("#canvas").bounding_box()
+    assert box is not None
+    assert (box["height"], box["width"]) == SIZE  # one pixel of the screen a pixel of the image
+    x, y = box["x"] + click.col + 0.5, box["y"] + click.row + 0.5
+    button = "left" if click.positive else "right"
+    page.mouse.move(x, y)
+    page.mouse.down(button=button)  # type: ignore[arg-type]
+    page.mouse.move(x + (click.radius or 0), y)
+    page.mouse.up(button=button)  # type: ignore[arg-type]
+    page.wait_for_selector(f"body[data-turns='{turns}']")
+
+
+def saved_mask(page: Page, folder: Path) -> NDArray[np.bool_]:
+    with page.expect_download() as download:
+        page.click("#save")
+    download.value.save_as(folder / "mask.png")
+    return np.asarray(Image.open(folder / "mask.png").convert("L")) > 127
+
+
+def test_page_gives_the_masks_that_pytorch_gives(site: Site, page: Page, tmp_path: Path) -> None:
+    clicks = [Click(40, 50, radius=20.0), Click(70, 90, positive=False, radius=10.0), Click(20, 20)]
+    for turns, click in enumerate(clicks, start=1):
+        press(page, click, turns)
+        wanted = site.mask(clicks, turns)
+        assert 0.01 < wanted.mean() < 0.99
+        assert (saved_mask(page, tmp_path) != wanted).mean() < 0.01
+    page.click("#undo")
+    page.wait_for_selector("body[data-turns='2']")
+    assert (saved_mask(page, tmp_path) != site.mask(clicks, 2)).mean() < 0.01
+
+
+def test_page_without_a_model_says_what_is_missing(site: Site) -> None:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.route("**/model/dct_seg.json", lambda route: route.fulfill(status=404))
+        page.goto(site.url)
+        text = page.locator("#status")
+        page.wait_for_function("document.getElementById('status').textContent.includes('missing')")
+        assert "run dct-seg export" in text.inner_text()
+        browser.close()
