@@ -49,8 +49,9 @@ class Site:
         command = ["npx", "vite", "build", "--outDir", str(built), "--emptyOutDir"]
         subprocess.run(command, cwd=SOURCE, check=True, capture_output=True)
         shutil.rmtree(built / "model", ignore_errors=True)
-        self.net: DCTNet = tiny_net(backbone="test_resnet", previous_mask=True, prompt_fusion="late")
-        torch.nn.init.constant_(self.net.decoder.predict.bias, 0.3)
+        self.net: DCTNet = tiny_net(
+            backbone="test_resnet", previous_mask=True, prompt_fusion="late", normalize_features=True
+        )
         export(self.net, built / "model")
         image, _, _ = random_call(SIZE, 1)
         self.image = (image[0].permute(1, 2, 0) * 255).byte().numpy()
