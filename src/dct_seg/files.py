@@ -20,7 +20,7 @@ def naming(what: str, remedy: str) -> Iterator[None]:
 
     Args:
         what: ``line 3 of FILE``, or what else begins the message.
-        remedy: What ends it.
+        remedy: Advice that ends the message.
 
     Raises:
         ValueError: When the block raises what broken content makes it raise.
@@ -41,11 +41,11 @@ def naming(what: str, remedy: str) -> Iterator[None]:
 
 @contextmanager
 def hold_folder(folder: Path, work: str) -> Iterator[None]:
-    """Be the only writer of a folder; a process that ends, however, lets go of it.
+    """Lock a folder for one writer; the lock is released however the process ends.
 
     Args:
-        folder: It is made.
-        work: What works there, for the message.
+        folder: Folder to lock; created if it does not exist.
+        work: Name of the work done there, for the message.
 
     Raises:
         ValueError: When another process holds it.

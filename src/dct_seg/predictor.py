@@ -25,33 +25,28 @@ from dct_seg.prompts import clicks_of, probabilities_of
 from dct_seg.session import Session, image_hash, read_session, write_session
 
 HISTORY_BYTES = 2**28
-"""Of the probabilities kept of earlier clicks, beside those of the last one; all twenty of a photograph of 3
-megapixels."""
+"""Memory for the probabilities of earlier clicks; enough for twenty clicks on an image of 3 megapixels."""
 
 
 @dataclass(frozen=True)
 class _Turn:
-    """A click as it was given, all clicks up to it with their radii, and the probabilities after it, where
-    they are not 0.
-    """
+    """A given click, all clicks up to it with their radii, and the nonzero probabilities after it."""
 
     given: Click
     used: tuple[Click, ...]
     corner: tuple[int, int]
     part: NDArray[np.float32] | None
-    """None once they were forgotten."""
+    """None after eviction."""
 
     @classmethod
     def of(cls, given: Click, used: tuple[Click, ...], probs: NDArray[np.float32]) -> _Turn:
         left, top, width, height = cv2.boundingRect((probs > 0).view(np.uint8))
         if (height, width) == probs.shape:
-            return cls(
-                given, used, (0, 0), probs
-            )  # itself, not a copy: a method may know its own answers again
+            return cls(given, used, (0, 0), probs)  # not a copy: a method may recognize its own answers
         return cls(given, used, (top, left), probs[top : top + height, left : left + width].copy())
 
     def probs(self, size: tuple[int, int]) -> NDArray[np.float32]:
-        """(H, W), as the method gave them."""
+        """(H, W) probabilities of the method."""
         assert self.part is not None
         (top, left), (height, width) = self.corner, self.part.shape
         if (height, width) == size:
@@ -64,20 +59,20 @@ class _Turn:
 class Predictor:
     """Segments one image at a time from clicks.
 
-    ``predict`` is a pure function of the image and the ordered clicks: what it has computed for a beginning
-    of the same clicks it reuses, the rest it plays again, one click after the other, as a person would have
-    made them. Of a huge image it keeps the last clicks only (``HISTORY_BYTES``), and an undo beyond them
-    plays the others again. Without a positive click or a start the mask is empty.
+    ``predict`` is a pure function of the image and the ordered clicks. Results for a shared prefix of clicks
+    are reused; the remaining clicks are replayed in order. A very large image keeps only the last results
+    (``HISTORY_BYTES``), and an undo beyond them replays the clicks. Without a positive click or a start mask,
+    the mask is empty.
 
-    Threads may share a predictor: their calls wait for each other. All of them work on the image set last, so
-    threads with images of their own need a predictor each; those may share a network.
+    Threads may share a predictor: their calls are serialized. All of them work on the image that was set
+    last. Threads with different images need one predictor each; the predictors may share a network.
 
     Attributes:
         timings: Time that the last ``set_image`` or ``predict`` took.
 
     Args:
         method: A network, which is put in evaluation mode, or any interactive segmentation method.
-        threshold: A pixel is object above this probability.
+        threshold: Probability above which a pixel counts as object.
 
     Raises:
         ValueError: The threshold is no probability.
@@ -101,7 +96,7 @@ class Predictor:
         self._image: NDArray[np.uint8] | None = None
         self._start: NDArray[np.float32] | None = None
         self._turns: list[_Turn] = []
-        """Cache of the answers to the clicks on this image; owned here alone."""
+        """Cache of the answers to the clicks on this image; this class owns it."""
         self._clicks: tuple[Click, ...] = ()
         self._lock = threading.RLock()
 
@@ -120,7 +115,7 @@ class Predictor:
 
         Args:
             name_or_path: Name or path, see :meth:`DCTNet.from_pretrained`.
-            threshold: A pixel is object above this probability.
+            threshold: Probability above which a pixel counts as object.
             options: Arguments of :class:`dct_seg.methods.dctnet.DCTNetMethod`, such as ``zoom_in=False``,
                 ``device="cuda"``, ``revision="v1"``, or ``backend="onnx"`` for an export folder.
 

@@ -77,7 +77,7 @@ def decode_part(rle: Mapping[str, Any]) -> tuple[tuple[slice, slice], NDArray[np
     It costs what the box costs, however large the image is.
 
     Raises:
-        ValueError: As :func:`decode`.
+        ValueError: When :func:`decode` does.
 
     Example:
         >>> decode_part({"size": [2, 3], "counts": [3, 1, 2]})
@@ -90,7 +90,7 @@ def area(rle: Mapping[str, Any]) -> int:
     """Pixels of a mask.
 
     Raises:
-        ValueError: As :func:`decode`.
+        ValueError: When :func:`decode` does.
     """
     return int(_checked(rle)[0][1::2].sum())
 

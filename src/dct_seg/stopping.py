@@ -20,7 +20,7 @@ class Stopped(BaseException):
 
     Args:
         signum: The signal.
-        advice: How to go on, or "".
+        advice: Advice on how to resume, or "".
     """
 
     def __init__(self, signum: int, advice: str = "") -> None:

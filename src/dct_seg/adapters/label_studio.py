@@ -176,8 +176,8 @@ class Backend:
     """Answers requests for predictions.
 
     Args:
-        predictors: What segments.
-        images: Where images come from.
+        predictors: Predictors that segment.
+        images: Source of the images.
         version: Name of the model, which Label Studio stores beside each prediction.
     """
 
@@ -258,8 +258,8 @@ def create_app(
     """The backend as an application.
 
     Args:
-        predictors: What segments.
-        images: Where images come from.
+        predictors: Predictors that segment.
+        images: Source of the images.
         weights: Name of the weights.
         token: Label Studio must send it as the password of its Basic authentication; None for none.
         hosts: Names that the Host header may have; None for any.

@@ -39,7 +39,7 @@ class ClickTool:
     Args:
         viewer: The viewer, or its model alone.
         image: Image layer of that viewer; of more than two dimensions, the slice in view is segmented.
-        predictor: What segments.
+        predictor: Predictor that segments.
         changed: Called after each change, for a display of :attr:`status`.
 
     Raises:

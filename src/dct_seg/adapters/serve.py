@@ -113,11 +113,11 @@ def create_app(
     """The application.
 
     Args:
-        predictors: What segments.
+        predictors: Predictors that segment.
         weights: Name of the weights, for ``/health``.
         token: Every request must carry it; None for none.
         hosts: Names that the Host header may have; None for any.
-        images: Where images are kept.
+        images: Cache of the images.
     """
     app = FastAPI(
         title="dct-seg",

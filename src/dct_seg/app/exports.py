@@ -42,7 +42,7 @@ class Annotated:
         stem: Stem of its files: its name without the suffix, or with it where another image has the
             same.
         size: (height, width).
-        history: With its log.
+        history: Edit history of the image, with its log.
     """
 
     name: str
@@ -147,7 +147,7 @@ def annotated(project: Project) -> Iterator[Annotated]:
 
 
 def file_stems(names: Sequence[str]) -> list[str]:
-    """What the files of each picture are called, no two alike, not even to a disk that is blind to case.
+    """Unique names for the files of each image, also on a case-insensitive disk.
 
     A picture's name without its suffix, or all of it where another picture has that, with a number where
     even that is another's.

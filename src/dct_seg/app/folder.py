@@ -222,5 +222,5 @@ class Folder:
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int]:
-    """What changes when a file does."""
+    """Modification time and size, which change when the file does."""
     return status.st_mtime_ns, status.st_size

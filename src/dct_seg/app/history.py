@@ -32,7 +32,7 @@ class LogChangedError(OSError):
 
 
 class Mark(NamedTuple):
-    """What tells a log from another file, and from an earlier or later state of itself."""
+    """Identity of a log file and of its state."""
 
     device: int
     inode: int
@@ -65,7 +65,7 @@ class History:
 
     @property
     def mark(self) -> Mark | None:
-        """What the log was when it was last read or written; None for none."""
+        """Mark of the log when it was last read or written; None for no log."""
         return self._mark
 
     @property

@@ -48,8 +48,8 @@ def open_without_links(root: Path, relative: Path, flags: int) -> int:
     """Open a regular file below ``root``; neither it nor a folder on the way may be a link.
 
     Args:
-        root: Where to begin.
-        relative: From there.
+        root: Folder that holds the file.
+        relative: Path of the file, relative to ``root``.
         flags: For :func:`os.open`; a file that is made may be read by all.
 
     Returns:

@@ -178,7 +178,7 @@ class _Coco:
     """COCO JSON that grows.
 
     Args:
-        names: Of the categories; others follow as they come.
+        names: Category names known from the start; new ones are appended.
     """
 
     def __init__(self, names: Sequence[str]) -> None:

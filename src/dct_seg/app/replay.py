@@ -126,8 +126,8 @@ def replay(method: Method, picture: WorkingImage, objects: Sequence[ObjectClicks
     """The masks of a picture's objects, each (H, W) bool of the full size.
 
     Args:
-        method: Method that the clicks were made with; the same weights, precision and number of threads give the
-            same bits.
+        method: Method that the clicks were made with; the same weights, precision and number of threads
+            give the same bits.
         picture: Image at the annotator's working size.
         objects: Objects of this image.
 

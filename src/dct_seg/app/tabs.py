@@ -1,4 +1,4 @@
-"""The tab that may change a picture: the first there, until it leaves or another takes over."""
+"""Write access to an image: the first tab has it until it leaves or another takes over."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ SILENCE = 15.0  # seconds; a tab that shows itself each 5 s is gone after three 
 
 
 class OtherTabError(ValueError):
-    """A change from a tab that may not make one.
+    """A change from a tab without write access.
 
     Args:
-        holder: The tab that may.
+        holder: Tab that has write access.
     """
 
     def __init__(self, holder: str) -> None:
@@ -24,10 +24,10 @@ class OtherTabError(ValueError):
 
 
 class Tabs:
-    """The holder of each picture: a tab holds the one that it shows.
+    """Holder of each image: a tab holds the image that it shows.
 
     Args:
-        clock: Seconds that only grow.
+        clock: Monotonic clock, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -36,7 +36,7 @@ class Tabs:
         self._lock = threading.Lock()
 
     def beat(self, tab: str, picture: str | None = None, *, take: bool = False) -> tuple[bool, str | None]:
-        """A tab shows which picture it is at; it lets go of any other.
+        """Record the image that a tab shows; the tab releases any other.
 
         Returns:
             Whether it may change that picture, and who may.

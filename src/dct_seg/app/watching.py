@@ -25,9 +25,9 @@ class Watcher:
 
     Args:
         folder: The images.
-        logs: Where their logs lie, ``ID.jsonl`` each.
+        logs: Folder of their logs, ``ID.jsonl`` each.
         adopt: Gives a log to an image: (id of the one that is gone, the new one); whether it could.
-        clock: Seconds that only grow.
+        clock: Monotonic clock, in seconds.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ def jpeg(folder: Folder, pictures: WorkingImages, picture_id: str, max_side: int
     """The picture upright, its longer side at most ``max_side`` pixels, alpha on white.
 
     Raises:
-        NoSuchPictureError, UnreadableFileError: As :meth:`Folder.read`.
+        NoSuchPictureError, UnreadableFileError: When :meth:`Folder.read` does.
     """
     working = pictures.get(picture_id)
     on_white = folder.read_on_white(picture_id)

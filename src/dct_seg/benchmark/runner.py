@@ -279,8 +279,8 @@ def run_benchmark(
         data: For each label a folder, the label being the data set's kind, or a data set.
         prompt: ``drag`` tells the method each click's radius, ``click`` does not.
         out: Folder for the results and pictures.
-        max_clicks: Most clicks a sample.
-        target: The IoU at which a sample is done.
+        max_clicks: Maximum clicks per sample.
+        target: IoU at which a sample is done.
         full: Go on to the last click or a perfect mask, for mIoU@k, AuC and curves; ``target`` is not used.
         threshold: A pixel is predicted where its probability is above this.
         rule: Rule by which the simulated user chooses a click.
@@ -289,8 +289,8 @@ def run_benchmark(
         seeds: Random seed of each robustness run.
         click_jitter: Pixels that a click may be off; each sample is then run exactly once and again for each
             seed.
-        radius_noise: Share by which a drag may be off; likewise.
-        limit: Only the first samples of each data set.
+        radius_noise: Relative error of a drag's radius; runs as for ``click_jitter``.
+        limit: Number of samples per dataset, from the first; None runs all.
         held_out: Only photographs that training with this ``data.holdout`` never sees; 0 takes all.
         num_strips: Samples of each data set and method that get a picture; only with ``out``.
 

@@ -60,7 +60,7 @@ def _torchvision(
 
 
 def _checked(image: Any, mask: Any, transform: Any) -> Augmented:
-    """What a transform returned, in bytes."""
+    """Check the output of a transform and convert it to bytes."""
     name = _name(transform)
     if isinstance(image, Tensor):  # channels first, as torch has them
         image = (

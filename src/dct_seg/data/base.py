@@ -322,9 +322,9 @@ def count_labels(labels: NDArray[np.uint8]) -> tuple[tuple[int, ...], tuple[int,
 
 
 def in_threads(work: Callable[[S], T], items: Sequence[S], what: str) -> Iterator[T]:
-    """``work`` of each item, in order.
+    """Apply ``work`` to each item in threads, in order.
 
-    Pillow lets go of the interpreter while it decodes. A bar appears after two seconds.
+    Pillow releases the GIL while it decodes. A progress bar appears after two seconds.
     """
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         yield from tqdm(pool.map(work, items), total=len(items), desc=what, delay=2, leave=False)

@@ -140,7 +140,7 @@ class COCO(InteractiveDataset):
         return list(found.values())
 
     def _file_problem(self, image: _Image) -> str | None:
-        """What is wrong with an image's file, from its header, or None."""
+        """Problem of an image's file, from its header, or None."""
         if not image.objects:
             return None
         try:
@@ -231,7 +231,7 @@ def _is_key(value: Any) -> bool:
 
 
 def _record_problem(record: dict[str, Any]) -> str | None:
-    """What an image's record lacks, or None; it goes on after "annotation 7 "."""
+    """Problem of an image's record, or None; follows "annotation 7 " in the message."""
     name = record.get("file_name")
     if not isinstance(name, str) or not name:
         return f"of image {record['id']}: that record has no file_name"

@@ -1,6 +1,6 @@
-"""The one place that opens an image or a mask file, turned upright by its EXIF tag, whatever its mode.
+"""Read image and mask files of any mode, rotated upright by their EXIF tag.
 
-Images become 8 bits a channel by one rule, `to_uint8`, whichever reader asks.
+Every reader converts images to 8 bits per channel by one rule, `to_uint8`.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 IGNORE = 255
-"""The label of pixels that belong to nobody: never clicked, never counted."""
+"""Label of ignored pixels: never clicked, never counted."""
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
-"""The formats that Pillow decodes by itself; it would hand EPS and WMF to other programs."""
+"""Formats that Pillow decodes itself; it would pass EPS and WMF to other programs."""
 
 STRAY_PIXELS = 10_000
-"""One pixel in so many, at either end of the values, does not count for the range of an image."""
+"""One pixel in this many is an outlier at either end of the value range."""
 LARGEST_VALUE = 1e30
-"""Floats beyond are fill values of other programs, not brightness."""
+"""Larger floats are fill values of other programs, not brightness."""
 
 MAX_PIXELS = 100_000_000
-MAX_SIDE = 65_500  # the longest that a JPEG can be, which the annotator's page is sent
+MAX_SIDE = 65_500  # limit of JPEG, which the annotator sends to its page
 TOO_LARGE = f"at most {MAX_PIXELS // 10**6} megapixels and {MAX_SIDE} a side are taken: cut it in parts"
 
 _ORIENTATION = 0x0112
@@ -42,16 +42,16 @@ _NO_DATA = 42113  # GDAL's TIFF tag: the value of pixels that hold nothing
 
 
 class UnreadableFileError(ValueError):
-    """A file that is there and cannot be decoded; training skips it, everything else stops."""
+    """A file that exists and cannot be decoded; training skips it, everything else stops."""
 
 
 @dataclass(frozen=True)
 class _Decoded:
-    """A file's image as it lies in the file.
+    """Decoded image in the file's own orientation.
 
     Args:
-        image: Loaded.
-        deep: (H, W, 3 or 4), its values where it has 16 bits a channel in color, of which Pillow keeps 8.
+        image: Loaded image.
+        deep: (H, W, 3 or 4) values of a color image with 16 bits per channel, of which Pillow keeps 8.
         orientation: EXIF's number; 1 is upright.
     """
 
@@ -215,7 +215,7 @@ def read_values(path: str | Path) -> NDArray[np.integer]:
 
 
 def values_of_png(data: bytes, name: str) -> NDArray[np.integer]:
-    """As `read_values`, of a PNG in memory; ``name`` stands for it in messages.
+    """Read the values of a PNG in memory, as `read_values` does; ``name`` stands for it in messages.
 
     Raises:
         UnreadableFileError: The bytes are no PNG that can be decoded.
@@ -311,7 +311,7 @@ def _decode(data: bytes, formats: tuple[str, ...] | None = None) -> _Decoded:
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How the file's pixels are stored, in Pillow's words, such as ``RGB;16B``."""
+    """Raw mode of the file's pixels, in Pillow's terms, such as ``RGB;16B``."""
     tiles = getattr(image, "tile", None)
     if not tiles:
         return ""
@@ -322,7 +322,7 @@ def _raw_mode(image: Image.Image) -> str:
 def _orientation(image: Image.Image) -> int:
     try:
         found = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # broken EXIF: the image is shown as it lies, as everywhere
+    except Exception:  # broken EXIF: the image is not rotated, as in other viewers
         return 1
     return found if isinstance(found, int) else 1
 

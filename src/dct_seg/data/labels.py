@@ -47,7 +47,7 @@ def as_bytes(values: NDArray[np.integer], path: Path | str) -> NDArray[np.uint8]
 
 
 def soft_problem(labels: NDArray[np.uint8]) -> str | None:
-    """Why labels look like the edge of a blurred or anti-aliased mask, or None.
+    """Reason that labels look like the edge of a blurred or anti-aliased mask, or None.
 
     In such a mask most values are bands one or two pixels wide that touch other values. Objects have an
     inside, and one that is too thin for it mostly stands alone.

@@ -61,10 +61,10 @@ class Method(ABC):
         clicks: Sequence[Sequence[Click]],
         previous: Sequence[NDArray[np.float32] | None],
     ) -> list[NDArray[np.float32]]:
-        """The answers of :meth:`predict` for several objects of one image.
+        """Predict several objects of one image.
 
         Args:
-            image: As for ``predict``.
+            image: (H, W, 3) image, see ``predict``.
             clicks: Clicks of each object, at least one.
             previous: Answer before the last click of each object, or None.
         """
@@ -81,9 +81,9 @@ class Method(ABC):
         """A faster, coarser answer than ``predict``, for a drag that has not ended; optional.
 
         Args:
-            image: As for ``predict``.
-            clicks: As for ``predict``, but at least one.
-            previous: As for ``predict``.
+            image: (H, W, 3) image, see ``predict``.
+            clicks: Clicks, see ``predict``; at least one.
+            previous: Answer before the last click, see ``predict``.
             share: Resolution, as a share (0..1) of the height and width that ``predict`` works at.
 
         Returns:

@@ -31,12 +31,11 @@ from dct_seg.processor import has_fast_bfloat16
 from dct_seg.registry import check_choice
 
 KEPT_VIEWS = 3  # the whole image and the last two regions; with `late` some 10 MB each
-# a second look, at the object that the first one found, is worth its time when it sees so many times as
-# finely
+# minimum resolution gain for a second pass, over the object that the first one found
 MIN_ZOOM_GAIN = 1.1
 LARGEST_BATCH = 16  # views of one forward
-# Least probability inside a view that may be held. The support of ``previous`` carries the view of the click
-# before, so that ``predict`` stays a function of its arguments; see ``next_view``.
+# Minimum probability inside a view that may be kept. The support of ``previous`` carries the previous view,
+# so that ``predict`` stays a function of its arguments; see ``next_view``.
 FLOOR = np.float32(1e-6)
 
 
@@ -67,18 +66,17 @@ class DCTNetMethod(Method):
         checkpoint: A shipped name, a file of weights, a checkpoint of training, an export folder, or
             ``org/name`` on the Hugging Face Hub; None is the method's own, if it has any.
         net: A network that is already in memory, instead of ``checkpoint``; it is put in evaluation mode.
-        first_size: The whole image is shrunk to this many pixels at its longer side.
-        first_reach: As long as there is no mask, look only so many radii around the clicks, at ``zoom_size``
-            pixels, where that shows them finer than the whole image does; 0 looks at the whole image. Only
-            with ``zoom_in``.
-        look_again: Where a first mask has just been found, predict its region once more, if that is seen more
-            finely there; twice the time, for such clicks alone. Only with ``zoom_in``.
+        first_size: Longer side of the whole image after resizing, in pixels.
+        first_reach: Radii around the clicks that are seen while there is no mask, at ``zoom_size`` pixels, if
+            that is finer than the whole image; 0 looks at the whole image. Only with ``zoom_in``.
+        look_again: Predict the region of a newly found mask once more, if that gives a finer resolution. This
+            doubles the time of such clicks only. Only with ``zoom_in``.
         zoom_in: From the second click on, predict the object's region alone, at ``zoom_size`` pixels.
-        zoom_size: Longer side of what the network sees of the region.
-        zoom_margin: Height and width of the region over those of the object.
-        hold_view: Stay with the view of the click before while the object fits it, see :func:`next_view`.
-            None holds it for a ``late`` network, which saves the encoding, and looks afresh at each click for
-            an ``early`` one, which would save nothing.
+        zoom_size: Longer side of the region, in the network's input pixels.
+        zoom_margin: Size of the region, as a multiple of the object's height and width.
+        hold_view: Keep the view of the previous click while the object fits it, see :func:`next_view`. None
+            keeps it for a ``late`` network, which saves the encoding, and not for an ``early`` one, which
+            would save nothing.
         flip: Average with the prediction of the mirrored image; twice the time.
         precision: ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the processor computes in it and
             nothing is refined.
@@ -92,7 +90,7 @@ class DCTNetMethod(Method):
         device: A torch device.
         backend: ``onnx`` runs an export folder in onnxruntime, ``torch`` runs weights, ``auto`` whichever
             ``checkpoint`` is.
-        revision: Of weights on the Hugging Face Hub; a branch, a tag or a commit.
+        revision: Revision of weights on the Hugging Face Hub: a branch, a tag or a commit.
     """
 
     name = "dctnet"
@@ -250,14 +248,13 @@ class DCTNetMethod(Method):
         ``view.size``.
 
         Args:
-            image: As for ``predict``.
-            clicks: As for ``predict``, but at least one.
-            previous: As for ``predict``.
-            share: Of the sides that ``first_size`` and ``zoom_size`` give; less is coarser and takes its
-                square of the time.
+            image: (H, W, 3) image, see ``predict``.
+            clicks: Clicks, see ``predict``; at least one.
+            previous: Answer before the last click, see ``predict``.
+            share: Factor on ``first_size`` and ``zoom_size``; the time falls with its square.
 
         Raises:
-            ValueError: As for ``predict``.
+            ValueError: When ``predict`` does.
         """
         check_turn(image, clicks, None if self._image is None else self._image.shape[:2])
         shape = (image.shape[0], image.shape[1])
@@ -274,7 +271,7 @@ class DCTNetMethod(Method):
         return (view, probs) if closer is None else (closer, self._look(closer, clicks, found))
 
     def _closer(self, view: View, found: NDArray[np.float32], clicks: Sequence[Click]) -> View | None:
-        """The region of what was found in ``view``, where it is worth a second look."""
+        """Region of the mask found in ``view``, if a second pass gains enough resolution; else None."""
         closer = object_view(found, clicks, self.zoom_size, margin=self.zoom_margin)
         return None if closer is None or closer.scale < MIN_ZOOM_GAIN * view.scale else closer
 
@@ -284,10 +281,10 @@ class DCTNetMethod(Method):
         clicks: Sequence[Sequence[Click]],
         previous: Sequence[NDArray[np.float32] | None],
     ) -> list[NDArray[np.float32]]:
-        """The answers of :meth:`predict` for several objects: one forward for all views of one size.
+        """Predict several objects, with one forward pass for all views of one size.
 
         Raises:
-            ValueError: As for ``predict``.
+            ValueError: When ``predict`` does.
         """
         net = self.net
         plain = not (self.flip or self.refiner or self.after) and all(map(has_object, clicks, previous))

@@ -35,7 +35,7 @@ class ExportCard:
         multiple: Height and width of what the graphs take are multiples of this.
         has_drag_head: There is a ``radii`` graph beside, for clicks without a drag.
         needs_radius: A click without a radius gives NaN.
-        version: Of the format.
+        version: Version of the format.
     """
 
     kind: str
@@ -75,9 +75,9 @@ def load_network(
     """The network behind a shipped name, a file of weights or an export folder.
 
     Args:
-        checkpoint: As for ``InteractiveNetwork.from_pretrained``, or an export folder.
+        checkpoint: Weights, see ``InteractiveNetwork.from_pretrained``, or an export folder.
         backend: ``onnx`` wants an export folder, ``torch`` wants weights, ``auto`` takes either.
-        revision: As for ``InteractiveNetwork.from_pretrained``.
+        revision: Revision on the Hub, see ``InteractiveNetwork.from_pretrained``.
 
     Raises:
         FileNotFoundError, ValueError: When there is nothing of the kind.
@@ -93,11 +93,11 @@ class ExportedNetwork:
     """The graphs of an export folder behind the calls of a network.
 
     Args:
-        folder: What ``dct-seg export --format onnx`` wrote.
+        folder: Folder that ``dct-seg export --format onnx`` wrote.
         threads: Threads inside one operator; 0 takes as many as PyTorch.
 
     Attributes:
-        is_late: As for a network.
+        is_late: True for late fusion of the clicks, as for a network.
         auto_drag: True where the Auto-Drag-Head was exported, else None.
 
     Raises:

@@ -414,7 +414,7 @@ def refined(
 
 @contextmanager
 def _fixed_weights(net: nn.Module) -> Iterator[None]:
-    """No gradient to any weight, which halves the price of one to the variable."""
+    """Turn off the weights' gradients, which halves the cost of the variable's gradient."""
     learning = [p for p in net.parameters() if p.requires_grad]
     for parameter in learning:
         parameter.requires_grad_(False)

@@ -17,14 +17,12 @@ from numpy.typing import NDArray
 from dct_seg.clicks import Click, ClickBatch
 
 SMALLEST_OBJECT = 16.0  # pixels; the margin around something smaller is the margin of this
-HELD_COARSENESS = (
-    1.33  # a view is held while its pixels are at most so much coarser than those of the region asked for
-)
-HELD_MARGIN = 0.25  # of the margin asked for, that the object must still have in a view that is held
-# network's pixels an image's pixel; training enlarges no more, and what surrounds a small object is worth
-# more
+# a view is kept while its pixels are at most this factor coarser than those of the wanted view
+HELD_COARSENESS = 1.33
+HELD_MARGIN = 0.25  # share of the wanted margin that the object must still have in a kept view
+# network pixels per image pixel; training enlarges no further, and a small object's surroundings help more
 LARGEST_ZOOM = 4.0
-# the surroundings of the clicks are worth a look of their own when they are seen so many times as finely
+# minimum resolution gain for a separate view of the clicks' surroundings
 FIRST_GAIN = 1.5
 
 
@@ -125,19 +123,17 @@ def object_view(
 def next_view(
     previous: NDArray[np.float32], clicks: Sequence[Click], whole: View, longest: int, *, margin: float
 ) -> View:
-    """As :func:`object_view`, or ``whole``.
+    """View of the object as in :func:`object_view`, or ``whole``; keeps the previous view while it fits.
 
-    But the view of the click before is held while the object still fits it.
-
-    Which view that was is read from ``previous``, which is 0 outside of it alone. So the answer is a function
-    of what is given, and the same whether or not anything of the view is at hand.
+    The previous view is read from ``previous``, which is 0 only outside of it. The answer is therefore a pure
+    function of the arguments, whether or not the view is cached.
 
     Args:
-        previous: As for :func:`object_view`.
-        clicks: As for :func:`object_view`.
+        previous: Probabilities of the previous click, see :func:`object_view`.
+        clicks: Clicks, see :func:`object_view`.
         whole: The view of the whole image.
-        longest: As for :func:`object_view`.
-        margin: As for :func:`object_view`.
+        longest: Longer side of the view in pixels, see :func:`object_view`.
+        margin: Size relative to the object, see :func:`object_view`.
     """
     box = _object_box(previous, clicks)
     if box is None:

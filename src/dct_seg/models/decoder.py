@@ -25,19 +25,19 @@ Statistics = tuple[Tensor, Tensor]
 
 
 def keep(name: str, value: Any) -> Any:
-    """The value itself: nothing is adjusted."""
+    """Return the value unchanged."""
     return value
 
 
 class PyramidPooling(nn.Module):
-    """Averages over 1, 2, 3 and 6 cells a side, beside the features themselves.
+    """Concatenate the features with their averages over 1, 2, 3 and 6 cells per side.
 
-    Without a norm: instance norm takes each channel's mean away, and with it all that the average over the
-    whole image says.
+    There is no norm: instance norm removes the per-channel mean, which is all the global-average branch
+    contains.
 
     Args:
-        in_channels: Channels in.
-        out_channels: Channels out.
+        in_channels: Input channels.
+        out_channels: Output channels.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, cells: Sequence[int] = (1, 2, 3, 6)) -> None:
@@ -79,8 +79,8 @@ class ConvNorm(nn.Module):
     batch trains as well.
 
     Args:
-        in_channels: Channels in.
-        out_channels: Channels out.
+        in_channels: Input channels.
+        out_channels: Output channels.
         predicted: The scale and shift are given at each forward, after instance norm.
         norm: ``instance`` or ``batch``.
     """

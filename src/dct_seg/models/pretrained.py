@@ -227,7 +227,7 @@ def check_tensors(source: str, given: Mapping[str, Any], own: Mapping[str, Tenso
     Args:
         source: Name of the file in the error.
         given: Tensors by name.
-        own: Those of the network, by the same names.
+        own: Tensors of the network, by the same names.
 
     Raises:
         ValueError: When one has another type, or a value that is not finite; the message names the tensor.

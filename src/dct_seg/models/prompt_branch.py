@@ -1,4 +1,4 @@
-"""Where clicks meet features that were computed without them (``prompt_fusion: late``)."""
+"""Late fusion: add clicks to features that were computed without them (``prompt_fusion: late``)."""
 
 from __future__ import annotations
 

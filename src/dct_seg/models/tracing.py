@@ -1,4 +1,4 @@
-"""What a graph for export needs to be written otherwise: no branch on a value, no loop over a length."""
+"""Operations that can be exported: no branch on a value, no loop over a length."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class RandomClicks:
-    """A set of clicks that looks at no prediction: positive ones in the object, negative ones around it.
+    """Clicks drawn without a prediction: positive ones in the object, negative ones around it.
 
     Positive clicks: 1 to ``positives``, each at least ``margin`` pixels inside the object and ``step`` from
     the others. Negative clicks by one of two strategies, each as likely: 1 to ``negatives`` random ones in
@@ -27,8 +27,8 @@ class RandomClicks:
     next one farthest from the others and the band's rim.
 
     Args:
-        positives: Most positive clicks.
-        negatives: Most negative clicks of the first strategy.
+        positives: Maximum positive clicks.
+        negatives: Maximum negative clicks of the first strategy.
         surrounding: Negative clicks of the other strategy.
         margin: Pixels between a positive click and the object's edge.
         step: Pixels between two clicks of one sign.
@@ -38,10 +38,9 @@ class RandomClicks:
         ValueError: When a number is out of its range.
 
     Source: Xu et al., "Deep Interactive Object Selection" (CVPR 2016), after; RIS-Net, IIS-LD and CMG draw
-    likewise. ``margin`` and
-    ``step`` are not in the paper: 5 and 10 are from the code of IIS-LD. Their third strategy, negative clicks
-    on other objects, needs the other objects' masks; as the code of IIS-LD does for images with one object,
-    it is left out.
+    the same clicks. ``margin`` and ``step`` are not in the paper: 5 and 10 are from the code of IIS-LD. The
+    third strategy, negative clicks on other objects, needs the masks of the other objects. It is left out,
+    as in the code of IIS-LD for images with one object.
     """
 
     positives: int = 5
@@ -63,12 +62,12 @@ class RandomClicks:
             )
 
     def draw(self, mask: Tensor, ignore: Tensor, generator: torch.Generator) -> ClickBatch:
-        """One set of clicks for each image.
+        """Draw a set of clicks for each image.
 
         Args:
             mask: (B, H, W) bool, the object.
-            ignore: (B, H, W) bool, True where no click goes.
-            generator: Where the randomness comes from.
+            ignore: (B, H, W) bool, True where no click may be.
+            generator: Source of the randomness.
 
         Returns:
             (B, N) clicks, positive ones first; none for an empty mask.

@@ -93,5 +93,5 @@ def as_next_clicks(first: Tensor) -> NextClicks:
 
 
 def given_settings(values: dict[str, Any]) -> dict[str, Any]:
-    """Those of ``values`` that are settings of the user and are not None."""
+    """Select the settings of the user from ``values``, without those that are None."""
     return {name: values[name] for name in USER_ARGUMENTS if values.get(name) is not None}

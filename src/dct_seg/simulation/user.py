@@ -26,11 +26,10 @@ Prompt = Literal["click", "drag"]
 Place = Literal["center", "core"]
 
 PROTOCOL_VERSION = 1
-"""Of both rules together; raised when a rule would choose another click than before."""
+"""Version of both rules; increased when a rule would choose a different click than before."""
 
 _THREADED = 2**18
-"""Pixels of an image from which a thread repays its start; below, most of the time is Python's own, under its
-lock."""
+"""Threads pay off from this number of pixels; below, the GIL dominates."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def first_click(mask: Tensor, ignore: Tensor | None = None) -> NextClicks:
 
     Args:
         mask: (B, H, W) bool, the object.
-        ignore: (B, H, W) bool, True where nobody looks.
+        ignore: (B, H, W) bool, True for ignored pixels.
 
     Example:
         >>> mask = torch.zeros(1, 9, 9, dtype=torch.bool)
@@ -83,7 +82,7 @@ def next_click(
     *,
     rule: Rule = "max_distance",
 ) -> NextClicks:
-    """The next click of each image, given what is predicted now and the clicks so far.
+    """Next click of each image, given the current prediction and the clicks so far.
 
     ``max_distance`` goes to the wrong pixel farthest from a right one (BRS, f-BRS, RITM and their
     successors); ``largest_region`` to the same inside the 8-connected wrong region of most pixels (the
@@ -93,7 +92,7 @@ def next_click(
     Args:
         pred: (B, H, W) bool, the predicted object.
         mask: (B, H, W) bool, the object.
-        ignore: (B, H, W) bool, True where nobody looks; its edge is a boundary.
+        ignore: (B, H, W) bool, True for ignored pixels; their edge is a boundary.
         clicks: The clicks so far, in pixels of ``pred``.
         rule: ``max_distance`` or ``largest_region``.
 
@@ -118,15 +117,15 @@ def next_click(
 
 
 class SimulatedUser:
-    """A person who knows the answer: looks at the logits and makes the next click.
+    """Simulated annotator who knows the ground truth: compares it with the logits and makes the next click.
 
     Args:
         mask: (B, H, W) bool, the object.
-        ignore: (B, H, W) bool, True where nobody looks.
+        ignore: (B, H, W) bool, True for ignored pixels.
         rule: Rule for clicks after the first; see `next_click`.
         prompt: ``drag`` tells the model the radius, ``click`` does not; or a (B,) bool tensor, True where it
             is told.
-        threshold: A pixel is predicted where its probability is above this.
+        threshold: Probability above which a pixel counts as object.
         place: ``center`` is the rule's own pixel; ``core`` a random one of the same region at least half as
             deep.
         radius_noise: F multiplies the told radius by a uniform number in 1 - F .. 1 + F.
@@ -228,13 +227,13 @@ class SimulatedUser:
 def simulate_first(
     mask: Tensor, ignore: Tensor | None, *, place: Place, click_jitter: float, uniform: Sequence[float]
 ) -> NextClicks:
-    """The first click of one object, with the randomness given.
+    """First click of one object, from given random numbers.
 
     Args:
         mask: (1, H, W) bool, the object.
-        ignore: (1, H, W) bool, True where nobody looks.
-        place: As for :class:`SimulatedUser`.
-        click_jitter: As for :class:`SimulatedUser`.
+        ignore: (1, H, W) bool, True for ignored pixels.
+        place: Place of the click, see :class:`SimulatedUser`.
+        click_jitter: Noise of the click's position, see :class:`SimulatedUser`.
         uniform: Two numbers in 0..1.
     """
     placement = None

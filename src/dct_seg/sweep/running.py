@@ -1,4 +1,4 @@
-"""Trials as processes: several at a time, none that outlives the sweep, none whose end is missed."""
+"""Run trials as child processes, several at a time; none outlives the sweep."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from dct_seg.sweep.trial import (
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 20.0
-"""What a trial is given to end by itself when the sweep is stopped."""
+"""Time that a trial has to end by itself when the sweep is stopped."""
 TAIL_BYTES = 20_000
 OF_AN_AGENT = ("WANDB_SWEEP_ID", "WANDB_RESUME")
-"""Variables that would make W&B take a trial for another run."""
+"""Environment variables that would make W&B mistake a trial for another run."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class Plan:
     """Plan of a sweep's execution: jobs, threads and retries.
 
     Args:
-        sweep: Their sweep.
-        out: Its folder.
-        base: A configuration in place of the command's first.
-        extra: More arguments of each trial.
-        jobs: Trials at a time.
+        sweep: Sweep to run.
+        out: Folder of the sweep.
+        base: Configuration that replaces the first one of the command.
+        extra: Additional arguments of each trial.
+        jobs: Number of parallel trials.
         has_wandb: Whether the command's W&B logger can be used.
     """
 

@@ -46,13 +46,13 @@ class Choice:
 
 
 def make_optimizer(net: Any, hparams: Mapping[str, Any], choice: Choice | None, *, fused: bool) -> Optimizer:
-    """The optimizer over two groups: what is new, and the pretrained backbone.
+    """Make the optimizer, with two groups: new parameters and the pretrained backbone.
 
     Args:
         net: Network to train; its ``parameter_groups`` are used.
-        hparams: Those of the task.
-        choice: Optimizer of torch's; None takes ``optimizer``, ``lr`` and ``weight_decay`` of ``hparams``.
-        fused: Whether ours computes in one kernel.
+        hparams: Hyperparameters of the task.
+        choice: Optimizer from torch; None takes ``optimizer``, ``lr`` and ``weight_decay`` of ``hparams``.
+        fused: Whether our optimizer runs as one fused kernel.
 
     Raises:
         ValueError: When the optimizer does not suit.
@@ -178,11 +178,11 @@ def check_same_classes(stored: Settings, given: Settings) -> None:
 def apply_changes(
     optimizer: Optimizer, schedulers: list[Any], stored: Settings, given: Settings
 ) -> list[str]:
-    """Let what was given win over what a checkpoint has restored; what is the same stays to the bit.
+    """Apply this run's settings over those restored from a checkpoint; equal ones stay untouched.
 
     Args:
-        optimizer: With the state of the checkpoint.
-        schedulers: With the state of the checkpoint.
+        optimizer: Optimizer, with the state of the checkpoint.
+        schedulers: Schedulers, with the state of the checkpoint.
         stored: Settings of the checkpoint.
         given: Settings of this run.
 

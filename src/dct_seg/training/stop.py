@@ -78,7 +78,7 @@ class StopAtBatchEnd(Callback):
 
 
 def checkpoint_path(trainer: Trainer) -> Path | None:
-    """Where a last checkpoint of this run goes, over no other run's; None where checkpoints are off."""
+    """Path of this run's last checkpoint, which overwrites no other run's; None if checkpoints are off."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.dirpath:
             own = Path(callback.last_model_path) if callback.last_model_path else None

@@ -57,27 +57,26 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
         network: Network configuration; by default the paper's, or that of ``start_from``.
         start_from: Trained weights that the run starts from, as ``InteractiveNetwork.from_pretrained`` takes
             them, with their network.
-        lr: Learning rate of what is new; the paper's 1e-4.
-        backbone_lr_factor: The backbone learns at ``lr`` times this.
+        lr: Learning rate of the new layers; the paper's 1e-4.
+        backbone_lr_factor: Factor on ``lr`` for the backbone.
         optimizer: ``adam`` is the paper's, ``adamw`` decays weights apart from the gradient.
         weight_decay: Weight decay.
         schedule: ``step`` multiplies the rate by 0.1 each ``step_epochs`` (the paper), ``cosine`` ends near
             0, ``constant`` stays.
         step_epochs: Epochs between two steps of ``step``.
-        warmup_epochs: Epochs over which the rate rises to its value, for any schedule.
-        train_clicks: Fewest and most clicks of a batch; the number is drawn anew for each batch, alike on all
-            ranks.
-        clicks_ahead: In half of the batches up to so many clicks come before those that train, without
-            learning: long interactions are seen at a third of their price; ``train/first_mIoU`` is then of
-            the first click that trains. 0 is the paper's.
-        local_clicks: Fewest and most clicks per batch that train on enlarged windows around a correction,
-            after the others; the mask so far is the previous mask there. (0, 0) trains none (the paper).
+        warmup_epochs: Warm-up epochs, for any schedule.
+        train_clicks: Minimum and maximum clicks per batch; drawn for each batch, the same on all ranks.
+        clicks_ahead: Make up to this many clicks without gradients first, in half of the batches. Long
+            interactions are then seen at a third of the cost; ``train/first_mIoU`` is measured at the first
+            click that trains. The paper's is 0.
+        local_clicks: Minimum and maximum clicks per batch that train on enlarged windows around a correction,
+            after the other clicks. The current mask is the previous mask there. The paper's is (0, 0).
         local_reach: Half of such a window's side, in drag radii.
-        fine_factor: Training crops have this many times the height and width of what the network sees, so
-            that windows around corrections are cut from a finer image. The ``crop_size`` of the data must
+        fine_factor: Size of the training crops relative to the network's input, so that windows around
+            corrections are cut from a finer image. The ``crop_size`` of the data must
             be a multiple of it.
         keep_loss: Weight of an extra loss over the pixels that were right before the click, so that a
-            correction breaks less.
+            correction damages less.
         update: ``every`` steps after each click (the paper), ``last`` only after the last click of a batch,
             ``sum`` adds up the gradients of all clicks and steps once.
         accumulate_batches: Batches whose gradients are averaged before a step; with ``update`` ``sum`` or
@@ -88,17 +87,17 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
             from the mask alone, as papers before 2018 did (:class:`RandomClicks`). Needs a click encoder that
             reads no radius.
         drag_share: Setting of the simulated user, see :class:`dct_seg.simulation.UserSettings`; None takes
-            that of the data module, or the default with another data module. The same for the next four.
+            that of the data module, or the default with another data module.
         rule: See ``drag_share``.
         place: See ``drag_share``.
         radius_noise: See ``drag_share``.
         click_jitter: See ``drag_share``.
-        gradient_clip: Largest norm of the gradient; None leaves it. (Trainer's own option is refused under
+        gradient_clip: Maximum gradient norm; None does not clip. (Trainer's own option is refused under
             manual optimization.)
         seed: Seed of the simulated user.
-        val_prompts: Prompts to validate with; each gets its own row, they are never mixed.
-        val_clicks: Most clicks in validation.
-        val_threshold: A pixel is object above this probability.
+        val_prompts: Prompts to validate with; each has its own metrics.
+        val_clicks: Maximum clicks per sample in validation.
+        val_threshold: Probability above which a pixel counts as object.
         channels_last: Keep the weights, and so all features, channels-last in memory: faster on CPUs and
             tensor cores.
 
@@ -202,8 +201,8 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | Path, **kwargs: Any) -> InteractiveSegmentationTask:  # type: ignore[override]
-        """As Lightning's, but the backbone's pretrained weights, which the checkpoint replaces, are neither
-        fetched nor needed.
+        """Load a checkpoint as Lightning does, but do not fetch the backbone's pretrained weights, which the
+        checkpoint replaces.
         """
         if "network" in kwargs:
             return super().load_from_checkpoint(checkpoint_path, **kwargs)

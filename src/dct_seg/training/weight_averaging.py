@@ -1,6 +1,4 @@
-"""A run from trained weights that ends between them and what it learnt, so that it forgets little of what
-they knew.
-"""
+"""Average fine-tuned weights with their starting point (WiSE-FT) to reduce forgetting."""
 
 from __future__ import annotations
 
@@ -15,15 +13,14 @@ from torch import Tensor, nn
 
 
 class StartWeightAveraging(WeightAveraging):
-    """Validates, saves and ends with the average of the weights that the run started from and those it has
-    trained.
+    """Average the starting weights with the trained ones for validation, checkpoints and the final model.
 
-    Training itself goes on undisturbed; a run that is resumed with the same configuration goes on to the bit.
-    Not together with another weight averaging, which would want the last word too.
+    Training itself is unchanged, and a run resumed with the same configuration is bit-identical. It cannot be
+    combined with another weight averaging callback.
 
     Args:
-        start_share: Share of the weights at the start, 0 or more and below 1; the more, the less is forgotten
-            and the less is learnt.
+        start_share: Share of the starting weights, 0 or more and below 1. A larger share forgets less and
+            learns less.
 
     Raises:
         ValueError: When the share is out of range.
@@ -39,7 +36,7 @@ class StartWeightAveraging(WeightAveraging):
         self._start: list[Tensor] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keep the weights as they are; a checkpoint to go on from is only read later."""
+        """Store the starting weights; a checkpoint to resume from is read later."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             self._start = [value.detach().clone() for value in _values(pl_module)]
@@ -47,7 +44,7 @@ class StartWeightAveraging(WeightAveraging):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Average anew."""
+        """Update the average."""
         assert self._average_model is not None
         with torch.no_grad():
             for average, start, trained in zip(

@@ -1,10 +1,7 @@
-"""The guard before every route: who may ask, from where, how much.
+"""Request checks before every route, and the security headers of every response.
 
-And the headers that keep a page to itself.
-
-The page has no password. On 127.0.0.1 the dangers are other pages of the same browser: those that send
-requests here (told by their Origin) and those whose name turns into 127.0.0.1 (told by the Host). Open to a
-network, each request needs the token.
+The page has no password. On 127.0.0.1 the risks are CSRF (checked by Origin) and DNS rebinding (checked by
+Host). On a network, each request needs the token.
 """
 
 from __future__ import annotations
@@ -25,7 +22,7 @@ TOKEN_HEADER = "X-DCT-Seg-Token"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CHANGES = ("POST", "PUT", "PATCH", "DELETE")
 BODY_SECONDS = 20.0
-"""Without a byte of a body that is announced."""
+"""Timeout while a request body is awaited."""
 
 POLICY = "; ".join(
     (
@@ -64,7 +61,7 @@ class Body(NamedTuple):
 
 
 class _RefusedBodyError(Exception):
-    """A body that is too large or does not come; says with which status and line it is answered."""
+    """A body that is too large or late, with the status and message of the response."""
 
     def __init__(self, status: int, line: str) -> None:
         super().__init__(line)
@@ -72,10 +69,10 @@ class _RefusedBodyError(Exception):
 
 
 class Guard:
-    """ASGI middleware.
+    """ASGI middleware that checks each request.
 
     Args:
-        app: What is guarded.
+        app: Application to protect.
         token: Every request but those for the page's own files must carry it; None for none.
         hosts: Names that the Host header may have, in lower case; None for any.
         body_of: Limits of the body of a request to a path.
@@ -98,7 +95,7 @@ class Guard:
         self._command = command
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer it."""
+        """Pass a request on, or answer it with an error."""
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)

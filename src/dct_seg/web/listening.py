@@ -38,7 +38,7 @@ def url_of(host: str, listener: socket.socket, token: str | None = None) -> str:
     """The address to open.
 
     Args:
-        host: As given to :func:`listen`; an interface for all becomes this machine's name.
+        host: Host given to :func:`listen`; a wildcard address becomes this machine's name.
         listener: The socket.
         token: Part of the address, if any.
     """

@@ -1,4 +1,4 @@
-"""The floor of every drag row: the circles alone."""
+"""Baseline of every drag row: only the circles of the clicks."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from dct_seg.methods.classical.seeds import SeededMethod
 class Disc(SeededMethod):
     """Paints the circle of each click and nothing else, without looking at the image.
 
-    A drag whose length is read from the ground truth is worth a lot by itself; a method is worth what it has
-    above this.
+    A drag whose radius is read from the ground truth already says a lot. Compare a method to this baseline.
 
     Args:
         seed_radius: Radius in pixels of a click without a drag.
