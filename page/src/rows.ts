@@ -54,8 +54,9 @@ export class Rows<T> {
       row.element.remove();
       this.shown.delete(key);
     }
-    list.style.paddingTop = `${Math.min(first, last) * height}px`;
-    list.style.paddingBottom = `${(items.length - last) * height}px`;
+    // Room for the rows that are not there; as padding it would make the list itself as high.
+    list.style.setProperty("--above", `${Math.min(first, last) * height}px`);
+    list.style.setProperty("--below", `${(items.length - last) * height}px`);
     let before: Element | null = null;
     wanted.forEach((item, index) => {
       const element = this.row(item, first + index);
