@@ -119,7 +119,7 @@ def test_refiner_is_pure_lowers_the_energy_and_leaves_the_weights_alone(
     assert not first.requires_grad
     assert first.shape == plain.shape
     assert all(p.requires_grad and p.grad is None for p in net.parameters())
-    refined(refiner, net, IMAGE, clicks.undo())
+    refined(refiner, net, IMAGE, ClickBatch.from_clicks([clicks.to_clicks()[0][:1]]))
     assert torch.equal(refined(refiner, net, IMAGE, clicks), first)
     if name.startswith("fbrs"):
         none = torch.zeros(2, 1)
