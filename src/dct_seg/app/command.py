@@ -25,7 +25,7 @@ def main(args: Sequence[str]) -> int:
         0.
 
     Raises:
-        ValueError, FileNotFoundError, ImportError, OSError: When what was given cannot be used.
+        ValueError, FileNotFoundError, ImportError, OSError: When an argument cannot be used.
     """
     parser = CommandParser(
         prog="dct-seg annotate",
@@ -81,7 +81,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def _method(weights: str) -> tuple[Callable[[], Method], ModelCard]:
-    """A maker of methods that share one network, and what the page tells of it."""
+    """Make a factory of methods that share one network, and its description for the page."""
     from dct_seg.app.schemas import ModelCard
     from dct_seg.methods.dctnet import DCTNetMethod
     from dct_seg.methods.exported import load_network

@@ -26,7 +26,7 @@ from dct_seg.methods.base import Method, check_click
 from dct_seg.rle import decode_part, encode
 
 MAX_CLICKS = 200
-"""In one draft, since its last step made by hand; who needs more draws by hand."""
+"""Limit of clicks in a draft since its last manual step."""
 
 MAX_STEPS = 2000
 """In one draft."""
@@ -39,12 +39,12 @@ UNCHANGED = {
 
 
 class StaleError(ValueError):
-    """A change of a revision that is no longer the picture's."""
+    """A change made on an outdated revision."""
 
 
 @dataclass
 class _Turn:
-    """A picture while it is this request's turn to change it; ``before``: its objects at the start."""
+    """Image locked for one change; ``before``: its objects at the start."""
 
     opened: OpenPicture
     working: WorkingImage
@@ -56,7 +56,7 @@ class _Turn:
 
 
 class Editor:
-    """The annotator without its HTTP.
+    """Editing commands of the annotator, without HTTP.
 
     Args:
         project: The folder.
@@ -68,14 +68,14 @@ class Editor:
         self._segmenter = Segmenter(make_method)
 
     def picture(self, picture_id: str) -> schemas.Picture:
-        """The picture as it is."""
+        """Return the current image state."""
         with self.project.open(picture_id) as (opened, working), opened.lock.reading():
             return self._answer(_Turn(opened, working))
 
     def preview(self, picture_id: str, request: schemas.NewPreview) -> schemas.Preview | None:
-        """The mask as it would be after one more click, or nearly so.
+        """Preview the mask after one more click.
 
-        None when something newer was asked meanwhile.
+        None when a newer request came meanwhile.
         """
         started = time.perf_counter()
         with self.project.open(picture_id) as (opened, working), opened.lock.preview() as ours:
@@ -103,7 +103,7 @@ class Editor:
             )
 
     def add_click(self, picture_id: str, request: schemas.NewClick) -> schemas.Picture:
-        """One click more in the draft; the first one begins it."""
+        """Add a click to the draft; the first click starts it."""
         with self._change(picture_id, request) as turn:
             opened, working, state = turn.opened, turn.working, turn.state
             clicks = () if state.draft is None else tuple(made.click for made in state.draft.clicks)
@@ -122,7 +122,7 @@ class Editor:
             return self._answer(turn)
 
     def paint(self, picture_id: str, request: schemas.NewPaint) -> schemas.Picture:
-        """One step made by hand in the draft; a stroke that adds begins it."""
+        """Add a manual step to the draft; a stroke that adds pixels can start it."""
         given = {**request.paint.model_dump(), "threshold": request.threshold}
         paint = Paint.read(given)
         with self._change(picture_id, request) as turn:
@@ -144,19 +144,19 @@ class Editor:
             return self._answer(turn)
 
     def undo(self, picture_id: str, request: schemas.Change) -> schemas.Picture:
-        """The picture before its last change."""
+        """Undo the last change."""
         return self._simple(picture_id, request, {"event": "undo"})
 
     def redo(self, picture_id: str, request: schemas.Change) -> schemas.Picture:
-        """The picture after the change that was taken back last."""
+        """Redo the change that was undone last."""
         return self._simple(picture_id, request, {"event": "redo"})
 
     def discard(self, picture_id: str, request: schemas.Change) -> schemas.Picture:
-        """Without its draft; an object that was reopened is as before."""
+        """Discard the draft; a reopened object is restored."""
         return self._simple(picture_id, request, {"event": "discard"})
 
     def nothing_here(self, picture_id: str, request: schemas.NothingHere) -> schemas.Picture:
-        """A picture without objects is done, or is not."""
+        """Mark an image without objects as done or not done."""
         with self._change(picture_id, request) as turn:
             if turn.state.objects or turn.state.draft:
                 raise HistoryError(
@@ -166,7 +166,7 @@ class Editor:
             return self._answer(turn)
 
     def finish(self, picture_id: str, request: schemas.Finish) -> schemas.Picture:
-        """The draft becomes an object."""
+        """Finish the draft as an object."""
         with self._change(picture_id, request) as turn:
             self.project.check_class(request.class_id)
             opened, state = turn.opened, turn.state
@@ -201,9 +201,9 @@ class Editor:
             return self._answer(turn)
 
     def edit(self, picture_id: str, number: int, request: schemas.Change) -> schemas.Picture:
-        """A finished object is the draft again.
+        """Reopen a finished object as the draft.
 
-        With its steps, or with its mask as the start where there are none.
+        It keeps its steps; without steps, its mask becomes the start mask.
         """
         with self._change(picture_id, request) as turn:
             if turn.state.draft is not None:
@@ -214,23 +214,23 @@ class Editor:
             return self._answer(turn)
 
     def change_object(self, picture_id: str, number: int, request: schemas.ObjectChange) -> schemas.Picture:
-        """A finished object gets another class, or is locked or not."""
+        """Change the class or the lock of a finished object."""
         return self._set(picture_id, [number], request)
 
     def change_objects(self, picture_id: str, request: schemas.ObjectsChange) -> schemas.Picture:
-        """Several finished objects get another class, or are locked or not."""
+        """Change the class or the lock of several finished objects."""
         return self._set(picture_id, request.ids, request)
 
     def delete(self, picture_id: str, number: int, request: schemas.Change) -> schemas.Picture:
-        """Without one of its finished objects."""
+        """Delete a finished object."""
         return self._simple(picture_id, request, {"event": "delete", "ids": [number]})
 
     def delete_objects(self, picture_id: str, request: schemas.NamedObjects) -> schemas.Picture:
-        """Without several of its finished objects."""
+        """Delete several finished objects."""
         return self._simple(picture_id, request, {"event": "delete", "ids": sorted(set(request.ids))})
 
     def merge(self, picture_id: str, request: schemas.NamedObjects) -> schemas.Picture:
-        """Several finished objects become one, of the first one's number and class: a mask without steps."""
+        """Merge finished objects into one mask without steps; it keeps the first one's number and class."""
         with self._change(picture_id, request) as turn:
             merged = [turn.state.object(number) for number in sorted(set(request.ids))]
             if len(merged) < 2:
@@ -254,7 +254,7 @@ class Editor:
             return self._answer(turn)
 
     def carry(self, picture_id: str, request: schemas.Carry) -> schemas.Picture:
-        """Objects of another picture become objects here, moved along the optical flow between the two."""
+        """Copy objects from another image, moved along the optical flow between the two."""
         with self.project.open(request.source) as (source, working), source.lock.reading():
             objects = [source.history.state.object(number) for number in sorted(set(request.ids))]
             size, before = working.size, working.image
@@ -286,7 +286,7 @@ class Editor:
             return self._answer(turn)
 
     def import_masks(self, picture_id: str, png: bytes, revision: int | None) -> schemas.Picture:
-        """The objects of a mask PNG beside those there are, in the first class: indexed, or 0 and 255."""
+        """Import the objects of a mask PNG (indexed, or 0 and 255) into the first class."""
         change = None if revision is None else schemas.Change(revision=revision)
         with self._change(picture_id, change) as turn:
             opened, working = turn.opened, turn.working
@@ -305,7 +305,7 @@ class Editor:
             return self._answer(turn)
 
     def import_file(self, content: bytes) -> schemas.Imported:
-        """The objects of a file of COCO, CVAT, Label Studio or Datumaro beside those there are."""
+        """Import the objects of a COCO, CVAT, Label Studio or Datumaro file."""
         found = readers.coco_of(content)
         try:
             coco = schemas.CocoFile.model_validate(found)
@@ -316,9 +316,9 @@ class Editor:
         return self.import_coco(coco)
 
     def import_coco(self, content: schemas.CocoFile) -> schemas.Imported:
-        """The objects of a COCO JSON beside those there are.
+        """Import the objects of a COCO JSON.
 
-        What does not fit is told, annotation by annotation; the others are taken.
+        Annotations that do not fit are reported one by one; the others are imported.
         """
         plan = imports.plan(content, self.project.folder.entries())
         class_ids = imports.add_classes(self.project, plan.categories)
@@ -370,7 +370,7 @@ class Editor:
         return self._simple(picture_id, request, {"event": "set", "ids": sorted(set(numbers)), **changes})
 
     def _class_of(self, state: State) -> int:
-        """The class of the draft, or of one that begins now."""
+        """Class of the draft, or of a new one."""
         return state.draft.class_id if state.draft else state.last_class or self.project.classes[0].id
 
     def _with_radius(
@@ -388,14 +388,14 @@ class Editor:
     def _mask(
         self, opened: OpenPicture, working: WorkingImage, draft: Draft, threshold: float
     ) -> NDArray[np.bool_]:
-        """The draft's mask, (H, W) of the full size; a start without a click is the mask as it is."""
+        """Draft mask, (H, W) of the full size; without clicks it is the start mask."""
         start = opened.start_mask()
         if start is not None and not draft.clicks:
             return start
         return working.mask(self._probabilities(opened, working, draft), threshold)
 
     def _answer(self, turn: _Turn) -> schemas.Picture:
-        """The picture as the page draws it; after a brief request, of the objects only what has changed."""
+        """Image state for the page; after a brief request, with the changed objects only."""
         opened, working, history = turn.opened, turn.working, turn.opened.history
         state, before = history.state, {one.id: one for one in turn.before or ()}
         changed = [one for one in state.objects if before.pop(one.id, None) is not one]
@@ -424,7 +424,7 @@ class Editor:
 
 
 def _new(added: Sequence[SegmentedObject], state: State) -> list[SegmentedObject]:
-    """The objects that are not there already: importing twice does not double."""
+    """Select the objects that do not exist yet, so that importing twice does not duplicate them."""
     there = {(one.class_id, one.rle["counts"]) for one in state.objects}
     return [one for one in added if (one.class_id, one.rle["counts"]) not in there]
 

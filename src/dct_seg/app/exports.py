@@ -52,15 +52,15 @@ class Annotated:
 
     @property
     def objects(self) -> tuple[SegmentedObject, ...]:
-        """In the order of their numbers."""
+        """Objects ordered by number."""
         return self.history.state.objects
 
     @contextmanager
     def naming_its_log(self) -> Iterator[None]:
-        """Name the log when one of its masks is broken.
+        """Name the log in the error for a broken mask.
 
         Raises:
-            HistoryError: (a ValueError) that names it.
+            HistoryError: (a ValueError) When a mask is broken; the message names the log.
         """
         try:
             yield
@@ -70,7 +70,7 @@ class Annotated:
 
 @dataclass(frozen=True)
 class Written:
-    """A file to send and then to remove."""
+    """Temporary file that is sent and then removed."""
 
     path: Path
     name: str
@@ -81,7 +81,7 @@ def write(project: Project, kind: Format) -> Written:
     """Write all finished objects in a format.
 
     Raises:
-        ValueError: When a picture's log is broken, or the format cannot hold what there is.
+        ValueError: When an image's log is broken, or the format cannot represent the objects.
     """
     pictures = list(annotated(project))
     if kind in ("coco", "clicks"):
@@ -149,8 +149,7 @@ def annotated(project: Project) -> Iterator[Annotated]:
 def file_stems(names: Sequence[str]) -> list[str]:
     """Unique names for the files of each image, also on a case-insensitive disk.
 
-    A picture's name without its suffix, or all of it where another picture has that, with a number where
-    even that is another's.
+    The image name without its suffix; with the suffix, or a number too, if that name is taken.
 
     Example:
         >>> file_stems(["a.jpg", "a.png", "a.jpg.png", "b.png", "C/d.png", "c/D.png"])
@@ -172,7 +171,7 @@ def file_stems(names: Sequence[str]) -> list[str]:
 
 
 def _folded(name: str) -> str:
-    """Equal for names that some disk takes for the same."""
+    """Normalize a name; equal for names that some file system treats as the same."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
@@ -205,7 +204,7 @@ def _coco(project: Project, pictures: list[Annotated]) -> dict[str, Any]:
 
 
 def _click_lines(project: Project, pictures: list[Annotated]) -> Iterator[str]:
-    """An object a line, with all that its mask is made of."""
+    """Write one line per object, with everything that makes its mask."""
     names = {one.id: one.name for one in project.classes}
     for picture in pictures:
         for one in picture.objects:
@@ -283,7 +282,7 @@ def _labelme(project: Project, picture: Annotated) -> Iterator[tuple[str, bytes]
 
 
 def _polygons(one: SegmentedObject) -> list[Polygon]:
-    """Polygons that are the object pixel for pixel, in pixels of the picture."""
+    """Polygons that match the object exactly, in pixels of the image."""
     found = decode_part(one.rle)
     if found is None:
         return []

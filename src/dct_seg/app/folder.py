@@ -1,6 +1,6 @@
-"""The pictures of a folder, known to the outside by opaque ids.
+"""Images of a folder, addressed by opaque ids.
 
-Nothing else of the disk can be reached through it.
+No other file can be reached through it.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ T = TypeVar("T")
 
 OWN_FOLDER = ".dct-seg"
 PREDICTED = "predicted.jsonl"
-"""The file by which an output folder of ``dct-seg predict`` is known."""
+"""File that marks an output folder of ``dct-seg predict``."""
 OUTPUTS = ("masks", "overlays")
-"""The folders beside it, which hold no pictures of anyone's."""
+"""Output folders beside it, which hold no input images."""
 
 
 class NoSuchPictureError(LookupError):
-    """An id that none of the folder's pictures has."""
+    """An id that no image of the folder has."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A picture's file.
+    """Image file of a folder.
 
     Args:
         id: Opaque, the same at each start.
@@ -60,10 +60,10 @@ class Entry:
 
 
 class Folder:
-    """Finds pictures below ``root`` and opens them safely.
+    """Find images below ``root`` and open them safely.
 
     Args:
-        root: The folder; links inside it are followed only to what lies inside it too.
+        root: The folder; symlinks are followed only to targets inside it.
 
     Raises:
         FileNotFoundError: When there is no such folder.
@@ -87,7 +87,7 @@ class Folder:
         self.scan()
 
     def scan(self) -> list[Entry]:
-        """All pictures by name; only headers are read, and only of files that are new or changed."""
+        """Scan the images by name; reads only the headers of new or changed files."""
         found = {}
         for folder, subfolders, files in os.walk(self.root):
             made_here = OUTPUTS if PREDICTED in files else ()
@@ -115,13 +115,13 @@ class Folder:
         return found
 
     def entries(self) -> list[Entry]:
-        """All pictures by name, as of the last scan."""
+        """Images by name, as of the last scan."""
         return list(self._entries.values())
 
     def open(self, picture_id: str) -> BinaryIO:
-        """Open an image's file for reading: inside the folder, of a known format and a size that is taken.
+        """Open an image file for reading, if it is inside the folder and has a supported format and size.
 
-        The opened file itself is checked, so that a name that leads elsewhere meanwhile does no harm.
+        The opened file itself is checked, so that a swapped symlink does no harm.
 
         Raises:
             NoSuchPictureError: When the folder has no such picture.
@@ -131,9 +131,9 @@ class Folder:
         return self._open(entry.path, entry.name)
 
     def read(self, picture_id: str) -> NDArray[np.uint8]:
-        """The picture as (H, W, 3) RGB, upright, whatever its file holds.
+        """Read an image as upright (H, W, 3) RGB, from any supported file.
 
-        A failure is remembered as the picture's error.
+        A failure is stored as the image's error.
 
         Raises:
             NoSuchPictureError: When the folder has no such picture.
@@ -142,7 +142,7 @@ class Folder:
         return self._read(picture_id, read_image)
 
     def read_on_white(self, picture_id: str) -> NDArray[np.uint8] | None:
-        """A picture with transparency laid on white, (H, W, 3) RGB, upright; None for one without.
+        """Read an image with transparency on white, as upright (H, W, 3) RGB; None for an opaque one.
 
         Raises:
             NoSuchPictureError: When the folder has no such picture.
@@ -164,11 +164,11 @@ class Folder:
     def _entry(self, path: Path) -> Entry:
         relative = path.relative_to(self.root).as_posix()
         picture_id = hashlib.sha256(os.fsencode(relative)).hexdigest()[:20]
-        name = os.fsencode(relative).decode("utf-8", "replace")  # a file name may be no text at all
+        name = os.fsencode(relative).decode("utf-8", "replace")  # a file name may not be valid text
         try:
             stamp = _stamp(path.stat())
         except OSError:
-            stamp = (0, 0)  # a link to nowhere
+            stamp = (0, 0)  # a broken symlink
         known = self._checked.get(picture_id)
         if known is None or known[0] != stamp:
             known = (stamp, self._problem(path, name))
@@ -191,7 +191,7 @@ class Folder:
             raise UnreadableFileError(
                 f"{name} is a link that leaves the folder; put the picture itself there"
             ) from error
-        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+        except (OSError, RuntimeError) as error:  # RuntimeError: a symlink loop, before Python 3.13
             reason = (isinstance(error, OSError) and error.strerror) or "its links lead nowhere"
             raise UnreadableFileError(
                 f"{name} cannot be decoded ({reason}); replace it or take it out of the folder"

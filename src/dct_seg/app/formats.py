@@ -1,8 +1,7 @@
-"""Other tools' formats: YOLO, Pascal VOC, CVAT, Label Studio, Datumaro.
+"""Formats of other tools: YOLO, Pascal VOC, CVAT, Label Studio, Datumaro.
 
-CVAT, Label Studio and Datumaro hold each mask to the pixel.
-A YOLO polygon has no parts and no holes, so a line of one pixel joins them. A VOC pixel holds one object, so
-that an object gives way to later ones.
+CVAT, Label Studio and Datumaro store each mask exactly. A YOLO polygon has no parts and no holes, so a line
+of one pixel joins them. A VOC pixel belongs to one object: the last one wins.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ if TYPE_CHECKING:
     from dct_seg.app.state import SegmentedObject
 
 Files = Iterator[tuple[str, bytes]]
-MOST_OF_VOC = 254  # objects; 255 is nobody's
+MOST_OF_VOC = 254  # objects; 255 is ignored
 
 
 def yolo(classes: Sequence[ClassLabel], pictures: Sequence[Annotated]) -> Files:
-    """YOLO's segmentation: a text file of polygons an image, and data.yaml with the names of the classes."""
+    """Write YOLO segmentation: one text file of polygons per image, and data.yaml with the class names."""
     place = {one.id: number for number, one in enumerate(classes)}
     names = "".join(f"  {place[one.id]}: {json.dumps(one.name)}\n" for one in classes)
     yield "data.yaml", f"path: .\ntrain: images\nval: images\nnames:\n{names}".encode()
@@ -46,7 +45,7 @@ def yolo(classes: Sequence[ClassLabel], pictures: Sequence[Annotated]) -> Files:
 def joined_outline(one: SegmentedObject) -> NDArray[np.float64]:
     """One closed line around all parts and holes of an object, (N, 2) of (col, row) at pixels' centers.
 
-    It goes from each outline to the next by the shortest way and comes back by the same.
+    It connects each outline with the next by the shortest path, and returns the same way.
     """
     found = decode_part(one.rle)
     assert found is not None  # an object is never empty
@@ -68,7 +67,7 @@ def voc(classes: Sequence[ClassLabel], pictures: Sequence[Annotated]) -> Files:
     """Pascal VOC: PNGs of classes and of objects in VOC's palette.
 
     Raises:
-        ValueError: When an image has more objects, or there are more classes, than a PNG of 8 bits holds.
+        ValueError: When an image has too many objects, or there are too many classes, for an 8-bit PNG.
     """
     if len(classes) > MOST_OF_VOC:
         raise ValueError(f"VOC holds {MOST_OF_VOC} classes, here are {len(classes)}; export coco or cvat")
@@ -163,7 +162,7 @@ def row_runs(part: NDArray[np.bool_]) -> list[int]:
 
 
 def label_studio(classes: Sequence[ClassLabel], pictures: Sequence[Annotated]) -> Files:
-    """Label Studio's JSON: a task an image, a brush mask an object."""
+    """Write Label Studio JSON: one task per image, one brush mask per object."""
     names = {one.id: one.name for one in classes}
     tasks: list[dict[str, Any]] = []
     for picture in pictures:
@@ -194,7 +193,7 @@ def label_studio(classes: Sequence[ClassLabel], pictures: Sequence[Annotated]) -
 def brush_runs(mask: NDArray[np.bool_]) -> list[int]:
     """Label Studio's run lengths of a mask: bytes of a stream of bits.
 
-    The stream tells the number of values (the mask's, four times each, as channels), the bits of a value, the
+    The stream holds the number of values (the mask's, four times each, as channels), the bits of a value, the
     bits of four kinds of lengths, and the runs: 1, the kind, the length less one, the value of 0 or 255.
     """
     sizes = (4, 8, 12, 16)

@@ -1,9 +1,7 @@
-"""A picture's event log: one JSON line a change, appended and synced before it is answered.
+"""Event log of an image: one JSON line per change, appended and synced before the answer.
 
-The state is what replaying gives.
-
-Undo and redo are events too, so they work across restarts, and the file only ever grows. A last line without
-its end was never answered (the process died in it) and is dropped.
+The state is the result of replaying the log. Undo and redo are events too, so they work across restarts, and
+the file only grows. An incomplete last line was never acknowledged (the process died) and is dropped.
 """
 
 from __future__ import annotations
@@ -40,12 +38,12 @@ class Mark(NamedTuple):
 
 
 class History:
-    """The states of one picture, and the file that they are replayed from.
+    """States of one image, and the log that they are replayed from.
 
     Args:
-        path: The log; it need not exist yet.
-        picture: The picture's name, for people who read the file.
-        size: (height, width) of the picture; without it, what the log says.
+        path: Log file; it need not exist yet.
+        picture: Name of the image, for readers of the file.
+        size: (height, width) of the image; None takes the size in the log.
 
     Raises:
         HistoryError: When the log is broken, a link, of a newer format, or of a picture of another size.
@@ -75,21 +73,21 @@ class History:
 
     @property
     def can_undo(self) -> bool:
-        """Whether there is something to take back."""
+        """Whether there is a change to undo."""
         return self._at > 0
 
     @property
     def can_redo(self) -> bool:
-        """Whether something was taken back."""
+        """Whether there is a change to redo."""
         return self._at + 1 < len(self._states)
 
     def append(self, event: Mapping[str, Any]) -> State:
-        """Make an event happen: it is on disk when this returns, and not at all when this raises.
+        """Apply an event: it is on disk when this returns, and not at all when this raises.
 
         Raises:
             HistoryError: When it does not fit the state; nothing is written.
             LogChangedError: (an OSError) when another program has changed the log; nothing is written.
-            OSError: When the disk does not take it; nothing has changed.
+            OSError: When it cannot be written; nothing has changed.
         """
         states, at = self._after(event)
         lines = [] if self._length else [self._header()]
@@ -126,13 +124,13 @@ class History:
         }
 
     def _open(self, flags: int) -> int:
-        """Open the log, through no link; the folder of the project is where one may begin."""
+        """Open the log without following symlinks below the project's folder."""
         folder = self._path.parent
         return open_without_links(folder.parent, Path(folder.name, self._path.name), flags)
 
     def _write(self, content: bytes) -> None:
         try:
-            self._path.parent.mkdir(exist_ok=True)  # not its parent: a moved project is not made anew
+            self._path.parent.mkdir(exist_ok=True)  # not its parent: a moved project is not created again
             handle = self._open(os.O_RDWR | (os.O_CREAT | os.O_EXCL if self._mark is None else 0))
         except (FileNotFoundError, FileExistsError, OutsideError) as error:
             raise self.changed() from error
@@ -141,7 +139,7 @@ class History:
             if self._mark not in (None, found) or found.size < self._length:
                 raise self.changed()
             try:
-                os.ftruncate(handle, self._length)  # the torn line of a process that died
+                os.ftruncate(handle, self._length)  # the incomplete line of a process that died
                 os.lseek(handle, self._length, os.SEEK_SET)
                 written = 0
                 while written < len(content):
@@ -160,7 +158,7 @@ class History:
         self._length += len(content)
 
     def _check_place(self, handle: int) -> None:
-        """See that what was written is what the log's name leads to."""
+        """Check that the log's path still leads to the written file."""
         try:
             same = os.path.samestat(os.fstat(handle), os.lstat(self._path))
         except OSError:
@@ -169,7 +167,7 @@ class History:
             raise self.changed()
 
     def changed(self) -> LogChangedError:
-        """The error for a log that is no longer what was last read or written here."""
+        """Error for a log that was changed since it was last read or written here."""
         return LogChangedError(
             f"{self._name}, the log of {self._picture}, was moved, removed or changed by another program; "
             "nothing was written: put it back as it was, or restart the annotator to go on with what is there"
@@ -206,7 +204,7 @@ class History:
             ) from error
 
     def _check_masks(self, event: Mapping[str, Any]) -> None:
-        """See that masks are of the picture's size; their runs are looked at when they are used."""
+        """Check that masks have the image's size; their runs are checked when they are used."""
         objects = [event["object"]] if "object" in event else event.get("objects", ())
         masks = [one["rle"] for one in objects]
         masks += [one[name] for one in objects for name in ("start", "removed") if one[name] is not None]

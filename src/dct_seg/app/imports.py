@@ -1,4 +1,4 @@
-"""Masks that come in, to be corrected: indexed PNGs and COCO JSON. Nothing in them is trusted."""
+"""Import of masks to correct: indexed PNGs and COCO JSON, as untrusted input."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Plan:
     """Assignment of a COCO JSON's annotations to images.
 
     Args:
-        pictures: Each with its record and its annotations, which have their places in the file.
-        categories: The classes that they have, id to name.
+        pictures: Images with their record and their annotations, numbered by place in the file.
+        categories: Names of their classes by id.
         skipped: Annotations without an image, one line each.
     """
 
@@ -42,16 +42,16 @@ class Plan:
 
 
 def read_labels(png: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The labels of a mask PNG, (H, W): indexed, gray, or color with equal channels, as data sets read them.
+    """Read the labels of a mask PNG, (H, W): indexed, gray, or color with equal channels, as datasets do.
 
-    0 and 255 alone are one object, and so is a PNG of 1 bit; else 1..254 are objects and 255 is ignored.
+    0 and 255 only, or a 1-bit PNG, is one object; otherwise 1..254 are objects and 255 is ignored.
 
     Args:
         png: The file.
         size: (height, width) that it must have.
 
     Raises:
-        ValueError: When it is another thing.
+        ValueError: When it is no such mask.
     """
     if not png.startswith(_PNG) or len(png) < 24:
         raise ValueError("the mask is no PNG that can be decoded (its first bytes are not those of a PNG)")
@@ -68,21 +68,18 @@ def read_labels(png: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def imported(number: int, class_id: int, rle: Mapping[str, Any]) -> SegmentedObject:
-    """A finished object that nobody clicked."""
+    """Finished object without clicks."""
     return SegmentedObject(id=number, class_id=class_id, clicks=(), threshold=0.5, rle=rle)
 
 
 def shortened(lines: list[str]) -> list[str]:
-    """The first lines, and how many more there are."""
+    """First lines, and the number of the others."""
     more = len(lines) - MOST_LINES
     return lines if more <= 0 else [*lines[:MOST_LINES], f"... and {more} more"]
 
 
 def plan(content: schemas.CocoFile, entries: Iterable[Entry]) -> Plan:
-    """Find the picture of each object.
-
-    By its whole name, else by its last part where only one picture has that.
-    """
+    """Find the image of each object by its whole name, or by its last part if that is unique."""
     by_name = {entry.name: entry for entry in entries}
     by_last: dict[str, list[Entry]] = defaultdict(list)
     for entry in by_name.values():
@@ -114,7 +111,7 @@ def plan(content: schemas.CocoFile, entries: Iterable[Entry]) -> Plan:
 
 
 def add_classes(project: Project, categories: Mapping[int, str]) -> dict[int, int]:
-    """The project's class for each category, by name; those that it lacks are added."""
+    """Match each category with a class of the project by name; missing classes are added."""
     classes = list(project.classes)
     numbers = {one.name: one.id for one in classes}
     for name in categories.values():
@@ -127,10 +124,10 @@ def add_classes(project: Project, categories: Mapping[int, str]) -> dict[int, in
 
 
 def check_size(record: schemas.CocoImage, size: tuple[int, int]) -> None:
-    """Make sure that a record is of a picture of this (height, width).
+    """Check that a record has this (height, width).
 
     Raises:
-        ValueError: When it is not.
+        ValueError: When it has another size.
     """
     if None not in (record.height, record.width) and (record.height, record.width) != size:
         raise ValueError(f"it is {size[1]}x{size[0]}, but the COCO JSON says {record.width}x{record.height}")
@@ -142,15 +139,15 @@ def objects_of(
     class_ids: Mapping[int, int],
     first_id: int,
 ) -> tuple[list[SegmentedObject], list[str]]:
-    """The objects of a picture's annotations, and a line for each annotation that is none.
+    """Objects of an image's annotations, and one line for each unusable annotation.
 
-    Masks stay run lengths: pixels of many objects on a large picture would not fit the memory.
+    Masks stay run lengths: the pixels of many objects on a large image would not fit into memory.
 
     Args:
-        found: Annotations with their places in the file.
+        found: Annotations by place in the file.
         size: (height, width) of the picture.
-        class_ids: The class of each category.
-        first_id: The number of the first object.
+        class_ids: Class of each category.
+        first_id: Number of the first object.
     """
     objects: list[SegmentedObject] = []
     problems = []
@@ -165,7 +162,7 @@ def objects_of(
 
 
 def _valid(kind: type[M], given: list[Any], what: str, skipped: list[str]) -> dict[int, M]:
-    """The records that can be read, by their place in the file; of the others a line each."""
+    """Readable records by place in the file, and one line for each of the others."""
     found = {}
     for place, one in enumerate(given):
         try:

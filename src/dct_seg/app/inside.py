@@ -1,4 +1,4 @@
-"""Files of a folder, opened without following a link out of it."""
+"""Open files of a folder without following a symlink out of it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _CAN_WALK = os.open in os.supports_dir_fd
 
 
 class OutsideError(OSError):
-    """A link that leads out of its folder, or that was swapped in while a file was opened."""
+    """A symlink that leads out of its folder, or that was swapped in while a file was opened."""
 
 
 def open_inside(root: Path, path: Path, *, private: str = "") -> int:
     """Open the file that a path leads to for reading, if it lies inside ``root``.
 
-    Links may lead to other places inside. They are resolved once; what is then opened, folder by folder, must
-    hold no link, so that one that is swapped in meanwhile is refused.
+    Symlinks may lead to other places inside. They are resolved once. The resolved path is then opened folder
+    by folder and must hold no symlink, so that one swapped in meanwhile is refused.
 
     Args:
-        root: A resolved path.
-        path: Below ``root``.
-        private: Name of folders that count as outside.
+        root: Folder, as a resolved path.
+        path: Path below ``root``.
+        private: Name of folders that are off limits.
 
     Returns:
         The descriptor of a regular file.
@@ -50,7 +50,7 @@ def open_without_links(root: Path, relative: Path, flags: int) -> int:
     Args:
         root: Folder that holds the file.
         relative: Path of the file, relative to ``root``.
-        flags: For :func:`os.open`; a file that is made may be read by all.
+        flags: Flags of :func:`os.open`; a new file is readable by all.
 
     Returns:
         The descriptor of a regular file.

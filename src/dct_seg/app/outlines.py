@@ -13,12 +13,12 @@ from dct_seg.rle import decode, decode_part, encode
 
 __all__ = ["Outline", "decode", "decode_part", "encode", "outline_of"]
 
-SMOOTHING = 0.5  # pixels that a drawn outline may be off
+SMOOTHING = 0.5  # tolerance of a drawn outline, in pixels
 
 
 @dataclass(frozen=True)
 class Outline:
-    """A mask in a few numbers.
+    """Area, box and outlines of a mask.
 
     Args:
         area: Pixels.

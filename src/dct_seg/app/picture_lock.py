@@ -8,10 +8,10 @@ from threading import Condition
 
 
 class PictureLock:
-    """The queue before one picture.
+    """Queue of requests for one image.
 
-    A change waits for its turn. A preview waits too, but gives way as soon as a newer preview or a change
-    comes: nobody looks at its answer any more.
+    A change waits for its turn. A waiting preview is dropped as soon as a newer preview or a change comes:
+    its answer would be stale.
     """
 
     def __init__(self) -> None:
@@ -19,11 +19,11 @@ class PictureLock:
         self._busy = False
         self._newest = 0
         self.waiting = 0
-        """Previews that have not had their turn."""
+        """Waiting previews."""
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Wait for the turn of one who only reads."""
+        """Wait for a turn to read."""
         with self._condition:
             self._condition.wait_for(lambda: not self._busy)
             self._busy = True
@@ -34,7 +34,7 @@ class PictureLock:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Wait for the turn of a change; previews that wait give way."""
+        """Wait for a turn to change the image; waiting previews are dropped."""
         with self._condition:
             self._newest += 1
             self._condition.notify_all()
@@ -43,7 +43,7 @@ class PictureLock:
 
     @contextmanager
     def preview(self) -> Iterator[bool]:
-        """Wait for the turn of a preview; False when something newer came first."""
+        """Wait for a turn to preview; False when a newer request came first."""
         with self._condition:
             self._newest += 1
             mine = self._newest

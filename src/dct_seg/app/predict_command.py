@@ -1,4 +1,4 @@
-"""``dct-seg predict``: masks of pictures from clicks that are given, or from a click log."""
+"""``dct-seg predict``: masks of images from given clicks or from a click log."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from dct_seg.stopping import advising
 
 OVERLAY_HEIGHT = 720  # pixels
 DONE = PREDICTED
-"""A line for each picture that is done: what it was made from, and what was found."""
+"""Journal with a line per finished image: its inputs and its objects."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture to predict on.
+    """Image to predict on.
 
     Args:
         name: Name of the outputs, with ``/`` for subfolders.
-        path: Its file.
+        path: Path of the image.
         problem: Reason that it cannot be opened, or None.
     """
 
@@ -54,7 +54,7 @@ def main(args: Sequence[str]) -> int:
         0, or 1 when a picture failed; the others are done.
 
     Raises:
-        ValueError, FileNotFoundError, ImportError: When what was given cannot be used.
+        ValueError, FileNotFoundError, ImportError: When an argument cannot be used.
     """
     given = _parser().parse_args(args)
     if bool(given.click) == bool(given.clicks):
@@ -178,7 +178,7 @@ def _click(text: str) -> Click:
 
 
 def _pictures(paths: Sequence[str], out: Path) -> Iterator[Picture]:
-    """The pictures given, without what this command has written itself."""
+    """List the given images, without this command's own outputs."""
     made_here = [(out / name).resolve() for name in OUTPUTS]
 
     def is_output(path: Path) -> bool:
@@ -237,7 +237,7 @@ def _stem(name: str) -> str:
 
 
 def _request(picture: Picture, objects: Sequence[ObjectClicks], weights: str) -> str:
-    """Changes when what is asked changes: the picture's file, the clicks, the weights."""
+    """Hash of the inputs: the image file, the clicks, the weights."""
     stamps = [
         (path.stat().st_mtime_ns, path.stat().st_size)
         for path in (picture.path, Path(weights))
@@ -262,7 +262,7 @@ def _predict(
     in_log: bool,
     overlay: bool,
 ) -> dict[str, Any] | None:
-    """Write the masks of a picture, and what they are; None when it failed, which is told."""
+    """Write the masks of an image and describe them; None after a failure, which is printed."""
     try:
         if picture.problem:
             raise ValueError(picture.problem)
@@ -287,7 +287,7 @@ def _overlay(out: Path, picture: Picture) -> Path:
 
 
 def _draw(picture: Picture, objects: Sequence[ObjectClicks], record: dict[str, Any], out: Path) -> bool:
-    """Write the overlay of masks that are there already; False when it failed, which is told."""
+    """Write the overlay of existing masks; False after a failure, which is printed."""
     try:
         masks = [read_nonzero(out / one["mask"]) for one in record["objects"]]
         save_png(_drawn(read_image(picture.path), objects, masks), _overlay(out, picture))
@@ -310,7 +310,7 @@ def _drawn(
 
 
 def _read_done(out: Path) -> dict[str, dict[str, Any]]:
-    """The last line of each picture; one that a kill cut short counts for nothing.
+    """Last line of each image; an incomplete line after a kill is ignored.
 
     Raises:
         ValueError: When a line is something else.

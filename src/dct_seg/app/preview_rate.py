@@ -6,14 +6,13 @@ from collections import deque
 from statistics import median
 
 SHARES = (1.0, 0.85, 0.71, 0.57, 0.5)
-"""Of the sides that the network sees in the end; below the last one a mask no longer tells what the final one
-will be."""
+"""Shares of the final height and width; below the last one, a preview no longer resembles the final mask."""
 
 REMEMBERED = 5  # measurements; their median leaves out the odd slow one
 
 
 class PreviewRate:
-    """Chooses the share from what the last previews took; their time grows with the share's square.
+    """Choose the share from the times of the last previews, which grow with its square.
 
     Args:
         seconds: Time budget of a preview, in seconds.
@@ -32,16 +31,16 @@ class PreviewRate:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.share = 0.71
-        self._whole: deque[float] = deque(maxlen=REMEMBERED)  # seconds that a share of 1 would have taken
+        self._whole: deque[float] = deque(maxlen=REMEMBERED)  # seconds scaled to a share of 1
 
     def took(self, share: float, seconds: float) -> None:
-        """Learn from a preview; ``share`` changes for the next one."""
+        """Record the time of a preview and update ``share``."""
         self._whole.append(seconds / share**2)
         whole = median(self._whole)
         for found in SHARES:
             spare = (
                 1.0 if found <= self.share else 0.8
-            )  # larger only where it surely fits, so that it does not go up and down
+            )  # larger only with a safety margin, so that it does not oscillate
             if whole * found**2 <= self.seconds * spare:
                 break
         self.share = found

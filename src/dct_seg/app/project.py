@@ -1,7 +1,4 @@
-"""One folder being annotated.
-
-Its pictures, its classes, the log of each picture, and the lock that keeps a second server out.
-"""
+"""Project: a folder being annotated, with its images, classes, logs and lock."""
 
 from __future__ import annotations
 
@@ -33,15 +30,15 @@ COLORS = (
     *("#4c6ef5", "#f76707", "#12b886", "#e64980", "#fab005"),
     *("#7950f2", "#15aabf", "#82c91e", "#fa5252", "#868e96"),
 )
-"""Of the classes in turn, as the page gives them too."""
+"""Default class colors, in the order that the page uses too."""
 
 
 class ProjectMovedError(OSError):
-    """A folder that is no longer where it was when this server took it; nothing is written."""
+    """A folder that was moved since this server locked it; nothing is written."""
 
 
 class ProjectError(ValueError):
-    """A project's own file that cannot be used, or a folder that another server has."""
+    """An unusable project file, or a folder that another server has locked."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +46,9 @@ class ClassLabel:
     """A kind of object.
 
     Args:
-        id: 1 or more.
-        name: Shown to people and exported.
-        color: ``#rrggbb``.
+        id: Number of the class, 1 or more.
+        name: Name that is shown and exported.
+        color: Color as ``#rrggbb``.
     """
 
     id: int
@@ -80,7 +77,7 @@ class Summary:
 
 @dataclass
 class OpenPicture:
-    """A picture that somebody works on; use it while its turn lasts."""
+    """Locked image; use it only within its turn."""
 
     id: str
     name: str
@@ -97,7 +94,7 @@ class OpenPicture:
     def locked(self) -> NDArray[np.bool_] | None:
         """The pixels of locked objects, (H, W) of the full size.
 
-        None when there are none. Computed once a list of objects; what was added is added.
+        None when there are none. Cached per list of objects, and updated when objects are added.
         """
         objects = self.history.state.objects
         before, mask = self._locked
@@ -133,16 +130,16 @@ class OpenPicture:
 
 
 class Project:
-    """A folder being annotated. All that is written lies in ``.dct-seg`` inside it.
+    """A folder being annotated; everything is written to its subfolder ``.dct-seg``.
 
     Args:
         root: The folder.
-        class_names: Classes to begin with; those that the folder does not know yet are added.
+        class_names: Initial classes; those that the folder lacks are added.
         keep: Number of image histories kept in memory.
 
     Raises:
         FileNotFoundError: When there is no such folder.
-        ProjectError: (a ValueError) when another server has it, or its files cannot be read.
+        ProjectError: (a ValueError) When another server has locked it, or its files cannot be read.
     """
 
     def __init__(self, root: str | Path, class_names: Sequence[str] = (), *, keep: int = 32) -> None:
@@ -167,7 +164,7 @@ class Project:
         self._open: OrderedDict[str, OpenPicture] = OrderedDict()
         self._summaries: dict[str, Summary] = {}
         self._marks: dict[str, Mark | None] = {}
-        """Of the logs that memory has held, so that an older one is noticed when it is read again."""
+        """Marks of the logs read so far, so that an older copy is noticed."""
         self._last: str | None = None
         self._changes: dict[str, int] = {}  # picture -> number of its last change in this run
         self._serial = 0
@@ -177,11 +174,11 @@ class Project:
         self._add_classes(class_names)
 
     def close(self) -> None:
-        """Let another server have the folder."""
+        """Release the folder's lock."""
         self._file_lock.release()
 
     def check_in_place(self) -> None:
-        """Make sure that what is written now lies in the folder whose lock this server holds.
+        """Check that the folder is still the one that this server has locked.
 
         Raises:
             ProjectMovedError: (an OSError) when the folder was moved, removed or replaced.
@@ -198,12 +195,12 @@ class Project:
 
     @contextmanager
     def open(self, picture_id: str) -> Iterator[tuple[OpenPicture, WorkingImage]]:
-        """A picture and its history; when the block ends it may be forgotten by memory, never by the disk.
+        """Image with its history, kept in memory at least until the block ends.
 
         Raises:
             NoSuchPictureError: When the folder has no such picture.
             UnreadableFileError, HistoryError: (ValueErrors) when it or its log cannot be read.
-            LogChangedError: (an OSError) when its log is not as this server left it.
+            LogChangedError: (an OSError) When another program has changed its log.
         """
         entry = self.folder.entry(picture_id)
         working = self.pictures.get(picture_id)
@@ -240,7 +237,7 @@ class Project:
                 self.watcher.remember(entry)
 
     def entries(self) -> list[Entry]:
-        """The pictures of the folder by name, and those whose files are gone but whose objects are kept."""
+        """Images of the folder by name, and deleted images whose objects are kept."""
         gone = self.watcher.gone()
         return (
             sorted([*self.folder.entries(), *gone], key=lambda one: one.name)
@@ -249,14 +246,14 @@ class Project:
         )
 
     def changed_since(self, serial: int) -> tuple[int, list[Entry]]:
-        """The number of the last change in this run, and the pictures that were changed after one."""
+        """Number of the last change in this run, and the images changed since a given number."""
         with self._lock:
             ids = {one for one, number in self._changes.items() if number > serial}
             serial = self._serial
         return serial, [one for one in self.folder.entries() if one.id in ids] if ids else []
 
     def _adopt(self, lost: str, entry: Entry) -> bool:
-        """Give the log of a picture that is gone to one with the same content."""
+        """Move the log of a deleted image to one with the same content."""
         with self._lock:
             if any(self._open[one].users for one in (lost, entry.id) if one in self._open):
                 return False
@@ -287,7 +284,7 @@ class Project:
             return self._summaries[entry.id]
 
     def last(self) -> str | None:
-        """The id of the picture that was changed last, in this run or an earlier one."""
+        """Id of the image that was changed last, in this run or an earlier one."""
         logs = self._own / "pictures"
         with self._lock:
             if self._last is None and logs.is_dir():
@@ -296,7 +293,7 @@ class Project:
         return self._last
 
     def history(self, entry: Entry) -> History:
-        """A picture's history as its log has it; its size is None without a log.
+        """Load an image's history from its log; the size is None without a log.
 
         Raises:
             HistoryError: When the log is broken.
@@ -333,14 +330,14 @@ class Project:
         self.classes = list(classes)
 
     def check_class(self, class_id: int, *, of: str = "") -> None:
-        """Make sure that there is such a class.
+        """Check that a class exists.
 
         Args:
-            class_id: Its number.
-            of: The picture that has an object of it, or "".
+            class_id: Number of the class.
+            of: Image that has an object of the class, or "".
 
         Raises:
-            ValueError: When there is not.
+            ValueError: When it does not exist.
         """
         if class_id not in {one.id for one in self.classes}:
             known = ", ".join(f"{one.id} {one.name}" for one in self.classes)

@@ -1,4 +1,4 @@
-"""Files of CVAT, Label Studio and Datumaro read as COCO JSON, bare or zipped; nothing in them is trusted."""
+"""Read files of CVAT, Label Studio and Datumaro, bare or zipped, as COCO JSON; untrusted input."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = ("annotations.xml", "annotations/default.json", "label_studio.json", "co
 
 
 def coco_of(content: bytes) -> Any:
-    """The COCO JSON that a file holds or stands for; a JSON file of another kind comes back as it is.
+    """Convert a file to COCO JSON; JSON of an unknown kind is returned unchanged.
 
     Args:
         content: COCO JSON, CVAT's XML, Label Studio's or Datumaro's JSON, or a zip with one of them.
@@ -84,7 +84,7 @@ def _cvat(content: bytes) -> dict[str, Any]:
 
 
 def _mask_of_box(given: dict[str, str], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """A mask of CVAT: runs along the rows of its box, the first of background."""
+    """Decode a CVAT mask: runs along the rows of its box, background first."""
     _check_size(size)
     top, left, height, width = (int(given[key]) for key in ("top", "left", "height", "width"))
     runs = np.array([int(value) for value in given["rle"].split(",")])
@@ -138,7 +138,7 @@ def brush_mask(packed: Sequence[int], size: tuple[int, int]) -> NDArray[np.bool_
     """A brush mask of Label Studio, (H, W): see :func:`dct_seg.app.formats.brush_runs`.
 
     Raises:
-        ValueError: When it is cut short, or of another size.
+        ValueError: When it is truncated or has another size.
     """
     _check_size(size)
     bits = "".join(f"{byte:08b}" for byte in bytes(packed))
@@ -175,7 +175,7 @@ def _check_size(size: tuple[int, int]) -> None:
 
 
 class _Coco:
-    """COCO JSON that grows.
+    """Builder of a COCO JSON.
 
     Args:
         names: Category names known from the start; new ones are appended.
@@ -188,12 +188,12 @@ class _Coco:
             self._number(name)
 
     def image(self, name: str, size: tuple[int, int]) -> None:
-        """Add an image, (height, width); the annotations that follow are its own."""
+        """Add an image of (height, width); the next annotations belong to it."""
         images = self.content["images"]
         images.append({"id": len(images) + 1, "file_name": name, "height": size[0], "width": size[1]})
 
     def annotation(self, name: str, segmentation: Any) -> None:
-        """Add an object of the last image."""
+        """Add an object to the last image."""
         record = {"image_id": len(self.content["images"]), "category_id": self._number(name)}
         self.content["annotations"].append({**record, "segmentation": segmentation})
 

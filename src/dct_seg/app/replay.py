@@ -1,7 +1,4 @@
-"""Objects made again from their clicks, without a page.
-
-What the annotator would have made of them, to the bit.
-"""
+"""Replay objects from their clicks, bit-identical to the annotator."""
 
 from __future__ import annotations
 
@@ -25,20 +22,20 @@ from dct_seg.rle import decode
 
 @dataclass(frozen=True)
 class ObjectClicks:
-    """An object of a click log.
+    """Object of a click log.
 
     Args:
         image: Name of its picture, inside the folder that was annotated.
         number: Number of the object, unique in its image.
-        label: Name of its class.
-        clicks: In pixels of the picture, in order.
-        threshold: A pixel is object above this probability.
-        size: (height, width) of the picture, or None where the log does not tell.
-        start: The mask that the first click corrects, a COCO run-length encoding; without clicks, the mask
+        label: Name of the class.
+        clicks: Clicks in order, in pixels of the image.
+        threshold: Probability above which a pixel counts as object.
+        size: (height, width) of the image, or None if the log does not have it.
+        start: Mask that the first click corrects, as a COCO run-length encoding; without clicks, the mask
             itself.
-        removed: Pixels that other objects had already, as an encoding.
-        earlier: Clicks and steps made by hand, in order, that made ``start``; their masks are made again.
-        origin: The mask that the first of them changed, as an encoding.
+        removed: Pixels taken by other objects, as an encoding.
+        earlier: Clicks and manual steps, in order, that made ``start``; they are replayed.
+        origin: Mask that the first of ``earlier`` changed, as an encoding.
     """
 
     image: str
@@ -54,7 +51,7 @@ class ObjectClicks:
 
 
 def read_click_log(path: str | Path) -> list[ObjectClicks]:
-    """The objects of a click log, JSON Lines as the annotator exports them.
+    """Read the objects of a click log, in the JSON Lines that the annotator exports.
 
     A line is an object: ``{"image": NAME, "clicks": [{"row", "col", "positive", "radius"}, …]}`` and, where
     known, ``object``, ``class``, ``threshold``, ``height``, ``width``, ``start``, ``removed``, ``earlier``
@@ -62,7 +59,7 @@ def read_click_log(path: str | Path) -> list[ObjectClicks]:
 
     Raises:
         FileNotFoundError: When there is no such file.
-        ValueError: When a line is something else; nothing has been predicted then.
+        ValueError: When a line is something else; raised before any prediction.
     """
     path = Path(path)
     if not path.is_file():
@@ -123,7 +120,7 @@ def _click(one: Mapping[str, Any]) -> Click:
 
 
 def replay(method: Method, picture: WorkingImage, objects: Sequence[ObjectClicks]) -> list[NDArray[np.bool_]]:
-    """The masks of a picture's objects, each (H, W) bool of the full size.
+    """Predict the masks of an image's objects, each (H, W) bool of the full size.
 
     Args:
         method: Method that the clicks were made with; the same weights, precision and number of threads
@@ -168,7 +165,7 @@ def _predicted(
     start: NDArray[np.bool_] | None,
     threshold: float,
 ) -> NDArray[np.bool_]:
-    """The mask after clicks that correct ``start``; without clicks it is the start itself."""
+    """Mask after the clicks that correct ``start``; without clicks, the start itself."""
     if not clicks:
         return np.zeros(picture.size, bool) if start is None else start
     predictor = plain

@@ -1,4 +1,4 @@
-"""The network at work for the annotator: a predictor for each of the pictures used last."""
+"""Predictions for the annotator: one cached predictor per recently used image."""
 
 from __future__ import annotations
 
@@ -21,18 +21,17 @@ from dct_seg.predictor import Predictor
 from dct_seg.processor import one_core_free
 
 LIVE_SECONDS = 0.06
-"""What the network may take for a live preview; the rest of a tenth of a second belongs to the wire and the
-browser."""
+"""Time budget of the network per live preview; transfer and browser take the rest of a tenth of a second."""
 
 
 @dataclass(frozen=True)
 class Preview:
-    """The probabilities that a click would give.
+    """Probabilities that a click would give.
 
     Args:
-        probs: (h, w) float32, of the region.
-        view: The region of the working picture.
-        is_exact: Whether the click gives just these.
+        probs: (h, w) float32 probabilities of the region.
+        view: Region of the working image.
+        is_exact: Whether the click gives exactly these.
     """
 
     probs: NDArray[np.float32]
@@ -46,15 +45,15 @@ class _Slot:
     start: NDArray[np.bool_] | None
     predictor: Predictor
     before: tuple[tuple[Click, ...], Prediction] | None = None
-    """Clicks before a drag and their prediction, which all previews of the drag share.
+    """Clicks before a drag and their prediction, shared by all previews of the drag.
 
-    The predictor keeps the answer too, but would copy it for each preview."""
+    The predictor caches the answer too, but would copy it for each preview."""
 
 
 class Segmenter:
     """Probabilities of clicks on full-size pictures, computed on working pictures.
 
-    One computation runs at a time: more would only share the same cores.
+    Computations run one at a time: parallel ones would only share the cores.
 
     Args:
         make_method: A new method for a picture; networks inside may be shared.
@@ -71,12 +70,12 @@ class Segmenter:
     def predict(
         self, key: str, picture: WorkingImage, clicks: Sequence[Click], start: NDArray[np.bool_] | None = None
     ) -> NDArray[np.float32]:
-        """The probabilities after all clicks, (h, w) of the working picture.
+        """Predict the probabilities after all clicks, (h, w) of the working image.
 
         Args:
             key: Key of the image; predictions for a shared prefix of clicks are reused.
-            picture: To segment.
-            clicks: In pixels of the full size.
+            picture: Image to segment.
+            clicks: Clicks in pixels of the full size.
             start: (h, w) of the working picture: the mask that the first click corrects. The same array means
                 the same start.
         """
@@ -99,7 +98,7 @@ class Segmenter:
             key: Key of the image, see :meth:`predict`.
             picture: Image, see :meth:`predict`.
             clicks: Earlier clicks.
-            click: The next one.
+            click: Next click.
             start: Start mask, see :meth:`predict`.
         """
         if click.radius is not None:
@@ -121,16 +120,15 @@ class Segmenter:
     ) -> Preview:
         """Preview the next click at low resolution.
 
-        Coarser where the machine could not follow a drag otherwise.
-
-        While it is coarser, one core is left to the browser, which draws meanwhile. What is kept for later is
-        computed with all threads: a float32 network gives the same bits at the same number of them only.
+        The resolution is lower if the machine could not follow a drag otherwise; one core is then left to the
+        browser. Cached results are computed with all threads, because a float32 network gives identical bits
+        only at the same number of threads.
 
         Args:
             key: Key of the image, see :meth:`predict`.
             picture: Image, see :meth:`predict`.
             clicks: Earlier clicks.
-            click: The next one, with a radius.
+            click: Next click, with a radius.
             start: Start mask, see :meth:`predict`.
         """
         with self._computing:

@@ -1,4 +1,4 @@
-"""A picture's annotation at one moment, and what each event of its log makes of it."""
+"""State of an image's annotation, and the transition for each event of its log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dct_seg.clicks import Click
 
 
 class NoSuchObjectError(LookupError):
-    """A number that no finished object of the picture has."""
+    """A number that no finished object of the image has."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class MadeClick:
     """A click with the radius that was used.
 
     Args:
-        click: In pixels of the full-size picture.
-        given: Whether the person dragged; otherwise the Auto-Drag-Head chose the radius.
+        click: Click in pixels of the full-size image.
+        given: Whether the user dragged; otherwise the Auto-Drag-Head chose the radius.
     """
 
     click: Click
@@ -37,16 +37,16 @@ class SegmentedObject:
     """A finished object.
 
     Args:
-        id: Never used twice in a picture.
-        class_id: Its class.
+        id: Number of the object, never reused within an image.
+        class_id: Class of the object.
         clicks: Clicks that made it; none for an imported object.
-        threshold: A pixel is object above this probability.
-        rle: Its mask as a COCO run-length encoding.
-        locked: Its pixels are background for what is made after it.
-        start: The mask that the first click corrected, as an encoding, or None.
-        removed: Pixels of locked objects that were taken away when it was finished, as an encoding, or None.
-        earlier: The steps up to the last one made by hand, which ``start`` holds; none without such a step.
-        origin: The mask that the first of the earlier steps changed, as an encoding, or None.
+        threshold: Probability above which a pixel counts as object.
+        rle: Mask as a COCO run-length encoding.
+        locked: Whether its pixels are background for later objects.
+        start: Mask that the first click corrected, as an encoding, or None.
+        removed: Pixels of locked objects that were subtracted when it was finished, as an encoding, or None.
+        earlier: Steps up to the last manual one, whose result is ``start``; none without a manual step.
+        origin: Mask that the first of the earlier steps changed, as an encoding, or None.
     """
 
     id: int
@@ -62,7 +62,7 @@ class SegmentedObject:
 
     @property
     def num_clicks(self) -> int:
-        """Clicks in all its steps."""
+        """Number of clicks in all steps."""
         return len(self.clicks) + sum(isinstance(step, MadeClick) for step in self.earlier)
 
     @cached_property
@@ -76,11 +76,11 @@ class Draft:
     """The object being made.
 
     Args:
-        clicks: In order, since the last step made by hand.
-        class_id: Its class so far.
-        edits: The finished object that was reopened, or None.
-        start: The mask that the first click corrects, as an encoding, or None.
-        threshold: In force at the last click, or that of the object that was reopened.
+        clicks: Clicks in order, since the last manual step.
+        class_id: Current class.
+        edits: Reopened finished object, or None.
+        start: Mask that the first click corrects, as an encoding, or None.
+        threshold: Threshold at the last click, or that of the reopened object.
         earlier: Earlier version, see :class:`SegmentedObject`.
         origin: Origin, see :class:`SegmentedObject`.
     """
@@ -103,7 +103,7 @@ class State:
     next_id: int = 1
     last_class: int | None = None
     nothing: bool = False
-    """Whether a person said that there is nothing to mark."""
+    """Whether the image was marked as having no object."""
 
     def object(self, number: int) -> SegmentedObject:
         """The finished object of an id.
@@ -122,8 +122,8 @@ def apply(state: State, event: Mapping[str, Any]) -> State:
     """The state after an event; a pure function.
 
     Args:
-        state: Before.
-        event: ``{"event": NAME, ...}`` as it stands in the log.
+        state: State before the event.
+        event: ``{"event": NAME, ...}`` from the log.
 
     Raises:
         LookupError, TypeError, ValueError: When the event is of no known kind, or does not fit.
@@ -228,7 +228,7 @@ _EVENTS: Mapping[str, Callable[[State, Mapping[str, Any]], State]] = {
 
 
 def _named(state: State, event: Mapping[str, Any]) -> list[SegmentedObject]:
-    """The objects that an event names; one of version 1 names a single one."""
+    """Objects that an event names; an event of version 1 names one."""
     numbers = event["ids"] if "ids" in event else [event["id"]]
     return [state.object(int(number)) for number in numbers]
 
@@ -243,7 +243,7 @@ def _in_order(objects: Iterable[SegmentedObject]) -> tuple[SegmentedObject, ...]
 
 
 def object_event(one: SegmentedObject) -> dict[str, Any]:
-    """An object as it stands in the log."""
+    """Object in the format of the log."""
     by_hand = {
         "earlier": [step_event(step) for step in one.earlier],
         "origin": None if one.origin is None else dict(one.origin),
@@ -262,12 +262,12 @@ def object_event(one: SegmentedObject) -> dict[str, Any]:
 
 
 def step_event(step: Step) -> dict[str, Any]:
-    """A click or a step made by hand, as it stands in the log."""
+    """Click or manual step in the format of the log."""
     return step.event() if isinstance(step, Paint) else click_event(step)
 
 
 def click_event(made: MadeClick) -> dict[str, Any]:
-    """A click as it stands in the log; floats are written so that they are read back to the bit."""
+    """Click in the format of the log; floats are written so that reading gives the same bits."""
     click = made.click
     return {
         "row": click.row,

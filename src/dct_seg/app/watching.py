@@ -13,20 +13,20 @@ from typing import Any
 from dct_seg.app.folder import Entry, Folder
 from dct_seg.files import BROKEN
 
-PAUSE = 3.0  # seconds between two looks at the folder
-SHARE = 20  # a look that takes long is followed by a pause this many times as long
+PAUSE = 3.0  # seconds between two scans of the folder
+SHARE = 20  # a slow scan is followed by a pause this many times as long
 
 
 class Watcher:
-    """Looks at a folder again, and finds the images whose files were renamed or are gone.
+    """Rescan a folder, and detect renamed and deleted images.
 
-    An image that is annotated is remembered with the size and the SHA-256 of its file, a line of JSON each: a
-    new file with the same content takes over the log of one that is gone.
+    The size and the SHA-256 of each annotated image are stored as a line of JSON. A new file with the same
+    content takes over the log of a deleted one.
 
     Args:
-        folder: The images.
+        folder: Folder of the images.
         logs: Folder of their logs, ``ID.jsonl`` each.
-        adopt: Gives a log to an image: (id of the one that is gone, the new one); whether it could.
+        adopt: Moves a log from the deleted image (first id) to the new one; returns whether it could.
         clock: Monotonic clock, in seconds.
     """
 
@@ -46,17 +46,17 @@ class Watcher:
         self._scanning = threading.Lock()
         self._next = clock() + PAUSE
         self.serial = 0
-        """Changes of the list of images so far."""
+        """Number of changes of the image list so far."""
         self._read()
         self._settle()
 
     def look(self) -> None:
-        """Look again in the background, now and then."""
+        """Rescan periodically in the background."""
         if self._clock() >= self._next and not self._scanning.locked():
             threading.Thread(target=self.scan, daemon=True).start()
 
     def scan(self) -> None:
-        """Look again now."""
+        """Rescan now."""
         with self._scanning:
             began = self._clock()
             before = self._folder.entries()
@@ -67,7 +67,7 @@ class Watcher:
             self._next = self._clock() + max(PAUSE, SHARE * (self._clock() - began))
 
     def remember(self, entry: Entry) -> None:
-        """Remember the content of an image's file, once."""
+        """Store the hash of an image file, once."""
         if entry.id in self._known or self._file.is_symlink():
             return
         try:
@@ -75,11 +75,11 @@ class Watcher:
             with self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError:
-            return  # it is annotated all the same, and tried again at the next change
+            return  # annotation continues; the hash is retried at the next change
         self._known[entry.id] = line
 
     def gone(self) -> list[Entry]:
-        """Images that have a log and no file."""
+        """Images with a log but no file."""
         there = {entry.id for entry in self._folder.entries()}
         return [self._lost(one) for one in self._log_ids() if one not in there]
 
@@ -95,7 +95,7 @@ class Watcher:
         return Entry(picture_id, name, self._folder.root / name, error)
 
     def _settle(self) -> bool:
-        """Give the logs of images that are gone to new files with the same content."""
+        """Move the logs of deleted images to new files with the same content."""
         known = {one.id: self._known[one.id] for one in self.gone() if one.id in self._known}
         if not known:
             return False

@@ -15,14 +15,14 @@ from dct_seg.app.state import MadeClick, SegmentedObject, State
 from dct_seg.app.working_image import WorkingImage, WorkingImages, bounding_box
 
 MASK_SIDE = 1024  # pixels; the network sees fewer
-LIVE_SIDE = 512  # pixels of a mask that is soon replaced
-HAND_SIDE = 2048  # pixels of a mask made by hand, whose every pixel counts
+LIVE_SIDE = 512  # pixels of a short-lived mask
+HAND_SIDE = 2048  # pixels of a manual mask, where every pixel counts
 FAINTEST = 0.02  # probabilities below are not sent
 JPEG_QUALITY = 88
 
 
 def jpeg(folder: Folder, pictures: WorkingImages, picture_id: str, max_side: int) -> bytes:
-    """The picture upright, its longer side at most ``max_side`` pixels, alpha on white.
+    """JPEG of the upright image, alpha on white, its longer side at most ``max_side`` pixels.
 
     Raises:
         NoSuchPictureError, UnreadableFileError: When :meth:`Folder.read` does.
@@ -52,13 +52,12 @@ def _shrunk(image: NDArray[np.uint8], max_side: int) -> NDArray[np.uint8]:
 
 
 def mask(probs: NDArray[np.float32], picture: WorkingImage, locked: NDArray[np.bool_] | None) -> schemas.Mask:
-    """The region of a working picture where there is any probability, at no more pixels than the network can
-    fill.
+    """Encode the nonzero region of the probabilities, at no more pixels than the network outputs.
 
     Args:
-        probs: (h, w) of the working picture.
+        probs: (h, w) probabilities of the working image.
         picture: Image that they belong to.
-        locked: (H, W) of the full size: pixels that are background whatever the probability.
+        locked: (H, W) of the full size; pixels that are background at any probability.
     """
     rows, cols = bounding_box(probs > FAINTEST) or (slice(0, 1), slice(0, 1))
     return _mask(
@@ -67,10 +66,10 @@ def mask(probs: NDArray[np.float32], picture: WorkingImage, locked: NDArray[np.b
 
 
 def hand_mask(found: NDArray[np.bool_], locked: NDArray[np.bool_] | None) -> schemas.Mask:
-    """A mask made by hand, pixel by pixel where that is not too many.
+    """Encode a manual mask, at full resolution unless it is too large.
 
     Args:
-        found: (H, W) of the full size.
+        found: (H, W) mask of the full size.
         locked: Locked pixels, see :func:`mask`.
     """
     rows, cols = bounding_box(found) or (slice(0, 1), slice(0, 1))
@@ -79,7 +78,7 @@ def hand_mask(found: NDArray[np.bool_], locked: NDArray[np.bool_] | None) -> sch
 
 
 def live_mask(look: Preview, picture: WorkingImage, locked: NDArray[np.bool_] | None) -> schemas.Mask:
-    """The probabilities of a live preview: those of all its region, at no more pixels than a drag needs.
+    """Encode a live preview of the whole region, at no more pixels than a drag needs.
 
     Args:
         look: View that the network saw.
@@ -135,7 +134,7 @@ def _encoded(
 
 
 def finished(one: SegmentedObject) -> schemas.Object:
-    """A finished object as the page draws it."""
+    """Finished object for the page."""
     return schemas.Object(
         id=one.id,
         class_id=one.class_id,
@@ -148,7 +147,7 @@ def finished(one: SegmentedObject) -> schemas.Object:
 
 
 def draft(state: State) -> schemas.Draft | None:
-    """The object being made, or None."""
+    """Current draft, or None."""
     if state.draft is None:
         return None
     edits = None if state.draft.edits is None else state.draft.edits.id

@@ -1,4 +1,4 @@
-"""Pictures as the network works on them: whole up to 16 megapixels, above that shrunk by a whole number."""
+"""Images at working size: full size up to 16 megapixels, above that reduced by an integer factor."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ MAX_WORKING_PIXELS = 16_000_000
 
 @dataclass(frozen=True)
 class WorkingImage:
-    """A picture that is shrunk so that each of its pixels covers ``factor`` x ``factor`` of the full size.
+    """Reduced image, whose pixels cover ``factor`` x ``factor`` pixels of the full size.
 
     Args:
         image: (h, w, 3) uint8 RGB; the last row and column may cover less.
-        factor: 1 for a picture that is taken whole.
+        factor: Reduction factor; 1 for the full size.
         size: (H, W) of the full size.
     """
 
@@ -33,7 +33,7 @@ class WorkingImage:
 
     @classmethod
     def of(cls, image: NDArray[np.uint8], max_pixels: int | None = None) -> WorkingImage:
-        """The working picture of one of full size, (H, W, 3); of at most 16 megapixels unless said."""
+        """Make the working image of a full-size one, (H, W, 3), by default of at most 16 megapixels."""
         height, width = image.shape[:2]
         factor = max(1, math.ceil(math.sqrt(height * width / (max_pixels or MAX_WORKING_PIXELS))))
         if factor == 1:
@@ -49,7 +49,7 @@ class WorkingImage:
         )
 
     def click(self, click: Click) -> Click:
-        """A click of the full size in pixels of the working picture."""
+        """Convert a click from full-size pixels to working pixels."""
         if self.factor == 1:
             return click
         radius = None if click.radius is None else click.radius / self.factor
@@ -63,7 +63,7 @@ class WorkingImage:
     def mask(self, probs: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
         """The mask of full size, (H, W), of probabilities of the working picture.
 
-        Enlarged linearly, then cut at the threshold.
+        Enlarged linearly, then thresholded.
         """
         if self.factor == 1:
             return probs > threshold
@@ -100,10 +100,10 @@ def bounding_box(mask: NDArray[np.bool_], *, margin: int = 0) -> tuple[slice, sl
 
 
 class WorkingImages:
-    """The pictures used last; one is decoded at a time, so that memory is bounded.
+    """Cache of recently used images; they are decoded one at a time to bound memory.
 
     Args:
-        read: Gives the full-size picture of an id, (H, W, 3) uint8.
+        read: Function from an id to the full-size image, (H, W, 3) uint8.
         keep: Number of images kept.
     """
 
@@ -111,11 +111,11 @@ class WorkingImages:
         self._read = read
         self._keep = keep
         self._pictures: OrderedDict[str, WorkingImage] = OrderedDict()
-        """Cache of decoded images; owned here alone."""
+        """Cache of decoded images; this class owns it."""
         self._decoding = threading.Lock()
 
     def get(self, picture_id: str) -> WorkingImage:
-        """The working picture of an id; what ``read`` raises comes through."""
+        """Working image of an id; errors of ``read`` are passed on."""
         with self._decoding:
             if picture_id not in self._pictures:
                 self._pictures[picture_id] = WorkingImage.of(self._read(picture_id))
