@@ -77,7 +77,7 @@ def test_two_people_work_in_one_folder_and_objects_are_carried_on(tmp_path: Path
         server.stop()
 
 
-def test_list_of_20_000_images_scrolls_and_filters_without_a_long_frame(tmp_path: Path) -> None:
+def test_list_of_20_000_images_scrolls_and_filters_with_few_rows_made(tmp_path: Path) -> None:
     file = io.BytesIO()
     Image.fromarray(np.full((32, 48, 3), 90, np.uint8)).save(file, "JPEG")
     for number in range(20_000):
