@@ -28,6 +28,7 @@ LARGEST_DIFFERENCE = 1e-3
 """Of a probability; an export that is further off is refused."""
 MOST_CELLS = 256  # an image's side over the multiple
 MOST_CLICKS = 4096
+EXAMPLE_CELLS = 8  # so that attention has several windows; one would be taken for always one
 
 Graph = tuple[nn.Module, tuple[Any, ...], tuple[Any, ...], list[str], str]
 """Module, example inputs, their dynamic shapes, names of the inputs, name of the output."""
@@ -99,7 +100,7 @@ def _graphs(net: InteractiveNetwork) -> dict[str, Graph]:
     cells_h, cells_w = (torch.export.Dim(name, min=1, max=MOST_CELLS) for name in ("cells_h", "cells_w"))
     clicks = torch.export.Dim("clicks", min=1, max=MOST_CLICKS)
     full = {2: m * cells_h, 3: m * cells_w}
-    example = _Example.of(net, (3 * m, 4 * m), 3)
+    example = _Example.of(net, (EXAMPLE_CELLS * m, (EXAMPLE_CELLS + 1) * m), 3)
     prompt = (example.coords, example.labels, example.radii, example.previous, example.size)
     prompt_shapes: tuple[Any, ...] = ({1: clicks}, {1: clicks}, {1: clicks}, full, None)
     prompt_names = ["coords", "labels", "radii", "previous", "size"]
@@ -108,7 +109,7 @@ def _graphs(net: InteractiveNetwork) -> dict[str, Graph]:
         encoder = ImageEncoder(net).eval()
         with torch.no_grad():
             features = encoder(example.image)
-        shapes = [_scaled((cells_h, cells_w), f.shape[2] // 3) for f in features]
+        shapes = [_scaled((cells_h, cells_w), f.shape[2] // EXAMPLE_CELLS) for f in features]
         names = [f"features_{i}" for i in range(len(features))]
         graphs["encoder"] = (encoder, (example.image,), (full,), ["image"], "features")
         if net.is_late:
