@@ -29,7 +29,7 @@ MAX_CLICKS = 200
 """Limit of clicks in a draft since its last manual step."""
 
 MAX_STEPS = 2000
-"""In one draft."""
+"""Limit of steps in a draft."""
 
 UNCHANGED = {
     "fill_holes": "this object has no hole",

@@ -18,7 +18,7 @@ from dct_seg.app.state import State, apply
 from dct_seg.files import BROKEN
 
 FORMAT, VERSION = "dct-seg picture log", 2
-"""Version 2 added steps made by hand, and events of several objects."""
+"""Version 2 added manual steps and events of several objects."""
 
 
 class HistoryError(ValueError):

@@ -1,1 +1,1 @@
-"""Pictures and masks in, batches out."""
+"""Datasets, transforms and batches of images and masks."""

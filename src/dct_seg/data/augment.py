@@ -1,4 +1,4 @@
-"""One sample through a transform: albumentations, torchvision's v2, or any callable."""
+"""Apply a transform to one sample: albumentations, torchvision's v2, or any callable."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def augment(transform: Any, image: NDArray[np.uint8], mask: NDArray[np.uint8], s
         seed: Seed of the sample.
 
     Raises:
-        ValueError: When what comes out is no image and mask.
+        ValueError: When the output is no image and mask.
         TypeError: When the transform takes no mask.
     """
     home = type(transform).__module__

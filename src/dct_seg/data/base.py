@@ -34,7 +34,7 @@ class Sample:
         image: (H, W, 3) uint8 RGB.
         mask: (H, W) bool, the object.
         ignore: (H, W) bool, pixels that are neither object nor background; never overlaps ``mask``.
-        name: Unique in its data set, e.g. ``images/a.jpg#3``.
+        name: Name of the sample, unique in its dataset, e.g. ``images/a.jpg#3``.
     """
 
     image: NDArray[np.uint8]
@@ -45,7 +45,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Photo:
-    """A decoded photograph and its labels.
+    """Decoded image with its labels.
 
     (H, W, 3) uint8 and (H, W) uint8, 0 background, 1..254 objects, 255 ignore.
     """
@@ -55,7 +55,7 @@ class Photo:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the two arrays."""
+        """Memory of the two arrays, in bytes."""
         return self.image.nbytes + self.labels.nbytes
 
 
@@ -64,9 +64,9 @@ class Listing:
     """Entry of one image before it is decoded.
 
     Args:
-        name: Its path below the root, with forward slashes.
-        objects: The labels of its objects.
-        areas: Their pixel counts.
+        name: Path below the root, with forward slashes.
+        objects: Labels of the objects.
+        areas: Pixel count of each object.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Listing:
 
 
 class PhotoCache:
-    """Decoded photographs, the least recently used dropped first, never more than ``max_bytes`` in all."""
+    """LRU cache of decoded images, at most ``max_bytes`` in total."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -90,7 +90,7 @@ class PhotoCache:
         return self._photos[key]
 
     def put(self, key: tuple[int, int], photo: Photo) -> None:
-        """Keep a photograph, if it fits at all."""
+        """Store an image, unless it is larger than the cache."""
         if photo.nbytes > self.max_bytes or key in self._photos:
             return
         self._photos[key] = photo
@@ -103,23 +103,23 @@ class PhotoCache:
 
 
 class InteractiveDataset(ABC):
-    """Photographs whose objects are the samples.
+    """Dataset of images whose objects are the samples.
 
     A subclass writes ``_list`` and ``read_photo``; it is added with ``@DATASETS.register()`` or through the
     entry-point group ``dct_seg.datasets``. Every class takes ``root`` and these two options, and may take
     more:
 
     Args:
-        root: The folder; a set that needs no files takes None.
+        root: Folder of the dataset; None if it needs no files.
         min_object_size: Objects with fewer pixels are no samples (0 keeps all that have any).
 
     Raises:
-        FileNotFoundError: When the folder, or the layout that is wanted in it, is missing.
-        ValueError: When not a single usable object is found.
+        FileNotFoundError: When the folder is missing or has another layout.
+        ValueError: When no usable object is found.
     """
 
     layout: str = "files"
-    """What the root must hold, for the error that says so."""
+    """Layout that the root must have, for the error message."""
 
     def __init__(self, root: str | Path | None, *, min_object_size: int = 0) -> None:
         self.root = Path(root) if root is not None else Path()
@@ -148,7 +148,7 @@ class InteractiveDataset(ABC):
 
     @abstractmethod
     def _list(self) -> Iterator[Listing]:
-        """All photographs in a fixed order, with the labels of their objects."""
+        """List all images in a fixed order, with the labels of their objects."""
 
     @abstractmethod
     def read_photo(self, image: int) -> Photo:
@@ -156,7 +156,7 @@ class InteractiveDataset(ABC):
 
         Raises:
             UnreadableFileError: When a file cannot be decoded.
-            ValueError: When picture and mask do not go together.
+            ValueError: When image and mask do not match.
         """
 
     def object_mask(self, image: int, photo: Photo, label: int) -> NDArray[np.bool_]:
@@ -172,26 +172,23 @@ class InteractiveDataset(ABC):
         return len(self._listings)
 
     def samples_of(self, image: int) -> range:
-        """The samples (indices) that photograph number ``image`` holds."""
+        """Indices of the samples in image number ``image``."""
         return range(int(self._starts[image]), int(self._starts[image + 1]))
 
     def image_index(self, index: int) -> int:
-        """The photograph that sample ``index`` is on."""
+        """Number of the image that sample ``index`` belongs to."""
         return int(self._images[self._checked(index)])
 
     def label(self, index: int) -> int:
-        """The label of sample ``index`` in its photograph's mask."""
+        """Label of sample ``index`` in the mask of its image."""
         return int(self._labels[self._checked(index)])
 
     def image_name(self, index: int) -> str:
-        """The photograph of sample ``index``: its path below the root."""
+        """Path of the image of sample ``index``, below the root."""
         return self._listings[self.image_index(index)].name
 
     def name(self, index: int) -> str:
-        """The unique name of sample ``index``.
-
-        The photograph's, and ``#`` with the label where it has several objects.
-        """
+        """Unique name of sample ``index``: the image name, and ``#`` and the label if there are several."""
         listing = self._listings[self.image_index(index)]
         return listing.name if len(listing.objects) == 1 else f"{listing.name}#{self.label(index)}"
 
@@ -200,7 +197,7 @@ class InteractiveDataset(ABC):
 
         Raises:
             IndexError: When there is no such sample.
-            ValueError: When a file cannot be decoded, or picture and mask do not go together.
+            ValueError: When a file cannot be decoded, or image and mask do not match.
         """
         image = self.image_index(index)
         photo = self.read_photo(image)
@@ -226,11 +223,11 @@ class InteractiveDataset(ABC):
 
 
 def require_layout(root: Path, parts: Sequence[str], wanted: str) -> None:
-    """Check that a folder exists and holds these folders (or files).
+    """Check that a folder exists and contains these folders or files.
 
     Raises:
-        FileNotFoundError: Names what is ``wanted``, and the folders inside ``root`` that have it, when there
-            are any.
+        FileNotFoundError: When one is missing; the message names ``wanted``, and any folders inside ``root``
+            that have it.
     """
     missing = [part for part in parts if not (root / part).exists()]
     if not root.is_dir():
@@ -243,7 +240,7 @@ def require_layout(root: Path, parts: Sequence[str], wanted: str) -> None:
 
 @dataclass(frozen=True)
 class Pair:
-    """The two files of one photograph, absolute, and its name below the root."""
+    """Absolute paths of an image and its mask, and the name below the root."""
 
     name: str
     image: Path
@@ -251,7 +248,7 @@ class Pair:
 
 
 class PairedDataset(InteractiveDataset):
-    """A data set of one mask file per photograph; a subclass writes ``_pairs`` and ``read_labels``."""
+    """Dataset with one mask file per image; a subclass writes ``_pairs`` and ``read_labels``."""
 
     def __init__(self, root: str | Path | None, *, min_object_size: int = 0) -> None:
         self._files: list[Pair] = []
@@ -259,7 +256,7 @@ class PairedDataset(InteractiveDataset):
 
     @abstractmethod
     def _pairs(self) -> Sequence[Pair]:
-        """The photographs with their mask files, in a fixed order."""
+        """List the images with their mask files, in a fixed order."""
 
     @abstractmethod
     def read_labels(self, path: Path) -> NDArray[np.uint8]:
@@ -294,7 +291,7 @@ class PairedDataset(InteractiveDataset):
         return objects, areas
 
     def check_labels(self, name: str, labels: NDArray[np.uint8], objects: Sequence[int]) -> None:
-        """A look at each mask while the files are listed; a subclass may remember what it will warn of."""
+        """Inspect each mask during listing; a subclass may collect warnings."""
 
     def read_photo(self, image: int) -> Photo:
         pair = self._files[image]
@@ -310,7 +307,7 @@ class PairedDataset(InteractiveDataset):
 
 
 def count_labels(labels: NDArray[np.uint8]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The labels 1..254 that occur in (H, W) uint8, and their pixel counts.
+    """Labels 1..254 that occur in (H, W) uint8, and their pixel counts.
 
     Example:
         >>> count_labels(np.array([[0, 1], [3, 3], [255, 0]], dtype=np.uint8))

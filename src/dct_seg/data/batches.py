@@ -1,12 +1,12 @@
-"""The batch that training and validation read, made from whatever a DataLoader of your own hands out.
+"""Batch format of training and validation, made from the output of any DataLoader.
 
 A batch is a mapping of a few tensors, or a pair ``(image, mask)``:
 
 - ``image`` (B, 3, H, W): float in 0..1, or uint8 in 0..255. Not normalized; the network does that itself.
 - ``mask`` (B, H, W) or (B, 1, H, W): bool, or numbers 0 and 1; 255 is ignored where there is no ``ignore``.
-- ``ignore`` (B, H, W) bool, optional: pixels that are neither learnt nor measured.
+- ``ignore`` (B, H, W) bool, optional: pixels excluded from training and metrics.
 - ``sample_id`` (B,) int64, optional on one process: the number of each sample in its validation set.
-- ``name``, optional: one string a sample.
+- ``name``, optional: one string per sample.
 
 Example:
     >>> import torch
@@ -30,13 +30,13 @@ from dct_seg.ranges import check_unit_range
 
 
 def checked_batch(batch: Any) -> dict[str, Any]:
-    """A batch with all keys, its image float in 0..1 and its maps bool.
+    """Complete a batch: all keys, image float in 0..1, bool maps.
 
     Args:
-        batch: See the top of this module.
+        batch: Batch in one of the formats above.
 
     Raises:
-        TypeError: When it is neither a mapping nor a pair, or holds tensors of another kind.
+        TypeError: When it is neither a mapping nor a pair, or has tensors of another type.
         ValueError: When shapes or values are not those of a batch.
     """
     if isinstance(batch, (tuple, list)) and len(batch) == 2:

@@ -1,4 +1,4 @@
-"""Look through a folder of pictures and masks for what would spoil training, before hours are spent on it."""
+"""Check a folder of images and masks for problems that would spoil training."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ KINDS = {
     "duplicate": "the same picture twice",
     "nothing": "no picture has a mask",
 }
-"""What is looked for, and the heading that it gets."""
+"""Problems to look for, each with its heading."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong.
+    """One problem.
 
     Args:
         kind: A key of ``KINDS``.
-        path: The file, below the folder.
+        path: Path of the file, below the folder.
         detail: Description of the problem, in one line.
     """
 
@@ -64,10 +64,10 @@ class Report:
 
     Args:
         root: The folder.
-        num_images: Pictures in it.
-        num_masks: Masks in it.
-        num_objects: Objects in all masks that could be read.
-        findings: By kind, then by path.
+        num_images: Number of images.
+        num_masks: Number of masks.
+        num_objects: Number of objects in all readable masks.
+        findings: Problems, sorted by kind and path.
     """
 
     root: str
@@ -88,7 +88,7 @@ class Report:
         return {kind: found[kind] for kind in KINDS if found[kind]}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for ``json.dumps``, every finding among them."""
+        """Report as plain values for ``json.dumps``, with every finding."""
         return {
             "root": self.root,
             "ok": self.ok,
@@ -114,8 +114,7 @@ class Report:
 
 
 def check_folder(root: str | Path) -> Report:
-    """Read every picture and mask of a folder with ``images/`` and ``masks/`` and say what is wrong with
-    them.
+    """Read every image and mask of a folder with ``images/`` and ``masks/`` and report the problems.
 
     Raises:
         FileNotFoundError: When the folder is missing or has another layout.
@@ -175,7 +174,7 @@ def _files(root: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _other_kinds(root: Path) -> list[Finding]:
-    """The files beside the images and the masks that hold pixels too, of a kind that is not read there."""
+    """Image files of a type that is not supported in their folder."""
     known = {*Image.registered_extensions(), ".dcm", ".heic", ".heif", ".npy", ".npz"}
     findings = []
     for folder, suffixes in zip(Folder.folders, (IMAGE_SUFFIXES, MASK_SUFFIXES), strict=True):
@@ -187,7 +186,7 @@ def _other_kinds(root: Path) -> list[Finding]:
 
 
 def _check_pair(pair: tuple[Path, Path]) -> tuple[bytes, int, list[Finding]]:
-    """Hash of the picture's file, number of objects, and what is wrong with the two."""
+    """Hash of the image file, number of objects, and problems of the pair."""
     image, mask = f"images/{pair[0].name}", f"masks/{pair[1].name}"
     digest = hashlib.blake2b(pair[0].read_bytes()).digest()
     findings = []

@@ -24,7 +24,7 @@ _MOST_LABELS = 254
 
 @dataclass(frozen=True)
 class _Object:
-    """One annotation that can be used: what it is called after ``#``, its packed run lengths, its pixels."""
+    """Usable annotation: its name after ``#``, its packed run lengths, its pixel count."""
 
     name: str
     runs: dict[str, Any]
@@ -46,12 +46,12 @@ class COCO(InteractiveDataset):
     """Images with a JSON file of ``images`` and ``annotations``; one sample per annotation.
 
     Crowds (``iscrowd``) are ignored. Objects may overlap: each sample has its own whole mask. Every
-    annotation is decoded at the start, and ``area`` is not trusted. An annotation that cannot be used is left
-    out with a warning that names it; so is an image that is missing or of another size than its record.
+    annotation is decoded at the start, and ``area`` is not trusted. An unusable annotation is skipped
+    with a warning that names it, and so is an image that is missing or differs in size from its record.
 
     Args:
-        root: The folder.
-        annotations: The JSON file below the root; may be left out if there is just one, in the root or in
+        root: Folder of the dataset.
+        annotations: JSON file below the root; optional if there is exactly one, in the root or in
             ``annotations/``.
         images: The folder of images below the root; by default ``images``, the last part of the JSON file's
             name (``instances_val2017.json``: ``val2017``) or the root, whichever holds the first image.
@@ -104,7 +104,7 @@ class COCO(InteractiveDataset):
     def _usable(
         self, records: list[dict[str, Any]], annotations: list[Any], problems: list[str]
     ) -> list[_Image]:
-        """The images with the annotations that can be decoded; what cannot is told in ``problems``."""
+        """List the images with their usable annotations; the others are reported in ``problems``."""
         found: dict[Any, _Image] = {}
         bad: dict[Any, str] = {}
         for record in records:
@@ -164,7 +164,7 @@ class COCO(InteractiveDataset):
         return found[0]
 
     def _images_below(self, path: Path, records: list[dict[str, Any]]) -> str:
-        """The folder of the images: as given, or the first that holds any of the images."""
+        """Folder of the images: the given one, or the first that contains any of them."""
         if self._image_folder is not None:
             self._wanted(self._image_folder)
             return self._image_folder
@@ -186,7 +186,7 @@ class COCO(InteractiveDataset):
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
 
     def read_photo(self, image: int) -> Photo:
-        """The image and its labels, the smaller object on top where several meet.
+        """Image and labels, with the smaller object on top where objects overlap.
 
         ``object_mask`` has each one whole.
         """
@@ -211,7 +211,7 @@ class COCO(InteractiveDataset):
 
 
 def _content(path: Path) -> tuple[list[dict[str, Any]], list[Any]]:
-    """The records of images, by id, and those of annotations."""
+    """Image records by id, and annotation records."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         records, annotations = content["images"], content["annotations"]

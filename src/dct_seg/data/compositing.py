@@ -1,4 +1,4 @@
-"""Samples made from samples: the union of several objects, and an object pasted onto another photograph."""
+"""Composite samples: the union of several objects, and an object pasted onto another image."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _LARGEST_UNION = 0.8  # of the picture: beyond that there is no background left 
 
 
 def union_of(labels: NDArray[np.uint8], usable: list[int], start: int, rng: np.random.Generator) -> list[int]:
-    """The labels of a random group of at least two objects, with ``start`` among them.
+    """Draw a random group of at least two objects that contains ``start``.
 
     Half of the groups are all objects of the photograph (the parts of a person form the person); the others
     are ``start`` and those whose bounding boxes are nearest to it.
 
     Args:
         labels: (H, W) uint8.
-        usable: The labels of the photograph's objects.
-        start: The label to begin with.
+        usable: Labels of the objects.
+        start: First label of the group.
         rng: Random generator for the group's size.
 
     Returns:
@@ -51,15 +51,14 @@ def _gap(one: tuple[slice, ...], other: tuple[slice, ...]) -> float:
 def paste(
     image: NDArray[np.uint8], source: NDArray[np.uint8], mask: Mask, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], Mask]:
-    """An object put onto another photograph, with an edge about two pixels soft.
+    """Paste an object onto another image, with an edge about two pixels soft.
 
     Args:
-        image: (H, W, 3), the photograph that receives it; not changed.
-        source: (h, w, 3), the photograph that it comes from.
-        mask: (h, w) bool, the object; not empty.
-        rng: Random generator for size (a fifth to four fifths of the shorter side, enlarged at most
-            1.5 times) and place
-            come from.
+        image: (H, W, 3) target image; not changed.
+        source: (h, w, 3) image that contains the object.
+        mask: (h, w) bool mask of the object; not empty.
+        rng: Random generator for place and size (a fifth to four fifths of the shorter side, enlarged at
+            most 1.5 times).
 
     Returns:
         The new picture and the pasted object's mask, (H, W) bool.

@@ -46,45 +46,45 @@ class ClickSimulatorDataModule(LightningDataModule):
 
     Args:
         dataset: Name of a registered data set.
-        root: Its folder, several folders (each photograph once), or folders with the share of the samples
-            that each gets.
-        options: More arguments of the data set, e.g. ``{split: train}``.
+        root: Folder of the dataset, several folders (each image once), or folders with their share of the
+            samples.
+        options: Additional arguments of the dataset, e.g. ``{split: train}``.
         val_dataset: Data set for validation and test; by default that of training.
-        val_root: Its folder; by default those of ``root`` where the dataset is the same. With neither of the
-            three ``val_`` arguments, a fixed part of the training images is held out.
-        val_options: More arguments of the validation set, e.g. ``{split: val}``.
+        val_root: Folder of the validation set; by default those of ``root`` if the dataset is the same. Without
+            any ``val_`` argument, a fixed part of the training images is held out.
+        val_options: Additional arguments of the validation set, e.g. ``{split: val}``.
         holdout: Share of the photographs that is held out for validation, chosen by a hash of the file name:
             the same photographs on every machine and in every run. 0 holds out none.
-        batch_size: Training samples a batch, of one process.
-        val_batch_size: Evaluation samples a batch; pictures of several sizes are padded, and the padding is
+        batch_size: Training samples per batch and process.
+        val_batch_size: Evaluation samples per batch; pictures of several sizes are padded, and the padding is
             ignored.
         crop_size: Side of the training crop in pixels.
         scale: Random resize of the picture before the crop: (low, high).
-        object_scale: Instead, the object's side as a share of the crop's: (low, high), drawn log-uniformly.
-            Not in the paper.
+        object_scale: Side of the object as a share of the crop's, instead of ``scale``: (low, high), drawn
+            log-uniformly. Not in the paper.
         object_scale_prob: Probability of using ``object_scale`` where it is given.
-        max_zoom: ``object_scale`` enlarges an image at most this many times.
+        max_zoom: Maximum enlargement by ``object_scale``.
         aspect: Largest random stretch of height against width (1: none). Not in the paper.
         flip: Mirror half of the samples.
         color_jitter: Change brightness, contrast, saturation and hue.
         copy_paste: Probability that an object is pasted onto another image. Not in the paper.
         union: Probability that several objects of an image become one; a number, or one per folder. Not in
             the paper.
-        min_object_size: Smaller objects (pixels in the file) are not shown in training nor held out.
-        val_size: Pictures for validation are shrunk until the longer side is at most this; None leaves them.
-        max_val_samples: Validate on at most so many, spread evenly over folders and photographs.
+        min_object_size: Minimum pixels of an object in the file, in training and in the held-out part.
+        val_size: Maximum longer side of validation images, larger ones are reduced; None reduces none.
+        max_val_samples: Maximum number of validation samples, spread evenly over folders and images.
         samples_per_epoch: Training samples in an epoch over all processes.
         num_workers: Processes that decode and augment.
         cache_mb: Memory for decoded training photographs, of all workers together.
-        seed: Everything random in the data comes from it and the epoch.
-        transform: Used for training in place of everything from ``crop_size`` to ``color_jitter``: any
+        seed: Seed of all randomness in the data, together with the epoch.
+        transform: Transform for training, replaces everything from ``crop_size`` to ``color_jitter``: any
             callable ``(image=, mask=) -> dict``, such as an ``albumentations.Compose``; mask is 0, 1 or 255
             (ignore).
         rule: Rule by which the simulated user chooses each training click after the first;
             ``largest_region`` is the paper's.
         place: Click at the region's ``center``, or anywhere in its ``core``. Not in the paper.
-        radius_noise: A told radius is multiplied by a uniform number in 1 - F .. 1 + F. Not in the paper.
-        click_jitter: Training clicks move up to this many pixels. Not in the paper.
+        radius_noise: Relative noise F of a given radius, uniform in 1 - F .. 1 + F. Not in the paper.
+        click_jitter: Maximum shift of a training click, in pixels. Not in the paper.
         drag_share: Share of training images whose clicks come with their radius; the others get that of the
             Auto-Drag-Head.
 
@@ -202,7 +202,7 @@ class ClickSimulatorDataModule(LightningDataModule):
             self.val_set = self._make_val_set()
 
     def teardown(self, stage: str | None = None) -> None:
-        """Say at the end how much could not be read."""
+        """Report unreadable images at the end."""
         if stage == "fit" and self.skipped:
             warnings.warn(
                 f"{len(self.skipped)} photographs could not be decoded and were skipped "
@@ -223,10 +223,7 @@ class ClickSimulatorDataModule(LightningDataModule):
         return self._folders
 
     def _threshold(self) -> float:
-        """The hash below which a photograph is held out.
-
-        ``holdout``, or what takes just one where that would take none.
-        """
+        """Hash below which an image is held out: ``holdout``, or more if that would take no image."""
         if not self.holdout:
             return 0.0
         hashes = sorted(
@@ -344,7 +341,7 @@ class ClickSimulatorDataModule(LightningDataModule):
 
 
 def _one_thread(worker: int) -> None:
-    """A worker is one process on one core; OpenCV would start a thread per core in each."""
+    """Limit OpenCV to one thread per worker; it would start one per core."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
@@ -391,7 +388,7 @@ def _per_folder(value: float | dict[str, float], folder: str) -> float:
 def _spread(groups: Sequence[Sequence[int]], most: int | None) -> list[tuple[int, int]]:
     """(group, member) of all, or of at most ``most``.
 
-    The groups share alike, and each gives members at even distances.
+    Groups get equal shares, and members are evenly spaced within a group.
 
     Example:
         >>> _spread([[0, 1, 2, 3, 4], [7]], 4)
@@ -412,7 +409,7 @@ def _spread(groups: Sequence[Sequence[int]], most: int | None) -> list[tuple[int
 def _readable(
     datasets: Sequence[InteractiveDataset], entries: list[tuple[int, int]]
 ) -> list[tuple[int, int]]:
-    """The entries whose files can be decoded: found out now, and not when the first epoch is over."""
+    """Select the entries whose files can be decoded, before the first epoch."""
 
     def broken(photo: tuple[int, int]) -> bool:
         try:

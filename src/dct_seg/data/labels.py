@@ -1,4 +1,4 @@
-"""Stored mask values as labels: 0 background, 1..254 objects, 255 pixels that belong to nobody."""
+"""Stored mask values as labels: 0 background, 1..254 objects, 255 ignored."""
 
 from __future__ import annotations
 

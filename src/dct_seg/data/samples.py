@@ -1,4 +1,4 @@
-"""From a data set's photographs to tensors: the training set, the evaluation set, and the batch."""
+"""Tensors from the images of a dataset: training set, evaluation set and batch."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ _ATTEMPTS = 30
 
 
 class TrainingSet(Dataset[dict[str, Any]]):
-    """Augmented samples, each a pure function of (photograph, seed), whichever worker makes it.
+    """Augmented samples, each a pure function of (photograph, seed), independent of the worker.
 
     Args:
-        datasets: The folders.
-        photos: (folder, photograph) of those that may be shown; each has a usable object.
+        datasets: Datasets to draw from.
+        photos: Usable images as (folder, image) numbers; each has a usable object.
         transform: See ``dct_seg.data.transforms``.
-        union: Per folder, how often several objects of a photograph become one.
+        union: Probability per folder that several objects of an image become one.
         copy_paste: Probability that an object is pasted onto another image; it is the target in half of these
             cases, and lies before or beside the photograph's own object in the others.
-        min_object_size: A target with fewer than a quarter of that in pixels, after all, is drawn again.
+        min_object_size: Minimum size in pixels; a target with less than a quarter of it after augmentation is
+            drawn again.
         user: Simulated user that makes the first click of each sample; None makes none.
         cache_bytes: Memory for decoded photographs, in each process.
     """
@@ -61,9 +62,9 @@ class TrainingSet(Dataset[dict[str, Any]]):
         return len(self.photos)
 
     def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
-        """The sample of (image's number, seed); of a number alone, always the same one, as in overfitting.
+        """Sample of (image number, seed); a number alone always gives the same sample, as in overfitting.
 
-        An unreadable photograph gives way to another, drawn from the same seed, and is named under
+        An unreadable image is replaced by another, drawn from the same seed, and is listed under
         ``skipped``.
         """
         number, seed = (key, key) if isinstance(key, int) else key
@@ -160,12 +161,12 @@ class TrainingSet(Dataset[dict[str, Any]]):
 
 
 class EvaluationSet(Dataset[dict[str, Any]]):
-    """Samples as they are, perhaps made smaller; their number here is their ``sample_id``.
+    """Samples without augmentation, optionally reduced; the index is the ``sample_id``.
 
     Args:
-        datasets: The data sets.
-        entries: (data set, sample) of those to show.
-        max_side: Pictures whose longer side is larger are shrunk to it; None leaves all as they are.
+        datasets: Datasets to read.
+        entries: Samples to show, as (dataset, sample) numbers.
+        max_side: Maximum of the longer side, larger images are reduced to it; None reduces none.
     """
 
     def __init__(
@@ -203,9 +204,7 @@ class EvaluationSet(Dataset[dict[str, Any]]):
                 cv2.resize(one.view(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT).astype(bool)
                 for one in (mask, ignore)
             )
-            if (
-                not mask.any()
-            ):  # smaller than a pixel now: an empty object would count as found without a click
+            if not mask.any():  # smaller than a pixel: an empty object would count as found without a click
                 share = cv2.resize(sample.mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
                 mask = np.asarray(share == share.max())
                 ignore &= ~mask
@@ -215,7 +214,7 @@ class EvaluationSet(Dataset[dict[str, Any]]):
 def to_tensors(
     image: NDArray[np.uint8], mask: NDArray[np.bool_], ignore: NDArray[np.bool_], sample_id: int, name: str
 ) -> dict[str, Any]:
-    """One sample as tensors: image (3, H, W) uint8 still, mask and ignore (H, W) bool."""
+    """One sample as tensors: image (3, H, W) uint8, mask and ignore (H, W) bool."""
     return {
         "image": torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1),
         "mask": torch.from_numpy(mask),
@@ -237,7 +236,7 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     height, width = (max(one["mask"].shape[axis] for one in samples) for axis in (0, 1))
     image = torch.zeros(
         len(samples), 3, height, width, dtype=torch.uint8
-    )  # moved as bytes: twice as fast as turned into floats first
+    )  # moved as bytes: twice as fast as floats
     mask = torch.zeros(len(samples), height, width, dtype=torch.bool)
     ignore = torch.ones(len(samples), height, width, dtype=torch.bool)
     for b, one in enumerate(samples):

@@ -1,4 +1,4 @@
-"""Samplers: deterministic in (seed, epoch), aware of ranks, resumable inside an epoch."""
+"""Samplers that are deterministic in (seed, epoch), rank-aware and resumable within an epoch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def photo_key(name: str) -> str:
 
     Its longest number of six digits or more, or else its stem.
 
-    COCO's photographs go by one such number under many names, and all of them must fall on one side of a
+    COCO's images have one such number under many names, and all of them must be on the same side of a
     split.
 
     Example:
@@ -34,9 +34,9 @@ def photo_key(name: str) -> str:
 
 
 def hash_fraction(name: str) -> float:
-    """A number in 0..1 that depends on the photograph's ``photo_key`` alone.
+    """Number in 0..1 that depends only on the image's ``photo_key``.
 
-    The same on every machine, for ever.
+    It is the same on every machine.
     """
     return int.from_bytes(hashlib.sha256(photo_key(name).encode()).digest()[:8], "big") / 2**64
 
@@ -53,20 +53,20 @@ def _rank_and_world() -> tuple[int, int]:
 
 
 class TrainingSampler(Sampler[tuple[int, int]]):
-    """Yields (photograph, seed).
+    """Sampler of (image, seed).
 
-    Each epoch's photographs in a new order, with the seed that all of a sample's chance comes from.
+    Each epoch has a new order; the seed determines all randomness of a sample.
 
     Every rank yields the same number, a multiple of ``batch_size``.
 
     Args:
         sizes: Number of images in each folder; they are numbered consecutively.
-        weights: Share of the samples that each folder gets, in any unit; None shows each photograph once.
-        num_samples: Samples in an epoch, over all ranks; None: as many as there are photographs.
+        weights: Relative share of the samples for each folder; None shows each image once.
+        num_samples: Samples per epoch over all ranks; None takes the number of images.
         batch_size: Batch size of one rank.
         seed: Seed of the whole run.
-        rank: This process; read from torch.distributed when None.
-        world_size: The number of processes; read from torch.distributed when None.
+        rank: Rank of this process; None reads it from torch.distributed.
+        world_size: Number of processes; None reads it from torch.distributed.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class TrainingSampler(Sampler[tuple[int, int]]):
             yield int(photos[position]), int(seeds[position])
 
     def _draw(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """``count`` photographs; none of a folder comes again before all of them have come."""
+        """Draw ``count`` images; an image repeats only after all images of its folder."""
         if self.weights is None:
             return _cycle(sum(self.sizes), count, rng)
         folder = rng.choice(len(self.sizes), size=count, p=self.weights)
@@ -130,7 +130,7 @@ def _cycle(size: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]
 
 
 class EvaluationSampler(Sampler[int]):
-    """All samples in order, dealt out to the ranks; the last ones are repeated so that each rank has as many.
+    """Sampler of all samples in order, split over the ranks and padded by repeats to equal length.
 
     A metric must therefore go by ``sample_id``, as ``NumberOfClicks`` does.
     """
@@ -151,8 +151,7 @@ class EvaluationSampler(Sampler[int]):
 
 
 class TrainingLoader(DataLoader[dict[str, Any]]):
-    """A DataLoader that goes on inside an epoch after a resume, and reports the files that the workers had to
-    skip.
+    """DataLoader that resumes within an epoch and reports the files that its workers skipped.
 
     Lightning saves its ``state_dict`` with each checkpoint.
     """
@@ -167,11 +166,11 @@ class TrainingLoader(DataLoader[dict[str, Any]]):
         return found
 
     def state_dict(self) -> dict[str, int]:
-        """The batches of this epoch that have been handed out."""
+        """Number of batches of this epoch that were yielded."""
         return {"batches": self._num_yielded % max(1, len(self))}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """The next iteration leaves out the batches that were handed out before."""
+        """Skip the batches that were yielded before, in the next iteration."""
         self._resume_at = state["batches"]
 
     def __iter__(self) -> Any:

@@ -35,7 +35,7 @@ def from_segmentation(segmentation: Any, size: tuple[int, int]) -> dict[str, Any
         size: (height, width) of the image.
 
     Raises:
-        ValueError: Anything else; the message goes on after "annotation 7: ".
+        ValueError: When it is invalid; the message follows "annotation 7: ".
     """
     if isinstance(segmentation, Mapping):
         given = segmentation.get("size")
@@ -80,7 +80,7 @@ def _from_polygons(polygons: list[Any], size: tuple[int, int]) -> dict[str, Any]
 
 
 def _near(points: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
-    """The part of a polygon, (n, 2) of x, y, no farther from the image than its own sides.
+    """Clip a polygon, (n, 2) of x, y, to the image and a margin of the image's own size.
 
     pycocotools walks along every edge, so one of a billion pixels would take a billion steps.
     """

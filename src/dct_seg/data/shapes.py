@@ -1,6 +1,4 @@
-"""Shapes: procedurally drawn, textured, overlapping objects, so that anything can be tried without a
-download.
-"""
+"""Shapes: procedurally drawn, textured, overlapping objects, for trials without a download."""
 
 from __future__ import annotations
 
@@ -26,11 +24,11 @@ class Shapes(InteractiveDataset):
 
     Args:
         root: Not used; None.
-        split: Any word; ``train`` and ``val`` by custom.
+        split: Name of the split, such as ``train`` or ``val``; any word works.
         num_images: Number of images.
         size: (height, width) in pixels.
         max_shapes: Each picture has 2 to this many shapes; each is a sample while enough of it is seen.
-        seed: Changes every picture.
+        seed: Seed of all images.
         min_object_size: Shapes with fewer visible pixels are no samples.
 
     Example:
@@ -74,7 +72,7 @@ class Shapes(InteractiveDataset):
         return np.random.default_rng([self._entropy, number, stage])
 
     def _labels_of(self, number: int) -> NDArray[np.uint8]:
-        """(H, W) labels, drawn from their own random numbers: listing need not paint."""
+        """(H, W) labels, drawn from their own random numbers, so that listing does not render."""
         rng = self._rng(number, 0)
         labels = np.zeros(self.size, dtype=np.uint8)
         for label in range(1, int(rng.integers(2, self.max_shapes + 1)) + 1):

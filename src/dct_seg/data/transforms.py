@@ -18,14 +18,12 @@ from numpy.typing import NDArray
 from dct_seg.data.images import IGNORE
 from dct_seg.ranges import check_number, check_span
 
-os.environ.setdefault(
-    "NO_ALBUMENTATIONS_UPDATE", "1"
-)  # it would ask the network for its newest version at import
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would check for a newer version at import
 
 import albumentations as A
 
 PADDING_COLOUR = (124, 116, 104)
-"""What is drawn beyond the picture's edge: ImageNet's mean, near zero once normalised."""
+"""Fill value beyond the image's edge: ImageNet's mean, near zero after normalization."""
 
 _ATTEMPTS = 10
 
@@ -38,24 +36,23 @@ class Transform(Protocol):
 
 
 class ObjectCrop(A.DualTransform):  # type: ignore[misc]
-    """A random resize and a random square crop that holds the object, done as one crop and one resize.
+    """Random resize and random square crop that contains the object, as one crop and one resize.
 
-    Beyond the picture's edge the image is ``PADDING_COLOUR`` and the mask is ignore: nobody clicks there and
-    nothing is learnt.
+    Beyond the picture's edge the image is ``PADDING_COLOUR`` and the mask is ignore: no clicks and no loss
+    there.
 
     Args:
         size: Side of the crop in pixels.
         scale: Drawn pixels per picture pixel, uniformly from (low, high) (the paper, section 3.2: 0.75 to
             1.25).
-        object_scale: Instead, the side of the object (square root of its bounding box's area) as a share of
-            the crop's side, log-uniformly from (low, high); the crop is then placed with nearly all of the
+        object_scale: Side of the object (square root of its bounding box's area) as a share of the crop's
+            side, instead of ``scale``, log-uniformly from (low, high); the crop is then placed with nearly all of the
             object inside.
         object_scale_prob: Probability of using ``object_scale`` where it is given.
-        aspect: Height and width are stretched against each other by at most this factor (1: never).
-        min_object_size: Drawn pixels of the object that a crop must hold, or half of the object where it is
-            smaller than that; the place is drawn again up to ten times, then set around a pixel of the
-            object.
-        max_zoom: ``object_scale`` enlarges no more than this.
+        aspect: Maximum relative stretch of height and width (1: none).
+        min_object_size: Minimum pixels of the object in a crop, or half of a smaller object. The place is
+            drawn again up to ten times, then set around a pixel of the object.
+        max_zoom: Maximum enlargement by ``object_scale``.
     """
 
     def __init__(
@@ -123,9 +120,9 @@ class ObjectCrop(A.DualTransform):  # type: ignore[misc]
     def _zoom(
         self, box: tuple[tuple[int, int], tuple[int, int]], shape: tuple[int, ...], rng: np.random.Generator
     ) -> float:
-        """Drawn pixels per picture pixel that give the object its share.
+        """Scale, in output pixels per image pixel, that gives the object its share.
 
-        No less than fills the crop with picture and object.
+        At least the scale at which the image fills the crop.
         """
         assert self.object_scale is not None
         side = math.sqrt((box[0][1] - box[0][0]) * (box[1][1] - box[1][0]))
@@ -191,7 +188,7 @@ def training_transform(
     min_object_size: int = 80,
     max_zoom: float = 4.0,
 ) -> A.Compose:
-    """The paper's augmentation (section 3.2), and around it what newer recipes add.
+    """Augmentation of the paper (section 3.2), with the options of newer recipes.
 
     Args:
         crop_size: Side of the square crop in pixels (the paper: 256).
