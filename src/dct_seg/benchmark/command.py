@@ -1,4 +1,4 @@
-"""``dct-seg benchmark``: from the command line to results, tables and pictures."""
+"""``dct-seg benchmark``: command line of the benchmark."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def main(args: Sequence[str]) -> int:
         0, 1 when samples failed.
 
     Raises:
-        ValueError: When what was given is wrong.
+        ValueError: When an argument is wrong.
         FileNotFoundError: When a folder or file is missing.
     """
     if args[:1] == ["compare"]:
@@ -250,10 +250,10 @@ def _new_folder() -> str:
 def parse_methods(
     names: str, options: Sequence[str], weights: str | None = None, checkpoints: str | None = None
 ) -> dict[str, MethodSpec]:
-    """The methods that ``--method``, ``--option``, ``--weights`` and ``--checkpoints`` name.
+    """Collect the methods of ``--method``, ``--option``, ``--weights`` and ``--checkpoints``.
 
     Raises:
-        ValueError: When an option is of a method that is not asked for, or is no METHOD.KEY=VALUE.
+        ValueError: When an option belongs to no requested method, or is no METHOD.KEY=VALUE.
 
     Example:
         >>> parse_methods("disc", ["disc.seed_radius=3"])
@@ -288,7 +288,7 @@ def parse_methods(
 
 
 def _last_checkpoint(folder: Path, label: str, row: str) -> Path:
-    """The newest checkpoint of a method's own run, or of the row that its weights are of."""
+    """Newest checkpoint of the method's own run, or of the row whose weights it uses."""
     places = [folder / name / "checkpoints" / "last.ckpt" for name in dict.fromkeys((label, row))]
     for place in places:
         if place.is_file():
@@ -309,7 +309,7 @@ def parse_data(entries: Sequence[str]) -> Mapping[str, str | None]:
 
 
 def _value(text: str) -> Any:
-    """A number, true, false or null as JSON writes it; anything else is text."""
+    """Parse a JSON number, true, false or null; anything else is text."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:

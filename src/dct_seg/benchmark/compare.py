@@ -1,7 +1,4 @@
-"""Two runs, sample by sample.
-
-Which got better, which got worse, and whether the difference is more than chance.
-"""
+"""Compare two runs sample by sample: gains, losses, and the significance of the difference."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from dct_seg.metrics import bootstrap_interval, hold_last, num_clicks_to
 
 
 class Pair(NamedTuple):
-    """One sample in both runs: what it took, in clicks, and the IoU at the end."""
+    """One sample in both runs: number of clicks and final IoU."""
 
     a: SampleRecord
     b: SampleRecord
@@ -28,22 +25,22 @@ class Pair(NamedTuple):
 
     @property
     def difference(self) -> int:
-        """Clicks of B less those of A: below 0 where B is better."""
+        """Clicks of B minus clicks of A; B is better below 0."""
         return self.clicks_b - self.clicks_a
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """B against A on one data set.
+    """Comparison of B with A on one dataset.
 
     Args:
-        data: Its label.
-        threshold: The IoU to reach.
-        pairs: All samples with a result in both, B's gains first.
-        mean: Mean difference in clicks; below 0, B is better.
-        interval: Its bootstrap 95 % interval.
+        data: Label of the dataset.
+        threshold: IoU to reach.
+        pairs: Samples with a result in both runs, B's gains first.
+        mean: Mean difference in clicks; B is better below 0.
+        interval: Bootstrap 95 % interval of the mean.
         auc: Mean difference of AuC and its interval, where both runs were full.
-        num_unpaired: Samples that only one run has.
+        num_unpaired: Number of samples in only one run.
     """
 
     data: str
@@ -95,13 +92,13 @@ class Comparison:
 
 
 def compare(a: Results, b: Results, method_a: str, method_b: str) -> list[Comparison]:
-    """B against A on every data set that both have.
+    """Compare B with A on every common dataset.
 
     Args:
-        a: The run to compare with.
-        b: The run in question.
-        method_a: A label in ``a``.
-        method_b: A label in ``b``.
+        a: Reference run.
+        b: Run to compare.
+        method_a: Label of a method in ``a``.
+        method_b: Label of a method in ``b``.
 
     Raises:
         ValueError: When the runs were made under different protocols, or share no sample.
@@ -138,7 +135,7 @@ def compare_runs(a: str, b: str, *, out: str | Path | None = None, first: int = 
         a: A results file or the folder of a run; ``FOLDER:METHOD`` where it has several methods.
         b: Results of the second run.
         out: Folder to write to.
-        first: Samples to list and draw, either way.
+        first: Number of samples to list and draw, for gains and losses each.
 
     Raises:
         FileNotFoundError: When a run is missing.

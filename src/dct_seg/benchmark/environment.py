@@ -1,4 +1,4 @@
-"""On what a benchmark ran: versions, machine, threads."""
+"""Environment of a benchmark run: versions, machine, threads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PACKAGES = (
 
 
 def describe_environment(*, threads: int | None, workers: int, ranks: int) -> dict[str, Any]:
-    """Plain values for the results: versions of what computes, the machine, and how it was used.
+    """Describe the environment in plain values: package versions, machine, processes and threads.
 
     Args:
         threads: Threads of torch and OpenCV per process; None keeps torch's current number.

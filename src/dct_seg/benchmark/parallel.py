@@ -27,12 +27,12 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that share a run: which one this is, of how many.
+    """Rank of this process among those that share a run.
 
     Args:
-        rank: From 0.
+        rank: Number of this process, from 0.
         size: Number of ranks.
-        group: For the exchange of records; None when there is one rank.
+        group: Process group to exchange records; None for one rank.
         started_here: True if this run joined the process group and must leave it.
     """
 
@@ -43,10 +43,7 @@ class Ranks:
 
     @classmethod
     def find(cls) -> Ranks:
-        """The ranks of the process group that is there (Lightning's), or that ``torchrun`` asks for.
-
-        Else one.
-        """
+        """Join the existing process group (Lightning's) or that of ``torchrun``; otherwise use one rank."""
         if not dist.is_available():
             return cls()
         start = not dist.is_initialized()
@@ -101,12 +98,12 @@ def run_tasks(
     threads: int | None = None,
     show: bool = True,
 ) -> Iterator[R]:
-    """The result of each task as soon as it is there, in any order.
+    """Yield the result of each task as it completes, in any order.
 
     Args:
-        worker: Called with a task; picklable when there are several workers.
+        worker: Function of a task; picklable for several workers.
         tasks: Tasks to run.
-        workers: Processes; 1 works in this one.
+        workers: Number of processes; 1 uses this process.
         threads: Threads of torch and OpenCV per process; None leaves them unchanged.
         show: Show a progress bar.
 
@@ -137,7 +134,7 @@ def run_tasks(
             ) from error
         except (Stopped, GeneratorExit):
             for process in set(multiprocessing.active_children()) - others:
-                process.terminate()  # rather than wait for their samples
+                process.terminate()  # do not wait for their samples
             raise
         finally:
             pool.shutdown(cancel_futures=True)
@@ -150,7 +147,9 @@ def _start(worker: Callable[[Any], Any], threads: int | None) -> None:
     global _worker
     _worker = worker
     _set_threads(threads)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C in a terminal is for the parent, which ends us
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl+C in a terminal is for the parent, which stops its workers
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 
@@ -165,7 +164,7 @@ def _set_threads(threads: int | None) -> None:
 
 
 def _leave_with_parent() -> None:
-    """A killed parent cannot tell its workers, and they would wait for ever."""
+    """Stop a worker whose parent was killed; it would wait forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])

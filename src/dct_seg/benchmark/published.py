@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 from dct_seg.simulation import Prompt
 
 FIELD_ORDER = ("GrabCut", "Berkeley", "SBD", "DAVIS", "COCOMVal", "VOC")
-"""The order in which the field prints its data sets; others follow in the order given."""
+"""Order of the datasets in the field's tables; others follow in the given order."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """One row of somebody's table.
+    """One row of a published table.
 
     Args:
-        method: Its name, with the training set where the authors give several.
+        method: Name of the method, with the training set if the authors give several.
         training: Training set; empty for a method without training.
         source: Publication that the numbers come from.
-        noc90: For each data set.
+        noc90: NoC@90 for each dataset.
         prompt: ``drag`` if the method was told the true radius of each click, else ``click``.
     """
 
@@ -66,11 +66,11 @@ PUBLISHED = (
 TABLE_2 = tuple(row for row in PUBLISHED if row.source == PAPER)
 """The paper's own table, row by row.
 
-Its BRS and f-BRS start each click from the optimum of the click before; our refiners start afresh, so that an
-answer depends on image and clicks alone."""
+The published BRS and f-BRS start each click from the optimum of the previous click. Our refiners start from
+zero, so that an answer depends only on image and clicks."""
 
 DISC_FLOOR = _row("disc (no model)", "", "measured by us", 18.68, 19.85, prompt="drag")
-"""The circles of the drags and nothing else: what a radius read from the ground truth is worth by itself."""
+"""Baseline: only the circles of the drags, whose radius is read from the ground truth."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class Ablation:
     """One row of the paper's Table 1: ResNet-50, trained on SBD.
 
     Args:
-        overlay: The configuration in ``configs/ablation`` that is this row.
-        method: Its name in the table.
+        overlay: Configuration of the row in ``configs/ablation``.
+        method: Name of the method in the table.
         interaction: Name of the interaction in the table.
         prompt: Name of the same interaction in this library.
         numbers: NoC@90 and AuC on each data set.
@@ -111,4 +111,4 @@ TABLE_1 = (
         "click_only", "+ Spatial-DCT + Feature-DCT", "click", (2.68, 0.961), (4.08, 0.940), (7.00, 0.889)
     ),
 )
-"""Lin et al. 2021, Table 1: what each part is worth."""
+"""Lin et al. 2021, Table 1: ablation of each part."""

@@ -1,7 +1,4 @@
-"""Benchmark results: records, settings and their files.
-
-One record a sample, the settings it was made under, and files that survive a kill.
-"""
+"""Benchmark results: one record per sample, the settings, and files that survive a kill."""
 
 from __future__ import annotations
 
@@ -26,17 +23,17 @@ _REMEDY = "move it away, or give another --out"
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings that every number of a run depends on, besides methods and data.
+    """Settings of a run besides methods and data.
 
-    Results are resumed and shown together only when it is equal.
+    Results are resumed and shown together only if their settings are equal.
 
     Args:
         prompt: ``drag`` tells the method the radius, ``click`` does not.
         rule: Rule by which the simulated user chooses a click.
         protocol_version: Version of the rules.
-        threshold: A pixel is predicted where its probability is above this.
-        max_clicks: Most clicks a sample.
-        target: The IoU at which a sample is done; None goes on while anything is wrong.
+        threshold: Probability above which a pixel counts as object.
+        max_clicks: Maximum clicks per sample.
+        target: IoU at which a sample is done; None continues until the mask is perfect.
     """
 
     prompt: Prompt
@@ -65,8 +62,8 @@ class Condition:
     """Errors of the simulated user.
 
     Args:
-        click_jitter: Pixels that a click may lie from the rule's own, inside the same wrong region.
-        radius_noise: F multiplies a told radius by a number in 1 - F .. 1 + F.
+        click_jitter: Maximum distance in pixels from the rule's own click, inside the same wrong region.
+        radius_noise: Relative noise F of a given radius, uniform in 1 - F .. 1 + F.
         seed: Random seed; 0 without randomness.
     """
 
@@ -76,12 +73,12 @@ class Condition:
 
     @property
     def is_exact(self) -> bool:
-        """True when nothing is random."""
+        """True for clicks without noise."""
         return not self.click_jitter and not self.radius_noise
 
     @property
     def label(self) -> str:
-        """In words, without the seed; empty when exact."""
+        """Description without the seed; empty for exact clicks."""
         parts = [f"jitter {self.click_jitter:g} px"] * bool(self.click_jitter) + [
             f"radius noise {self.radius_noise:g}"
         ] * bool(self.radius_noise)
@@ -90,7 +87,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class ClickRecord:
-    """One click as it was made: pixels, sign, the radius the method used (None for none) and the true one."""
+    """One click: pixels, sign, the radius that the method used (or None) and the true one."""
 
     row: float
     col: float
@@ -101,20 +98,20 @@ class ClickRecord:
 
 @dataclass(frozen=True)
 class SampleRecord:
-    """One sample through one method.
+    """Record of one sample with one method.
 
     Args:
-        data: The data set's label.
-        method: The method's label.
+        data: Label of the dataset.
+        method: Label of the method.
         condition: Errors of the simulated user.
         index: Index of the sample in its dataset.
         name: Name of the sample, unique in its dataset.
         size: (H, W) of the image.
-        clicks: In order.
-        ious: After each click.
+        clicks: Clicks in order.
+        ious: IoU after each click.
         encode_seconds: Time of ``reset``.
         seconds: Time of the method after each click.
-        wall_seconds: All time the sample took: reading, clicks, IoU and writing too.
+        wall_seconds: Total time of the sample, with reading, clicks, IoU and writing.
         error: Reason for a missing result, in one line; None when there is a result.
     """
 
@@ -163,14 +160,14 @@ class SampleRecord:
 
 @dataclass
 class Results:
-    """All records of a run, and under what they were made.
+    """All records of a run, with settings and environment.
 
     Args:
         settings: Settings shared by all records.
         methods: For each label: the registered name, the paper and the options.
         data: For each label: the kind, the root and the number of samples.
         runs: For each time the command ran: versions, machine, threads, when.
-        samples: In the order of data set, method, condition, index.
+        samples: Records ordered by dataset, method, condition and index.
     """
 
     settings: Settings
@@ -261,7 +258,7 @@ class Results:
 
 
 def load_results(path: str | Path) -> Results:
-    """The results in a file, or in a folder that a benchmark wrote to.
+    """Read the results of a file or of a benchmark's folder.
 
     Raises:
         FileNotFoundError: When there is none.
@@ -287,9 +284,9 @@ def load_results(path: str | Path) -> Results:
 
 
 class Journal:
-    """A file of one JSON object a line, first the header, then a record as soon as its sample is done.
+    """JSON Lines file with a header, and a record as soon as its sample is done.
 
-    A kill at any moment leaves whole lines and at most one torn one, which the next opening cuts off.
+    A kill leaves at most one incomplete line, which the next opening removes.
     """
 
     def __init__(self, folder: Path, rank: int, header: dict[str, Any]) -> None:
@@ -319,7 +316,7 @@ def read_earlier(folder: Path, results: Results) -> list[SampleRecord]:
     """The records that earlier runs left in a folder; their headers are merged into ``results``.
 
     Raises:
-        ValueError: When they were made under other settings.
+        ValueError: When they have other settings.
     """
     records: list[SampleRecord] = []
     if (folder / RESULTS).is_file():
@@ -327,7 +324,7 @@ def read_earlier(folder: Path, results: Results) -> list[SampleRecord]:
         results.merge_header(earlier.header(), str(folder))
         records += earlier.samples
     for path in journals(folder):
-        whole, _, _ = path.read_bytes().rpartition(b"\n")  # what follows was torn by a kill
+        whole, _, _ = path.read_bytes().rpartition(b"\n")  # an incomplete line after a kill
         for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
             with naming(f"line {number} of {path} is no line of a benchmark's journal", _REMEDY):
                 entry = json.loads(line)
@@ -343,7 +340,7 @@ def read_earlier(folder: Path, results: Results) -> list[SampleRecord]:
 
 
 def _check_header(header: dict[str, Any]) -> None:
-    """See that what stands before the samples can be merged and shown.
+    """Check that a header can be merged and shown.
 
     Raises:
         LookupError, TypeError, ValueError: When it cannot.

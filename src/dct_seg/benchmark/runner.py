@@ -1,7 +1,4 @@
-"""Runs methods over data sets.
-
-One sample at a time, on any number of processes and machines, going on where a kill left it.
-"""
+"""Run methods over datasets, on any number of processes and machines; resume after a kill."""
 
 from __future__ import annotations
 
@@ -48,10 +45,10 @@ from dct_seg.simulation import Prompt, Rule, SimulatedUser
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """A registered method and its options; makes one when called.
+    """Factory of a registered method with its options.
 
     Args:
-        name: In ``METHODS``.
+        name: Name in ``METHODS``.
         options: Keyword arguments of the method's class.
     """
 
@@ -59,7 +56,7 @@ class MethodSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self) -> Method:
-        """A new one.
+        """Create the method.
 
         Raises:
             ValueError: When the name or an option is unknown.
@@ -75,7 +72,7 @@ class MethodSpec:
 
 
 MethodSource = Mapping[str, Any] | Callable[[], Method]
-"""The options of the registered method of that name, or what makes one."""
+"""Options of the registered method with that name, or a factory of a method."""
 
 
 class SampleSource(Protocol):
@@ -93,14 +90,14 @@ Task = tuple[str, str, Condition, int]
 
 @dataclass
 class Bench:
-    """The methods and data sets of a run, made at their first use in each process.
+    """Methods and datasets of a run, created at first use in each process.
 
     Args:
-        methods: For each label, its source.
-        data: For each label, a folder or a data set.
+        methods: Source of each method by label.
+        data: Folder or dataset by label.
         settings: Run settings.
-        strips: Folder for the strips; None for no pictures.
-        num_strips: Samples of each data set and method that get one.
+        strips: Folder for the strips; None writes none.
+        num_strips: Number of strips per dataset and method.
     """
 
     methods: Mapping[str, MethodSource]
@@ -115,9 +112,9 @@ class Bench:
         self._warm: set[str] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Another process gets the sources and makes its own methods.
+        """Pickle only the sources; each process creates its own methods.
 
-        A session of onnxruntime cannot travel.
+        An onnxruntime session cannot be pickled.
         """
         return Bench, (self.methods, self.data, self.settings, self.strips, self.num_strips)
 
@@ -132,7 +129,7 @@ class Bench:
         return self._methods[label]
 
     def dataset(self, label: str) -> SampleSource:
-        """The data set under ``label``, its ``val`` split where it has splits."""
+        """Dataset under ``label``; the ``val`` split if it has splits."""
         if label not in self._data:
             source = self.data[label]
             self._data[label] = (
@@ -159,13 +156,13 @@ class Bench:
                     draw_strip(sample.image, turns, num_turns=NUM_TURNS), strip_path(self.strips, record)
                 )
         except Exception as error:
-            # one bad sample must not lose the night's run; the reason is kept and the exit code tells
+            # one bad sample must not stop the run; the error is recorded and sets the exit code
             return replace(record, error=" ".join(f"{type(error).__name__}: {error}".split()))
         return replace(record, wall_seconds=time.perf_counter() - started)
 
 
 def warm_up(method: Method, sample: Sample) -> None:
-    """Two clicks in the middle of the image, so that what happens only once is not timed."""
+    """Warm up with two clicks in the middle of the image, so that one-time costs are not timed."""
     middle = Click(sample.image.shape[0] // 2, sample.image.shape[1] // 2, radius=8.0)
     method.reset(sample.image)
     previous = method.predict(sample.image, [middle], None)
@@ -175,12 +172,12 @@ def warm_up(method: Method, sample: Sample) -> None:
 def run_sample(
     method: Method, sample: Sample, record: SampleRecord, settings: Settings
 ) -> tuple[SampleRecord, list[Turn]]:
-    """One sample through one method, click by click, until the target, the last click or a perfect mask.
+    """Run one method on one sample, click by click, until the target, the last click or a perfect mask.
 
     Args:
-        method: Any.
+        method: Method to run.
         sample: Sample to segment.
-        record: Says which sample under which condition.
+        record: Record that names the sample and the condition.
         settings: Run settings.
 
     Returns:
@@ -267,35 +264,35 @@ def run_benchmark(
     held_out: float = 0.0,
     num_strips: int = 20,
 ) -> Results:
-    """Each method over each data set, under the protocol.
+    """Run each method on each dataset under the protocol.
 
     With a process group, or under ``torchrun``, the samples are shared among the ranks and every rank returns
-    all results. With ``out`` each sample is on the disk as soon as it is done, and a second run goes on from
-    there.
+    all results. With ``out``, each sample is written as soon as it is done, and a second run resumes
+    from there.
 
     Args:
-        methods: For each label a mapping of options, the label being the registered name, or a function that
-            makes the method (a picklable one when there are several workers).
-        data: For each label a folder, the label being the data set's kind, or a data set.
+        methods: Options by label, which is then the registered name, or a factory of the method (picklable
+            for several workers).
+        data: Folder by label, which is then the kind of dataset, or a dataset.
         prompt: ``drag`` tells the method each click's radius, ``click`` does not.
-        out: Folder for the results and pictures.
+        out: Folder for the results and images.
         max_clicks: Maximum clicks per sample.
         target: IoU at which a sample is done.
-        full: Go on to the last click or a perfect mask, for mIoU@k, AuC and curves; ``target`` is not used.
-        threshold: A pixel is predicted where its probability is above this.
+        full: Continue to the last click or a perfect mask, for mIoU@k, AuC and curves; ignores ``target``.
+        threshold: Probability above which a pixel counts as object.
         rule: Rule by which the simulated user chooses a click.
-        workers: Processes on this machine.
+        workers: Number of processes on this machine.
         threads: Threads of torch and OpenCV per process; by default all cores are shared among the workers.
         seeds: Random seed of each robustness run.
-        click_jitter: Pixels that a click may be off; each sample is then run exactly once and again for each
-            seed.
+        click_jitter: Maximum error of a click in pixels; each sample is run once without errors and once
+            for each seed.
         radius_noise: Relative error of a drag's radius; runs as for ``click_jitter``.
         limit: Number of samples per dataset, from the first; None runs all.
-        held_out: Only photographs that training with this ``data.holdout`` never sees; 0 takes all.
-        num_strips: Samples of each data set and method that get a picture; only with ``out``.
+        held_out: Share ``data.holdout`` of training; runs only the images that it holds out. 0 takes all.
+        num_strips: Number of samples per dataset and method that get a strip; only with ``out``.
 
     Returns:
-        All records, those of earlier runs in ``out`` too; samples that failed have their reason.
+        All records, with those of earlier runs in ``out``; failed samples have an error.
 
     Raises:
         ValueError: When an option is wrong, or ``out`` holds a run under other settings.
@@ -372,7 +369,7 @@ def run_benchmark(
 
 @contextmanager
 def _only_writer(folder: Path | None, ranks: Ranks) -> Iterator[None]:
-    """Hold the folder of a run, the first rank for all.
+    """Lock the folder of a run; the first rank does it for all.
 
     Raises:
         ValueError: On every rank, when another run holds it.
@@ -401,10 +398,10 @@ def _spec(label: str, source: MethodSource) -> Callable[[], Method]:
 def _describe_method(method: Method, spec: Callable[[], Method]) -> dict[str, Any]:
     """Name, paper, options, and a digest of each file among the options.
 
-    New weights under an old name are another method.
+    New weights under an old name count as another method.
     """
     given = dict(spec.options) if isinstance(spec, MethodSpec) else {}
-    # A class without ``options`` would record none, and runs of other options would mix in one folder.
+    # A class without ``options`` would record none, and runs with different options would mix in one folder.
     options = {**method.options, **{name: given[name] for name in given if name not in method.options}}
     files = {
         name: Path(value)
@@ -441,7 +438,7 @@ def _describe_data(
 
 
 def _seed_of(record: SampleRecord) -> int:
-    """The sample's own seed: the same on whatever process and in whatever order it is run."""
+    """Seed of the sample, independent of process and order."""
     words = f"{record.condition.seed}/{record.data}/{record.index}"
     return int.from_bytes(hashlib.sha256(words.encode()).digest()[:7], "little")
 

@@ -1,7 +1,4 @@
-"""Strips of a run: their paths and their files.
-
-One row of pictures a sample, its first clicks from left to right.
-"""
+"""Strips of a run: one row of images per sample, with its first clicks from left to right."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ NUM_TURNS = 5
 """Clicks in a strip, as in the paper's Fig. 4."""
 
 _QUALITY = 92
-"""Of the JPEG: writing it takes a seventh of the time of a PNG, and the benchmark's own time should not show.
+"""JPEG quality; a JPEG is written seven times as fast as a PNG, which keeps the benchmark's overhead small.
 """
 
 
@@ -35,7 +32,7 @@ def strip_path(folder: Path, record: SampleRecord) -> Path:
 
 
 def folder_name(label: str) -> str:
-    """A label as the name of a folder, which leads nowhere else.
+    """Convert a label to a safe folder name.
 
     Example:
         >>> [folder_name(label) for label in ("VOC", "esc (2)", "../../x", "..")]
@@ -46,14 +43,14 @@ def folder_name(label: str) -> str:
 
 
 def save_strip(picture: NDArray[np.uint8], path: Path) -> Path:
-    """Write a picture, (H, W, 3) RGB uint8, whole or not at all; its folder is made."""
+    """Write a picture, (H, W, 3) RGB uint8, atomically; creates its folder."""
     written, content = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     assert written
     return write_whole(path, content.tobytes())
 
 
 def stack_strips(above: Path, below: Path, path: Path) -> Path | None:
-    """Write one strip above another; None where either is missing."""
+    """Write one strip above another; None if either is missing."""
     if not (above.is_file() and below.is_file()):
         return None
     rows = [

@@ -44,7 +44,7 @@ def table_2(runs: Sequence[Results]) -> list[list[str]]:
 
 
 def covered(runs: Sequence[Results]) -> int:
-    """The number of the table's rows that have a number of ours."""
+    """Number of rows with a result of ours."""
     return sum(any(_ours(runs, row, data) for data in DATA) for row in TABLE_2)
 
 

@@ -1,4 +1,4 @@
-"""The numbers of a run as Markdown, CSV and LaTeX, with what others published beside them."""
+"""Tables of a run as Markdown, CSV and LaTeX, beside published results."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ NONE = "-"
 
 @dataclass(frozen=True)
 class Summary:
-    """The numbers of one method on one data set.
+    """Results of one method on one dataset.
 
     Args:
-        data, method: Their labels.
+        data, method: Labels of dataset and method.
         num_samples: Number of samples with a result.
-        num_failed: Without.
-        noc: For each threshold the mean, and the ends of its bootstrap 95 % interval.
-        nof: For each threshold, the samples that never reach it.
-        at_least_max: For each threshold the field's count, which has those that reach it at the very last
-            click too.
-        miou: For each k; empty when the runs stop at a target.
-        auc: None when the runs stop at a target.
-        seconds_per_click: Seconds per click, of the method alone.
-        encode_seconds: An image, of the method alone.
+        num_failed: Number of samples without a result.
+        noc: Mean NoC for each threshold, with its bootstrap 95 % interval.
+        nof: Number of samples that never reach each threshold.
+        at_least_max: Failures as the field counts them, with the samples that reach the threshold at the
+            last click.
+        miou: mIoU@k for each k; empty when the runs stop at a target.
+        auc: AuC; None when the runs stop at a target.
+        seconds_per_click: Seconds per click, for the method only.
+        encode_seconds: Seconds per image to encode it, for the method only.
     """
 
     data: str
@@ -50,7 +50,7 @@ class Summary:
 
 
 def summarise(results: Results, data: str, method: str) -> Summary | None:
-    """The numbers of one method on one data set, or None when it has no result there."""
+    """Summarize one method on one dataset; None without a result."""
     records = results.select(data, method)
     if not records:
         return None
@@ -88,7 +88,7 @@ def overhead_share(results: Results) -> float:
 
 
 def thresholds_of(results: Results) -> tuple[float, ...]:
-    """The thresholds at which the runs say something."""
+    """Thresholds that the runs can measure."""
     target = results.settings.target
     return tuple(t for t in THRESHOLDS if target is None or np.float32(t) <= np.float32(target)) or (
         float(target or 1.0),
@@ -134,7 +134,7 @@ def detail_table(results: Results) -> list[list[str]]:
 def comparison_table(results: Results) -> list[list[str]]:
     """A heading and one row for each method, published ones first, with the data sets in the field's order.
 
-    A drag row never stands without the floor: what the drags are worth painted as discs.
+    A drag row is always shown with the baseline that paints the drags as discs.
     """
     prompt, sets = results.settings.prompt, ordered_data(results)
     shown = thresholds_of(results)
@@ -166,9 +166,9 @@ def comparison_table(results: Results) -> list[list[str]]:
 
 
 def robustness_table(results: Results) -> list[list[str]]:
-    """A heading and one row for each data set, method and way of being off.
+    """Heading and one row for each dataset, method and kind of click error.
 
-    Only the heading when no clicks were off.
+    Only the heading without click errors.
     """
     threshold = thresholds_of(results)[-1]
     rows = [
@@ -243,7 +243,7 @@ def as_csv(rows: Sequence[Sequence[str]]) -> str:
 
 
 def as_latex(rows: Sequence[Sequence[str]]) -> str:
-    r"""A tabular for the ``booktabs`` package; a line parts what others published from ours.
+    r"""A tabular for the ``booktabs`` package; a rule separates published rows from ours.
 
     Example:
         >>> head = ["method", "GrabCut NoC@90", "source"]

@@ -50,8 +50,8 @@ class ClickSimulatorDataModule(LightningDataModule):
             samples.
         options: Additional arguments of the dataset, e.g. ``{split: train}``.
         val_dataset: Data set for validation and test; by default that of training.
-        val_root: Folder of the validation set; by default those of ``root`` if the dataset is the same. Without
-            any ``val_`` argument, a fixed part of the training images is held out.
+        val_root: Folder of the validation set; by default those of ``root`` if the dataset is the same.
+            Without any ``val_`` argument, a fixed part of the training images is held out.
         val_options: Additional arguments of the validation set, e.g. ``{split: val}``.
         holdout: Share of the photographs that is held out for validation, chosen by a hash of the file name:
             the same photographs on every machine and in every run. 0 holds out none.

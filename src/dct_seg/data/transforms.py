@@ -46,8 +46,8 @@ class ObjectCrop(A.DualTransform):  # type: ignore[misc]
         scale: Drawn pixels per picture pixel, uniformly from (low, high) (the paper, section 3.2: 0.75 to
             1.25).
         object_scale: Side of the object (square root of its bounding box's area) as a share of the crop's
-            side, instead of ``scale``, log-uniformly from (low, high); the crop is then placed with nearly all of the
-            object inside.
+            side, instead of ``scale``, log-uniformly from (low, high); the crop is then placed with
+            nearly all of the object inside.
         object_scale_prob: Probability of using ``object_scale`` where it is given.
         aspect: Maximum relative stretch of height and width (1: none).
         min_object_size: Minimum pixels of the object in a crop, or half of a smaller object. The place is

@@ -1,9 +1,9 @@
-"""Runs a module for as long as the process that started this one lives.
+"""Run a module that ends with its parent process.
 
 ``python -m dct_seg.sweep.child_process MODULE ARGUMENT ...``.
 
-The starter holds the other end of this process's standard input. However it ends, by SIGKILL too, that end
-closes, and this process goes with all that it started.
+The parent holds the other end of this process's standard input. When the parent ends, even by SIGKILL, the
+pipe closes, and this process ends with all its children.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ STDIN = 0
 
 
 def main() -> None:
-    """Watch, and run the module."""
+    """Watch the parent, and run the module."""
     threading.Thread(target=_end_with_starter, daemon=True).start()
     sys.argv = sys.argv[1:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
@@ -27,7 +27,7 @@ def main() -> None:
 def _end_with_starter() -> None:
     while os.read(STDIN, 1):
         pass
-    if hasattr(os, "killpg") and os.getpgrp() == os.getpid():  # leads a group, that of its own workers
+    if hasattr(os, "killpg") and os.getpgrp() == os.getpid():  # leads the process group of its workers
         os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(1)
 

@@ -1,4 +1,4 @@
-"""``dct-seg sweep``: from a sweep file to trials, tables and a picture."""
+"""``dct-seg sweep``: run the trials of a sweep file and write tables and a plot."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dct_seg.sweep.trial import OUTCOME, Outcome, Trial, describe, has_wandb, tr
 DONE, TRIALS_FAILED = 0, 1
 """Exit codes."""
 SETTING = "sweep.json"
-"""Under what a sweep's folder was begun; it is only gone on with under the same."""
+"""Settings of a sweep's folder; it is resumed only with the same settings."""
 
 
 def main(args: Sequence[str]) -> int:
@@ -35,7 +35,7 @@ def main(args: Sequence[str]) -> int:
         0, 1 when trials failed.
 
     Raises:
-        ValueError: When what was given is wrong.
+        ValueError: When an argument is wrong.
         FileNotFoundError: When a file is missing.
     """
     own, extra = _split(args)
@@ -55,7 +55,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Our own arguments, and after ``--`` those of each trial."""
+    """Split the arguments: ours, and after ``--`` those of each trial."""
     place = list(argv).index("--") if "--" in argv else len(argv)
     return list(argv[:place]), list(argv[place + 1 :])
 
@@ -170,7 +170,7 @@ def _state(trial: Trial) -> str:
 
 
 def _begin(plan: Plan, args: argparse.Namespace) -> None:
-    """Write down under what a folder is begun, or see that it was begun under the same."""
+    """Write the settings of a new folder, or check those of an existing one."""
     given: dict[str, Any] = {
         "sweep": plan.sweep.name,
         "command": list(plan.sweep.command),
@@ -237,7 +237,7 @@ def _run(plan: Plan, args: argparse.Namespace) -> int:
             raise
     from dct_seg.sweep.tables import write_report
 
-    # In the order of starting, and of a sweep that was gone on with also what a search was only told of.
+    # In order of start; a resumed sweep also has trials that the search only received.
     ended = [trial.read_outcome() for trial in trials_in(plan.out)]
     outcomes = [outcome for outcome in ended if outcome is not None]
     if not isinstance(search, OptunaSearch):

@@ -61,17 +61,17 @@ class Plan:
     def arguments(self, trial: Trial) -> list[str]:
         """Arguments of ``dct-seg`` for a trial, whose files go to its folder.
 
-        A stopped one goes on from its last checkpoint.
+        A stopped trial resumes from its last checkpoint.
         """
         words = fit_arguments(self.sweep, trial.values, base=self.base, extra=self.extra)
         words = words if self.has_wandb else without_logger(words)
-        checkpoint = trial.checkpoint if trial.read_outcome() is None else None  # what failed starts again
+        checkpoint = trial.checkpoint if trial.read_outcome() is None else None  # a failed trial starts again
         goes_on = [f"--ckpt_path={checkpoint}"] if checkpoint else []
         return [*words, f"--trainer.default_root_dir={trial.folder}", *goes_on]
 
 
 class _Running:
-    """A trial that is at work."""
+    """Running trial."""
 
     def __init__(self, plan: Plan, trial: Trial, number: int, slot: int) -> None:
         self.sweep = plan.sweep
@@ -81,7 +81,7 @@ class _Running:
         self.attempts = int(trial.read_start().get("attempts", 0)) + 1
         self.began = time.monotonic()
         arguments = plan.arguments(trial)
-        (trial.folder / OUTCOME).unlink(missing_ok=True)  # of a failure that is tried again
+        (trial.folder / OUTCOME).unlink(missing_ok=True)  # of a failure that is retried
         trial.write_start(number=number, attempts=self.attempts, command=["dct-seg", *arguments])
         environment = {name: value for name, value in os.environ.items() if name not in OF_AN_AGENT}
         environment |= share_of_machine(slot, plan.jobs)
@@ -92,11 +92,11 @@ class _Running:
             log.flush()
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "dct_seg.sweep.child_process", "dct_seg.cli", *arguments],
-                stdin=subprocess.PIPE,  # held open: its end is how the trial learns of ours
+                stdin=subprocess.PIPE,  # held open: the trial ends when it closes
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                start_new_session=True,  # Ctrl+C is for us alone, and its workers can be ended with it
+                start_new_session=True,  # Ctrl+C reaches only us; its workers are killed with the trial
             )
 
     def outcome(self) -> Outcome | None:
@@ -137,11 +137,11 @@ class _Running:
         return Outcome(state="failed", error=error, **common)
 
     def stop(self) -> None:
-        """Ask it to end."""
+        """Ask the trial to end."""
         self.process.terminate()
 
     def end(self, deadline: float) -> None:
-        """Wait for it until ``deadline`` of the monotonic clock, then end it with all that it started."""
+        """Wait for the trial until ``deadline`` of the monotonic clock, then kill it and its children."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(max(0.0, deadline - time.monotonic()))
         assert self.process.stdin is not None
@@ -157,15 +157,15 @@ class _Running:
 def run_trials(
     plan: Plan, search: Search, on_start: Callable[[Trial], None], on_end: Callable[[Outcome], None]
 ) -> None:
-    """Run what a search asks for, except for what has finished before, until there is no more.
+    """Run the trials of a search, skipping finished ones, until it has no more.
 
-    Whatever ends this, no trial goes on; one that is stopped can be gone on with.
+    No trial outlives this call; a stopped trial can be resumed.
 
     Args:
         plan: Execution plan.
-        search: Search that chooses values; it is told each metric.
-        on_start: Called with each trial that is started.
-        on_end: Called with what became of each, also of those that had finished before.
+        search: Search that chooses values and receives each metric.
+        on_start: Called with each started trial.
+        on_end: Called with the result of each trial, also of those finished before.
     """
     running: list[_Running] = []
     is_open = True
@@ -182,7 +182,7 @@ def run_trials(
                 if before is not None and before.is_finished:
                     _tell(search, plan.sweep.metric, before, on_end)
                 elif any(other.trial.key == trial.key for other in running):
-                    search.tell(values, None)  # a Bayesian search may ask for the same twice
+                    search.tell(values, None)  # a Bayesian search may choose the same values twice
                 else:
                     slot = min(set(range(plan.jobs)) - {other.slot for other in running})
                     number = int(trial.read_start().get("number", num_started + 1))

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     import optuna
 
 DRAWS_PER_TRIAL = 100
-"""Draws after which a random search over few values has seen them all."""
+"""Number of draws after which a random search over few values has tried them all."""
 
 
 class Search(Protocol):
-    """Gives values, and is told what became of them."""
+    """Search that proposes values and receives their metrics."""
 
     total: int
-    """How many trials there will be, at most."""
+    """Maximum number of trials."""
 
     def next(self) -> Values | None:
         """Values for another trial, or None when there are enough."""
@@ -39,7 +39,7 @@ class Listed:
     """A search whose trials are known from the start.
 
     Args:
-        plan: The values of each.
+        plan: Values of each trial.
     """
 
     def __init__(self, plan: Iterable[Values]) -> None:
@@ -50,7 +50,7 @@ class Listed:
         return self._left.popleft() if self._left else None
 
     def tell(self, values: Values, metric: float | None) -> None:
-        """Nothing changes."""
+        """Ignore the metric."""
 
 
 def planned(sweep: Sweep, *, trials: int | None = None, seed: int = 0) -> list[Values]:
@@ -58,11 +58,11 @@ def planned(sweep: Sweep, *, trials: int | None = None, seed: int = 0) -> list[V
 
     Args:
         sweep: Sweep with method ``grid`` or ``random``.
-        trials: Most trials; by default the file's ``run_cap``.
+        trials: Maximum number of trials; by default the file's ``run_cap``.
         seed: Seed of a random search; the nth draw does not depend on the number of trials.
 
     Raises:
-        ValueError: When a random search is given no number of trials.
+        ValueError: When a random search has no number of trials.
     """
     most = trials or sweep.run_cap
     if sweep.method == "grid":
@@ -87,8 +87,8 @@ class OptunaSearch:
         sweep: Sweep with a metric.
         trials: Total number of trials, earlier ones included; by default the file's ``run_cap``.
         seed: Seed of the sampler.
-        known: Values and metrics of the trials before; they count.
-        unfinished: Values of trials that were stopped; they come first.
+        known: Values and metrics of earlier trials; they count.
+        unfinished: Values of stopped trials; they come first.
 
     Raises:
         ValueError: When Optuna is not installed, cannot draw a parameter, or no number of trials is given.
@@ -146,7 +146,7 @@ class OptunaSearch:
             self._study.tell(trial, metric, state=self._states.FAIL if metric is None else None)
 
     def _encoded(self, values: Values) -> dict[str, Any]:
-        """Optuna's values: of a choice its number, since a choice may be a list or a mapping."""
+        """Values for Optuna; a choice is its index, because it may be a list or a mapping."""
         by_name = {p.name: p for p in self._parameters}
         return {
             name: by_name[name].options["values"].index(values[name])

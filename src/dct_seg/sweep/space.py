@@ -1,4 +1,4 @@
-"""A W&B sweep file: which parameters, drawn how, handed to which command."""
+"""W&B sweep file: parameters, their distributions, and the command."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "log_normal": (),
     "q_log_normal": (),
 }
-"""W&B's distributions that are known here, and what each must be given."""
+"""Supported W&B distributions, with the options that each requires."""
 
 NO_GRID = "grid takes parameters with a value, values, whole numbers between min and max, or q_uniform"
 
@@ -58,7 +58,7 @@ class Parameter:
     """One parameter of a sweep.
 
     Args:
-        name: Its key on the command line, such as ``model.lr``.
+        name: Key on the command line, such as ``model.lr``.
         distribution: One of ``DISTRIBUTIONS``.
         options: The file's options for this parameter, under W&B's names.
     """
@@ -69,7 +69,7 @@ class Parameter:
 
     @property
     def choices(self) -> list[Any] | None:
-        """All its values, or None where there is no end of them."""
+        """All values, or None if there are infinitely many."""
         options = self.options
         if self.distribution == "constant":
             return [options["value"]]
@@ -121,16 +121,16 @@ class Metric:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep file, checked.
+    """Validated sweep file.
 
     Args:
         name: Name of the sweep; by default the file's name.
         method: Search method.
-        metric: None where the file has none.
+        metric: Metric of the sweep, or None.
         command: Command with W&B's macros.
-        parameters: In the file's order; nested ones under their dotted key.
-        project: On W&B.
-        run_cap: Most trials.
+        parameters: Parameters in the file's order; nested ones have a dotted key.
+        project: Project on W&B.
+        run_cap: Maximum number of trials.
         ignored: Keys of the file that have no effect here.
     """
 
@@ -148,8 +148,8 @@ def load_sweep(path: str | Path) -> Sweep:
     """Read a sweep file.
 
     Raises:
-        FileNotFoundError: When it is not there.
-        ValueError: When it is no sweep file, or asks for what only W&B's server can do.
+        FileNotFoundError: When it does not exist.
+        ValueError: When it is no sweep file, or needs W&B's server.
     """
     path = Path(path)
     if not path.is_file():
@@ -320,10 +320,10 @@ def fit_arguments(
     """Arguments of ``dct-seg`` for one trial, built as W&B's agent does.
 
     Args:
-        sweep: Whose command it is.
+        sweep: Sweep with the command.
         values: Parameter values.
-        base: A configuration in place of the command's first ``--config``.
-        extra: More arguments, before those of the parameters, which so win over them.
+        base: Configuration that replaces the first ``--config`` of the command.
+        extra: Additional arguments, before the parameters, which override them.
 
     Example:
         >>> sweep = Sweep("s", "grid", None, ("dct-seg", "fit", "--config", "a.yaml", "${args}"), ())

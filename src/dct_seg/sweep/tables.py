@@ -29,7 +29,7 @@ class Row:
     Args:
         values: Values of the parameters that vary, except the seed.
         prompt: Prompt of the validation.
-        metrics: For each name its value under each seed.
+        metrics: Values by metric and seed.
         checkpoints: Checkpoint of each seed.
     """
 
@@ -40,12 +40,12 @@ class Row:
 
     @property
     def label(self) -> str:
-        """The setting in words."""
+        """Description of the setting."""
         return describe(self.values) if self.values else "all trials"
 
 
 def varied(outcomes: Sequence[Outcome]) -> list[str]:
-    """The parameters that are not the same in all trials, seeds apart."""
+    """Parameters that differ between trials, except seeds."""
     found = []
     for key in dict.fromkeys(key for outcome in outcomes for key in outcome.values):
         values = {json.dumps(outcome.values.get(key), sort_keys=True) for outcome in outcomes}

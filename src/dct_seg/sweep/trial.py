@@ -1,4 +1,4 @@
-"""One trial of a sweep: its folder, its command, and what became of it."""
+"""Trial of a sweep: its folder, its command and its result."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from dct_seg.registry import check_choice
 from dct_seg.sweep.space import Sweep, Values
 
 OUTCOME, STARTED, LOG = "outcome.json", "trial.json", "log.txt"
-"""What became of a trial, written last; its values and command, written first; all that it printed."""
+"""Files of a trial: its result, written last; its values and command, written first; its output."""
 METRICS = "metrics.json"
-"""What a finished ``fit`` leaves, somewhere below its folder."""
+"""File that a finished ``fit`` writes below its folder."""
 SEEDS = ("seed_everything", "model.seed", "data.seed")
 """Parameters that tell repetitions of one setting apart."""
 NAME_LENGTH = 120
@@ -32,13 +32,13 @@ class Outcome:
 
     Args:
         values: Parameter values.
-        state: Whether it ended with a result.
+        state: State at the end, with or without a result.
         metrics: Metrics of the last validation, per prompt; empty when the trial failed.
-        checkpoint: The last one, empty when there is none.
-        error: The last line of what went wrong; empty when it finished.
-        attempts: Times it was started.
+        checkpoint: Last checkpoint, or empty.
+        error: Last line of the error; empty when it finished.
+        attempts: Number of starts.
         seconds: Seconds that the last attempt took.
-        number: In the order of starting.
+        number: Number in order of start.
     """
 
     values: Values
@@ -52,7 +52,7 @@ class Outcome:
 
     @property
     def is_finished(self) -> bool:
-        """True when there is a result."""
+        """True for a trial with a result."""
         return self.state == "finished"
 
 
@@ -62,7 +62,7 @@ class Trial:
 
     Args:
         values: Values of the sweep's parameters.
-        folder: Named by the values' hash.
+        folder: Folder, named by the hash of the values.
     """
 
     values: Values
@@ -103,13 +103,13 @@ class Trial:
             return outcome
 
     def write_outcome(self, outcome: Outcome) -> None:
-        """Write it, whole."""
+        """Write the result atomically."""
         write_whole(self.folder / OUTCOME, json.dumps(asdict(outcome), indent=1))
 
     def read_start(self) -> dict[str, Any]:
         """Record of the last start: number, attempts, values, command.
 
-        Empty when it never was.
+        Empty if it was never started.
         """
         path = self.folder / STARTED
         if not path.is_file():
@@ -120,13 +120,13 @@ class Trial:
             return found
 
     def write_start(self, *, number: int, attempts: int, command: Sequence[str]) -> None:
-        """Write what is started."""
+        """Write the record of a start."""
         start = {"number": number, "attempts": attempts, "values": self.values, "command": list(command)}
         write_whole(self.folder / STARTED, json.dumps(start, indent=1))
 
 
 def trials_in(out: Path) -> list[Trial]:
-    """All trials ever started in a sweep's folder, in the order of their starting."""
+    """All trials in a sweep's folder, in order of start."""
     found = []
     for path in out.glob(f"trials/*/{STARTED}"):
         start = Trial({}, path.parent).read_start()
@@ -186,7 +186,7 @@ def describe(values: Mapping[str, Any], keys: Sequence[str] | None = None) -> st
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """For each dotted key as much of its end as tells it from the others.
+    """Shorten each dotted key to its shortest unique ending.
 
     Example:
         >>> short_names(["model.lr", "model.seed", "data.seed"])
