@@ -223,11 +223,9 @@ def last_error(log: Path) -> str:
 
 
 def share_of_machine(slot: int, jobs: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Variables that give one of several trials its share.
+    """Environment variables of one trial: one GPU, in turn, and its share of the cores.
 
-    One GPU, in turn, and as many threads as there are cores for it.
-
-    A single trial gets all there is.
+    A single trial gets everything.
 
     Example:
         >>> share_of_machine(3, 4, {"CUDA_VISIBLE_DEVICES": "5,7", "OMP_NUM_THREADS": "2"})
