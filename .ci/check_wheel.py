@@ -1,4 +1,4 @@
-"""Fail unless the installed package predicts on a photograph, measures and trains.
+"""Fail unless the installed package predicts on an image, measures and trains.
 
 Run by check_wheel.sh outside the source tree.
 """

@@ -93,7 +93,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.exported", description="Parity of an export.")
     parser.add_argument("folder", type=Path, help="folder that `dct-seg export` wrote")
     parser.add_argument("--weights", default="dct-lite0", help="what was exported (default: %(default)s)")
-    parser.add_argument("--image", type=Path, help="a photo; random waves without")
+    parser.add_argument("--image", type=Path, help="an image; random waves without")
     parser.add_argument("--repeats", type=int, default=5, help="timed calls of each (default: %(default)s)")
     given = parser.parse_args(args)
     torch.set_num_threads(1)

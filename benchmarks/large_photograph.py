@@ -1,4 +1,4 @@
-"""The memory and the first click of one large photograph, in a process of its own."""
+"""The memory and the first click of one large image, in a process of its own."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def memory_row(args: argparse.Namespace) -> Row:
     found = _measured(torch.get_num_threads())
     return Row(
         "memory",
-        "peak memory, late, one photograph of 12 megapixels, five clicks",
+        "peak memory, late, one image of 12 megapixels, five clicks",
         "",
         "GiB",
         Spread.of([found["peak"] / 2**30]),
         at_most=2,
         note=(
-            f"the whole process; {found['before'] / 2**30:.2f} GiB of it before the photograph, libraries "
+            f"the whole process; {found['before'] / 2**30:.2f} GiB of it before the image, libraries "
             "and network"
         ),
     )

@@ -20,7 +20,7 @@ PAUSE = 0.05
 class Spread:
     """A median and the middle half around it.
 
-    Example:
+    Examples:
         >>> Spread.of([1.0, 2.0, 3.0, 4.0, 100.0])
         Spread(low=2.0, median=3.0, high=4.0)
     """

@@ -87,7 +87,7 @@ def network_method(fusion: PromptFusion) -> DCTNetMethod:
 
 
 def photograph(size: tuple[int, int] = SIZE) -> NDArray[np.uint8]:
-    """(H, W, 3) of noise; what is in a picture changes no time."""
+    """(H, W, 3) of noise; what is in an image changes no time."""
     return np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 

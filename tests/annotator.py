@@ -52,7 +52,7 @@ class Discs(Method):
 
 
 def make_folder(root: Path) -> Path:
-    """Two pictures, a.png and sub/b.png, both 40 rows by 60 columns."""
+    """Two images, a.png and sub/b.png, both 40 rows by 60 columns."""
     pixels = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     (root / "sub").mkdir(parents=True)
     Image.fromarray(pixels).save(root / "a.png")
@@ -65,7 +65,7 @@ class Page:
 
     Args:
         root: The folder.
-        make_method: A method for each picture.
+        make_method: A method for each image.
         options: Of ``create_app``.
     """
 
@@ -90,7 +90,7 @@ class Page:
         return int(self.get(name)["revision"])
 
     def do(self, rest: str, name: str = "a.png", method: str = "POST", **body: Any) -> dict[str, Any]:
-        """A change that succeeds, at the revision that the picture has."""
+        """A change that succeeds, at the revision that the image has."""
         return self.ok(
             self.client.request(method, self.url(rest, name), json={"revision": self.revision(name), **body})
         )

@@ -61,4 +61,4 @@ def test_objects_are_carried_with_their_class_and_stay_out_of_locked_ones(tmp_pa
     refused = page.client.post(page.url("/carry", "2.png"), json={"revision": 1, **body})
     assert "marked already" in refused.json()["error"] or refused.status_code == 200
     other = page.client.post(page.url("/carry", "3.png"), json={"revision": 0, **body})
-    assert (other.status_code, "between pictures of one size" in other.json()["error"]) == (400, True)
+    assert (other.status_code, "between images of one size" in other.json()["error"]) == (400, True)

@@ -182,7 +182,7 @@ def test_imported_mask_is_the_start_of_its_correction(page: Page, tmp_path: Path
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Image.new("P", (WIDTH, HEIGHT + 1)), "the mask is 60x41, but the picture is 60x40"),
+        (lambda: Image.new("P", (WIDTH, HEIGHT + 1)), "the mask is 60x41, but the image is 60x40"),
         (lambda: Image.new("RGB", (WIDTH, HEIGHT), "red"), "the mask is a color image (RGB); save"),
         (lambda: Image.linear_gradient("L").resize((WIDTH, HEIGHT)), "most of them thin bands: a soft mask"),
         (lambda: Image.new("L", (WIDTH, HEIGHT)), "the PNG holds no object"),
@@ -406,7 +406,7 @@ def test_many_objects_on_a_large_picture_fit_the_memory(tmp_path: Path) -> None:
     page = Page(tmp_path / "pictures")
     corners = [(20 * (k % 100) + 30, 500 * (k // 100) + 40) for k in range(200)]
     squares = [[[x, y, x + 15, y, x + 15, y + 400, x, y + 400]] for x, y in corners]
-    page.get()  # the picture is decoded before memory is measured
+    page.get()  # the image is decoded before memory is measured
     tracemalloc.start()
     try:
         answer = page.ok(page.client.post(f"{API}/import", json=coco_of(*squares)))

@@ -61,7 +61,7 @@ BODIES = [
         "a revision that is gone",
         CLICK.replace('"revision":0', '"revision":5'),
         409,
-        "the picture is at revision 0, not 5",
+        "the image is at revision 0, not 5",
     ),
     (
         "a revision that is no number",

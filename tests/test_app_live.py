@@ -22,7 +22,7 @@ NET = tiny_net(previous_mask=True)
 
 
 def network() -> Method:
-    """It sees pictures of 40 x 60 at their own size."""
+    """It sees images of 40 x 60 at their own size."""
     return DCTNetMethod(net=NET, first_size=WIDTH, zoom_in=False, precision="float32")
 
 

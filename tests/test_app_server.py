@@ -32,9 +32,9 @@ def disc(row: float, col: float, radius: float) -> NDArray[np.bool_]:
 
 
 def sent_mask(mask: dict[str, Any], threshold: float = 0.5) -> NDArray[np.bool_]:
-    """What the page draws of a mask, at the picture's size."""
+    """What the page draws of a mask, at the image's size."""
     values = np.asarray(Image.open(io.BytesIO(base64.b64decode(mask["png"]))))
-    assert values.shape == (mask["height"], mask["width"]), "small pictures are sent pixel by pixel"
+    assert values.shape == (mask["height"], mask["width"]), "small images are sent pixel by pixel"
     whole = np.zeros((HEIGHT, WIDTH))
     whole[mask["row"] : mask["row"] + mask["height"], mask["col"] : mask["col"] + mask["width"]] = (
         values / 255

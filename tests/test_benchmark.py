@@ -1,5 +1,5 @@
 """The benchmark: one sample by hand, files that survive a kill, the same numbers on any number of processes,
-tables and pictures.
+tables and images.
 """
 
 import csv
@@ -236,7 +236,7 @@ def test_a_sample_that_fails_is_recorded_and_the_run_goes_on(tmp_path: Path) -> 
         ({"radius_noise": 0.5, "prompt": "click"}, "prompt 'click' has none"),
         ({"workers": 0}, "workers and max_clicks are 1 or more"),
         ({"limit": 0}, "limit is a number of samples"),
-        ({"held_out": 1.0}, "held_out is a share of the photographs"),
+        ({"held_out": 1.0}, "held_out is a share of the images"),
         ({"held_out": 1e-9}, "boxes: none of its 6 samples falls to a held-out share"),
     ],
 )
@@ -250,7 +250,7 @@ def test_held_out_measures_just_what_training_never_sees(tmp_path: Path) -> None
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True)
     labels = np.zeros((40, 50), np.uint8)
-    # two objects a photograph
+    # two objects an image
     labels[5:20, 5:20] = 1
     labels[25:38, 20:45] = 2
     for number in range(12):
@@ -569,7 +569,7 @@ def test_every_table_carries_its_protocol() -> None:
     assert rows[1][:3] == ["GrabCut", "mine", "1"]
 
 
-# pictures and the command
+# images and the command
 
 
 def test_the_command_writes_results_tables_curves_and_strips(

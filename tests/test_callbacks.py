@@ -75,7 +75,7 @@ def records(run: Path) -> list[dict[str, Any]]:
 
 
 def table_of(found: list[dict[str, Any]], key: str) -> dict[str, Any]:
-    """The last table logged under a key; W&B keeps it, with its pictures, in an artifact."""
+    """The last table logged under a key; W&B keeps it, with its images, in an artifact."""
     artifacts = [record["artifact"] for record in found if record["type"] == "artifact"]
     entries = [
         entry

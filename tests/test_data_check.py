@@ -86,7 +86,7 @@ def test_the_report_is_plain_json_and_shows_the_first_offenders(tmp_path: Path) 
     write(tmp_path, "good", one_object(), shade=20)
     report = check_folder(tmp_path)
     assert report.render(first=2).splitlines()[1:] == [
-        "7 x picture without a mask",
+        "7 x image without a mask",
         "    images/n0.png has no masks/n0.png",
         "    images/n1.png has no masks/n1.png",
         "    ... and 5 more (--json lists all)",

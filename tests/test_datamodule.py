@@ -25,7 +25,7 @@ from dct_seg.data.sampling import EvaluationSampler, TrainingLoader, TrainingSam
 
 
 def make_folder(root: Path, num: int = 10, size: tuple[int, int] = (60, 80), suffix: str = "png") -> Path:
-    """Pictures of noise with two objects each, every picture another."""
+    """Images of noise with two objects each, every image another."""
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(num)
@@ -171,7 +171,7 @@ def test_two_photographs_are_one_each_and_one_cannot_be_split(tmp_path: Path) ->
     assert data.train_set is not None
     assert (len(data.train_set), len(val_names(data))) == (1, 2)
     with pytest.raises(
-        ValueError, match="one photograph cannot be split; give a val_root, more photographs, or holdout 0"
+        ValueError, match="one image cannot be split; give a val_root, more images, or holdout 0"
     ):
         module(make_folder(tmp_path / "one", 1)).setup()
 
@@ -218,7 +218,7 @@ def test_a_loader_goes_on_where_its_state_was_taken(tmp_path: Path) -> None:
 
 
 class Recorder(LightningModule):
-    """Learns the mean colour, and remembers which batches it saw."""
+    """Learns the mean color, and remembers which batches it saw."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -286,7 +286,7 @@ def test_an_unreadable_picture_is_skipped_named_once_and_counted(tmp_path: Path)
     assert not any("images/3.jpg" in name for name in names)
     assert {name.split("/", 1)[1]: count for name, count in data.skipped.items()} == {"images/3.jpg": 4}
     with pytest.warns(
-        UserWarning, match=r"1 photographs could not be decoded and were skipped 4 times: .*/images/3\.jpg"
+        UserWarning, match=r"1 images could not be decoded and were skipped 4 times: .*/images/3\.jpg"
     ):
         data.teardown("fit")
 
@@ -408,7 +408,7 @@ def test_each_worker_gets_its_part_of_the_cache(tmp_path: Path) -> None:
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"crop_size": 8}, "crop_size must be at least 16, got 8"),
         ({"holdout": 1.0}, "holdout is a share of the images, at least 0 and below 1, got 1.0"),
-        ({"val_dataset": "GrabCat"}, "unknown data set 'GrabCat'; did you mean 'GrabCut'"),
+        ({"val_dataset": "GrabCat"}, "unknown dataset 'GrabCat'; did you mean 'GrabCut'"),
         ({"root": {}}, "root wants folders with weights of 0 or more, not all 0"),
         ({"aspect": math.nan}, "aspect is a factor, at least 1, got nan"),
         ({"scale": (math.nan, 1.0)}, r"scale is \(low, high\) with 0 < low <= high, got \(nan, 1.0\)"),

@@ -1,4 +1,4 @@
-"""Each data set read from a tiny copy of its true layout, and each way a folder can be wrong."""
+"""Each dataset read from a tiny copy of its true layout, and each way a folder can be wrong."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_every_data_set_keeps_the_contract_of_samples(kind: str, tmp_path: Path)
         again = dataset.read(index)
         assert (again.image == sample.image).all()
         assert (again.mask == sample.mask).all()
-    with pytest.raises(IndexError, match=f"sample {len(dataset)} of a data set with {len(dataset)} samples"):
+    with pytest.raises(IndexError, match=f"sample {len(dataset)} of a dataset with {len(dataset)} samples"):
         dataset.read(len(dataset))
 
 
@@ -267,7 +267,7 @@ def test_a_size_mismatch_stops_at_the_start_with_both_sizes(tmp_path: Path) -> N
 
 def test_a_file_that_is_no_picture_is_left_out_and_named(tmp_path: Path) -> None:
     make_folder(tmp_path)
-    (tmp_path / "images" / "a.jpg").write_bytes(b"not a picture")
+    (tmp_path / "images" / "a.jpg").write_bytes(b"not an image")
     with pytest.warns(UserWarning, match=r"1 files are left out; first: .*a\.jpg cannot be decoded"):
         dataset = open_dataset("Folder", tmp_path)
     assert [dataset.name(index) for index in range(len(dataset))] == ["images/b c.png"]
@@ -276,14 +276,14 @@ def test_a_file_that_is_no_picture_is_left_out_and_named(tmp_path: Path) -> None
 def test_a_picture_without_a_mask_is_left_out_and_named(tmp_path: Path) -> None:
     make_folder(tmp_path)
     picture(tmp_path / "images" / "z.jpg")
-    with pytest.warns(UserWarning, match=r"1 pictures without a mask are left out; first: z\.jpg"):
+    with pytest.warns(UserWarning, match=r"1 images without a mask are left out; first: z\.jpg"):
         assert len(open_dataset("Folder", tmp_path)) == 3
 
 
 def test_two_pictures_of_one_stem_are_an_error(tmp_path: Path) -> None:
     make_folder(tmp_path)
     picture(tmp_path / "images" / "a.png")
-    with pytest.raises(ValueError, match="several pictures named 'a'"):
+    with pytest.raises(ValueError, match="several images named 'a'"):
         open_dataset("Folder", tmp_path)
 
 
@@ -297,16 +297,16 @@ def test_a_folder_of_folders_names_those_that_would_do(tmp_path: Path) -> None:
 
 def test_an_unknown_name_reads_a_folder_and_else_gets_the_nearest(tmp_path: Path) -> None:
     assert len(open_dataset("cats", make_folder(tmp_path))) == 3
-    with pytest.raises(ValueError, match="unknown data set 'GrabCat'; did you mean 'GrabCut'"):
+    with pytest.raises(ValueError, match="unknown dataset 'GrabCat'; did you mean 'GrabCut'"):
         open_dataset("GrabCat", tmp_path / "nowhere")
 
 
 def test_an_unknown_option_and_a_missing_root_are_told(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"the data set Folder was given splt: .*unexpected keyword argument 'splt'"
+        ValueError, match=r"the dataset Folder was given splt: .*unexpected keyword argument 'splt'"
     ):
         open_dataset("Folder", make_folder(tmp_path), splt="val")
-    with pytest.raises(ValueError, match="the data set GrabCut needs a folder: data_GT"):
+    with pytest.raises(ValueError, match="the dataset GrabCut needs a folder: data_GT"):
         open_dataset("GrabCut")
 
 

@@ -37,7 +37,7 @@ def test_large_image_is_shrunk_to_the_longer_side_and_a_small_one_left() -> None
 
 
 def test_view_s_clicks_point_at_the_same_spot_as_its_pixels() -> None:
-    """Each pixel of a picture knows its place.
+    """Each pixel of an image knows its place.
 
     What lies under a click must say so after cropping and resizing.
     """

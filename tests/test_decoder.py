@@ -1,4 +1,4 @@
-"""The decoder: normalised layers with given statistics, pyramid pooling, any size."""
+"""The decoder: normalized layers with given statistics, pyramid pooling, any size."""
 
 import pytest
 import torch

@@ -72,7 +72,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """Ten files for the data set: a bright disk on the left, its mask on the right."""
+    """Ten files for the dataset: a bright disk on the left, its mask on the right."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -120,7 +120,7 @@ def test_a_misspelt_short_name_is_answered_with_the_installed_one(installed: Pat
         str(tmp_path),
         code=2,
     )
-    assert "unknown method 'samecolour'; did you mean 'same_colour'?" in line
+    assert "unknown method 'samecolor'; did you mean 'same_color'?" in line
 
 
 @pytest.mark.slow
@@ -158,5 +158,5 @@ def test_the_network_trains_with_loss_and_encoder_on_the_data_set_and_is_measure
     assert "| SideBySide | dctnet      | 10 |" in table
     assert "| SideBySide | same_colour | 10 | 1.00 [1.00, 1.00]" in table, (
         table
-    )  # one colour a disk: one click
-    assert "same_colour: tolerance 30" in table
+    )  # one color a disk: one click
+    assert "same_color: tolerance 30" in table

@@ -110,7 +110,7 @@ def test_check_of_an_empty_folder_finds_that_it_is_empty(
         (tmp_path / kind).mkdir()
     assert main(["data", "check", str(tmp_path)]) == 1
     told = capsys.readouterr().out
-    assert "1 x no picture has a mask" in told
+    assert "1 x no image has a mask" in told
     assert "nothing wrong" not in told
 
 

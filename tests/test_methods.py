@@ -321,7 +321,7 @@ def test_the_frame_of_a_small_image_is_all_of_it() -> None:
     assert frame_of((3, 4), 2).all()
 
 
-# colours, graph, paths
+# colors, graph, paths
 
 
 def test_colours_of_one_side_alone_are_certain_and_unseen_ones_are_even() -> None:

@@ -45,7 +45,7 @@ def test_outputs_are_kept_small_and_whole(name: str) -> None:
         "not run from the first cell to the last"
     )
     outputs = [output for cell in code for output in cell["outputs"]]
-    assert any("image/png" in output.get("data", {}) for output in outputs), "a notebook without a picture"
+    assert any("image/png" in output.get("data", {}) for output in outputs), "a notebook without an image"
     assert [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"] == []
     assert not re.search(
         r"/(home|tmp|Users|root|usr)/|site-packages", json.dumps([o.get("text", "") for o in outputs])

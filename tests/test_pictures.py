@@ -1,4 +1,4 @@
-"""Pictures: the right colours at the right places, whole files."""
+"""Images: the right colors at the right places, whole files."""
 
 from __future__ import annotations
 

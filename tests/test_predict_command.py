@@ -175,7 +175,7 @@ def test_picture_that_fails_does_not_stop_the_others(
     Image.new("RGB", (20, 20)).save(folder / "small.png")
     assert run(folder, "--click", "40,50,12", "--weights", weights, "--out", tmp_path / "out") == 1
     told = capsys.readouterr()
-    assert "2 masks of 2 pictures" in told.out
+    assert "2 masks of 2 images" in told.out
     assert "2 failed" in told.out
     assert "broken.png: broken.png cannot be decoded" in told.err
     assert "small.png: click (40, 50) lies outside the image of 20 rows and 20 columns" in told.err
@@ -212,11 +212,11 @@ def test_pictures_of_one_name_and_pictures_that_are_not_there_are_refused(
     assert run(folder, "--click", "1,2", "--out", tmp_path / "out") == 2
     assert "a.jpg and a.png would have the same output a" in capsys.readouterr().err
     assert run(folder / "c.png", "--click", "1,2", "--out", tmp_path / "out") == 2
-    assert "no picture or folder" in capsys.readouterr().err
+    assert "no image or folder" in capsys.readouterr().err
     log = tmp_path / "log.jsonl"
     log.write_text('{"image": "c.png", "clicks": [{"row": 1, "col": 2}]}\n')
     assert run(folder, "--clicks", log, "--out", tmp_path / "out") == 2
-    assert "the log's picture c.png is not among the 3 given" in capsys.readouterr().err
+    assert "the log's image c.png is not among the 3 given" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_masks_of_the_last_run_are_never_read_as_pictures(
     words = ("--click", "40,50,12", "--weights", weights, "--out")
     for out in (folder / "predicted", folder / "predicted", folder / "again", folder, folder):
         assert run(folder, *words, out) == 0
-        assert "2 masks of 2 pictures" in capsys.readouterr().out
+        assert "2 masks of 2 images" in capsys.readouterr().out
     assert run(folder / "predicted" / "masks" / "a.png", *words, folder / "predicted") == 2
     assert "lies where --out" in capsys.readouterr().err
     assert [entry.name for entry in Folder(folder).entries()] == [

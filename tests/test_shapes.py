@@ -1,4 +1,4 @@
-"""The data set that ships as code."""
+"""The dataset that ships as code."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_objects_are_visible_and_overlap() -> None:
     shapes = tiny()
     samples = list(shapes)
     assert min(int(sample.mask.sum()) for sample in samples) >= 80
-    assert len(samples) > shapes.num_images  # several objects a picture
+    assert len(samples) > shapes.num_images  # several objects an image
     labels = [shapes.read_photo(number).labels.astype(int) for number in range(shapes.num_images)]
     assert any(((one[:, 1:] * one[:, :-1] > 0) & (one[:, 1:] != one[:, :-1])).any() for one in labels)
 

@@ -57,7 +57,7 @@ def test_every_rank_takes_as_many_clicks_though_masks_differ(ranks):
     one, other = ranks
     assert one["steps"] == other["steps"]
     counts = [after - before for before, after in zip(one["steps"], one["steps"][1:], strict=False)]
-    assert len(counts) == 2 * 2  # eight pictures, two ranks, batches of two; two epochs
+    assert len(counts) == 2 * 2  # eight images, two ranks, batches of two; two epochs
     assert set(counts) <= {1, 2, 3}
     assert len(set(counts)) > 1
     assert not torch.equal(one["batch"]["mask"], other["batch"]["mask"])

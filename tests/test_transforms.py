@@ -24,7 +24,7 @@ from dct_seg.data.transforms import PADDING_COLOUR, ObjectCrop, cut, training_tr
 def scene(
     height: int = 90, width: int = 120, box: tuple[int, int, int, int] = (20, 30, 50, 70)
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A gray picture with a white object, ignore to the right of it."""
+    """A gray image with a white object, ignore to the right of it."""
     image = np.full((height, width, 3), 60, dtype=np.uint8)
     mask = np.zeros((height, width), dtype=np.uint8)
     top, left, bottom, right = box
@@ -112,7 +112,7 @@ def test_object_scale_sets_the_objects_share_and_keeps_it_in_sight(box: tuple[in
         assert 0.29 <= share <= 0.61 or height in (
             32,
             300,
-        )  # but never zoomed more than 4 times, nor out beyond the picture
+        )  # but never zoomed more than 4 times, nor out beyond the image
         seen = (mask[max(0, top) : top + height, max(0, left) : left + width] == 1).sum()
         assert seen >= 0.7 * (mask == 1).sum()
 

@@ -35,7 +35,7 @@ def tiny_task(
 
 
 def tiny_data(**options: Any) -> ClickSimulatorDataModule:
-    """Eight pictures to train on, in four batches, and five to validate on."""
+    """Eight images to train on, in four batches, and five to validate on."""
     pictures = {"size": (32, 40), "min_object_size": 20}
     defaults: dict[str, Any] = {
         "options": {"num_images": 8, **pictures},

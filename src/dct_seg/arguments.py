@@ -25,7 +25,7 @@ class OneLineErrors:
 class CommandParser(OneLineErrors, argparse.ArgumentParser):
     """Parser of a command's arguments.
 
-    Example:
+    Examples:
         >>> CommandParser(prog="dct-seg").parse_args(["--size"])
         Traceback (most recent call last):
         ...

@@ -144,7 +144,7 @@ class Euclidean(ClickEncoder):
     Raises:
         ValueError: When ``limit`` is not above 0.
 
-    Example:
+    Examples:
         >>> from dct_seg.clicks import Click
         >>> maps = Euclidean(limit=4.0)(ClickBatch.from_clicks([[Click(0, 0)]]), (1, 6))
         >>> maps[0, 0, 0].tolist()
@@ -169,7 +169,7 @@ class Disk(ClickEncoder):
     Raises:
         ValueError: When ``radius`` is not above 0.
 
-    Example:
+    Examples:
         >>> from dct_seg.clicks import Click
         >>> Disk(radius=1.0)(ClickBatch.from_clicks([[Click(0, 1)]]), (1, 4))[0, 0, 0].tolist()
         [1.0, 1.0, 1.0, 0.0]
@@ -185,7 +185,7 @@ class Disk(ClickEncoder):
 
 @CLICK_ENCODERS.register()
 class Gaussian(ClickEncoder):
-    """A Gaussian of fixed ``sigma`` pixels at each click, 1 at its centre.
+    """A Gaussian of fixed ``sigma`` pixels at each click, 1 at its center.
 
     Source: eq. 1 with d a Gaussian map. The paper takes the minimum over clicks, we the maximum: where clicks
     lie apart, the minimum of maps that are 1 at their own click is 0 at all of them. ``union="min"`` restores
@@ -198,7 +198,7 @@ class Gaussian(ClickEncoder):
     Raises:
         ValueError: When an argument is out of its range.
 
-    Example:
+    Examples:
         >>> from dct_seg.clicks import Click
         >>> maps = Gaussian(sigma=2.0)(ClickBatch.from_clicks([[Click(0, 0)]]), (1, 3))
         >>> [round(v, 3) for v in maps[0, 0, 0].tolist()]
@@ -226,7 +226,7 @@ class TanhDistance(ClickEncoder):
     Raises:
         ValueError: When ``radius`` is not above 0.
 
-    Example:
+    Examples:
         >>> from dct_seg.clicks import Click
         >>> maps = TanhDistance(radius=2.0)(ClickBatch.from_clicks([[Click(0, 0)]]), (1, 3))
         >>> [round(v, 3) for v in maps[0, 0, 0].tolist()]
@@ -257,7 +257,7 @@ class HalfWidthGaussian(ClickEncoder):
     Raises:
         ValueError: When ``width`` is not above 0.
 
-    Example:
+    Examples:
         >>> from dct_seg.clicks import Click
         >>> maps = HalfWidthGaussian(width=4.0)(ClickBatch.from_clicks([[Click(0, 0)]]), (1, 3))
         >>> [round(v, 3) for v in maps[0, 0, 0].tolist()]
@@ -291,7 +291,7 @@ class SpatialDCT(ClickEncoder):
     Raises:
         ValueError: When an argument is out of its range; in ``forward``, when a click has no radius.
 
-    Example:
+    Examples:
         >>> from dct_seg.clicks import Click
         >>> maps = SpatialDCT(sigma_scale=0.5)(ClickBatch.from_clicks([[Click(0, 0, radius=4.0)]]), (1, 3))
         >>> [round(v, 3) for v in maps[0, 0, 0].tolist()]

@@ -21,7 +21,7 @@ class Click:
     """One click, with its drag if there was one.
 
     Args:
-        row: Row in pixels of the image; an integer is a pixel's centre.
+        row: Row in pixels of the image; an integer is a pixel's center.
         col: Column in pixels.
         positive: True on the object, False on what should be background.
         radius: Length of the drag in pixels (the paper's r, section 2.1); None when the person only clicked.
@@ -84,7 +84,7 @@ class ClickBatch:
     """The ordered clicks of a batch of images, padded to one length; never changed in place.
 
     Args:
-        coords: (B, N, 2) float32, (row, col) in pixels; an integer is a pixel's centre.
+        coords: (B, N, 2) float32, (row, col) in pixels; an integer is a pixel's center.
         labels: (B, N) int64: 1 positive, 0 negative, -1 padding.
         radii: (B, N) float32, pixels; NaN where the person did not drag.
 
@@ -92,7 +92,7 @@ class ClickBatch:
         ValueError: When the three do not agree in shape.
         TypeError: When coords or radii are whole numbers, which would lose what scaling makes of them.
 
-    Example:
+    Examples:
         >>> clicks = ClickBatch.from_clicks([[Click(4, 5, radius=3.0)], []])
         >>> clicks.labels.tolist(), clicks.num_clicks.tolist()
         ([[1], [-1]], [1, 0])
@@ -204,7 +204,7 @@ class ClickBatch:
     def scaled(self, old_size: tuple[int, int], new_size: tuple[int, int]) -> ClickBatch:
         """The clicks after the image is resized from ``old_size`` to ``new_size``, both (H, W).
 
-        Pixels are areas: the centre of pixel 0 lies half a pixel inside the image at either size. A radius
+        Pixels are areas: the center of pixel 0 lies half a pixel inside the image at either size. A radius
         follows the geometric mean of both factors.
         """
         factor = self.coords.new_tensor([new_size[0] / old_size[0], new_size[1] / old_size[1]])

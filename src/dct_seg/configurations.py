@@ -60,7 +60,7 @@ def resolve_arguments(args: Sequence[str], options: Sequence[str] = ("--config",
     Raises:
         ValueError: When a configuration is unknown.
 
-    Example:
+    Examples:
         >>> Path(resolve_arguments(["fit", "--config", "quickstart"])[2]).name
         'quickstart.yaml'
     """

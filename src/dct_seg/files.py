@@ -25,7 +25,7 @@ def naming(what: str, remedy: str) -> Iterator[None]:
     Raises:
         ValueError: When the block raises what broken content makes it raise.
 
-    Example:
+    Examples:
         >>> with naming("a.json is no list", "write it anew"):
         ...     {}["items"]
         Traceback (most recent call last):
@@ -73,7 +73,7 @@ def whole_file(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
         path: The file; its folder is made.
         durable: Wait until the disk holds it, so that it outlives a power cut too.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     with whole_file(f"{folder}/notes.txt") as temporary:

@@ -41,7 +41,7 @@ def take_step(
     Returns:
         The clicks with the radii used, and the prediction.
 
-    Example:
+    Examples:
         >>> take_step(lambda clicks, previous: clicks, lambda clicks, previous: len(clicks), ["a", "b"], None)
         (['a', 'b'], 2)
     """

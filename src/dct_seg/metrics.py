@@ -36,7 +36,7 @@ def iou(
     Raises:
         TypeError: When a map is not bool.
 
-    Example:
+    Examples:
         >>> iou(torch.tensor([[[True, True, False]]]), torch.tensor([[[False, True, True]]])).tolist()
         [0.3333333333333333]
     """
@@ -77,7 +77,7 @@ def num_clicks_to(
     Raises:
         ValueError: When the runs stopped before ``threshold``, so that the number would mean nothing.
 
-    Example:
+    Examples:
         >>> num_clicks_to(torch.tensor([[0.5, 0.85, 0.9], [0.2, 0.3, 0.4]]), 0.85, max_clicks=3).tolist()
         [2, 3]
     """
@@ -107,7 +107,7 @@ def miou_at(ious: Tensor, click: int, max_clicks: int = 20, *, target: float | N
     Raises:
         ValueError: When a target below 1 stopped the runs, or ``click`` is not in 1..``max_clicks``.
 
-    Example:
+    Examples:
         >>> miou_at(torch.tensor([[0.25, 0.5], [1.0, -1.0]]), 2, max_clicks=2).item()
         0.75
     """
@@ -132,7 +132,7 @@ def auc(ious: Tensor, max_clicks: int = 20, *, target: float | None = None) -> T
 def hold_last(ious: Tensor, max_clicks: int) -> Tensor:
     """The runs at full length, (n, ``max_clicks``): the last IoU of each stands at all clicks after it.
 
-    Example:
+    Examples:
         >>> hold_last(torch.tensor([[0.5, -1.0], [0.25, 0.75]]), 3).tolist()
         [[0.5, 0.5, 0.5], [0.25, 0.75, 0.75]]
     """
@@ -157,7 +157,7 @@ def bootstrap_interval(
     Raises:
         ValueError: When there are no values.
 
-    Example:
+    Examples:
         >>> bootstrap_interval([3.0, 3.0, 3.0])
         (3.0, 3.0)
     """
@@ -175,7 +175,7 @@ def bootstrap_interval(
 
 
 class NumberOfClicks(Metric):
-    """NoC, failures, mIoU@k and AuC of a data set, exact under any sampler and on any number of processes.
+    """NoC, failures, mIoU@k and AuC of a dataset, exact under any sampler and on any number of processes.
 
     The state is a table with one row a sample, written by sample id and merged by maximum: a sample that a
     padded ``DistributedSampler`` hands out twice counts once. Samples never seen are left out of everything;
@@ -186,7 +186,7 @@ class NumberOfClicks(Metric):
     has no mIoU@k and no AuC.
 
     Args:
-        num_samples: The size of the data set; sample ids are 0 to ``num_samples`` - 1.
+        num_samples: The size of the dataset; sample ids are 0 to ``num_samples`` - 1.
         max_clicks: The most clicks a run has.
         thresholds: IoUs for NoC.
         miou_at: Clicks (from 1) for mIoU@k.
@@ -196,7 +196,7 @@ class NumberOfClicks(Metric):
     Raises:
         ValueError: When a threshold is above ``target``, or a k above ``max_clicks``.
 
-    Example:
+    Examples:
         >>> metric = NumberOfClicks(num_samples=2, max_clicks=3, thresholds=(0.8,), miou_at=(1,))
         >>> metric.update(torch.tensor([[0.5, 0.9, 0.95], [0.7, 0.7, 0.7]]), torch.tensor([0, 1]))
         >>> {name: round(value.item(), 4) for name, value in metric.compute().items()}

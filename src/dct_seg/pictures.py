@@ -1,4 +1,4 @@
-"""Pictures of an interaction.
+"""Images of an interaction.
 
 The image, the mask in dark red, clicks in green and red, drags as circles (the paper's Fig. 4).
 """
@@ -109,10 +109,10 @@ def draw_strips(
 
 
 def save_png(picture: NDArray[np.uint8], path: str | Path) -> Path:
-    """Write a picture whole or not at all.
+    """Write an image whole or not at all.
 
     Args:
-        picture: (H, W, 3) uint8 RGB, or (H, W) uint8 grey.
+        picture: (H, W, 3) uint8 RGB, or (H, W) uint8 gray.
         path: The file; its folder is made.
     """
     with whole_file(path) as temporary:

@@ -48,7 +48,7 @@ class Prediction:
         clicks: The clicks with the radii that were used.
         timings: Time that the prediction took.
 
-    Example:
+    Examples:
         >>> probs = np.array([[0.0, 0.9, 0.8], [0.0, 0.7, 0.6]], np.float32)
         >>> one = Prediction(probs > 0.5, probs, ())
         >>> one.box, one.area
@@ -138,7 +138,7 @@ def _outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
     padded = np.pad(mask, 1)
     inside = padded[1:-1, 1:-1]
     after: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    # neighbor, and the side towards it from its first to its last corner, with the mask on the right
+    # neighbor, and the side toward it from its first to its last corner, with the mask on the right
     sides = (
         (padded[:-2, 1:-1], (0, 0), (1, 0)),
         (padded[1:-1, 2:], (1, 0), (1, 1)),

@@ -77,7 +77,7 @@ class Predictor:
     Raises:
         ValueError: The threshold is no probability.
 
-    Example:
+    Examples:
         >>> from dct_seg.methods import METHODS
         >>> predictor = Predictor(METHODS.get("disc")())
         >>> predictor.set_image(np.zeros((9, 9, 3), np.uint8))
@@ -135,7 +135,7 @@ class Predictor:
         """Start on an image; the clicks before are forgotten.
 
         Args:
-            image: (H, W, 3) uint8; (H, W) grey and (H, W, 4) with alpha are converted.
+            image: (H, W, 3) uint8; (H, W) gray and (H, W, 4) with alpha are converted.
             image_format: Order of the three channels; OpenCV reads ``BGR``.
             start: (H, W) bool, the mask that the first click corrects; without clicks it is the answer.
 
@@ -393,7 +393,7 @@ class Predictor:
 
 
 def _rgb(image: NDArray[Any]) -> NDArray[Any]:
-    """A grey image three times over, one with alpha without it; anything else as it is."""
+    """A gray image three times over, one with alpha without it; anything else as it is."""
     if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1):
         return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
     return image[..., :3] if image.ndim == 3 and image.shape[2] == 4 else image

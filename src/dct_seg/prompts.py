@@ -33,7 +33,7 @@ def clicks_of(
     Raises:
         ValueError: When the arguments do not fit each other.
 
-    Example:
+    Examples:
         >>> clicks_of([[30, 20]], [0])
         [Click(row=20.0, col=30.0, positive=False, radius=None)]
         >>> clicks_of(None, box=[10, 20, 30, 60])

@@ -35,7 +35,7 @@ def check_number(
     Raises:
         ValueError: When the value is out of range, NaN or infinite, or no number.
 
-    Example:
+    Examples:
         >>> check_number("lr", -1.0, above=0)
         Traceback (most recent call last):
         ...
@@ -66,7 +66,7 @@ def check_span(name: str, span: Sequence[float] | None) -> None:
     Raises:
         ValueError: When it is not.
 
-    Example:
+    Examples:
         >>> check_span("scale", (0.75, float("inf")))
         Traceback (most recent call last):
         ...

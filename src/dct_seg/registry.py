@@ -1,4 +1,4 @@
-"""Names to things: the one lookup behind click encoders, data sets, methods and pretrained models."""
+"""Names to things: the one lookup behind click encoders, datasets, methods and pretrained models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 def unknown_name(noun: str, name: str, known: list[str]) -> ValueError:
     """The error for a name that nothing answers to: what was given, the nearest known name, all known names.
 
-    Example:
+    Examples:
         >>> print(unknown_name("loss", "BCE", ["bce", "dice"]))
         unknown loss 'BCE'; did you mean 'bce'? known: bce, dice
     """
@@ -48,7 +48,7 @@ class Registry(Generic[T]):
         group: Entry-point group. A package adds ``name = "module:attribute"`` under it in its own
             ``pyproject.toml``.
 
-    Example:
+    Examples:
         >>> shapes: Registry[type] = Registry("shape")
         >>> @shapes.register()
         ... class Disk: ...

@@ -19,7 +19,7 @@ def encode(mask: NDArray[np.bool_]) -> dict[str, Any]:
     Args:
         mask: (H, W) bool.
 
-    Example:
+    Examples:
         >>> encode(np.array([[False, True], [True, True]]))
         {'size': [2, 2], 'counts': '13'}
     """
@@ -29,7 +29,7 @@ def encode(mask: NDArray[np.bool_]) -> dict[str, Any]:
 def packed(lengths: Iterable[int], size: tuple[int, int]) -> dict[str, Any]:
     """The packed run-length encoding of runs, background first, that fill (height, width).
 
-    Example:
+    Examples:
         >>> packed([1, 3], (2, 2))
         {'size': [2, 2], 'counts': '13'}
     """
@@ -42,7 +42,7 @@ def runs(mask: NDArray[np.bool_]) -> list[int]:
     Args:
         mask: (H, W) bool.
 
-    Example:
+    Examples:
         >>> runs(np.array([[False, True], [True, True]]))
         [1, 3]
     """
@@ -79,7 +79,7 @@ def decode_part(rle: Mapping[str, Any]) -> tuple[tuple[slice, slice], NDArray[np
     Raises:
         ValueError: When :func:`decode` does.
 
-    Example:
+    Examples:
         >>> decode_part({"size": [2, 3], "counts": [3, 1, 2]})
         ((slice(1, 2, None), slice(1, 2, None)), array([[ True]]))
     """

@@ -35,7 +35,7 @@ class Stopped(BaseException):
     def __str__(self) -> str:
         """One line.
 
-        Example:
+        Examples:
             >>> str(Stopped(signal.SIGINT, "the same command goes on from here"))
             'stopped by SIGINT; the same command goes on from here'
         """

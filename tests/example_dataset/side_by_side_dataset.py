@@ -1,4 +1,4 @@
-"""A data set in a package of its own: files that hold the picture on the left and its mask on the right."""
+"""A dataset in a package of its own: files that hold the image on the left and its mask on the right."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from dct_seg.data.images import read_image
 class SideBySide(InteractiveDataset):
     """One object a file, white on black in the file's right half.
 
-    Example:
+    Examples:
         >>> SideBySide("no/such/folder")
         Traceback (most recent call last):
         ...
         FileNotFoundError: no folder no/such/folder; SideBySide wants NAME.png: the picture on the left, its mask on the right
     """  # noqa: E501
 
-    layout = "NAME.png: the picture on the left, its mask on the right"
+    layout = "NAME.png: the image on the left, its mask on the right"
 
     def _list(self) -> Iterator[Listing]:
         self._wanted()  # the root must be there

@@ -16,7 +16,7 @@ class Ring(ClickEncoder):
     Args:
         width: Pixels from the ring at which the map has fallen to 0.
 
-    Example:
+    Examples:
         >>> from dct_seg import Click
         >>> maps = Ring(width=2.0)(ClickBatch.from_clicks([[Click(0, 0, radius=3.0)]]), (1, 7))
         >>> maps[0, 0, 0].tolist()

@@ -1,6 +1,6 @@
 """An interactive segmentation method in a package of its own.
 
-What is connected to a click and has its colour.
+What is connected to a click and has its color.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from dct_seg import Click, Method
 
 
 class SameColour(Method):
-    """Each click claims the connected region of its own colour, for the object or for the background.
+    """Each click claims the connected region of its own color, for the object or for the background.
 
     A later click overrules.
 
     Args:
-        tolerance: Greatest difference of each colour channel, 0..255.
+        tolerance: Greatest difference of each color channel, 0..255.
 
-    Example:
+    Examples:
         >>> image = np.zeros((20, 30, 3), np.uint8)
         >>> image[5:15, 10:25] = 200
         >>> method = SameColour(tolerance=120)

@@ -16,7 +16,7 @@ class Coarse(InteractiveNetwork):
         config: Backbone and click encoder.
         bias: The convolution has a bias; an option that only this network takes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from dct_seg import Click, ClickBatch
         >>> config = DCTNetConfig(backbone="resnet18", backbone_weights="none", click_encoder="Disk")

@@ -22,7 +22,7 @@ def encode(mask: NDArray[np.bool_]) -> list[int]:
     Args:
         mask: (H, W) bool; object pixels become 255 in all channels, the others 0.
 
-    Example:
+    Examples:
         >>> encode(np.array([[True]]))
         [0, 0, 0, 4, 57, 189, 252, 63, 240]
     """

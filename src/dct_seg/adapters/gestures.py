@@ -32,7 +32,7 @@ def point_click(
     Raises:
         ValueError: When the point lies outside the image, or is no number.
 
-    Example:
+    Examples:
         >>> point_click(7.9, 3.0, (10, 20))
         Click(row=3.0, col=7.0, positive=True, radius=None)
         >>> point_click(20, 10, (10, 20)).col
@@ -58,7 +58,7 @@ def box_drag(corners: Sequence[float], size: Size) -> Click:
     Raises:
         ValueError: When nothing of the box lies inside the image.
 
-    Example:
+    Examples:
         >>> box_drag([2, 4, 12, 10], (20, 20))
         Click(row=7.0, col=7.0, positive=True, radius=3.0)
     """

@@ -29,10 +29,10 @@ def main(args: Sequence[str]) -> int:
     """
     parser = CommandParser(
         prog="dct-seg annotate",
-        description="Annotate a folder of pictures in the browser: press on an object, drag to its edge.",
+        description="Annotate a folder of images in the browser: press on an object, drag to its edge.",
     )
     parser.add_argument(
-        "folder", metavar="DIR", help="the pictures, in subfolders too; all work is kept in DIR/.dct-seg"
+        "folder", metavar="DIR", help="the images, in subfolders too; all work is kept in DIR/.dct-seg"
     )
     parser.add_argument(
         "--weights",
@@ -71,7 +71,7 @@ def main(args: Sequence[str]) -> int:
     app = server.create_app(project, make_method, model=card, token=token, hosts=LOOPBACK if local else None)
     url = url_of(given.host, listener, token)
     sys.stdout.write(
-        f"{len(project.folder.entries())} pictures in {Path(given.folder)}; press Ctrl+C to stop\n{url}\n"
+        f"{len(project.folder.entries())} images in {Path(given.folder)}; press Ctrl+C to stop\n{url}\n"
     )
     sys.stdout.flush()
     if not given.no_browser:

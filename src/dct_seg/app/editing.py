@@ -60,7 +60,7 @@ class Editor:
 
     Args:
         project: The folder.
-        make_method: A new method for a picture; networks inside may be shared.
+        make_method: A new method for an image; networks inside may be shared.
     """
 
     def __init__(self, project: Project, make_method: Callable[[], Method]) -> None:
@@ -160,7 +160,7 @@ class Editor:
         with self._change(picture_id, request) as turn:
             if turn.state.objects or turn.state.draft:
                 raise HistoryError(
-                    "there are objects on this picture; delete them before saying that it has none"
+                    "there are objects on this image; delete them before saying that it has none"
                 )
             turn.opened.history.append({"event": "nothing", "nothing": request.nothing})
             return self._answer(turn)
@@ -262,8 +262,8 @@ class Editor:
             if turn.working.size != size:
                 (height, width), (rows, cols) = turn.working.size, size
                 raise ValueError(
-                    f"this picture is {width}x{height}, the one before {cols}x{rows}; objects are carried "
-                    "between pictures of one size"
+                    f"this image is {width}x{height}, the one before {cols}x{rows}; objects are carried "
+                    "between images of one size"
                 )
             locked, number = turn.opened.locked(), turn.state.next_id
             added: list[SegmentedObject] = []
@@ -300,7 +300,7 @@ class Editor:
             if not added:
                 raise ValueError("the PNG holds no object; each has a value of its own from 1 to 254")
             added = _new(added, turn.state)
-            if added:  # else all of them are on this picture already, which is what was asked for
+            if added:  # else all of them are on this image already, which is what was asked for
                 opened.history.append({"event": "import", "objects": [object_event(one) for one in added]})
             return self._answer(turn)
 
@@ -432,7 +432,7 @@ def _new(added: Sequence[SegmentedObject], state: State) -> list[SegmentedObject
 def _check_revision(opened: OpenPicture, revision: int | None) -> None:
     if revision is not None and revision != opened.history.revision:
         raise StaleError(
-            f"the picture is at revision {opened.history.revision}, not {revision}; fetch it again"
+            f"the image is at revision {opened.history.revision}, not {revision}; fetch it again"
         )
 
 

@@ -35,7 +35,7 @@ MOST_LABELS = 254
 
 @dataclass(frozen=True)
 class Annotated:
-    """A picture with finished objects.
+    """An image with finished objects.
 
     Args:
         name: Name of the image, inside the folder.
@@ -135,7 +135,7 @@ _OTHER_TOOLS: Mapping[str, Callable[[Sequence[ClassLabel], Sequence[Annotated]],
 
 
 def annotated(project: Project) -> Iterator[Annotated]:
-    """The pictures that have finished objects, by name."""
+    """The images that have finished objects, by name."""
     entries = project.entries()
     stems = file_stems([entry.name for entry in entries])
     for entry, stem in zip(entries, stems, strict=True):
@@ -151,7 +151,7 @@ def file_stems(names: Sequence[str]) -> list[str]:
 
     The image name without its suffix; with the suffix, or a number too, if that name is taken.
 
-    Example:
+    Examples:
         >>> file_stems(["a.jpg", "a.png", "a.jpg.png", "b.png", "C/d.png", "c/D.png"])
         ['a.jpg', 'a.png', 'a.jpg.png', 'b', 'C/d.png', 'c/D.png_2']
     """

@@ -75,7 +75,7 @@ class Folder:
         if not path.exists():
             raise FileNotFoundError(f"no folder {path}")
         if not path.is_dir():
-            raise ValueError(f"{path} is a file; give the folder of the pictures")
+            raise ValueError(f"{path} is a file; give the folder of the images")
         self.root = path.resolve()
         known = Image.registered_extensions()  # which makes Pillow load all its formats
         self._suffixes = {suffix for suffix, kind in known.items() if kind in (*image_formats(), "MPO")}
@@ -104,7 +104,7 @@ class Folder:
         return entries
 
     def entry(self, picture_id: str) -> Entry:
-        """The picture of an id.
+        """The image of an id.
 
         Raises:
             NoSuchPictureError: When there is none.
@@ -124,7 +124,7 @@ class Folder:
         The opened file itself is checked, so that a swapped symlink does no harm.
 
         Raises:
-            NoSuchPictureError: When the folder has no such picture.
+            NoSuchPictureError: When the folder has no such image.
             UnreadableFileError: (a ValueError) when it must not or cannot be opened.
         """
         entry = self.entry(picture_id)
@@ -136,7 +136,7 @@ class Folder:
         A failure is stored as the image's error.
 
         Raises:
-            NoSuchPictureError: When the folder has no such picture.
+            NoSuchPictureError: When the folder has no such image.
             UnreadableFileError: (a ValueError) when it must not or cannot be opened.
         """
         return self._read(picture_id, read_image)
@@ -145,7 +145,7 @@ class Folder:
         """Read an image with transparency on white, as upright (H, W, 3) RGB; None for an opaque one.
 
         Raises:
-            NoSuchPictureError: When the folder has no such picture.
+            NoSuchPictureError: When the folder has no such image.
             UnreadableFileError: (a ValueError) when it must not or cannot be opened.
         """
         return self._read(picture_id, read_on_white)
@@ -189,7 +189,7 @@ class Folder:
             file = os.fdopen(open_inside(self.root, path, private=OWN_FOLDER), "rb")
         except OutsideError as error:
             raise UnreadableFileError(
-                f"{name} is a link that leaves the folder; put the picture itself there"
+                f"{name} is a link that leaves the folder; put the image itself there"
             ) from error
         except (OSError, RuntimeError) as error:  # RuntimeError: a symlink loop, before Python 3.13
             reason = (isinstance(error, OSError) and error.strerror) or "its links lead nowhere"

@@ -96,7 +96,7 @@ def voc(classes: Sequence[ClassLabel], pictures: Sequence[Annotated]) -> Files:
 def voc_colors() -> NDArray[np.uint8]:
     """VOC's palette, (256, 3): the bits of a label spread over its color.
 
-    Example:
+    Examples:
         >>> voc_colors()[[0, 1, 2, 255]].tolist()
         [[0, 0, 0], [128, 0, 0], [0, 128, 0], [224, 224, 192]]
     """
@@ -149,7 +149,7 @@ def cvat(classes: Sequence[ClassLabel], pictures: Sequence[Annotated]) -> Files:
 def row_runs(part: NDArray[np.bool_]) -> list[int]:
     """Lengths of the runs of a mask along its rows; the first is background and may be 0.
 
-    Example:
+    Examples:
         >>> row_runs(np.array([[False, True], [True, False]]))
         [1, 2, 1]
         >>> row_runs(np.array([[True, False]]))

@@ -46,7 +46,7 @@ class History:
         size: (height, width) of the image; None takes the size in the log.
 
     Raises:
-        HistoryError: When the log is broken, a link, of a newer format, or of a picture of another size.
+        HistoryError: When the log is broken, a link, of a newer format, or of an image of another size.
         OSError: When it cannot be opened.
     """
 
@@ -211,7 +211,7 @@ class History:
         masks += [event["mask"]] if event.get("mask") is not None else []
         for rle in masks:
             if rle["size"] != list(self.size or ()) or not isinstance(rle["counts"], (str, list)):
-                raise ValueError("a mask is no run-length encoding of the picture's size")
+                raise ValueError("a mask is no run-length encoding of the image's size")
 
     def broken_mask(self, error: Exception) -> HistoryError:
         """The error for a mask in the log whose runs cannot be read."""
@@ -232,12 +232,12 @@ class History:
             raise HistoryError(
                 f"{self._picture} is {self.size[1]}x{self.size[0]}, but it was {width}x{height} when it was "
                 "annotated; "
-                f"bring that picture back or move {self._name} away"
+                f"bring that image back or move {self._name} away"
             )
 
     @property
     def _name(self) -> str:
-        return "/".join(self._path.parts[-3:])  # inside the folder of the pictures
+        return "/".join(self._path.parts[-3:])  # inside the folder of the images
 
 
 def _mark(handle: int) -> Mark:

@@ -59,7 +59,7 @@ def read_labels(png: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
     values = None if {height, width} != {*size} else values_of_png(png, "the mask")
     if values is None or values.shape != size:
         width, height = (width, height) if values is None else values.shape[::-1]
-        raise ValueError(f"the mask is {width}x{height}, but the picture is {size[1]}x{size[0]}")
+        raise ValueError(f"the mask is {width}x{height}, but the image is {size[1]}x{size[0]}")
     labels = as_labels(values, "the mask")
     problem = soft_problem(labels)
     if problem:
@@ -103,7 +103,7 @@ def plan(content: schemas.CocoFile, entries: Iterable[Entry]) -> Plan:
         same = by_last[record.file_name.rpartition("/")[2]]
         fitting = by_name.get(record.file_name) or (same[0] if len(same) == 1 else None)
         if fitting is None:
-            skipped.append(f"{record.file_name[:200]}: {len(same) or 'no'} pictures here are called so")
+            skipped.append(f"{record.file_name[:200]}: {len(same) or 'no'} images here are called so")
         else:
             pictures.append((fitting, record, found))
     used = {annotation.category_id for _, _, found in pictures for _, annotation in found}
@@ -145,7 +145,7 @@ def objects_of(
 
     Args:
         found: Annotations by place in the file.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
         class_ids: Class of each category.
         first_id: Number of the first object.
     """

@@ -23,7 +23,7 @@ class Outline:
     Args:
         area: Pixels.
         bbox: (row, col, height, width), pixels.
-        polygons: Outlines to draw, outer ones and holes, each a list of [col, row] at pixels' centres.
+        polygons: Outlines to draw, outer ones and holes, each a list of [col, row] at pixels' centers.
     """
 
     area: int

@@ -95,7 +95,7 @@ def brush(points: Sequence[Sequence[float]], size: tuple[int, int]) -> tuple[Box
     Raises:
         ValueError: When the stroke is too long to draw at once.
 
-    Example:
+    Examples:
         >>> box, part = brush([(1, 1, 1.0)], (3, 4))
         >>> part.astype(int).tolist()
         [[0, 1, 0], [1, 1, 1], [0, 1, 0]]
@@ -150,7 +150,7 @@ def lasso(points: Sequence[Sequence[float]], size: tuple[int, int]) -> tuple[Box
         points: (row, col) of its corners in order.
         size: (height, width) of the image.
 
-    Example:
+    Examples:
         >>> box, part = lasso([(0.5, 0.5), (0.5, 3.5), (2.5, 3.5), (2.5, 0.5)], (4, 5))
         >>> box, part.shape, bool(part.all())
         ((slice(1, 3, None), slice(1, 4, None)), (2, 3), True)

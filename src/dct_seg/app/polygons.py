@@ -21,7 +21,7 @@ def exact_polygons(mask: NDArray[np.bool_]) -> list[Polygon]:
     Args:
         mask: (H, W) bool.
 
-    Example:
+    Examples:
         >>> exact_polygons(np.array([[True, True, True, False], [True, False, True, True]]))
         [[[0, 0], [0, 1], [1, 0], [2, 1], [3, 1], [2, 0]]]
         >>> exact_polygons(np.eye(2, dtype=bool))

@@ -51,7 +51,7 @@ def main(args: Sequence[str]) -> int:
     """Run ``dct-seg predict``.
 
     Returns:
-        0, or 1 when a picture failed; the others are done.
+        0, or 1 when an image failed; the others are done.
 
     Raises:
         ValueError, FileNotFoundError, ImportError: When an argument cannot be used.
@@ -107,7 +107,7 @@ def _predict_all(jobs: Jobs, given: argparse.Namespace) -> int:
         write_whole(out / "coco.json", json.dumps(_coco(records, out)))
     num_objects = sum(len(record["objects"]) for record in records)
     sys.stdout.write(
-        f"{num_objects} masks of {len(records)} pictures in {out / 'masks'}"
+        f"{num_objects} masks of {len(records)} images in {out / 'masks'}"
         + (f", {failed} failed\n" if failed else "\n")
     )
     return 1 if failed else 0
@@ -117,11 +117,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="dct-seg predict",
         description=(
-            "Masks of pictures, without a page: of the clicks given here, or of a click log of the annotator."
+            "Masks of images, without a page: of the clicks given here, or of a click log of the annotator."
         ),
         epilog="Example: dct-seg predict photo.jpg --click 120,200,45 --click 80,260,- --out predicted",
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="pictures, and folders of pictures")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="images, and folders of images")
     parser.add_argument(
         "--click",
         action="append",
@@ -154,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
         "--overlay",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="pictures with mask and clicks (yes)",
+        help="images with mask and clicks (yes)",
     )
     return parser
 
@@ -189,14 +189,14 @@ def _pictures(paths: Sequence[str], out: Path) -> Iterator[Picture]:
         if path.is_dir():
             entries = [entry for entry in Folder(path).entries() if not is_output(entry.path)]
             if not entries:
-                raise ValueError(f"{path} holds no picture")
+                raise ValueError(f"{path} holds no image")
             yield from (Picture(entry.name, entry.path, entry.error) for entry in entries)
         elif path.exists() and is_output(path):
             raise ValueError(f"{path} lies where --out {out} is written to; give another --out")
         elif path.exists():
             yield Picture(path.name, path)
         else:
-            raise FileNotFoundError(f"no picture or folder {path}")
+            raise FileNotFoundError(f"no image or folder {path}")
 
 
 Jobs = list[tuple[Picture, list[ObjectClicks]]]
@@ -213,7 +213,7 @@ def _of_log(objects: Sequence[ObjectClicks], pictures: Sequence[Picture]) -> Job
     for one in objects:
         if one.image not in by_name:
             raise ValueError(
-                f"the log's picture {one.image} is not among the {len(pictures)} given; give the folder that "
+                f"the log's image {one.image} is not among the {len(pictures)} given; give the folder that "
                 "was annotated"
             )
         jobs.setdefault(one.image, (by_name[one.image], []))[1].append(one)
@@ -321,9 +321,7 @@ def _read_done(out: Path) -> dict[str, dict[str, Any]]:
         return found
     whole, end, torn = path.read_bytes().rpartition(b"\n")
     for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
-        with naming(
-            f"line {number} of {path} is no picture that was done", "remove it, or give another --out"
-        ):
+        with naming(f"line {number} of {path} is no image that was done", "remove it, or give another --out"):
             record = json.loads(line)
             _check_done(record)
             found[record["image"]] = record

@@ -17,7 +17,7 @@ class PreviewRate:
     Args:
         seconds: Time budget of a preview, in seconds.
 
-    Example:
+    Examples:
         >>> rate = PreviewRate(0.06)
         >>> rate.took(0.71, 0.02)
         >>> rate.share

@@ -112,7 +112,7 @@ class OpenPicture:
         return self._locked[1]
 
     def start(self, working: WorkingImage) -> NDArray[np.bool_] | None:
-        """The mask that the draft corrects, (h, w) of the working picture; the same array each time."""
+        """The mask that the draft corrects, (h, w) of the working image; the same array each time."""
         self.start_mask()
         rle, mask, reduced = self._start
         if mask is not None and reduced is None:
@@ -147,7 +147,7 @@ class Project:
         self._own = self.folder.root / OWN_FOLDER
         if self._own.is_symlink():
             raise ProjectError(
-                f"{self._own} is a link; make it a folder, so that the work stays with the pictures"
+                f"{self._own} is a link; make it a folder, so that the work stays with the images"
             )
         self._own.mkdir(exist_ok=True)
         self._file_lock = FileLock(self._own / "lock")
@@ -166,7 +166,7 @@ class Project:
         self._marks: dict[str, Mark | None] = {}
         """Marks of the logs read so far, so that an older copy is noticed."""
         self._last: str | None = None
-        self._changes: dict[str, int] = {}  # picture -> number of its last change in this run
+        self._changes: dict[str, int] = {}  # image -> number of its last change in this run
         self._serial = 0
         self._lock = threading.Lock()
         self.watcher = Watcher(self.folder, self._own / "pictures", self._adopt)
@@ -198,7 +198,7 @@ class Project:
         """Image with its history, kept in memory at least until the block ends.
 
         Raises:
-            NoSuchPictureError: When the folder has no such picture.
+            NoSuchPictureError: When the folder has no such image.
             UnreadableFileError, HistoryError: (ValueErrors) when it or its log cannot be read.
             LogChangedError: (an OSError) When another program has changed its log.
         """

@@ -25,7 +25,7 @@ class ObjectClicks:
     """Object of a click log.
 
     Args:
-        image: Name of its picture, inside the folder that was annotated.
+        image: Name of its image, inside the folder that was annotated.
         number: Number of the object, unique in its image.
         label: Name of the class.
         clicks: Clicks in order, in pixels of the image.
@@ -129,7 +129,7 @@ def replay(method: Method, picture: WorkingImage, objects: Sequence[ObjectClicks
         objects: Objects of this image.
 
     Raises:
-        ValueError: When a click lies outside of the picture, or an object belongs to one of another size.
+        ValueError: When a click lies outside of the image, or an object belongs to one of another size.
     """
     for one in objects:
         if one.size is not None and one.size != picture.size:
@@ -179,7 +179,7 @@ def _decoded(rle: Mapping[str, Any], picture: WorkingImage) -> NDArray[np.bool_]
     mask = decode(rle)
     if mask.shape != picture.size:
         raise ValueError(
-            f"a mask of {mask.shape[1]}x{mask.shape[0]} belongs to another picture than one of "
+            f"a mask of {mask.shape[1]}x{mask.shape[0]} belongs to another image than one of "
             f"{picture.size[1]}x{picture.size[0]}"
         )
     return mask

@@ -1,6 +1,6 @@
 """Requests and responses of the HTTP interface; the OpenAPI schema is generated from them.
 
-Places and lengths are in pixels of the full-size upright picture, (row, col); an integer is a pixel's centre.
+Places and lengths are in pixels of the full-size upright image, (row, col); an integer is a pixel's center.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Finish(Change):
 
 
 class NothingHere(Change):
-    """A picture without any object is done, or is not."""
+    """An image without any object is done, or is not."""
 
     nothing: StrictBool
 
@@ -130,7 +130,7 @@ class NamedObjects(Change):
 
 
 class Carry(NamedObjects):
-    """Objects of another picture that are to be carried to this one."""
+    """Objects of another image that are to be carried to this one."""
 
     source: Annotated[str, StringConstraints(max_length=64)]
 
@@ -163,7 +163,7 @@ class ModelCard(Model):
 
 
 class PictureLine(Model):
-    """A picture in the list."""
+    """An image in the list."""
 
     id: str
     name: str
@@ -174,7 +174,7 @@ class PictureLine(Model):
 
 
 class Project(Model):
-    """The folder; ``last`` is the picture that was worked on last."""
+    """The folder; ``last`` is the image that was worked on last."""
 
     name: str
     model: ModelCard
@@ -182,7 +182,7 @@ class Project(Model):
     classes: list[Class]
     pictures: list[PictureLine]
     last: str | None
-    serial: int = Field(description="changes of pictures in this run so far")
+    serial: int = Field(description="changes of images in this run so far")
     files: int = Field(description="changes of the list of files so far")
 
 
@@ -221,7 +221,7 @@ class Object(Model):
 
 
 class Mask(Model):
-    """Probabilities of a region of the picture.
+    """Probabilities of a region of the image.
 
     Outside of it there are none. The PNG may have fewer pixels than the region.
     """
@@ -234,7 +234,7 @@ class Mask(Model):
 
 
 class Picture(Model):
-    """A picture, its objects and its draft."""
+    """An image, its objects and its draft."""
 
     id: str
     name: str
@@ -269,25 +269,25 @@ class Preview(Model):
 
 
 class Tab(Model):
-    """A page says which picture it shows; with ``take`` it becomes the one that may change that picture."""
+    """A page says which image it shows; with ``take`` it becomes the one that may change that image."""
 
     tab: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     picture: Annotated[str, StringConstraints(max_length=64)] | None = Field(
-        default=None, description="the picture that it shows; it lets go of any other"
+        default=None, description="the image that it shows; it lets go of any other"
     )
     take: StrictBool = False
     since: Whole = Field(default=0, description="the serial that it knows")
 
 
 class TabState(Model):
-    """Whether this tab may change the picture that it shows."""
+    """Whether this tab may change the image that it shows."""
 
     alone: bool
     holder: str | None
-    elsewhere: list[str] = Field(description="pictures that other tabs work on")
+    elsewhere: list[str] = Field(description="images that other tabs work on")
     serial: int
     files: int
-    changed: list[PictureLine] = Field(description="pictures changed after the serial that was given")
+    changed: list[PictureLine] = Field(description="images changed after the serial that was given")
 
 
 class CocoPart(BaseModel):
@@ -297,7 +297,7 @@ class CocoPart(BaseModel):
 
 
 class CocoImage(CocoPart):
-    """A picture's record."""
+    """An image's record."""
 
     id: int
     file_name: str

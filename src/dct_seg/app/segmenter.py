@@ -51,12 +51,12 @@ class _Slot:
 
 
 class Segmenter:
-    """Probabilities of clicks on full-size pictures, computed on working pictures.
+    """Probabilities of clicks on full-size images, computed on working images.
 
     Computations run one at a time: parallel ones would only share the cores.
 
     Args:
-        make_method: A new method for a picture; networks inside may be shared.
+        make_method: A new method for an image; networks inside may be shared.
         keep: Number of images whose predictions are kept.
     """
 
@@ -76,7 +76,7 @@ class Segmenter:
             key: Key of the image; predictions for a shared prefix of clicks are reused.
             picture: Image to segment.
             clicks: Clicks in pixels of the full size.
-            start: (h, w) of the working picture: the mask that the first click corrects. The same array means
+            start: (h, w) of the working image: the mask that the first click corrects. The same array means
                 the same start.
         """
         with self._computing:

@@ -59,7 +59,7 @@ def create_app(
 
     Args:
         project: The folder; it is closed when the application shuts down.
-        make_method: A new method for a picture; networks inside may be shared.
+        make_method: A new method for an image; networks inside may be shared.
         model: Description of the method for the page.
         token: Every request must carry it; None for none.
         hosts: Names that the Host header may have; None for any.
@@ -96,9 +96,9 @@ def create_app(
 PROBLEMS = {
     400: "What was given is wrong.",
     403: "The token, the Host or the Origin is wrong.",
-    404: "No such picture or object.",
+    404: "No such image or object.",
     408: "The rest of the request did not come.",
-    409: "The picture has changed since, or another tab is at work.",
+    409: "The image has changed since, or another tab is at work.",
     413: "More bytes than are taken.",
     415: "A body of another kind.",
     422: "Not what the schema asks for.",
@@ -119,7 +119,7 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
     def may_change(picture_id: PictureId, tab: TabHeader = None) -> None:
         tabs.check(tab, picture_id)
 
-    looks = APIRouter()  # and what changes more than one picture: each waits for its turn
+    looks = APIRouter()  # and what changes more than one image: each waits for its turn
     changes = APIRouter(dependencies=[Depends(may_change)])
 
     def line(entry: Entry) -> schemas.PictureLine:

@@ -96,7 +96,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class State:
-    """A picture's annotation at one moment."""
+    """An image's annotation at one moment."""
 
     draft: Draft | None = None
     objects: tuple[SegmentedObject, ...] = ()
@@ -115,7 +115,7 @@ class State:
             if one.id == number:
                 return one
         known = ", ".join(str(one.id) for one in self.objects) or "none"
-        raise NoSuchObjectError(f"no finished object {number} in this picture; there are: {known}")
+        raise NoSuchObjectError(f"no finished object {number} in this image; there are: {known}")
 
 
 def apply(state: State, event: Mapping[str, Any]) -> State:

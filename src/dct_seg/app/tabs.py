@@ -18,7 +18,7 @@ class OtherTabError(ValueError):
 
     def __init__(self, holder: str) -> None:
         super().__init__(
-            "another tab is working on this picture; take over there or here, so that no work is made twice"
+            "another tab is working on this image; take over there or here, so that no work is made twice"
         )
         self.holder = holder
 
@@ -32,14 +32,14 @@ class Tabs:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._holders: dict[str, tuple[str, float]] = {}  # picture -> its tab, and when that was seen
+        self._holders: dict[str, tuple[str, float]] = {}  # image -> its tab, and when that was seen
         self._lock = threading.Lock()
 
     def beat(self, tab: str, picture: str | None = None, *, take: bool = False) -> tuple[bool, str | None]:
         """Record the image that a tab shows; the tab releases any other.
 
         Returns:
-            Whether it may change that picture, and who may.
+            Whether it may change that image, and who may.
         """
         with self._lock:
             for other in [one for one, (holder, _) in self._holders.items() if holder == tab]:
@@ -53,7 +53,7 @@ class Tabs:
             return holder == tab, holder
 
     def check(self, tab: str | None, picture: str) -> None:
-        """Make sure that a tab may change a picture; a program that is no tab (None) may while there is none.
+        """Make sure that a tab may change an image; a program that is no tab (None) may while there is none.
 
         Raises:
             OtherTabError: When another one may.
@@ -66,7 +66,7 @@ class Tabs:
                 self._holders[picture] = (tab, self._clock())
 
     def elsewhere(self, tab: str) -> list[str]:
-        """The pictures that other tabs work on."""
+        """The images that other tabs work on."""
         with self._lock:
             return sorted(one for one in self._holders if self._living(one) not in (None, tab))
 

@@ -114,7 +114,7 @@ def _mask(
 def _encoded(
     part: NDArray[np.uint8], box: tuple[slice, slice], locked: NDArray[np.bool_] | None, max_side: int
 ) -> schemas.Mask:
-    """Values of 0 to 255 over a box (rows, columns) of the full-size picture."""
+    """Values of 0 to 255 over a box (rows, columns) of the full-size image."""
     rows, cols = box
     if max(part.shape) > max_side:
         scale = max_side / max(part.shape)

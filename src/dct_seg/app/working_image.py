@@ -61,7 +61,7 @@ class WorkingImage:
         )
 
     def mask(self, probs: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
-        """The mask of full size, (H, W), of probabilities of the working picture.
+        """The mask of full size, (H, W), of probabilities of the working image.
 
         Enlarged linearly, then thresholded.
         """
@@ -82,12 +82,12 @@ class WorkingImage:
         return mask
 
     def reduced(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """A mask of full size at the size of the working picture."""
+        """A mask of full size at the size of the working image."""
         return mask[:: self.factor, :: self.factor]
 
 
 def bounding_box(mask: NDArray[np.bool_], *, margin: int = 0) -> tuple[slice, slice] | None:
-    """The rows and columns of the smallest box around a mask, ``margin`` pixels wider where the picture goes
+    """The rows and columns of the smallest box around a mask, ``margin`` pixels wider where the image goes
     on; None if empty.
     """
     rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))

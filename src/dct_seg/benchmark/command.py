@@ -61,7 +61,7 @@ def main(args: Sequence[str]) -> int:
         return DONE
     parser = CommandParser(
         prog="dct-seg benchmark",
-        description="Run interactive segmentation methods over data sets under the field's protocol.",
+        description="Run interactive segmentation methods over datasets under the field's protocol.",
         epilog=(
             "`dct-seg benchmark compare A B` compares two runs sample by sample; "
             "`dct-seg benchmark table2 A B --out C` prints the paper's Table 2 beside them."
@@ -101,7 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an option of a method; may be repeated",
     )
     parser.add_argument(
-        "--data", nargs="+", required=True, metavar="NAME=PATH", help="data sets and their folders"
+        "--data", nargs="+", required=True, metavar="NAME=PATH", help="datasets and their folders"
     )
     parser.add_argument(
         "--prompt", required=True, choices=get_args(Prompt), help="drag tells the method each click's radius"
@@ -110,8 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         metavar="DIR",
         help=(
-            "where results, tables and pictures go; a second run goes on from there (a new "
-            "runs/benchmark/TIME)"
+            "where results, tables and images go; a second run goes on from there (a new runs/benchmark/TIME)"
         ),
     )
     parser.add_argument("--max-clicks", type=int, default=20, metavar="N", help="most clicks a sample (20)")
@@ -164,20 +163,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, action="append", metavar="N", help="of a robustness run; may be repeated (0)"
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N samples of each data set")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N samples of each dataset")
     parser.add_argument(
         "--held-out",
         type=float,
         default=0.0,
         metavar="F",
-        help="only the photographs that training with data.holdout F never sees",
+        help="only the images that training with data.holdout F never sees",
     )
     parser.add_argument(
         "--strips",
         type=int,
         default=20,
         metavar="N",
-        help="pictures of the first N samples of each data set and method (20)",
+        help="images of the first N samples of each dataset and method (20)",
     )
 
 
@@ -190,7 +189,7 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("b", metavar="B", help="folder or results.json in question; likewise")
     parser.add_argument(
-        "--out", metavar="DIR", help="write compare.md, and pictures of the samples that changed most"
+        "--out", metavar="DIR", help="write compare.md, and images of the samples that changed most"
     )
     parser.add_argument(
         "--first", type=int, default=10, metavar="N", help="samples to list and draw, better and worse (10)"
@@ -255,7 +254,7 @@ def parse_methods(
     Raises:
         ValueError: When an option belongs to no requested method, or is no METHOD.KEY=VALUE.
 
-    Example:
+    Examples:
         >>> parse_methods("disc", ["disc.seed_radius=3"])
         {'disc': MethodSpec(name='disc', options={'seed_radius': 3})}
     """
@@ -299,9 +298,9 @@ def _last_checkpoint(folder: Path, label: str, row: str) -> Path:
 
 
 def parse_data(entries: Sequence[str]) -> Mapping[str, str | None]:
-    """The data sets of ``--data NAME=PATH``; a set without files is a name alone.
+    """The datasets of ``--data NAME=PATH``; a set without files is a name alone.
 
-    Example:
+    Examples:
         >>> parse_data(["GrabCut=data/GrabCut", "Shapes"])
         {'GrabCut': 'data/GrabCut', 'Shapes': None}
     """

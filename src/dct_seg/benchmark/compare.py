@@ -128,7 +128,7 @@ def compare(a: Results, b: Results, method_a: str, method_b: str) -> list[Compar
 
 
 def compare_runs(a: str, b: str, *, out: str | Path | None = None, first: int = 10) -> str:
-    """The Markdown of B against A, and with ``out`` the file ``compare.md`` and pictures of the samples that
+    """The Markdown of B against A, and with ``out`` the file ``compare.md`` and images of the samples that
     changed most.
 
     Args:

@@ -1,4 +1,4 @@
-"""The mean IoU after each click, drawn for each data set."""
+"""The mean IoU after each click, drawn for each dataset."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dct_seg.metrics import hold_last
 
 
 def draw_curves(results: Results, folder: Path) -> list[Path]:
-    """Write ``miou_vs_clicks.png`` and ``.svg``: one panel a data set, one line a method.
+    """Write ``miou_vs_clicks.png`` and ``.svg``: one panel a dataset, one line a method.
 
     Args:
         results: Results of a run without a target; a run that stops early has no such curve.

@@ -82,7 +82,7 @@ class Ablation:
         method: Name of the method in the table.
         interaction: Name of the interaction in the table.
         prompt: Name of the same interaction in this library.
-        numbers: NoC@90 and AuC on each data set.
+        numbers: NoC@90 and AuC on each dataset.
     """
 
     overlay: str

@@ -46,7 +46,7 @@ class Settings:
     def describe(self) -> str:
         """One line that every table carries.
 
-        Example:
+        Examples:
             >>> Settings("drag").describe()
             'rule max_distance v1, prompt drag, threshold 0.5, at most 20 clicks, stopped at IoU 0.9'
         """
@@ -184,7 +184,7 @@ class Results:
     def select(
         self, data: str, method: str, conditions: Iterable[Condition] | None = None
     ) -> list[SampleRecord]:
-        """The records with a result of one method on one data set, exact clicks unless told otherwise."""
+        """The records with a result of one method on one dataset, exact clicks unless told otherwise."""
         wanted = {Condition()} if conditions is None else set(conditions)
         return [
             r
@@ -224,7 +224,7 @@ class Results:
         }
 
     def merge_header(self, other: dict[str, Any], where: str) -> None:
-        """Take in methods, data sets and runs of an earlier header.
+        """Take in methods, datasets and runs of an earlier header.
 
         Raises:
             ValueError: When the earlier run was made under other settings, or its methods have other options.
@@ -238,7 +238,7 @@ class Results:
                 )
         for noun, old, new in (
             ("method", other["methods"], self.methods),
-            ("data set", other["data"], self.data),
+            ("dataset", other["data"], self.data),
         ):
             for label, description in old.items():
                 changed = _difference(description, new.get(label, description))

@@ -84,7 +84,7 @@ class SampleSource(Protocol):
 
 
 Task = tuple[str, str, Condition, int]
-"""One sample to run: the data set's label, the method's, the condition and the index; the key of its record.
+"""One sample to run: the dataset's label, the method's, the condition and the index; the key of its record.
 """
 
 
@@ -299,7 +299,7 @@ def run_benchmark(
         FileNotFoundError: When a folder is missing.
     """
     if not methods or not data:
-        raise ValueError("a benchmark needs a method and a data set or more, got none")
+        raise ValueError("a benchmark needs a method and a dataset or more, got none")
     if radius_noise and prompt == "click":
         raise ValueError(
             "radius_noise changes the length of drags, and prompt 'click' has none; use prompt 'drag'"
@@ -309,7 +309,7 @@ def run_benchmark(
     if limit is not None and limit < 1:
         raise ValueError(f"limit is a number of samples, 1 or more, got {limit}")
     if not 0 <= held_out < 1:
-        raise ValueError(f"held_out is a share of the photographs, 0 <= held_out < 1, got {held_out}")
+        raise ValueError(f"held_out is a share of the images, 0 <= held_out < 1, got {held_out}")
     settings = Settings(
         prompt, rule, threshold=threshold, max_clicks=max_clicks, target=None if full else target
     )

@@ -22,7 +22,7 @@ _QUALITY = 92
 def strip_path(folder: Path, record: SampleRecord) -> Path:
     """Path of a sample's strip, relative to the strips folder.
 
-    Example:
+    Examples:
         >>> from dct_seg.benchmark.results import Condition
         >>> strip_path(Path("strips"), SampleRecord("VOC", "esc", Condition(), 7, "img/a b.jpg#3")).as_posix()
         'strips/VOC/esc/00007_img_a_b.jpg#3.jpg'
@@ -34,7 +34,7 @@ def strip_path(folder: Path, record: SampleRecord) -> Path:
 def folder_name(label: str) -> str:
     """Convert a label to a safe folder name.
 
-    Example:
+    Examples:
         >>> [folder_name(label) for label in ("VOC", "esc (2)", "../../x", "..")]
         ['VOC', 'esc (2)', '.._.._x', '_']
     """
@@ -43,7 +43,7 @@ def folder_name(label: str) -> str:
 
 
 def save_strip(picture: NDArray[np.uint8], path: Path) -> Path:
-    """Write a picture, (H, W, 3) RGB uint8, atomically; creates its folder."""
+    """Write an image, (H, W, 3) RGB uint8, atomically; creates its folder."""
     written, content = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     assert written
     return write_whole(path, content.tobytes())

@@ -19,7 +19,7 @@ CAPTION = (
 
 
 def table_2(runs: Sequence[Results]) -> list[list[str]]:
-    """A heading and one row per published one: for each data set published, ours, and our 95 % interval.
+    """A heading and one row per published one: for each dataset published, ours, and our 95 % interval.
 
     A row with drags stands beside a run with drags, all others beside runs with clicks. Rows never run have
     ``-``.

@@ -96,13 +96,13 @@ def thresholds_of(results: Results) -> tuple[float, ...]:
 
 
 def ordered_data(results: Results) -> list[str]:
-    """The data sets in the field's order."""
+    """The datasets in the field's order."""
     rank = {name: i for i, name in enumerate(FIELD_ORDER)}
     return sorted(results.data, key=lambda label: rank.get(label, len(rank)))
 
 
 def detail_table(results: Results) -> list[list[str]]:
-    """A heading and one row for each data set and method, with intervals, failures and times."""
+    """A heading and one row for each dataset and method, with intervals, failures and times."""
     most = results.settings.max_clicks
     shown = thresholds_of(results)
     full = results.settings.target is None
@@ -132,7 +132,7 @@ def detail_table(results: Results) -> list[list[str]]:
 
 
 def comparison_table(results: Results) -> list[list[str]]:
-    """A heading and one row for each method, published ones first, with the data sets in the field's order.
+    """A heading and one row for each method, published ones first, with the datasets in the field's order.
 
     A drag row is always shown with the baseline that paints the drags as discs.
     """
@@ -220,7 +220,7 @@ def markdown(results: Results) -> str:
 def as_markdown(rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; the first row is its heading.
 
-    Example:
+    Examples:
         >>> print(as_markdown([["a", "b"], ["1", "22"]]))
         | a | b  |
         |---|----|
@@ -245,7 +245,7 @@ def as_csv(rows: Sequence[Sequence[str]]) -> str:
 def as_latex(rows: Sequence[Sequence[str]]) -> str:
     r"""A tabular for the ``booktabs`` package; a rule separates published rows from ours.
 
-    Example:
+    Examples:
         >>> head = ["method", "GrabCut NoC@90", "source"]
         >>> print(as_latex([head, ["A_b", "1.0", "its README"], ["C", "2.0", "this run"]]))
         \begin{tabular}{lrl}

@@ -23,7 +23,7 @@ from dct_seg.registry import Registry
 S = TypeVar("S")
 T = TypeVar("T")
 
-DATASETS: Registry[type[InteractiveDataset]] = Registry("data set", group="dct_seg.datasets")
+DATASETS: Registry[type[InteractiveDataset]] = Registry("dataset", group="dct_seg.datasets")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class PhotoCache:
         self._photos: OrderedDict[tuple[int, int], Photo] = OrderedDict()
 
     def get(self, key: tuple[int, int]) -> Photo | None:
-        """The photograph under ``key``, or None."""
+        """The image under ``key``, or None."""
         if key not in self._photos:
             return None
         self._photos.move_to_end(key)
@@ -152,7 +152,7 @@ class InteractiveDataset(ABC):
 
     @abstractmethod
     def read_photo(self, image: int) -> Photo:
-        """Decode photograph number ``image``.
+        """Decode image number ``image``.
 
         Raises:
             UnreadableFileError: When a file cannot be decoded.
@@ -160,7 +160,7 @@ class InteractiveDataset(ABC):
         """
 
     def object_mask(self, image: int, photo: Photo, label: int) -> NDArray[np.bool_]:
-        """(H, W) bool: the pixels of one object of a photograph."""
+        """(H, W) bool: the pixels of one object of an image."""
         return np.equal(photo.labels, label)
 
     def __len__(self) -> int:
@@ -214,7 +214,7 @@ class InteractiveDataset(ABC):
 
     def _checked(self, index: int) -> int:
         if not 0 <= index < len(self):
-            raise IndexError(f"sample {index} of a data set with {len(self)} samples")
+            raise IndexError(f"sample {index} of a dataset with {len(self)} samples")
         return index
 
     def _wanted(self, *folders: str) -> None:
@@ -277,7 +277,7 @@ class PairedDataset(InteractiveDataset):
             warnings.warn(f"{self.root}: {len(broken)} files are left out; first: {broken[0]}", stacklevel=2)
 
     def _objects_of(self, pair: Pair) -> tuple[tuple[int, ...], tuple[int, ...]] | UnreadableFileError:
-        # The size is compared here, from the picture's header, so that a run stops at its start and not hours
+        # The size is compared here, from the image's header, so that a run stops at its start and not hours
         # later.
         try:
             labels = self.read_labels(pair.mask)
@@ -309,7 +309,7 @@ class PairedDataset(InteractiveDataset):
 def count_labels(labels: NDArray[np.uint8]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Labels 1..254 that occur in (H, W) uint8, and their pixel counts.
 
-    Example:
+    Examples:
         >>> count_labels(np.array([[0, 1], [3, 3], [255, 0]], dtype=np.uint8))
         ((1, 3), (1, 2))
     """

@@ -8,7 +8,7 @@ A batch is a mapping of a few tensors, or a pair ``(image, mask)``:
 - ``sample_id`` (B,) int64, optional on one process: the number of each sample in its validation set.
 - ``name``, optional: one string per sample.
 
-Example:
+Examples:
     >>> import torch
     >>> from torch.utils.data import DataLoader
     >>> samples = [(torch.rand(3, 32, 32), torch.eye(32)) for _ in range(4)]
@@ -59,7 +59,7 @@ def _image(image: Any) -> Tensor:
     if not isinstance(image, Tensor) or image.ndim != 4 or image.shape[1] != 3:
         shape = tuple(getattr(image, "shape", ())) or type(image).__name__
         raise ValueError(
-            f"image is a tensor (B, 3, H, W), got {shape}; are the channels last, or is it grey?"
+            f"image is a tensor (B, 3, H, W), got {shape}; are the channels last, or is it gray?"
         )
     if image.dtype == torch.uint8:
         return image.float() / 255

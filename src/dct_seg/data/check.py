@@ -30,15 +30,15 @@ from dct_seg.data.labels import as_labels, soft_problem
 
 KINDS = {
     "unreadable": "cannot be decoded",
-    "size_mismatch": "picture and mask differ in size",
-    "no_mask": "picture without a mask",
-    "no_image": "mask without a picture",
+    "size_mismatch": "image and mask differ in size",
+    "no_mask": "image without a mask",
+    "no_image": "mask without an image",
     "not_read": "not read: in a folder below, or of another kind",
     "odd_values": "mask values that are no labels",
     "empty": "mask without an object",
-    "full": "one object fills the whole picture",
-    "duplicate": "the same picture twice",
-    "nothing": "no picture has a mask",
+    "full": "one object fills the whole image",
+    "duplicate": "the same image twice",
+    "nothing": "no image has a mask",
 }
 """Problems to look for, each with its heading."""
 
@@ -135,7 +135,7 @@ def check_folder(root: str | Path) -> Report:
         Finding(
             "duplicate",
             f"images/{path.name}",
-            f"images/{path.name} shares its mask with another picture of the same stem",
+            f"images/{path.name} shares its mask with another image of the same stem",
         )
         for path in images
         if stems[path.stem] > 1

@@ -9,13 +9,13 @@ from scipy.ndimage import find_objects
 
 Mask = NDArray[np.bool_]
 
-_LARGEST_UNION = 0.8  # of the picture: beyond that there is no background left to learn from
+_LARGEST_UNION = 0.8  # of the image: beyond that there is no background left to learn from
 
 
 def union_of(labels: NDArray[np.uint8], usable: list[int], start: int, rng: np.random.Generator) -> list[int]:
     """Draw a random group of at least two objects that contains ``start``.
 
-    Half of the groups are all objects of the photograph (the parts of a person form the person); the others
+    Half of the groups are all objects of the image (the parts of a person form the person); the others
     are ``start`` and those whose bounding boxes are nearest to it.
 
     Args:
@@ -25,7 +25,7 @@ def union_of(labels: NDArray[np.uint8], usable: list[int], start: int, rng: np.r
         rng: Random generator for the group's size.
 
     Returns:
-        The group, or ``[start]`` where it would be alone or cover more than 0.8 of the picture.
+        The group, or ``[start]`` where it would be alone or cover more than 0.8 of the image.
     """
     if len(usable) < 2:
         return [start]
@@ -35,7 +35,7 @@ def union_of(labels: NDArray[np.uint8], usable: list[int], start: int, rng: np.r
         for label, box in enumerate(find_objects(labels), start=1)
         if box is not None and label in usable
     }
-    if start not in boxes:  # hidden under others, in a data set whose objects overlap
+    if start not in boxes:  # hidden under others, in a dataset whose objects overlap
         return [start]
     group = sorted(boxes, key=lambda label: (_gap(boxes[start], boxes[label]), label != start, label))[:size]
     covered = np.isin(labels, group).mean()
@@ -61,7 +61,7 @@ def paste(
             most 1.5 times).
 
     Returns:
-        The new picture and the pasted object's mask, (H, W) bool.
+        The new image and the pasted object's mask, (H, W) bool.
     """
     height, width = image.shape[:2]
     left, top, cols, rows = cv2.boundingRect(mask.view(np.uint8))

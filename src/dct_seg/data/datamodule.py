@@ -1,4 +1,4 @@
-"""ClickSimulatorDataModule: photographs and masks of any registered data set, as batches for training and
+"""ClickSimulatorDataModule: images and masks of any registered dataset, as batches for training and
 evaluation.
 """
 
@@ -39,27 +39,27 @@ class ClickSimulatorDataModule(LightningDataModule):
     A batch is ``image`` (B, 3, H, W) float32 in 0..1, ``mask`` and ``ignore`` (B, H, W) bool, ``sample_id``
     (B,) int64 and ``name``, a list. In training it also has ``first_click`` (B, 3), row, column and radius in
     pixels: the workers make the simulated user's first click, which depends on the ground truth alone, and
-    the task makes the later ones with the same user. An epoch of training shows every photograph once, with
+    the task makes the later ones with the same user. An epoch of training shows every image once, with
     one of its objects (the paper's 8,498 samples of SBD), unless ``root`` has weights or
     ``samples_per_epoch`` is given. The Trainer must run with ``use_distributed_sampler=False``: the samplers
     here know their rank.
 
     Args:
-        dataset: Name of a registered data set.
+        dataset: Name of a registered dataset.
         root: Folder of the dataset, several folders (each image once), or folders with their share of the
             samples.
         options: Additional arguments of the dataset, e.g. ``{split: train}``.
-        val_dataset: Data set for validation and test; by default that of training.
+        val_dataset: Dataset for validation and test; by default that of training.
         val_root: Folder of the validation set; by default those of ``root`` if the dataset is the same.
             Without any ``val_`` argument, a fixed part of the training images is held out.
         val_options: Additional arguments of the validation set, e.g. ``{split: val}``.
-        holdout: Share of the photographs that is held out for validation, chosen by a hash of the file name:
-            the same photographs on every machine and in every run. 0 holds out none.
+        holdout: Share of the images that is held out for validation, chosen by a hash of the file name:
+            the same images on every machine and in every run. 0 holds out none.
         batch_size: Training samples per batch and process.
-        val_batch_size: Evaluation samples per batch; pictures of several sizes are padded, and the padding is
+        val_batch_size: Evaluation samples per batch; images of several sizes are padded, and the padding is
             ignored.
         crop_size: Side of the training crop in pixels.
-        scale: Random resize of the picture before the crop: (low, high).
+        scale: Random resize of the image before the crop: (low, high).
         object_scale: Side of the object as a share of the crop's, instead of ``scale``: (low, high), drawn
             log-uniformly. Not in the paper.
         object_scale_prob: Probability of using ``object_scale`` where it is given.
@@ -75,7 +75,7 @@ class ClickSimulatorDataModule(LightningDataModule):
         max_val_samples: Maximum number of validation samples, spread evenly over folders and images.
         samples_per_epoch: Training samples in an epoch over all processes.
         num_workers: Processes that decode and augment.
-        cache_mb: Memory for decoded training photographs, of all workers together.
+        cache_mb: Memory for decoded training images, of all workers together.
         seed: Seed of all randomness in the data, together with the epoch.
         transform: Transform for training, replaces everything from ``crop_size`` to ``color_jitter``: any
             callable ``(image=, mask=) -> dict``, such as an ``albumentations.Compose``; mask is 0, 1 or 255
@@ -89,7 +89,7 @@ class ClickSimulatorDataModule(LightningDataModule):
             Auto-Drag-Head.
 
     Raises:
-        ValueError: When an argument is out of range, or the data set's name is unknown.
+        ValueError: When an argument is out of range, or the dataset's name is unknown.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class ClickSimulatorDataModule(LightningDataModule):
 
     @property
     def skipped(self) -> dict[str, int]:
-        """The photographs that could not be decoded in training, and how often each was drawn."""
+        """The images that could not be decoded in training, and how often each was drawn."""
         return {} if self._loader is None else self._loader.skipped
 
     def setup(self, stage: str | None = None) -> None:
@@ -205,7 +205,7 @@ class ClickSimulatorDataModule(LightningDataModule):
         """Report unreadable images at the end."""
         if stage == "fit" and self.skipped:
             warnings.warn(
-                f"{len(self.skipped)} photographs could not be decoded and were skipped "
+                f"{len(self.skipped)} images could not be decoded and were skipped "
                 f"{sum(self.skipped.values())} times: " + ", ".join(sorted(self.skipped)[:5]),
                 stacklevel=2,
             )
@@ -231,8 +231,8 @@ class ClickSimulatorDataModule(LightningDataModule):
         )
         if len(hashes) < 2:
             raise ValueError(
-                f"{', '.join(map(str, self.roots))}: one photograph cannot be split; give a val_root, more "
-                "photographs, or holdout 0"
+                f"{', '.join(map(str, self.roots))}: one image cannot be split; give a val_root, more "
+                "images, or holdout 0"
             )
         return float(np.clip(self.holdout, (hashes[0] + hashes[1]) / 2, (hashes[-2] + hashes[-1]) / 2))
 
@@ -314,7 +314,7 @@ class ClickSimulatorDataModule(LightningDataModule):
         return self._loader
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
-        """Batches of whole pictures; no loader at all where nothing is held out."""
+        """Batches of whole images; no loader at all where nothing is held out."""
         val = self._prepared_val()
         if not len(val):
             return []
@@ -390,7 +390,7 @@ def _spread(groups: Sequence[Sequence[int]], most: int | None) -> list[tuple[int
 
     Groups get equal shares, and members are evenly spaced within a group.
 
-    Example:
+    Examples:
         >>> _spread([[0, 1, 2, 3, 4], [7]], 4)
         [(0, 0), (0, 2), (0, 4), (1, 7)]
     """
@@ -422,7 +422,7 @@ def _readable(
     bad = {
         photo
         for photo, is_broken in zip(
-            photos, in_threads(broken, photos, "checking held-out photographs"), strict=True
+            photos, in_threads(broken, photos, "checking held-out images"), strict=True
         )
         if is_broken
     }

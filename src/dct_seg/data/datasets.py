@@ -1,4 +1,4 @@
-"""All data sets by name, and the one way to open one."""
+"""All datasets by name, and the one way to open one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 
 
 def open_dataset(kind: str, root: str | Path | None = None, **options: Any) -> InteractiveDataset:
-    """The data set called ``kind`` under ``root``.
+    """The dataset called ``kind`` under ``root``.
 
     A name that nobody registered is a label of the caller's own, as in ``--data cats=pictures/cats``, when
     ``root`` holds ``images/`` and ``masks/``: it is read as ``Folder``.
@@ -53,13 +53,13 @@ def open_dataset(kind: str, root: str | Path | None = None, **options: Any) -> I
         kind = "Folder"
     dataset = DATASETS.get(kind)
     if root is None and not getattr(dataset, "needs_no_root", False):
-        raise ValueError(f"the data set {kind} needs a folder: {dataset.layout}")
+        raise ValueError(f"the dataset {kind} needs a folder: {dataset.layout}")
     try:
         return dataset(root, **options)
     except TypeError as error:
         if "unexpected keyword" not in str(error):
             raise
         raise ValueError(
-            f"the data set {kind} was given {', '.join(sorted(options))}: "
+            f"the dataset {kind} was given {', '.join(sorted(options))}: "
             f"{str(error).partition('() ')[2] or error}"
         ) from error

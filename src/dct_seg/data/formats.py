@@ -1,4 +1,4 @@
-"""The data sets that are files on disk, each in the layout in which the field packs it."""
+"""The datasets that are files on disk, each in the layout in which the field packs it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def deeper_images(root: Path, folders: Sequence[str]) -> list[tuple[str, str]]:
 def match_stems(
     images: Sequence[Path], masks: Sequence[Path]
 ) -> tuple[list[tuple[Path, Path]], list[Path], list[Path]]:
-    """Pairs with one stem, pictures without a mask, masks without a picture."""
+    """Pairs with one stem, images without a mask, masks without an image."""
     by_stem = {path.stem: path for path in masks}
     pairs = [(path, by_stem[path.stem]) for path in images if path.stem in by_stem]
     stems = {path.stem for path in images}
@@ -66,7 +66,7 @@ def match_stems(
 
 
 class _TwoFolders(PairedDataset):
-    """Pictures in one folder, masks under the same stem in another."""
+    """Images in one folder, masks under the same stem in another."""
 
     folders: tuple[str, str]
 
@@ -85,12 +85,12 @@ class _TwoFolders(PairedDataset):
         if not pairs:
             deeper = deeper_images(self.root, self.folders)
             raise ValueError(
-                f"{self.root}: none of {len(images)} pictures has a mask under the same stem ({len(masks)} "
+                f"{self.root}: none of {len(images)} images has a mask under the same stem ({len(masks)} "
                 f"masks); {type(self).__name__} wants {self.layout}" + (f"; {deeper[0][1]}" if deeper else "")
             )
         if alone:
             warnings.warn(
-                f"{self.root}: {len(alone)} pictures without a mask are left out; first: {alone[0].name}",
+                f"{self.root}: {len(alone)} images without a mask are left out; first: {alone[0].name}",
                 stacklevel=2,
             )
         return [Pair(f"{self.folders[0]}/{image.name}", image, mask) for image, mask in pairs]
@@ -132,7 +132,7 @@ class Folder(_TwoFolders):
 
 @DATASETS.register()
 class GrabCut(_TwoFolders):
-    """GrabCut, 50 photographs with one object; a 128 band along the outline is ignored."""
+    """GrabCut, 50 images with one object; a 128 band along the outline is ignored."""
 
     folders = ("data_GT", "boundary_GT")
     layout = "data_GT/NAME.jpg (or .bmp) with boundary_GT/NAME.bmp: 255 object, 128 ignore, 0 background"
@@ -165,9 +165,9 @@ class COCOMVal(DAVIS):
 
 @DATASETS.register()
 class Berkeley(PairedDataset):
-    """Berkeley, 100 objects on 96 photographs.
+    """Berkeley, 100 objects on 96 images.
 
-    ``NAME#001.png`` and ``NAME#002.png`` are two objects of one photograph.
+    ``NAME#001.png`` and ``NAME#002.png`` are two objects of one image.
     """
 
     layout = "images/NAME.jpg with masks/NAME.png or masks/NAME#001.png: first channel > 128"
@@ -181,7 +181,7 @@ class Berkeley(PairedDataset):
             image = images.get(stem)
             if image is None:
                 raise ValueError(
-                    f"{self._below(mask)} has no picture images/{stem}.jpg; {type(self).__name__} wants "
+                    f"{self._below(mask)} has no image images/{stem}.jpg; {type(self).__name__} wants "
                     f"{self.layout}"
                 )
             pairs.append(Pair(f"images/{image.name}{mark}{number}", image, mask))
@@ -195,7 +195,7 @@ class Berkeley(PairedDataset):
 
 
 class _Listed(PairedDataset):
-    """A data set whose split is a text file of names."""
+    """A dataset whose split is a text file of names."""
 
     def __init__(self, root: str | Path | None, *, split: str = "train", min_object_size: int = 0) -> None:
         self.split = split
@@ -204,13 +204,13 @@ class _Listed(PairedDataset):
     def _names(self, path: str) -> list[str]:
         names = (self.root / path).read_text(encoding="utf-8").split()
         if not names:
-            raise ValueError(f"{self.root / path} lists no photograph; it wants one name a line")
+            raise ValueError(f"{self.root / path} lists no image; it wants one name a line")
         return names
 
 
 @DATASETS.register()
 class SBD(_Listed):
-    """Semantic Boundaries: 8,498 train and 2,857 val photographs; one sample per object (6,671 in val).
+    """Semantic Boundaries: 8,498 train and 2,857 val images; one sample per object (6,671 in val).
 
     Args:
         root: The folder.

@@ -152,7 +152,7 @@ def to_uint8(values: NDArray[Any], *, missing: float | None = None) -> NDArray[n
     Raises:
         TypeError: The array holds no numbers.
 
-    Example:
+    Examples:
         >>> to_uint8(np.array([0, 16, 4080], np.uint16)), to_uint8(np.array([0, 200], np.int32))
         (array([  0,   1, 255], dtype=uint8), array([  0, 200], dtype=uint8))
         >>> to_uint8(np.array([-1.0, 0.0, 1.0, np.inf, np.nan]))

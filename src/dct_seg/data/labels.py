@@ -21,7 +21,7 @@ def as_labels(values: NDArray[np.integer], path: Path | str) -> NDArray[np.uint8
     Raises:
         ValueError: A value is not in 0..255.
 
-    Example:
+    Examples:
         >>> [as_labels(np.array([row]), "a.png").tolist() for row in ([0, 255], [2, 255])]
         [[[0, 1]], [[2, 255]]]
     """
@@ -55,7 +55,7 @@ def soft_problem(labels: NDArray[np.uint8]) -> str | None:
     Args:
         labels: (H, W), 255 too where it is not the object itself.
 
-    Example:
+    Examples:
         >>> ramp = np.tile(np.arange(0, 250, 10, dtype=np.uint8), (20, 1))
         >>> soft_problem(ramp)
         '24 values between 0 and 255, most of them thin bands: a soft mask'

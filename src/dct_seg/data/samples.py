@@ -21,7 +21,7 @@ _ATTEMPTS = 30
 
 
 class TrainingSet(Dataset[dict[str, Any]]):
-    """Augmented samples, each a pure function of (photograph, seed), independent of the worker.
+    """Augmented samples, each a pure function of (image, seed), independent of the worker.
 
     Args:
         datasets: Datasets to draw from.
@@ -29,11 +29,11 @@ class TrainingSet(Dataset[dict[str, Any]]):
         transform: See ``dct_seg.data.transforms``.
         union: Probability per folder that several objects of an image become one.
         copy_paste: Probability that an object is pasted onto another image; it is the target in half of these
-            cases, and lies before or beside the photograph's own object in the others.
+            cases, and lies before or beside the image's own object in the others.
         min_object_size: Minimum size in pixels; a target with less than a quarter of it after augmentation is
             drawn again.
         user: Simulated user that makes the first click of each sample; None makes none.
-        cache_bytes: Memory for decoded photographs, in each process.
+        cache_bytes: Memory for decoded images, in each process.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class TrainingSet(Dataset[dict[str, Any]]):
         )
 
     def photo_name(self, number: int) -> str:
-        """Folder and path of a photograph, for messages."""
+        """Folder and path of an image, for messages."""
         folder, image = self.photos[number]
         dataset = self.datasets[folder]
         return f"{dataset.root.name}/{dataset.image_name(dataset.samples_of(image)[0])}"
@@ -105,7 +105,7 @@ class TrainingSet(Dataset[dict[str, Any]]):
         return photo
 
     def _target(self, number: int, photo: Photo, rng: np.random.Generator) -> tuple[int, NDArray[np.bool_]]:
-        """A random object of a photograph, or the union of some.
+        """A random object of an image, or the union of some.
 
         The sample it began with, and (H, W) bool.
         """

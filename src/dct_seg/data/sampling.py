@@ -25,7 +25,7 @@ def photo_key(name: str) -> str:
     COCO's images have one such number under many names, and all of them must be on the same side of a
     split.
 
-    Example:
+    Examples:
         >>> photo_key("images/airplane00_000000281693.jpg"), photo_key("images/cat.jpg")
         ('000000281693', 'cat')
     """
@@ -42,7 +42,7 @@ def hash_fraction(name: str) -> float:
 
 
 def is_held_out(name: str, fraction: float) -> bool:
-    """Whether a photograph belongs to the fixed ``fraction`` that is never trained on."""
+    """Whether an image belongs to the fixed ``fraction`` that is never trained on."""
     return hash_fraction(name) < fraction
 
 

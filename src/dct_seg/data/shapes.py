@@ -20,18 +20,18 @@ class Shapes(InteractiveDataset):
     """Polygons, ellipses, stars, blobs and rings that cover each other, each with a texture, under shading
     and noise.
 
-    A picture is a pure function of (seed, split, its number, size); splits share no picture.
+    An image is a pure function of (seed, split, its number, size); splits share no image.
 
     Args:
         root: Not used; None.
         split: Name of the split, such as ``train`` or ``val``; any word works.
         num_images: Number of images.
         size: (height, width) in pixels.
-        max_shapes: Each picture has 2 to this many shapes; each is a sample while enough of it is seen.
+        max_shapes: Each image has 2 to this many shapes; each is a sample while enough of it is seen.
         seed: Seed of all images.
         min_object_size: Shapes with fewer visible pixels are no samples.
 
-    Example:
+    Examples:
         >>> shapes = Shapes(num_images=4, size=(64, 80))
         >>> again = Shapes(num_images=4, size=(64, 80))
         >>> shapes.read(0).image.shape, bool((shapes.read(0).image == again.read(0).image).all())
@@ -85,7 +85,7 @@ class Shapes(InteractiveDataset):
 
 
 def draw_shape(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """(H, W) bool: one random shape, most of it inside the picture."""
+    """(H, W) bool: one random shape, most of it inside the image."""
     height, width = size
     reach = min(size) * rng.uniform(0.12, 0.38)
     middle = np.array([rng.uniform(0.1, 0.9) * width, rng.uniform(0.1, 0.9) * height])
@@ -127,7 +127,7 @@ def smooth_noise(rng: np.random.Generator, size: tuple[int, int], cells: int) ->
 
 
 def texture(rng: np.random.Generator, size: tuple[int, int]) -> Array:
-    """(H, W, 3) float32, 0..255: two near colours mixed by noise, stripes or checks."""
+    """(H, W, 3) float32, 0..255: two near colors mixed by noise, stripes or checks."""
     first = rng.uniform(30, 225, 3)
     second = np.clip(first + rng.normal(0, 45, 3), 0, 255)
     rows, cols = np.mgrid[: size[0], : size[1]].astype(np.float32)

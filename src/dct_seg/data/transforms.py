@@ -38,12 +38,12 @@ class Transform(Protocol):
 class ObjectCrop(A.DualTransform):  # type: ignore[misc]
     """Random resize and random square crop that contains the object, as one crop and one resize.
 
-    Beyond the picture's edge the image is ``PADDING_COLOUR`` and the mask is ignore: no clicks and no loss
+    Beyond the image's edge the image is ``PADDING_COLOUR`` and the mask is ignore: no clicks and no loss
     there.
 
     Args:
         size: Side of the crop in pixels.
-        scale: Drawn pixels per picture pixel, uniformly from (low, high) (the paper, section 3.2: 0.75 to
+        scale: Drawn pixels per image pixel, uniformly from (low, high) (the paper, section 3.2: 0.75 to
             1.25).
         object_scale: Side of the object (square root of its bounding box's area) as a share of the crop's
             side, instead of ``scale``, log-uniformly from (low, high); the crop is then placed with
@@ -83,7 +83,7 @@ class ObjectCrop(A.DualTransform):  # type: ignore[misc]
         return {"window": self.draw_window(data["mask"], self.random_generator)}
 
     def draw_window(self, mask: NDArray[np.uint8], rng: np.random.Generator) -> tuple[int, int, int, int]:
-        """(top, left, height, width) in pixels of the picture; it may reach beyond the edge."""
+        """(top, left, height, width) in pixels of the image; it may reach beyond the edge."""
         target = (mask == 1).view(np.uint8)
         left, top, width, height = cv2.boundingRect(target)
         box = (
@@ -127,7 +127,7 @@ class ObjectCrop(A.DualTransform):  # type: ignore[misc]
         assert self.object_scale is not None
         side = math.sqrt((box[0][1] - box[0][0]) * (box[1][1] - box[1][0]))
         share = math.exp(rng.uniform(math.log(self.object_scale[0]), math.log(self.object_scale[1])))
-        # A window beyond the picture's mean side is mostly padding; it is as large only where the object is.
+        # A window beyond the image's mean side is mostly padding; it is as large only where the object is.
         largest = min(
             max(shape), max(math.sqrt(shape[0] * shape[1]), 1.1 * max(end - start for start, end in box))
         )
@@ -163,7 +163,7 @@ def cut(
     """The window (top, left, height, width) of an image or a mask as a (size, size) one, ``fill`` beyond the
     edge.
 
-    Masks keep their values (nearest); pictures are averaged when they shrink.
+    Masks keep their values (nearest); images are averaged when they shrink.
     """
     top, left, height, width = window
     bottom, right = top + height, left + width

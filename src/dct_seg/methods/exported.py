@@ -1,4 +1,4 @@
-"""A network that ``dct-seg export`` wrote, run by onnxruntime in place of PyTorch."""
+"""A network that ``dct-seg export`` wrote, run by onnxruntime instead of PyTorch."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class Evaluation(NamedTuple):
 
 
 class _Stop(Exception):  # noqa: N818
-    """Ends an optimisation from inside its objective."""
+    """Ends an optimization from inside its objective."""
 
 
 def minimise(

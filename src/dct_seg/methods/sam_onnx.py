@@ -33,7 +33,7 @@ _SIDE = 1024
 class SamOnnx(Method):
     """A SAM-style pair: an image encoder, run once an image, and a decoder of points and the previous logits.
 
-    The encoder takes (1, 3, S, S), the image with its longer side at S, normalised as ImageNet and padded
+    The encoder takes (1, 3, S, S), the image with its longer side at S, normalized as ImageNet and padded
     with 0 at the right and the bottom. The decoder has the inputs and outputs of SAM's own ONNX export. Of
     several masks the first is taken, which SAM trains as the single answer. A drag's radius is not used: the
     prompt has no place for it.

@@ -83,7 +83,7 @@ def first_view(
 
     As far around the positive clicks as objects of their radii reach, or ``whole``.
 
-    A drag tells the object's size before anything is predicted. Nine of ten objects of photographs end within
+    A drag tells the object's size before anything is predicted. Nine of ten objects of images end within
     eight radii of the first click, and a small one is a few pixels of the whole image.
 
     Args:

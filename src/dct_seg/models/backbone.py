@@ -90,7 +90,7 @@ class PromptedStem(nn.Module):
 
 
 class Backbone(nn.Module):
-    """A timm network that returns its feature pyramid, normalised input included.
+    """A timm network that returns its feature pyramid, normalized input included.
 
     Args:
         name: A timm model that supports ``features_only``.
@@ -151,7 +151,7 @@ def suitable_backbones(pattern: str = "*") -> list[str]:
     layer is a convolution over RGB, and it takes any input size. A model that is not listed may still work by
     its name.
 
-    Example:
+    Examples:
         >>> suitable_backbones("tf_efficientnet_lite*")[:2]
         ['tf_efficientnet_lite0', 'tf_efficientnet_lite1']
         >>> suitable_backbones("mixer*")
@@ -203,7 +203,7 @@ def _create(name: str) -> Any:
 
 
 def _add_maps(net: Any, num_maps: int) -> None:
-    """Put a :class:`PromptedStem` in place of each convolution that timm says is a first one."""
+    """Put a :class:`PromptedStem` instead of each convolution that timm says is a first one."""
     first = net.pretrained_cfg.get("first_conv") or ()
     wanted = {plain_key(name) for name in ([first] if isinstance(first, str) else first)}
     convs = {

@@ -63,7 +63,7 @@ def plain_key(key: str) -> str:
 
     They put ``model.`` or ``body.`` in front, or flatten ``stages.0`` into ``stages_0``.
 
-    Example:
+    Examples:
         >>> key = "stages_0.blocks.1.conv_dw.weight"
         >>> plain_key(key) == plain_key("model.stages.0.blocks.1.conv_dw.weight")
         True

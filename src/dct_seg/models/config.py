@@ -34,7 +34,7 @@ class DCTNetConfig:
             section 2.2; with early fusion the backbone runs a second time for each click.
         rejection: Effect of a negative click in eq. 3: ``true`` vector rejection, or the formula as
             ``printed``.
-        normalize_features: Normalise the clicked features of each layer before eq. 3; the paper does not say.
+        normalize_features: Normalize the clicked features of each layer before eq. 3; the paper does not say.
         auto_drag: Predict the radius of a click that came without a drag.
         previous_mask: Feed the mask before the click to the network; the paper does not.
         prompt_fusion: Entry point of clicks and the previous mask. ``early``, the paper's: at the backbone's

@@ -32,7 +32,7 @@ class DCTNet(InteractiveNetwork):
     Args:
         config: Network configuration; the default is the paper's.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from dct_seg import Click
         >>> net = DCTNet(DCTNetConfig(backbone="resnet18", backbone_weights="none")).eval()

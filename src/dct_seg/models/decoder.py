@@ -1,4 +1,4 @@
-"""Spatial pyramid pooling and the U-Net decoder whose layers Feature-DCT normalises (the paper's Figs. 1 and
+"""Spatial pyramid pooling and the U-Net decoder whose layers Feature-DCT normalizes (the paper's Figs. 1 and
 3).
 """
 
@@ -74,8 +74,7 @@ def _averaging(length: int, cells: int) -> Tensor:
 class ConvNorm(nn.Module):
     """Convolution, instance norm (or batch norm) and ReLU.
 
-    The norm's scale and shift are learnt weights, or, where Feature-DCT gives them, the predicted statistics.
-    Instance norm has no running average, so a batch of near-identical forwards skews nothing and one image a
+    The norm's scale and shift are learned weights, or the statistics that Feature-DCT predicts. Instance norm has no running average, so a batch of near-identical forwards skews nothing and one image a
     batch trains as well.
 
     Args:
@@ -120,9 +119,9 @@ def adaptive_instance_norm(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         mean: (B, C) or (C,).
         std: (B, C) or (C,).
 
-    Source: section 2.2; instance normalisation [15] with predicted statistics.
+    Source: section 2.2; instance normalization [15] with predicted statistics.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([[[[1.0, 3.0]]]])
         >>> normed = adaptive_instance_norm(x, torch.tensor([10.0]), torch.tensor([2.0]))
         >>> [round(v, 2) for v in normed.flatten().tolist()]

@@ -49,7 +49,7 @@ class FCN(InteractiveNetwork):
 def added_scores(scores: Sequence[Tensor]) -> Tensor:
     """Scores (B, 1, h_i, w_i), fine to coarse, added at the finest level, each raised bilinearly.
 
-    Example:
+    Examples:
         >>> import torch
         >>> added_scores([torch.zeros(1, 1, 2, 2), torch.full((1, 1, 1, 1), 3.0)]).flatten().tolist()
         [3.0, 3.0, 3.0, 3.0]

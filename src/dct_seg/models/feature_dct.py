@@ -29,7 +29,7 @@ def sample_at(features: Tensor, coords: Tensor, size: tuple[int, int]) -> Tensor
     Returns:
         (B, ..., C) float32.
 
-    Example:
+    Examples:
         >>> columns = torch.tensor([[[[0.0, 1.0]]]])  # (1, 1, 1, 2); each value covers 4 columns of 4 x 8
         >>> sample_at(columns, torch.tensor([[[0.0, 1.5], [0.0, 3.5]]]), (4, 8)).flatten().tolist()
         [0.0, 0.5]
@@ -59,7 +59,7 @@ def fold_clicks(q: Tensor, labels: Tensor, *, rejection: Rejection = "true") -> 
     branch leaves (1 - |Q|) f.Q of f along Q, where a vector rejection, which the text says it is, leaves
     nothing; ``printed`` restores it.
 
-    Example:
+    Examples:
         >>> q = torch.tensor([[[2.0, 0.0], [1.0, 1.0], [0.0, 3.0]]])
         >>> fold_clicks(q, torch.tensor([[1, 1, 0]])).tolist()
         [[1.5, 0.0]]
@@ -99,10 +99,10 @@ class FeatureDCT(nn.Module):
 
     Args:
         in_channels: Channels of the layers that are read at the clicks; the paper reads three.
-        out_channels: Channels of the decoder layers that are normalised; the paper normalises three.
+        out_channels: Channels of the decoder layers that are normalized; the paper normalizes three.
         hidden: Width of the fully connected net.
         rejection: Effect of a negative click, see :func:`fold_clicks`.
-        normalize: Normalise each layer's feature to zero mean and unit variance over its channels before the
+        normalize: Normalize each layer's feature to zero mean and unit variance over its channels before the
             fold, so that no layer outweighs the others. The paper does not say; off is its text.
 
     Raises:

@@ -14,7 +14,7 @@ class FeaturePyramid(nn.Module):
     on at each click.
 
     What a click costs depends on the channels that leave here, what the image costs, once, on those in
-    between. Each level leaves normalised over its channels at each place: the raw features of a backbone can
+    between. Each level leaves normalized over its channels at each place: the raw features of a backbone can
     be a hundred times as large as a click map, which would drown in them.
 
     Args:

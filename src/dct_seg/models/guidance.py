@@ -181,7 +181,7 @@ def neighbours(labels: NDArray[Any]) -> list[tuple[int, int]]:
 def merge_order(
     areas: NDArray[Any], histograms: NDArray[np.float64], pairs: Sequence[tuple[int, int]]
 ) -> list[tuple[int, int]]:
-    """The merges of neighbouring regions, the most alike first, until nothing touches.
+    """The merges of neighboring regions, the most alike first, until nothing touches.
 
     Likeness is the intersection of color histograms, plus 1 less the share of the image that both fill, so
     that small regions merge first (two of selective search's four terms).
@@ -189,7 +189,7 @@ def merge_order(
     Args:
         areas: (K,) pixels of each superpixel.
         histograms: (K, C), each row sums to 1.
-        pairs: Neighbours (i, j).
+        pairs: Neighbors (i, j).
 
     Returns:
         Pairs of regions; superpixels are 0..K-1, and the n-th merge makes region K + n.

@@ -20,7 +20,7 @@ FILE = "model.safetensors"
 def is_hub_name(name: str | Path) -> bool:
     """Whether a name can be that of a repository on the Hub.
 
-    Example:
+    Examples:
         >>> [is_hub_name(name) for name in ("org/name", "name", "a/b/c", "a/b.ckpt", "./name")]
         [True, False, False, False, False]
     """
@@ -128,7 +128,7 @@ def model_card(name: str, card: Mapping[str, str], config: Mapping[str, Any]) ->
         card: Lines of the file's metadata; ``license`` also becomes the repository's.
         config: Configuration of the network.
 
-    Example:
+    Examples:
         >>> print(model_card("org/cells", {"license": "mit"}, {"backbone": "resnet18"})[:52])
         ---
         library_name: dct-seg

@@ -120,7 +120,7 @@ def click_boxes(positive: Tensor, negative: Tensor, size: tuple[int, int]) -> Te
     Returns:
         (R, 4) top, left, bottom, right as edges of pixels, cut at the image's border.
 
-    Example:
+    Examples:
         >>> click_boxes(torch.tensor([[50.0, 50.0]]), torch.tensor([[50.0, 70.0]]), (100, 100)).tolist()
         [[30.5, 30.5, 70.5, 70.5]]
     """
@@ -129,7 +129,7 @@ def click_boxes(positive: Tensor, negative: Tensor, size: tuple[int, int]) -> Te
         return positive.new_zeros(0, 4)
     nearest = negative[torch.cdist(positive, negative).argmin(1)]  # (P, 2)
     half = (positive - nearest).abs().amax(1).clamp(min=SMALLEST_HALF).clamp(max=max(size) / 2)
-    squares = torch.cat([positive + 0.5, half[:, None]], 1)  # centre and half side
+    squares = torch.cat([positive + 0.5, half[:, None]], 1)  # center and half side
     apart = torch.cdist(positive, positive)
     pairs = [(i, j) for i in range(len(positive)) for j in range(i + 1, len(positive))]
     pairs = sorted(pairs, key=lambda pair: float(apart[pair]))[:MAX_BETWEEN]
@@ -178,7 +178,7 @@ def joined(whole: Tensor, regions: Tensor, inside: Tensor) -> Tensor:
 def discounted(losses: Tensor, discount: float) -> Tensor:
     """The weighted mean of the losses; the k-th largest weighs ``discount ** k``, k from 0.
 
-    Example:
+    Examples:
         >>> round(float(discounted(torch.tensor([1.0, 3.0, 2.0]), 0.5)), 4)  # (3 + 2 / 2 + 1 / 4) / 1.75
         2.4286
     """

@@ -1,6 +1,6 @@
 """The simulated user: where the next click goes, its sign, and the length of its drag.
 
-Distances between pixel centres have integer squares; they are compared as integers, so that a tie is a tie.
+Distances between pixel centers have integer squares; they are compared as integers, so that a tie is a tie.
 Every number that comes out of these rules is printed with the rule's name and `PROTOCOL_VERSION`.
 """
 
@@ -64,7 +64,7 @@ def first_click(mask: Tensor, ignore: Tensor | None = None) -> NextClicks:
         mask: (B, H, W) bool, the object.
         ignore: (B, H, W) bool, True for ignored pixels.
 
-    Example:
+    Examples:
         >>> mask = torch.zeros(1, 9, 9, dtype=torch.bool)
         >>> mask[0, 2:7, 2:7] = True
         >>> click = first_click(mask)
@@ -103,7 +103,7 @@ def next_click(
         ValueError: When shapes disagree or the rule is unknown.
         TypeError: When a map is not bool.
 
-    Example:
+    Examples:
         >>> mask = torch.zeros(1, 9, 9, dtype=torch.bool)
         >>> pred = mask.clone()
         >>> pred[0, 2:7, 2:7] = True
@@ -135,7 +135,7 @@ class SimulatedUser:
     Raises:
         ValueError: When an option is out of range, or shapes disagree.
 
-    Example:
+    Examples:
         >>> mask = torch.zeros(1, 9, 9, dtype=torch.bool)
         >>> mask[0, 2:7, 2:7] = True
         >>> user = SimulatedUser(mask, prompt="click")
@@ -247,7 +247,7 @@ def predicted(logits: Tensor, threshold: float = 0.5) -> Tensor:
 
     Takes logits (B, 1, H, W) or (B, H, W); a bool mask is returned as it is.
 
-    Example:
+    Examples:
         >>> predicted(torch.tensor([[[-1.0, 0.0, 1.0]]])).tolist()
         [[[False, False, True]]]
     """

@@ -1,7 +1,7 @@
 """The exact geometry under the simulated user: which wrong pixel lies deepest, in one image.
 
 All maps here are uint8, 0 or 1, with a border of zeros: the image border is a boundary. Squared distances
-between pixel centres are integers and are compared as integers.
+between pixel centers are integers and are compared as integers.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def deepest_pixel(wrong: Wrong, clicked: Sequence[Pixel]) -> Peak | None:
 
     Args:
         wrong: The wrong pixels.
-        clicked: Pixels of the box never to be chosen; they still count as wrong for their neighbours'
+        clicked: Pixels of the box never to be chosen; they still count as wrong for their neighbors'
             distances.
 
     Returns:

@@ -87,12 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dry-run", action="store_true", help="show the trials, run none")
     parser.add_argument(
-        "--out", metavar="DIR", help="where trials, tables and the picture go (runs/sweeps/NAME)"
+        "--out", metavar="DIR", help="where trials, tables and the image go (runs/sweeps/NAME)"
     )
     parser.add_argument(
         "--base",
         metavar="FILE",
-        help="a configuration in place of the sweep's own: a file, or a shipped name such as folder",
+        help="a configuration instead of the sweep's own: a file, or a shipped name such as folder",
     )
     parser.add_argument(
         "--trials",

@@ -211,7 +211,7 @@ def _tell(search: Search, metric: Metric | None, outcome: Outcome, on_end: Calla
 
 
 def last_error(log: Path) -> str:
-    """The last line of what a trial printed that says what went wrong, without colours and the command's
+    """The last line of what a trial printed that says what went wrong, without colors and the command's
     name.
     """
     with log.open("rb") as file:
@@ -227,7 +227,7 @@ def share_of_machine(slot: int, jobs: int, environment: Mapping[str, str] = os.e
 
     A single trial gets everything.
 
-    Example:
+    Examples:
         >>> share_of_machine(3, 4, {"CUDA_VISIBLE_DEVICES": "5,7", "OMP_NUM_THREADS": "2"})
         {'CUDA_VISIBLE_DEVICES': '7'}
     """

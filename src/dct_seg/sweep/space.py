@@ -325,7 +325,7 @@ def fit_arguments(
         base: Configuration that replaces the first ``--config`` of the command.
         extra: Additional arguments, before the parameters, which override them.
 
-    Example:
+    Examples:
         >>> sweep = Sweep("s", "grid", None, ("dct-seg", "fit", "--config", "a.yaml", "${args}"), ())
         >>> fit_arguments(sweep, {"model.lr": 0.1}, base="b.yaml", extra=["--data.root", "DIR"])
         ['fit', '--config', 'b.yaml', '--data.root', 'DIR', '--model.lr=0.1']

@@ -71,7 +71,7 @@ def rows_of(outcomes: Sequence[Outcome]) -> list[Row]:
 def spread(values: Sequence[float]) -> float | None:
     """The standard deviation over seeds (n - 1), None of one seed.
 
-    Example:
+    Examples:
         >>> spread([1.0, 2.0, 3.0]), spread([1.0])
         (1.0, None)
     """

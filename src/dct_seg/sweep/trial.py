@@ -72,7 +72,7 @@ class Trial:
     def of(cls, values: Values, out: Path) -> Trial:
         """The trial of these values among those of a sweep.
 
-        Example:
+        Examples:
             >>> one, other = (Trial.of({"model.lr": lr}, Path("out")) for lr in (0.1, 0.2))
             >>> one.folder.name == other.folder.name
             False
@@ -173,7 +173,7 @@ def describe(values: Mapping[str, Any], keys: Sequence[str] | None = None) -> st
         values: Parameter values.
         keys: Parameters to show; by default all.
 
-    Example:
+    Examples:
         >>> describe({"model.network.decoder_width": 32, "seed_everything": 1})
         'decoder_width 32, seed 1'
     """
@@ -188,7 +188,7 @@ def describe(values: Mapping[str, Any], keys: Sequence[str] | None = None) -> st
 def short_names(keys: Sequence[str]) -> dict[str, str]:
     """Shorten each dotted key to its shortest unique ending.
 
-    Example:
+    Examples:
         >>> short_names(["model.lr", "model.seed", "data.seed"])
         {'model.lr': 'lr', 'model.seed': 'model.seed', 'data.seed': 'data.seed'}
     """
@@ -222,7 +222,7 @@ def has_wandb() -> bool:
 def without_logger(arguments: Sequence[str]) -> list[str]:
     """A command without its logger, so that Lightning's CSV files stand in.
 
-    Example:
+    Examples:
         >>> args = ["--trainer.logger", "WandbLogger", "--trainer.logger.project=p", "--model.lr=1"]
         >>> without_logger(["fit", *args])
         ['fit', '--model.lr=1']

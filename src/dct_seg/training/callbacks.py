@@ -256,7 +256,7 @@ def click_boxes(clicks: Sequence[Click], size: tuple[int, int]) -> list[dict[str
         clicks: In order.
         size: (H, W) of the image; boxes end at its border.
 
-    Example:
+    Examples:
         >>> box = click_boxes([Click(10, 20, True, 4.0)], (40, 22))[0]
         >>> box["position"], box["box_caption"]
         ({'minX': 16, 'maxX': 22, 'minY': 6, 'maxY': 14}, '1: r 4')

@@ -213,7 +213,7 @@ class TrainingCLI(LightningCLI):
             default="after",
             help=(
                 "print a table of the validation metrics after training, or also of the untrained network, "
-                "and draw a picture"
+                "and draw an image"
             ),
         )
         parser.add_lightning_class_args(InteractionLogger, "interactions")
@@ -290,7 +290,7 @@ class TrainingCLI(LightningCLI):
             self._validate("before")
 
     def after_fit(self) -> None:
-        """Print the table, the checkpoint and the picture's path."""
+        """Print the table, the checkpoint and the image's path."""
         if self._get(self.config, "report") == "none":
             return
         self._validate("after")
@@ -356,7 +356,7 @@ class TrainingCLI(LightningCLI):
 def table(rows: Mapping[str, Mapping[str, float]]) -> str:
     """Rows of metrics as text, aligned.
 
-    Example:
+    Examples:
         >>> print(table({"drag, after": {"NoC@85": 3.25, "NoC@90": 5.0, "mIoU@1": 0.8125}}))
         prompt       NoC@85  NoC@90  mIoU@1
         drag, after    3.25    5.00   0.812

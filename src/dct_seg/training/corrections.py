@@ -101,7 +101,7 @@ def correction_windows(
     Returns:
         (B, 3) float32: top, left and side in pixels.
 
-    Example:
+    Examples:
         >>> middle = torch.full((1, 3), 0.5)
         >>> click, radius = torch.tensor([[49.5, 59.5]]), torch.tensor([5.0])
         >>> correction_windows(click, radius, (100, 100), reach=4, chance=middle).round(decimals=1)

@@ -41,8 +41,8 @@ class TaskHooks(LightningModule):
     """Optimizer, schedule, checkpoints, and the Trainer's options that suit training click by click.
 
     Attributes:
-        optimizer_choice: Optimizer of torch's in place of ``optimizer``, ``lr`` and ``weight_decay``.
-        scheduler_choice: Scheduler of torch's in place of ``schedule``, stepped once an epoch.
+        optimizer_choice: Optimizer of torch's instead of ``optimizer``, ``lr`` and ``weight_decay``.
+        scheduler_choice: Scheduler of torch's instead of ``schedule``, stepped once an epoch.
     """
 
     net: InteractiveNetwork

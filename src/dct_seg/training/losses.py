@@ -49,7 +49,7 @@ def normalized_focal(logits: Tensor, mask: Tensor, valid: Tensor, *, gamma: floa
 
     Args and returns as :func:`binary_cross_entropy`.
 
-    Source: Sofiiuk et al., "AdaptIS" (2019), normalised focal loss.
+    Source: Sofiiuk et al., "AdaptIS" (2019), normalized focal loss.
     """
     target = mask.to(logits)
     each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
@@ -117,7 +117,7 @@ class LossSum:
     Raises:
         ValueError: When a loss or an option is unknown.
 
-    Example:
+    Examples:
         >>> loss = LossSum({"bce": 1.0, "normalized_focal": {"weight": 0.5, "gamma": 1.0}})
         >>> maps = torch.zeros(2, 4, 5, dtype=torch.bool)
         >>> loss(torch.zeros(2, 1, 4, 5), maps, ~maps, ClickBatch.empty(2)).shape

@@ -140,7 +140,7 @@ def settings_of(optimizer: Optimizer, choice: Choice | None) -> Settings:
 
     Args:
         optimizer: Before its first step.
-        choice: Scheduler that was chosen in place of ours.
+        choice: Scheduler that was chosen instead of ours.
     """
     return {
         "optimizer": type(optimizer).__name__,

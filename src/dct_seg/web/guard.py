@@ -181,7 +181,7 @@ class Guard:
 def host_name(host: str) -> str:
     """The name in a Host header, without its port; "" for nonsense.
 
-    Example:
+    Examples:
         >>> [host_name(host) for host in ("LocalHost:8000", "[::1]:8000", "evil.example", "a b")]
         ['localhost', '::1', 'evil.example', '']
     """

@@ -12,7 +12,7 @@ from dct_seg.methods.classical.seeds import UNMARKED, frame_of
 class ColorModel:
     """Smoothed color histograms of an image's object and background in CIE Lab.
 
-    A few hundred seed pixels fill few of the bins, so the counts are blurred over the neighbouring colors: a
+    A few hundred seed pixels fill few of the bins, so the counts are blurred over the neighboring colors: a
     kernel density estimate with the bin as its step. Until there is a negative click the image's frame stands
     for the background, since an object seldom fills it; it is a guess about colors only and never a seed.
 

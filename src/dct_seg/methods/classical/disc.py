@@ -18,7 +18,7 @@ class Disc(SeededMethod):
     Args:
         seed_radius: Radius in pixels of a click without a drag.
 
-    Example:
+    Examples:
         >>> from dct_seg.clicks import Click
         >>> image = np.zeros((3, 4, 3), np.uint8)
         >>> method = Disc()

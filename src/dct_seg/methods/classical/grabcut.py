@@ -66,7 +66,7 @@ class GrabCut(SeededMethod):
         state[seeds == 0] = cv2.GC_BGD
         num_inside = int(_is_object(state).sum())
         if min(num_inside, state.size - num_inside) >= _GAUSSIANS:
-            cv2.setRNGSeed(0)  # the mixtures start from k-means with random centres
+            cv2.setRNGSeed(0)  # the mixtures start from k-means with random centers
             models = np.zeros((1, 13 * _GAUSSIANS)), np.zeros((1, 13 * _GAUSSIANS))
             cv2.grabCut(self._bgr, state, None, *models, self.iterations, cv2.GC_INIT_WITH_MASK)
         return keep_seeded(_is_object(state), seeds).astype(np.float32)

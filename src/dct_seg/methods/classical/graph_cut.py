@@ -13,19 +13,19 @@ from dct_seg.methods.classical.seeds import SeededMethod, keep_seeded
 from dct_seg.methods.extras import import_extra
 
 _STEPS = ((0, 1), (1, 0), (1, 1), (1, -1))
-"""Half of the 8-neighbourhood; each pair of neighbours is met once."""
+"""Half of the 8-neighborhood; each pair of neighbors is met once."""
 
 _SCALE = 1000
 """Energies become integers for the max-flow: three decimals are kept."""
 
 _HARD = 10**9
-"""A capacity that no cut affords: the sum over the eight neighbours and the data term stay far below."""
+"""A capacity that no cut affords: the sum over the eight neighbors and the data term stay far below."""
 
 
 class GridGraph:
-    """An image's pixels as a graph: 8-neighbourhood edges that cost less where the color changes.
+    """An image's pixels as a graph: 8-neighborhood edges that cost less where the color changes.
 
-    Between neighbours p and q the cost is ``smoothness * exp(-|I_p - I_q|^2 / (2 s^2)) / dist(p, q)``, with
+    Between neighbors p and q the cost is ``smoothness * exp(-|I_p - I_q|^2 / (2 s^2)) / dist(p, q)``, with
     s^2 the mean of
     |I_p - I_q|^2 over the image.
 
@@ -101,7 +101,7 @@ class GridGraph:
 
 
 def _shifted_views(rows: int, cols: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """The slices of all pixels with a neighbour at (rows, cols), and of those neighbours; rows is 0 or 1."""
+    """The slices of all pixels with a neighbor at (rows, cols), and of those neighbors; rows is 0 or 1."""
     here = np.s_[: -rows or None, max(-cols, 0) : -max(cols, 0) or None]
     there = np.s_[rows:, max(cols, 0) : -max(-cols, 0) or None]
     return here, there
@@ -112,7 +112,7 @@ class GraphCut(SeededMethod):
     """Interactive graph cuts: the cheapest cut between object and background seeds.
 
     The data term is the negative log likelihood of a pixel's color under histograms of the seeds; the
-    boundary term is contrast-sensitive on the 8-neighbourhood; seeds are hard. Parts without a positive seed
+    boundary term is contrast-sensitive on the 8-neighborhood; seeds are hard. Parts without a positive seed
     are dropped.
 
     Source:

@@ -24,7 +24,7 @@ class RandomWalker(SeededMethod):
     The image's outermost pixels are the background's seeds wherever no positive seed lies: with a few
     negative clicks alone a walker from anywhere else meets the object first, and the mask floods the image.
     The linear system is solved on the image shrunk to ``max_side`` and its smooth solution enlarged. Defaults
-    from photographs of the training pack.
+    from images of the training pack.
 
     Source:
         L. Grady, "Random walks for image segmentation", TPAMI 28(11), 2006, by scikit-image.

@@ -33,7 +33,7 @@ def mark_seeds(size: tuple[int, int], clicks: Sequence[Click], *, seed_radius: f
     Returns:
         (H, W) int8: 1 object, 0 background, -1 unmarked.
 
-    Example:
+    Examples:
         >>> mark_seeds((3, 5), [Click(1, 1, radius=1.5), Click(1, 4, positive=False)], seed_radius=1.0)
         array([[ 1,  1,  1, -1, -1],
                [ 1,  1,  1, -1,  0],

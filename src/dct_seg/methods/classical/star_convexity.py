@@ -46,7 +46,7 @@ class EuclideanStarConvexity(StarConvexity):
     paper = "Gulshan et al. 2010"
 
     def parents(self, seeds: NDArray[np.int8]) -> NDArray[np.int32]:
-        """One step of a straight line on the 8-neighbourhood."""
+        """One step of a straight line on the 8-neighborhood."""
         from scipy.ndimage import distance_transform_edt
 
         nearest = distance_transform_edt(seeds != 1, return_distances=False, return_indices=True)  # (2, H, W)
