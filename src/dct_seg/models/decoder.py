@@ -74,8 +74,9 @@ def _averaging(length: int, cells: int) -> Tensor:
 class ConvNorm(nn.Module):
     """Convolution, instance norm (or batch norm) and ReLU.
 
-    The norm's scale and shift are learned weights, or the statistics that Feature-DCT predicts. Instance norm has no running average, so a batch of near-identical forwards skews nothing and one image a
-    batch trains as well.
+    The norm's scale and shift are learned weights, or the statistics that Feature-DCT predicts. Instance norm
+    has no running average, so a batch of near-identical forwards skews nothing, and a batch of one image
+    trains as well.
 
     Args:
         in_channels: Input channels.
