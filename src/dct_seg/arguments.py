@@ -1,4 +1,4 @@
-"""Command-line arguments whose mistakes are told in one line."""
+"""Command-line parser that reports an error in one line."""
 
 from __future__ import annotations
 

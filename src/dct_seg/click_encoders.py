@@ -15,7 +15,7 @@ from dct_seg.clicks import ClickBatch
 from dct_seg.registry import Registry, unknown_name
 
 ClickUnion = Literal["max", "min"]
-"""How Gaussians of one sign become one map."""
+"""Union of the Gaussians of one sign."""
 
 CLICK_ENCODERS: Registry[type[ClickEncoder]] = Registry("click encoder", group="dct_seg.click_encoders")
 

@@ -1,4 +1,4 @@
-"""Clicks: one as a person makes it, and the ordered, padded batch that everything else reads."""
+"""Clicks: a single click, and the ordered, padded batch that the library works on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 PADDING = -1
-"""The label of a click that is not there."""
+"""Label of padding."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 BROKEN = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
-"""What reading raises of content that is another thing than it should be."""
+"""Exceptions that reading raises for broken content."""
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def naming(what: str, remedy: str) -> Iterator[None]:
         remedy: Advice that ends the message.
 
     Raises:
-        ValueError: When the block raises what broken content makes it raise.
+        ValueError: When the block raises one of the exceptions of broken content.
 
     Examples:
         >>> with naming("a.json is no list", "write it anew"):
@@ -70,7 +70,7 @@ def whole_file(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
     removed.
 
     Args:
-        path: The file; its folder is made.
+        path: Path of the file; its folder is created.
         durable: Wait until the disk holds it, so that it outlives a power cut too.
 
     Examples:
@@ -103,8 +103,8 @@ def write_whole(path: str | Path, content: str | bytes, *, durable: bool = False
     """Write a file whole or not at all; text is UTF-8 with its line ends as they are.
 
     Args:
-        path: The file; its folder is made.
-        content: All of it.
+        path: Path of the file; its folder is created.
+        content: Whole content.
         durable: Flush to disk before returning, as in :func:`whole_file`.
 
     Returns:

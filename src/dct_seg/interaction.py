@@ -101,15 +101,15 @@ def interact(
     from one click to the next.
 
     Args:
-        model: Called once a click; its ``fill_radii`` is optional.
+        model: Model, called once per click; its ``fill_radii`` is optional.
         image: (B, 3, H, W) in 0..1.
         source: Gives the next click of each image.
-        max_clicks: Most clicks an image.
+        max_clicks: Maximum clicks per image.
         stop_when_done: False makes exactly ``max_clicks`` turns, whatever is done: under DDP every rank must
             take as many.
 
     Yields:
-        One :class:`Interaction` a click. An image that is done keeps its place in the batch; its clicks are
+        One :class:`Interaction` per click. An image that is done keeps its place in the batch; its clicks are
         padding from there on.
     """
     clicks = ClickBatch.empty(len(image), image.device)
@@ -134,7 +134,7 @@ def _as_given(image: Tensor, clicks: ClickBatch, previous: Tensor | None) -> Cli
 def answer_each(
     model: InteractiveModel, image: Tensor, draw: Callable[[], ClickBatch], num_turns: int
 ) -> Iterator[Interaction]:
-    """One answer for each of several sets of clicks that know nothing of each other.
+    """Yield one answer for each of several independent sets of clicks.
 
     Args:
         model: Called once per set, without a previous mask.

@@ -2,7 +2,7 @@
 
 Pure functions, and one metric that is exact on any number of processes.
 
-A run is a row of IoUs, one after each click, of one sample; after its end stands NaN or -1. A table (n, K)
+A run is a row of IoUs, one after each click, of one sample; NaN or -1 follows its end. A table (n, K)
 holds n runs. IoUs and thresholds are compared as float32, as the field's code does.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 UNSEEN = -1.0
-"""What stands in a table where no click was made."""
+"""Value in a table where no click was made."""
 
 
 def iou(
@@ -61,7 +61,7 @@ def iou(
 def num_clicks_to(
     ious: Tensor, threshold: float, max_clicks: int = 20, *, target: float | None = None
 ) -> Tensor:
-    """The first click after which the IoU is at least ``threshold``, or ``max_clicks`` where it never is.
+    """First click after which the IoU is at least ``threshold``, or ``max_clicks`` if it never is.
 
     (n,) int64.
 
@@ -70,9 +70,9 @@ def num_clicks_to(
     Args:
         ious: (n, K) float, K at most ``max_clicks``; NaN or -1 after the end of a run.
         threshold: IoU in 0..1.
-        max_clicks: The most clicks a run had.
-        target: The IoU at which the runs were stopped. None says that nothing stopped them, so that a run may
-            only be short when its mask is perfect; 1.0 that they stopped when nothing was left to click.
+        max_clicks: Maximum clicks of a run.
+        target: IoU at which the runs were stopped. None means that they were not stopped, so that a run is
+            short only if its mask is perfect; 1.0 means that they stopped when nothing was left to click.
 
     Raises:
         ValueError: When the runs stopped before ``threshold``, so that the number would mean nothing.
@@ -85,7 +85,7 @@ def num_clicks_to(
 
 
 def failures(ious: Tensor, threshold: float, max_clicks: int = 20, *, target: float | None = None) -> Tensor:
-    """NoF: how many runs never reach ``threshold``, () int64; arguments as `num_clicks_to`."""
+    """NoF: number of runs that never reach ``threshold``, () int64; arguments as `num_clicks_to`."""
     return (_first_click_at(ious, threshold, max_clicks, target) > max_clicks).sum()
 
 
@@ -149,8 +149,8 @@ def bootstrap_interval(
     Between which it lies when samples are drawn again.
 
     Args:
-        values: One number a sample, for example its number of clicks.
-        level: The share of resamples inside.
+        values: One number per sample, for example its number of clicks.
+        level: Share of resamples inside the interval.
         num_resamples: Number of bootstrap resamples.
         seed: The same seed gives the same interval.
 
@@ -177,7 +177,7 @@ def bootstrap_interval(
 class NumberOfClicks(Metric):
     """NoC, failures, mIoU@k and AuC of a dataset, exact under any sampler and on any number of processes.
 
-    The state is a table with one row a sample, written by sample id and merged by maximum: a sample that a
+    The state is a table with one row per sample, written by sample id and merged by maximum: a sample that a
     padded ``DistributedSampler`` hands out twice counts once. Samples never seen are left out of everything;
     ``num_seen`` counts the others.
 
@@ -186,11 +186,11 @@ class NumberOfClicks(Metric):
     has no mIoU@k and no AuC.
 
     Args:
-        num_samples: The size of the dataset; sample ids are 0 to ``num_samples`` - 1.
-        max_clicks: The most clicks a run has.
+        num_samples: Size of the dataset; sample ids are 0 to ``num_samples`` - 1.
+        max_clicks: Maximum clicks of a run.
         thresholds: IoUs for NoC.
         miou_at: Clicks (from 1) for mIoU@k.
-        target: The IoU at which runs are stopped. None: a run is only shorter than ``max_clicks`` when
+        target: IoU at which runs are stopped. None: a run is only shorter than ``max_clicks`` when
             nothing was left to click, and its last IoU holds.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A mask, how it came about, and the forms in which other tools take it."""
+"""Prediction: a mask with its origin, and conversions for other tools."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ class Timings:
     """Seconds that a call took.
 
     Args:
-        encode: Seconds spent on encoding the image or a region of it, which serves later clicks too; 0 where
-            it was at hand.
+        encode: Seconds spent on encoding the image or a region, which serves later clicks too; 0 if cached.
         click: Seconds of everything else.
     """
 
@@ -38,14 +37,14 @@ class Timings:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A mask and how it came about.
+    """Mask with its probabilities, clicks and timings.
 
     It unpacks into what ``SamPredictor.predict`` returns, ``masks, scores, logits``, one mask each.
 
     Args:
         mask: (H, W) bool, the object.
         probs: (H, W) float32 in 0..1.
-        clicks: The clicks with the radii that were used.
+        clicks: Clicks with the radii that were used.
         timings: Time that the prediction took.
 
     Examples:
@@ -99,7 +98,7 @@ class Prediction:
         :meth:`rle` keeps them.
 
         Args:
-            tolerance: Pixels that a simplified outline may be off; 0 keeps every corner.
+            tolerance: Maximum error of a simplified outline in pixels; 0 keeps every corner.
         """
         outlines = [line for line in _outlines(self.mask) if _signed_area(line) > 0]
         if tolerance <= 0:

@@ -132,7 +132,7 @@ class Predictor:
         *,
         start: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Start on an image; the clicks before are forgotten.
+        """Set an image and discard the earlier clicks.
 
         Args:
             image: (H, W, 3) uint8; (H, W) gray and (H, W, 4) with alpha are converted.
@@ -145,7 +145,7 @@ class Predictor:
         if image_format not in ("RGB", "BGR"):
             raise ValueError(f"image_format is 'RGB' or 'BGR', got {image_format!r}")
         rgb = checked_image(_rgb(image) if isinstance(image, np.ndarray) else image)
-        rgb = (rgb[..., ::-1] if image_format == "BGR" else rgb).copy()  # the caller may paint into its own
+        rgb = (rgb[..., ::-1] if image_format == "BGR" else rgb).copy()  # the caller may modify its array
         before_first = None if start is None else _checked_start(start, rgb.shape[:2]).astype(np.float32)
         with self._lock:
             self._image = None
@@ -205,7 +205,7 @@ class Predictor:
         return Prediction(mask, probs, used, timings)
 
     def _tell_method(self, image: NDArray[np.uint8]) -> None:
-        """Prepare the method for an image; another predictor may have told it of another one since."""
+        """Prepare the method for the image again, if another predictor has set its own since."""
         self.method.holder = None
         self.method.reset(image)
         self.method.holder = self
@@ -213,8 +213,8 @@ class Predictor:
     def predict_batch(self, objects: Sequence[Sequence[Click]]) -> list[Prediction]:
         """The masks of several objects of the image, each as :meth:`predict` gives it alone.
 
-        The first clicks of all objects are seen together, then the second ones, and so on. The clicks of the
-        predictor itself stay as they are.
+        The first clicks of all objects are predicted together, then the second ones, and so on. The
+        predictor's own clicks do not change.
 
         Args:
             objects: Clicks of each object, in order.
@@ -263,7 +263,7 @@ class Predictor:
         The file is one line of the annotator's click log, which ``dct-seg predict --clicks`` reads.
 
         Args:
-            path: The file.
+            path: Path of the file.
             image_name: Name of the image in the log.
 
         Raises:
@@ -278,10 +278,10 @@ class Predictor:
         return write_session(path, session)
 
     def load_session(self, path: str | Path) -> Prediction:
-        """Go on where :meth:`save_session` left off, on the image that is set.
+        """Resume a session of :meth:`save_session` on the current image.
 
-        The file's start mask and threshold take the place of the predictor's. Predicted radii are kept as
-        they were, so that the mask is the same.
+        The file's start mask and threshold replace the predictor's. Predicted radii are kept, so
+        that the mask is the same.
 
         Args:
             path: A file that ``save_session`` wrote.
@@ -347,7 +347,7 @@ class Predictor:
             return self.predict(self._clicks[:-1])
 
     def reset(self) -> None:
-        """Forget the clicks, keep the image."""
+        """Discard the clicks, keep the image."""
         with self._lock:
             self._image_or_error()
             self.predict([])
@@ -359,7 +359,7 @@ class Predictor:
     def _keep(self, count: int) -> None:
         """The first ``count`` turns.
 
-        None where the last of these is forgotten, since those before it then are too.
+        None if the last of them was evicted, because the earlier ones then were too.
         """
         del self._turns[count:]
         if self._turns and self._turns[-1].part is None:

@@ -1,7 +1,4 @@
-"""Settings that suit the processor: precision, memory and threads.
-
-The precision that it computes fast, and memory that is not given back in between.
-"""
+"""Settings for the processor: a fast precision, memory that is kept, and threads."""
 
 from __future__ import annotations
 
@@ -16,9 +13,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def has_fast_bfloat16(device: torch.device | str = "cpu") -> bool:
-    """Whether ``device`` computes in bfloat16 itself.
+    """Whether ``device`` has bfloat16 in hardware.
 
-    One that emulates it is some ten times slower than in float32.
+    Emulated bfloat16 is about ten times slower than float32.
     """
     device = torch.device(device)
     if device.type == "cuda":
@@ -39,16 +36,16 @@ def trainer_precision() -> str:
 
 
 def keep_freed_memory() -> bool:
-    """Let the process keep what it frees, for its next tensors.
+    """Keep freed memory in the process, for the next tensors.
 
     To be called once, before anything large is allocated.
 
-    glibc hands each large block back to the system and gets it anew, all pages to be cleared: a third of the
+    glibc returns each large block to the system and requests it again with cleared pages: a third of the
     time of a training step of EfficientNet-Lite0 on two cores (1.9 s against 1.25 s). The process then holds
     its peak memory until it ends, which is why only commands do this, never the library by itself.
 
     Returns:
-        Whether this system's malloc could be told so; elsewhere nothing changes.
+        Whether this system's malloc supports it; otherwise nothing changes.
     """
     if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
         return False
@@ -58,11 +55,9 @@ def keep_freed_memory() -> bool:
 
 @contextmanager
 def one_core_free() -> Iterator[None]:
-    """Compute with one thread fewer than otherwise, but at least one.
+    """Compute with one thread fewer, but at least one, to leave a core to a browser on the same machine.
 
-    For what a browser on the same machine must draw meanwhile.
-
-    Threads that wait for one another stand still as soon as one of their cores is taken. On two cores a mask
+    Threads that wait for each other stall as soon as one of their cores is taken. On two cores a mask
     of 224 x 224 takes 0.07 s with one thread beside a browser that draws, and 0.10 s with two.
     """
     threads = torch.get_num_threads()

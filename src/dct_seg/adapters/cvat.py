@@ -26,10 +26,10 @@ _NUMBERS = itertools.count()
 
 @dataclass(frozen=True)
 class Frame:
-    """An image as :meth:`InteractionFunction.preprocess_image` leaves it.
+    """Image returned by :meth:`InteractionFunction.preprocess_image`.
 
     Args:
-        number: Different for each image.
+        number: Unique number of the image.
         pixels: (H, W, 3) uint8 RGB.
     """
 
@@ -38,7 +38,7 @@ class Frame:
 
 
 class InteractionFunction:
-    """The object that CVAT's agent asks, with the three members its protocol wants.
+    """Object for CVAT's agent, with the three members of its protocol.
 
     Args:
         predictors: Predictors to use; they keep the encodings of the last frames.
@@ -50,7 +50,7 @@ class InteractionFunction:
 
     @property
     def spec(self) -> Any:
-        """Any number of positive and negative points, and a box if the person likes."""
+        """Any number of positive and negative points, and an optional box."""
         return self._sdk.InteractionFunctionSpec(min_pos_points=0, min_neg_points=0, min_bounding_boxes=0)
 
     def preprocess_image(self, context: object, image: Image) -> Frame:

@@ -1,4 +1,4 @@
-"""DCT-Net as a serverless interactor of CVAT: what a Nuclio function runs, and the files to deploy it.
+"""DCT-Net as a serverless interactor of CVAT: the Nuclio function and its deployment files.
 
 CVAT sends ``image`` (base64), ``pos_points``, ``neg_points`` and ``obj_bbox``; the answer is ``mask``.
 """
@@ -26,7 +26,7 @@ from dct_seg.models.pretrained import DEFAULT
 WEIGHTS = "DCT_SEG_WEIGHTS"
 """Environment variable of the function: a shipped name or a path inside its container."""
 MAX_POINTS = 200
-FARTHEST = 1e6  # pixels; what lies beyond is a mistake, and NaN is not within
+FARTHEST = 1e6  # pixels; larger values are mistakes, and NaN is out of range
 MAIN = """\
 \"\"\"The entry point that Nuclio calls.\"\"\"
 
@@ -51,7 +51,7 @@ def handler(context: Any, event: Any) -> Any:
 
 
 class Interactor:
-    """Answers requests; a second click on the same image reuses what the first one computed.
+    """Answer requests; further clicks on the same image reuse its encoding.
 
     Args:
         predictors: Predictors to use.

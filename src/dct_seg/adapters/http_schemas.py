@@ -1,6 +1,6 @@
-"""Requests and answers of ``dct-seg serve``; the OpenAPI schema is made of these.
+"""Requests and responses of ``dct-seg serve``; the OpenAPI schema is generated from them.
 
-Places and lengths are in pixels of the upright image, (row, col); an integer is a pixel's center.
+Positions and lengths are in pixels of the upright image, (row, col); an integer is a pixel's center.
 """
 
 from __future__ import annotations

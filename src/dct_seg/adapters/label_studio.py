@@ -1,6 +1,6 @@
 """A machine learning backend of Label Studio: smart keypoints are clicks, smart ellipses are drags.
 
-Label Studio draws an ellipse from its center outward, which is just the gesture of this package.
+Label Studio draws an ellipse from its center outward, which is the same gesture as a drag here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Number = Annotated[float, Field(ge=-1000, le=1000)]
 
 
 class Loose(BaseModel):
-    """Label Studio may add fields; those that are known must be right."""
+    """Label Studio may add fields; known fields are validated."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
@@ -173,7 +173,7 @@ class Controls:
 
 
 class Backend:
-    """Answers requests for predictions.
+    """Prediction backend of Label Studio.
 
     Args:
         predictors: Predictors that segment.
@@ -285,7 +285,7 @@ def create_app(
     @app.post("/setup")
     def post_setup(request: SetupRequest) -> dict[str, str]:
         if request.schema_:
-            Controls.of(request.schema_)  # a project that cannot work is told when it is connected
+            Controls.of(request.schema_)  # a project that cannot work is refused when it is connected
         return {"model_version": backend.version}
 
     @app.post("/predict")

@@ -30,10 +30,10 @@ class _Object:
 
 
 class ClickTool:
-    """Segments the objects of one image layer, each a label of one Labels layer.
+    """Segment the objects of an image layer, each as a label of one Labels layer.
 
-    Press on the center of an object, drag to its edge, let go. The right button marks background. The label
-    follows while the mouse moves. Objects that are there already are never painted over. A drag with Shift,
+    Press on the center of an object, drag to its edge, and release. The right button marks background. The
+    label follows while the mouse moves. Existing objects are never painted over. A drag with Shift,
     Control or Alt belongs to napari.
 
     Args:
@@ -70,7 +70,7 @@ class ClickTool:
         viewer.mouse_drag_callbacks.append(self._drag)
 
     def close(self) -> None:
-        """Listen no longer; the Labels layer stays."""
+        """Disconnect from the viewer; the Labels layer stays."""
         if self._drag in self._viewer.mouse_drag_callbacks:
             self._viewer.mouse_drag_callbacks.remove(self._drag)
 
@@ -82,7 +82,7 @@ class ClickTool:
         return f"{len(self._finished)} objects finished; {clicks} clicks on the next one{took}"
 
     def undo(self) -> None:
-        """Take back the last click; where there is none, go on with the object finished last."""
+        """Undo the last click; without clicks, reopen the object finished last."""
         if self._current is None or not self._current.clicks:
             if self._finished:
                 self._current = self._finished.pop()
@@ -122,7 +122,7 @@ class ClickTool:
                 click = self._dragged(click, event.position)
                 if click.radius is not None and time.perf_counter() >= free_at:
                     self._show([*current.clicks, click])
-                    # a slow network leaves out moves, and napari keeps half of the time
+                    # a slow network skips mouse moves, and napari keeps half of the time
                     free_at = time.perf_counter() + self.seconds
                 yield
             click = self._dragged(click, event.position)

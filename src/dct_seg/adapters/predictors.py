@@ -1,4 +1,4 @@
-"""Predictors of the images used last, so that a further click on one of them is cheap."""
+"""Cache of predictors for recently used images, so that further clicks on them are cheap."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from dct_seg.predictor import Predictor
 
 
 class Predictors:
-    """One predictor for each image, and one computation at a time: more would only share the same cores.
+    """One predictor per image, and one computation at a time: parallel ones would only share the cores.
 
     Args:
         make: Builds a predictor; networks inside may be shared.
-        keep: Images whose predictors are kept.
+        keep: Number of images whose predictors are kept.
     """
 
     def __init__(self, make: Callable[[], Predictor], *, keep: int = 4) -> None:
@@ -37,7 +37,7 @@ class Predictors:
 
         Args:
             weights: A shipped name, a file of weights or a checkpoint.
-            keep: Images whose predictors are kept.
+            keep: Number of images whose predictors are kept.
         """
         net = InteractiveNetwork.from_pretrained(weights)
         return cls(lambda: Predictor(net), keep=keep)
@@ -53,8 +53,8 @@ class Predictors:
         """The predictor of an image and the image's (height, width), for the length of a ``with`` block.
 
         Args:
-            key: Names the image and the start; the same key means the same ones.
-            load: Gives the image, (H, W, 3); called only for an image that is not kept.
+            key: Key of the image and the start mask.
+            load: Function that loads the image, (H, W, 3); called only on a cache miss.
             start: (H, W) bool, the mask that the first click corrects, or None.
         """
         with self._lock:

@@ -33,7 +33,7 @@ IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/tiff", "image/bmp
 MAX_IMAGE, MAX_PROMPT = 64 * 2**20, 8 * 2**20
 """Bytes of an image, and of clicks with a start mask."""
 KEPT_BYTES = 2**30
-"""Decoded images in memory; the one used longest ago is dropped first."""
+"""Memory for decoded images; the least recently used is dropped first."""
 PROBLEMS = {
     400: "The image, a click or the start mask is wrong.",
     403: "The token, the Host or the Origin is wrong.",
@@ -48,14 +48,14 @@ ImageId = Annotated[str, PathParameter(description="POST /images gives it", max_
 
 
 class UnknownImageError(LookupError):
-    """An id of no image that is held."""
+    """An id that is not in the cache."""
 
 
 class Images:
     """Decoded images by the hash of their file, up to so many bytes.
 
     Args:
-        max_bytes: Bytes of pixels that are kept; the newest image is kept in any case.
+        max_bytes: Maximum bytes of pixels; the newest image is always kept.
     """
 
     def __init__(self, max_bytes: int = KEPT_BYTES) -> None:
@@ -174,7 +174,7 @@ def _routes(predictors: Predictors, images: Images, weights: str) -> APIRouter:
         },
     )
     async def post_image(request: Request) -> schemas.Image:
-        """Keep an image; the same file gets the same id. It is turned upright by its EXIF tag."""
+        """Keep an image; the same file gets the same id. It is rotated upright by its EXIF tag."""
         return shown(await run_in_threadpool(images.add, await request.body()))
 
     @router.get("/images/{image_id}")

@@ -1,4 +1,4 @@
-"""The commands ``dct-seg serve`` and ``dct-seg label-studio``: predictors behind a socket, until stopped."""
+"""Commands ``dct-seg serve`` and ``dct-seg label-studio``: serve predictions until stopped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dct_seg.adapters.predictors import Predictors
 
 TOKEN = "DCT_SEG_TOKEN"
-"""Environment variable: a token to ask for, instead of a new one at each start."""
+"""Environment variable with a fixed token, instead of a new one at each start."""
 
 MakeApp = Callable[["Predictors", str, "str | None", "Collection[str] | None"], "ASGIApp"]
 """An application of predictors, the weights' name, a token and the hosts that are let in."""
@@ -33,7 +33,7 @@ def main(args: Sequence[str]) -> int:
         0.
 
     Raises:
-        ValueError, FileNotFoundError, ImportError: When what was given cannot be used.
+        ValueError, FileNotFoundError, ImportError: When an argument cannot be used.
     """
     parser = parser_of("dct-seg serve", "Click segmentation over HTTP, for programs.", port=8766)
     given = parser.parse_args(args)
@@ -57,7 +57,7 @@ def label_studio(args: Sequence[str]) -> int:
         0.
 
     Raises:
-        ValueError, FileNotFoundError, ImportError: When what was given cannot be used.
+        ValueError, FileNotFoundError, ImportError: When an argument cannot be used.
     """
     parser = parser_of("dct-seg label-studio", "A machine learning backend of Label Studio.", port=9090)
     parser.add_argument(
@@ -91,11 +91,11 @@ def label_studio(args: Sequence[str]) -> int:
 
 
 def parser_of(prog: str, description: str, *, port: int) -> CommandParser:
-    """A parser with what every server takes.
+    """Parser with the arguments of every server.
 
     Args:
-        prog: The command.
-        description: One line.
+        prog: Name of the command.
+        description: Description in one line.
         port: Default of ``--port``.
     """
     parser = CommandParser(prog=prog, description=description)

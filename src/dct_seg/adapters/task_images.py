@@ -1,4 +1,4 @@
-"""Images of Label Studio's tasks: fetched from Label Studio itself, and from hosts that were named."""
+"""Images of Label Studio's tasks, fetched from Label Studio and from allowed hosts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 class TaskImages:
-    """Reads what a task names as its image.
+    """Reader of a task's image.
 
     Args:
         url: Address of Label Studio, or "" where it serves no image.
@@ -50,7 +50,7 @@ class TaskImages:
         hosts: Further hosts, ``name`` or ``name:port``, that images may come from.
 
     Raises:
-        ValueError: When the address is none.
+        ValueError: When it is no address.
     """
 
     def __init__(self, url: str = "", api_key: str = "", hosts: Collection[str] = ()) -> None:
@@ -72,7 +72,7 @@ class TaskImages:
             source: A path below Label Studio, an address, or a ``data:`` address.
 
         Raises:
-            ValueError: When it must not or cannot be read; one line.
+            ValueError: When it is not allowed or cannot be read; one line.
         """
         return decode_image(self._bytes(source))
 

@@ -19,7 +19,7 @@ class ImageEncoder(nn.Module):
     """Features of the image alone, fine to coarse.
 
     Args:
-        net: In evaluation mode.
+        net: Network in evaluation mode.
     """
 
     def __init__(self, net: InteractiveNetwork) -> None:
@@ -35,7 +35,7 @@ class ClickDecoder(nn.Module):
     """Logits of a ``late`` network from features, of an ``early`` one from the image.
 
     Args:
-        net: In evaluation mode.
+        net: Network in evaluation mode.
     """
 
     def __init__(self, net: InteractiveNetwork) -> None:
@@ -54,7 +54,7 @@ class ClickDecoder(nn.Module):
         """The logits, (B, 1, H, W); NaN where a click has no radius though the network needs it.
 
         Args:
-            seen: What :class:`ImageEncoder` returned, or the image (B, 3, H, W) alone.
+            seen: Output of :class:`ImageEncoder`, or the image (B, 3, H, W) alone.
             coords: (B, N, 2) float32 pixels (row, col).
             labels: (B, N) int64 1 positive, 0 negative, -1 padding.
             radii: (B, N) float32 pixels.
@@ -84,7 +84,7 @@ class DragHead(nn.Module):
     """Radii of clicks without a drag.
 
     Args:
-        net: In evaluation mode, with an Auto-Drag-Head.
+        net: Network in evaluation mode, with an Auto-Drag-Head.
     """
 
     def __init__(self, net: InteractiveNetwork) -> None:
@@ -97,11 +97,11 @@ class DragHead(nn.Module):
         """(B, N) radii in pixels.
 
         Args:
-            features: What :class:`ImageEncoder` returned, without the coarsest.
-            coords: As for :class:`ClickDecoder`.
-            labels: As for :class:`ClickDecoder`.
-            previous: As for :class:`ClickDecoder`, padded by its border.
-            size: As for :class:`ClickDecoder`.
+            features: Output of :class:`ImageEncoder`, without the coarsest.
+            coords: Positions, see :class:`ClickDecoder`.
+            labels: Signs, see :class:`ClickDecoder`.
+            previous: Previous mask, see :class:`ClickDecoder`, padded by its border.
+            size: Image size, see :class:`ClickDecoder`.
         """
         assert self.net.auto_drag is not None
         clicks = ClickBatch(coords, labels, torch.zeros_like(coords[..., 0]))

@@ -25,7 +25,7 @@ from dct_seg.models.network import InteractiveNetwork
 Kind = Literal["onnx", "pt2"]
 
 LARGEST_DIFFERENCE = 1e-3
-"""Of a probability; an export that is further off is refused."""
+"""Maximum error of a probability; an export with a larger one is refused."""
 MOST_CELLS = 256  # an image's side over the multiple
 MOST_CLICKS = 4096
 EXAMPLE_CELLS = 8  # so that attention has several windows; one would be taken for always one

@@ -16,13 +16,13 @@ from dct_seg.methods.extras import import_extra
 from dct_seg.registry import unknown_name
 
 FLOOR = np.float32(1e-6)
-"""Probability kept of a pixel that was taken from the object: above 0, so that the view can still be told."""
+"""Probability of a pixel that was removed from the object; above 0, so that the view can be recovered."""
 
 _CLIP = 1e-4
 
 
 class After(Protocol):
-    """Changes the probabilities of a whole image."""
+    """Post-processing of the probabilities of a whole image."""
 
     def __call__(
         self,
@@ -48,9 +48,8 @@ class CutAfter:
     Args:
         smoothness: Weight of the boundary term against the data terms in nats.
 
-    Source: DOS, after (Xu, Price, Cohen, Yang and Huang 2016), which does not tell the weight. The boundary
-    term is that of the
-    method ``graph_cut``.
+    Source: DOS, after (Xu, Price, Cohen, Yang and Huang 2016), which does not give the weight. The boundary
+    term is that of the method ``graph_cut``.
 
     Raises:
         ImportError: When the extra ``classical`` is not installed.
@@ -88,9 +87,9 @@ class CutAfter:
 
 @dataclass
 class ConnectedAfter:
-    """Only the 8-connected parts of the mask that hold a positive click.
+    """Keep only the 8-connected parts of the mask with a positive click.
 
-    Where no positive click lies in the mask all of it is kept.
+    Without a positive click in the mask, all of it is kept.
 
     Source: FCA-Net's structural integrity (Lin et al. 2020). Its code fills from the clicks 4-connected, the
     paper says 8.

@@ -17,7 +17,7 @@ METHODS: Registry[type[Method]] = Registry("method", group="dct_seg.methods")
 
 
 class Method(ABC):
-    """An interactive segmentation system: told of an image once, asked for a mask after each click.
+    """Interactive segmentation method: gets an image once, and predicts a mask after each click.
 
     A subclass takes its options as keyword arguments of ``__init__`` (plain values, with defaults) and is
     added with ``@METHODS.register("name")`` or through the entry-point group ``dct_seg.methods``.
@@ -25,18 +25,17 @@ class Method(ABC):
 
     name: ClassVar[str]
     paper: ClassVar[str]
-    """Authors and year, or "" for something that was never published."""
+    """Authors and year, or "" if unpublished."""
 
     holder: object = None
-    """The predictor whose image the method was told of last; another one tells it of its own image again."""
+    """Predictor whose image the method has; another predictor must set its own image again."""
 
     encode_seconds: float = 0.0
-    """Spent so far, on whatever images, on what serves several clicks; a method that has nothing of the kind
-    leaves it at 0."""
+    """Total seconds spent on encodings that serve several clicks; 0 for a method without encodings."""
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options in force, plain values; a benchmark's results are only resumed under the same ones."""
+        """Options as plain values; a benchmark is resumed only with the same options."""
         return {}
 
     @abstractmethod
@@ -51,7 +50,7 @@ class Method(ABC):
 
         Args:
             image: (H, W, 3) RGB, the one given to ``reset``.
-            clicks: In order; at least none. Each has a radius, unless the method makes do without.
+            clicks: Clicks in order, possibly none. Each has a radius, unless the method needs none.
             previous: Result of ``predict`` for the previous click, or None at the first.
         """
 
@@ -93,7 +92,7 @@ class Method(ABC):
         return None
 
     def fill_radii(self, clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> list[Click]:
-        """The clicks with a radius for each one that came without a drag, where the method has an opinion."""
+        """Fill in a radius for clicks without a drag, if the method predicts one."""
         return list(clicks)
 
 
@@ -121,9 +120,9 @@ def checked_image(image: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def has_object(clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> bool:
-    """True if there is an object to speak of: a positive click, or a mask that the clicks correct.
+    """True with a positive click, or with a mask that the clicks correct.
 
-    Without, the answer is the empty mask: negative clicks alone say what is not wanted.
+    Otherwise the answer is the empty mask: negative clicks alone select nothing.
     """
     return any(click.positive for click in clicks) or (previous is not None and bool((previous > 0.5).any()))
 
@@ -148,9 +147,9 @@ def check_click(click: Click, size: tuple[int, int]) -> None:
 def check_turn(
     image: NDArray[np.uint8], clicks: Sequence[Click], size: tuple[int, int] | None
 ) -> tuple[int, int]:
-    """The size, when ``predict`` can go on.
+    """Check the arguments of ``predict`` and return the image size.
 
-    The image has the one that ``reset`` was given, and all clicks lie on it.
+    The image must have the size given to ``reset``, and all clicks must lie on it.
 
     Args:
         image: (H, W, 3) as given to ``predict``.

@@ -1,7 +1,4 @@
-"""DCT-Net as a method: whole image at the first click, or the surroundings of a small drag.
-
-Then the object's region alone.
-"""
+"""DCT-Net as a method: whole image or surroundings of a small drag first, then the object's region."""
 
 from __future__ import annotations
 
@@ -43,7 +40,7 @@ FLOOR = np.float32(1e-6)
 class _Seen:
     """Cached input of the network for a view, (1, 3, h, w), and its features once computed.
 
-    Of the mirrored view too.
+    Includes the mirrored view.
 
     Args:
         prepared: Per-image input of the click encoder, for the image and, under True, its mirror image.
@@ -59,8 +56,8 @@ class _Seen:
 class DCTNetMethod(Method):
     """DCT-Net behind the protocol of all methods.
 
-    What the network sees of the last views is kept, and with ``prompt_fusion: late`` its encoding: a click in
-    a view that was seen before costs the prompt branch and the decoder. What is kept never changes an answer.
+    The inputs of the last views are cached, and with ``prompt_fusion: late`` their encodings: a click in a
+    cached view costs only the prompt branch and the decoder. The cache never changes an answer.
 
     Args:
         checkpoint: A shipped name, a file of weights, a checkpoint of training, an export folder, or
@@ -71,7 +68,7 @@ class DCTNetMethod(Method):
             that is finer than the whole image; 0 looks at the whole image. Only with ``zoom_in``.
         look_again: Predict the region of a newly found mask once more, if that gives a finer resolution. This
             doubles the time of such clicks only. Only with ``zoom_in``.
-        zoom_in: From the second click on, predict the object's region alone, at ``zoom_size`` pixels.
+        zoom_in: Predict only the object's region from the second click on, at ``zoom_size`` pixels.
         zoom_size: Longer side of the region, in the network's input pixels.
         zoom_margin: Size of the region, as a multiple of the object's height and width.
         hold_view: Keep the view of the previous click while the object fits it, see :func:`next_view`. None
@@ -174,10 +171,10 @@ class DCTNetMethod(Method):
         self.bfloat16 &= isinstance(self.net, InteractiveNetwork)  # an exported one computes in float32
         self._image: NDArray[np.uint8] | None = None
         self._views: OrderedDict[View, _Seen] = OrderedDict()
-        """Cache of the network's inputs and encodings of the image set by ``reset``; owned here alone."""
+        """Cache of the network's inputs and encodings of the image set by ``reset``; this class owns it."""
 
     def _check(self, net: InteractiveNetwork) -> None:
-        """Refuse weights of another row's network."""
+        """Refuse weights of a different row's network."""
         config = asdict(net.config)
         differing = [f"{key} {config[key]!r}" for key, value in self.wants.items() if config[key] != value]
         if differing:
@@ -205,7 +202,7 @@ class DCTNetMethod(Method):
         }
 
     def reset(self, image: NDArray[np.uint8]) -> None:
-        """Forget the image before; a ``late`` network encodes the whole of this one, (H, W, 3) uint8 RGB.
+        """Set an image, (H, W, 3) uint8 RGB; a ``late`` network encodes the whole image.
 
         Raises:
             ValueError: When the image is of another shape or type.
@@ -220,7 +217,7 @@ class DCTNetMethod(Method):
     def predict(
         self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None
     ) -> NDArray[np.float32]:
-        """The probabilities of the object, (H, W); outside the region of a zoom there is none.
+        """Probabilities of the object, (H, W); 0 outside a zoomed region.
 
         Raises:
             ValueError: When the image is not the size of the one given to ``reset``, or a click lies outside
@@ -465,11 +462,11 @@ class DCTNetMethod(Method):
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
         return (
             torch.from_numpy(array.astype(np.float32)).to(self.device).permute(2, 0, 1)[None]
-        )  # astype copies: a caller's array stays
+        )  # astype copies: the caller's array stays unchanged
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        # what was made in inference mode cannot enter the graph of a refiner
+        # tensors made in inference mode cannot enter the graph of a refiner
         without_graph = torch.inference_mode() if self.refiner is None else torch.no_grad()
         with without_graph, torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             yield

@@ -31,10 +31,10 @@ class ExportCard:
     Args:
         kind: ``onnx`` or ``pt2``.
         source: Name or path of the weights.
-        is_late: Two graphs, ``encoder`` and ``decoder``; otherwise one, ``network``.
-        multiple: Height and width of what the graphs take are multiples of this.
-        has_drag_head: There is a ``radii`` graph beside, for clicks without a drag.
-        needs_radius: A click without a radius gives NaN.
+        is_late: Whether there are two graphs, ``encoder`` and ``decoder``, instead of one, ``network``.
+        multiple: Divisor of the height and width of the graphs' inputs.
+        has_drag_head: Whether there is a ``radii`` graph for clicks without a drag.
+        needs_radius: Whether a click without a radius gives NaN.
         version: Version of the format.
     """
 
@@ -80,7 +80,7 @@ def load_network(
         revision: Revision on the Hub, see ``InteractiveNetwork.from_pretrained``.
 
     Raises:
-        FileNotFoundError, ValueError: When there is nothing of the kind.
+        FileNotFoundError, ValueError: When it does not exist or cannot be used.
         ImportError: When onnxruntime is not installed.
     """
     check_choice("backend", backend, get_args(Backend))
@@ -188,9 +188,7 @@ class ExportedNetwork:
         size = (image.shape[2], image.shape[3])
         before = torch.zeros(1, 1, *size) if previous is None else previous
         coords, labels, radii = clicks.coords, clicks.labels, clicks.radii
-        if (
-            labels.shape[1] == 0
-        ):  # a loop over no click at all is no graph's strength: one of padding is the same
+        if labels.shape[1] == 0:  # graphs cannot loop over zero clicks; one padding click is equivalent
             coords, labels, radii = torch.zeros(1, 1, 2), torch.full((1, 1), PADDING), torch.zeros(1, 1)
         return {
             "coords": coords.float().numpy(),

@@ -1,8 +1,7 @@
 """Refiners: a few steps of L-BFGS around one click, so that the clicked pixels come out right.
 
-A refiner changes one tensor inside a network whose weights stay as they are. It starts from zero at each
-click, so that an answer is a function of image and clicks alone; the authors of BRS and f-BRS start from the
-click before.
+A refiner changes one tensor inside a network whose weights stay fixed. It starts from zero at each click, so
+that an answer depends only on image and clicks; the authors of BRS and f-BRS start from the previous click.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ Forward = Callable[[Tensor], Tensor]
 
 
 class Refiner(Protocol):
-    """Takes the place of a network's forward, for one image."""
+    """Replacement of a network's forward, for one image."""
 
     def __call__(
         self,
@@ -49,9 +48,9 @@ class Evaluation(NamedTuple):
     Args:
         energy: Value, a scalar with a graph.
         logits: (1, 1, H, W) that the value was computed from.
-        solved: Every click is right: these logits are the answer, unless their energy is above the first
-            one's.
-        settled: Nothing moves any more: the evaluation of least energy is the answer.
+        solved: Whether every click is right; these logits are then the answer, unless their energy is above
+            the first one's.
+        settled: Whether it has converged; the evaluation of least energy is then the answer.
     """
 
     energy: Tensor
@@ -78,7 +77,7 @@ def minimise(
     Args:
         start: The variable's first value, any shape.
         evaluate: The energy of a value of the variable, with a graph.
-        max_evals: Most evaluations.
+        max_evals: Maximum evaluations.
         bound: Largest absolute value of each number of the variable.
     """
     best: Evaluation | None = None
@@ -152,11 +151,11 @@ class BRS:
 
     Args:
         weight: Weight of the change's squared norm.
-        max_evals: Most forward and backward passes.
+        max_evals: Maximum forward and backward passes.
 
     Source: Jang and Kim, "Interactive Image Segmentation via Backpropagating Refinement Scheme" (CVPR 2019).
     They change the
-    image's tiles and go up to 100 iterations; here views take the place of tiles.
+    image's tiles and go up to 100 iterations; here views replace tiles.
     """
 
     weight: float = 1e-3
@@ -202,10 +201,10 @@ class FBRS:
     Args:
         point: The layer, by its name in ``points`` of the network.
         weight: Weight of the scales' squared norm; that of the biases weighs ten times as much.
-        max_evals: Most evaluations of the decoder.
+        max_evals: Maximum evaluations of the decoder.
         min_change: Ends when the mask changes by less than this share of its IoU between two evaluations.
-        clicks_limit: Only so many clicks, the earliest, enter the network; all of them enter the energy. 0
-            has no limit.
+        clicks_limit: Maximum number of clicks, the earliest ones, that enter the network; all enter the
+            energy. 0 is no limit.
 
     Source: Sofiiuk, Petrov, Barinova and Konushin, "f-BRS: Rethinking Backpropagating Refinement for
     Interactive Segmentation" (CVPR
@@ -279,7 +278,7 @@ class Statistics:
 
     Args:
         weight: Weight of the change's squared norm.
-        max_evals: Most evaluations of the decoder.
+        max_evals: Maximum evaluations of the decoder.
     """
 
     weight: float = 1e-2
@@ -321,7 +320,7 @@ class Radii:
 
     Args:
         weight: Weight of the change's squared norm.
-        max_evals: Most forward and backward passes.
+        max_evals: Maximum forward and backward passes.
         bound: Largest |d|.
     """
 
@@ -401,7 +400,7 @@ def refined(
 
     Args:
         refiner: Result of ``make_refiner``.
-        net: In evaluation mode.
+        net: Network in evaluation mode.
         image: (1, 3, H, W) RGB in 0..1.
         clicks: (1, N) clicks in pixels.
         previous: (1, 1, H, W) probabilities before the last click, or None.

@@ -31,12 +31,12 @@ _SIDE = 1024
 
 @METHODS.register("sam_onnx")
 class SamOnnx(Method):
-    """A SAM-style pair: an image encoder, run once an image, and a decoder of points and the previous logits.
+    """SAM-style pair: an image encoder, run once per image, and a decoder of points and the previous logits.
 
     The encoder takes (1, 3, S, S), the image with its longer side at S, normalized as ImageNet and padded
     with 0 at the right and the bottom. The decoder has the inputs and outputs of SAM's own ONNX export. Of
-    several masks the first is taken, which SAM trains as the single answer. A drag's radius is not used: the
-    prompt has no place for it.
+    several masks the first is taken, which SAM trains as the single answer. A drag's radius is not
+    used, because the prompt has no field for it.
 
     Source:
         A. Kirillov et al., "Segment anything", ICCV 2023.
@@ -88,7 +88,7 @@ class SamOnnx(Method):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Options of this instance; files by name, since results move between machines."""
+        """Options of this instance; files by name, because results are shared between machines."""
         return {
             "encoder": Path(self.encoder).name,
             "decoder": Path(self.decoder).name,
@@ -130,7 +130,7 @@ class SamOnnx(Method):
             return np.zeros(size, np.float32)
         logits_before = None if previous is None else self._low_resolution(previous)
         scale = _SIDE / max(size)
-        # the last point, with label -1, stands for the box that is not there
+        # the last point, with label -1, stands for the missing box
         points = np.array([[[c.col * scale, c.row * scale] for c in clicks] + [[0.0, 0.0]]], np.float32)
         labels = np.array([[float(c.positive) for c in clicks] + [-1.0]], np.float32)
         masks, low = self._decoder.run(
@@ -153,7 +153,7 @@ class SamOnnx(Method):
     def _low_resolution(self, previous: NDArray[np.float32]) -> NDArray[np.float32]:
         """(1, 1, 256, 256) logits of an earlier answer.
 
-        The decoder's own where it is one of ours, else computed back.
+        The decoder's own logits if cached, otherwise computed from the probabilities.
         """
         for probs, low in self._answers:
             if probs is previous:

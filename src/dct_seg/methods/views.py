@@ -1,6 +1,6 @@
 """Views: the part of an image that a network sees, and its resolution.
 
-The whole, the surroundings of small drags, or the region of the object.
+A view is the whole image, the surroundings of small drags, or the region of the object.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class View:
 
     @property
     def scale(self) -> float:
-        """Pixels of the network a pixel of the image."""
+        """Network pixels per image pixel."""
         return math.sqrt(self.size[0] * self.size[1] / (self.height * self.width))
 
     def holds(self, other: View) -> bool:
@@ -79,18 +79,16 @@ def whole_view(shape: tuple[int, int], longest: int) -> View:
 def first_view(
     shape: tuple[int, int], clicks: Sequence[Click], whole: View, longest: int, *, reach: float
 ) -> View:
-    """View before there is a mask.
+    """View before there is a mask: the surroundings of the positive clicks, or ``whole``.
 
-    As far around the positive clicks as objects of their radii reach, or ``whole``.
-
-    A drag tells the object's size before anything is predicted. Nine of ten objects of images end within
+    A drag gives the object's size before the first prediction. Nine of ten objects of images end within
     eight radii of the first click, and a small one is a few pixels of the whole image.
 
     Args:
         shape: (H, W) of the image.
         clicks: All clicks; a negative one is kept inside too.
         whole: The view of the whole image.
-        longest: Longer side of what the network sees, in pixels.
+        longest: Longer side of the view in network pixels.
         reach: Radii around a positive click; 0 always gives ``whole``.
     """
     if not reach or not any(c.positive and c.radius for c in clicks):
@@ -109,7 +107,7 @@ def object_view(
     Args:
         previous: (H, W) probabilities before the last click.
         clicks: All clicks; a negative one is kept inside too.
-        longest: Longer side of what the network sees, in pixels.
+        longest: Longer side of the view in network pixels.
         margin: Height and width of the region over those of the object; a region is at least so large that
             the network sees it enlarged ``LARGEST_ZOOM`` times.
 
@@ -180,7 +178,7 @@ def _view_around(
 ) -> View | None:
     """The view of the box with its margin, and more where it would be enlarged too much.
 
-    None where that is the whole image.
+    None if that is the whole image.
     """
     top, bottom, left, right = box
     grow_h, grow_w = ((margin - 1) / 2 * max(side, SMALLEST_OBJECT) for side in (bottom - top, right - left))

@@ -14,7 +14,7 @@ FeatureInput = Literal["fused", "image"]
 
 @dataclass(frozen=True)
 class DCTNetConfig:
-    """Everything that says which network it is.
+    """Configuration of a network.
 
     Plain values, so that it travels in YAML and in the weights' metadata.
 

@@ -1,4 +1,4 @@
-"""The simulated user: where it clicks, what it drags."""
+"""Simulated user: its clicks and drags."""
 
 from dct_seg.simulation.settings import UserSettings
 from dct_seg.simulation.user import (

@@ -20,8 +20,8 @@ class UserSettings:
     Args:
         rule: Rule for each click after the first; see :func:`dct_seg.next_click`.
         place: Click at the region's ``center``, or anywhere in its ``core``.
-        radius_noise: A told radius is multiplied by a uniform number in 1 - F .. 1 + F.
-        click_jitter: Clicks move up to this many pixels.
+        radius_noise: Relative noise F of a given radius, uniform in 1 - F .. 1 + F.
+        click_jitter: Maximum shift of a click, in pixels.
         drag_share: Share of the images whose clicks come with their radius.
 
     Raises:
@@ -53,7 +53,7 @@ class UserSettings:
 
         Args:
             mask: (B, H, W) bool, the object.
-            ignore: (B, H, W) bool, True where nobody looks.
+            ignore: (B, H, W) bool, True for ignored pixels.
             tells_radius: (B,) bool, True where clicks come with their radius.
             generator: Source of all randomness; None is torch's own.
             first: (B, 3) first clicks made before, as :meth:`first_click` gives them.
@@ -69,7 +69,7 @@ class UserSettings:
 
         Args:
             mask: (H, W) bool, the object.
-            ignore: (H, W) bool, True where nobody looks.
+            ignore: (H, W) bool, True for ignored pixels.
             uniform: Two random numbers in 0..1; only a user that clicks off center uses them.
         """
         found = simulate_first(

@@ -45,8 +45,7 @@ from dct_seg.training.task import InteractiveSegmentationTask
 TABLE_COLUMNS = ("NoC@85", "NoC@90", "NoF@90", "mIoU@1", "mIoU@3", "mIoU@5", "AuC")
 NUM_PICTURES, NUM_PICTURE_CLICKS = 3, 5
 METRICS_FILE = "metrics.json"
-"""What a finished `fit` leaves in its folder: the last validation's metrics for each prompt, and the
-checkpoint."""
+"""File of a finished `fit`: the last validation's metrics for each prompt, and the checkpoint."""
 LOG_FOLDER = "runs/log"
 LOGGER_EXTRAS = {"WandbLogger": "wandb", "TensorBoardLogger": "tensorboard"}
 """Loggers whose package is an extra of ours of the same name."""

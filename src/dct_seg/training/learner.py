@@ -60,7 +60,7 @@ class EncodedBatch:
 
 
 class Learner(EncodedBatch):
-    """The same in training, where the head predicts each radius, told or not, so that it learns from all.
+    """The same in training, where the head predicts each radius, given or not, so that it learns from all.
 
     With early fusion it reads the features of the batch's first weights: no gradient flows into them, and
     encoding again after each click would cost a quarter of the step. With late fusion the images are encoded

@@ -1,4 +1,4 @@
-"""Losses of logits against masks, each image on its own, without its ignored pixels."""
+"""Losses of logits against masks, per image and without ignored pixels."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class LossSum:
         Args:
             logits: (B, 1, H, W).
             mask: (B, H, W) bool.
-            valid: (B, H, W) bool, False where nobody looks.
+            valid: (B, H, W) bool, False for ignored pixels.
             clicks: (B, N) clicks in pixels.
         """
         return torch.stack([term(logits[:, 0].float(), mask, valid, clicks) for term in self.terms]).sum(0)
@@ -186,7 +186,7 @@ def kept_right(logits: Tensor, before: Tensor, mask: Tensor, ignore: Tensor, fin
         logits: (B, 1, H, W) after the click.
         before: (B, 1, H, W) logits before the click.
         mask: (B, H, W) bool.
-        ignore: (B, H, W) bool, True where nobody looks.
+        ignore: (B, H, W) bool, True for ignored pixels.
         finished: (B,) bool, images that weigh nothing.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Optimizer and schedule of a run: ours by name or any of torch's, the backbone at a rate of its own."""
+"""Optimizer and schedule of a run, ours or any of torch, with a separate learning rate for the backbone."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def make_optimizer(net: Any, hparams: Mapping[str, Any], choice: Choice | None, 
 
 
 def make_scheduler(optimizer: Optimizer, choice: Choice | None, rate_at: Callable[[int], float]) -> Any:
-    """The schedule, stepped once an epoch.
+    """Make the schedule, stepped once per epoch.
 
     Args:
         optimizer: Optimizer it sets the rate of.
@@ -139,8 +139,8 @@ def settings_of(optimizer: Optimizer, choice: Choice | None) -> Settings:
     """Classes and arguments in plain values, to compare with those of a checkpoint.
 
     Args:
-        optimizer: Before its first step.
-        choice: Scheduler that was chosen instead of ours.
+        optimizer: Optimizer before its first step.
+        choice: Chosen scheduler, or None for ours.
     """
     return {
         "optimizer": type(optimizer).__name__,

@@ -1,4 +1,4 @@
-"""A run that is told to stop ends at a batch's end, with a checkpoint to go on from."""
+"""Stop a run at the end of a batch, with a checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ LAST = "last{}.ckpt"
 class StopAtBatchEnd(Callback):
     """End a run at the next batch's end after SIGINT or SIGTERM; a second signal ends it at once.
 
-    Training writes a last checkpoint first. Under DDP all ranks stop at the same batch, whichever of them the
-    signal reaches. Lightning itself would end inside a batch after SIGINT, and with exit code 0 after
+    Training writes a last checkpoint first. Under DDP all ranks stop at the same batch, whichever rank gets
+    the signal. Lightning itself would end inside a batch after SIGINT, and with exit code 0 after
     SIGTERM.
     """
 
@@ -30,7 +30,7 @@ class StopAtBatchEnd(Callback):
         self._saved: Path | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen; Lightning puts the handlers back when it is done."""
+        """Install the handlers; Lightning restores the old ones at the end."""
         handle_here(self._take_down)
 
     def on_train_batch_end(

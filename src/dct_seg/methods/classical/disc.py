@@ -11,7 +11,7 @@ from dct_seg.methods.classical.seeds import SeededMethod
 
 @METHODS.register("disc")
 class Disc(SeededMethod):
-    """Paints the circle of each click and nothing else, without looking at the image.
+    """Paint the circle of each click, without looking at the image.
 
     A drag whose radius is read from the ground truth already says a lot. Compare a method to this baseline.
 
@@ -33,7 +33,7 @@ class Disc(SeededMethod):
     paper = ""
 
     def prepare(self, image: NDArray[np.uint8]) -> None:
-        """Nothing: the image is not looked at."""
+        """Do nothing: the image is not used."""
 
     def segment(
         self, image: NDArray[np.uint8], seeds: NDArray[np.int8], previous: NDArray[np.float32] | None

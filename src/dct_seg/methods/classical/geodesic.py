@@ -17,7 +17,7 @@ from dct_seg.methods.extras import import_extra
 
 @METHODS.register("geodesic")
 class Geodesic(SeededMethod):
-    """Whichever side's seeds are nearer, along paths on which the likelihood of the object changes least.
+    """Assign each pixel to the nearer seeds, along paths with the least change of the object's likelihood.
 
     With P the probability that a pixel's color is the object's, a path's length is the sum of |grad P| along
     it; with D_F and D_B the distances to the seeds of both sides, the result is w_F / (w_F + w_B) where w_F =

@@ -12,12 +12,12 @@ from dct_seg.methods.base import METHODS
 from dct_seg.methods.classical.seeds import SeededMethod, frame_of, keep_seeded
 
 _GAUSSIANS = 5
-"""Of each side in OpenCV; a side with fewer pixels has no color model."""
+"""Components of each side in OpenCV; a side with fewer pixels has no color model."""
 
 
 @METHODS.register("grabcut")
 class GrabCut(SeededMethod):
-    """Graph cut and Gaussian mixtures by turns, from the last mask, with the clicks as hard seeds.
+    """Alternate graph cut and Gaussian mixtures, from the last mask, with the clicks as hard seeds.
 
     The paper starts from a rectangle around the object; the first click starts from all of the image but its
     frame. Parts without a positive seed are dropped.
@@ -27,7 +27,7 @@ class GrabCut(SeededMethod):
         graph cuts", ACM Transactions on Graphics 23(3), 2004, by OpenCV.
 
     Args:
-        iterations: Turns a click.
+        iterations: Iterations per click.
         frame: Width of the image's frame that is background at first, as a share of the shorter side.
         seed_radius: Radius in pixels of the seed of a click without a drag.
     """

@@ -27,7 +27,7 @@ def mark_seeds(size: tuple[int, int], clicks: Sequence[Click], *, seed_radius: f
 
     Args:
         size: (H, W) in pixels.
-        clicks: In order, inside the image.
+        clicks: Clicks in order, inside the image.
         seed_radius: Radius in pixels for a click without one.
 
     Returns:
@@ -52,7 +52,7 @@ def mark_seeds(size: tuple[int, int], clicks: Sequence[Click], *, seed_radius: f
         ]
         rows, cols = np.ogrid[window]
         squared = (rows - click.row) ** 2 + (cols - click.col) ** 2
-        # a radius that was a float32 on its way may be a hair too long
+        # a radius that was stored as float32 may be slightly too long
         inside = squared < radius**2 * (1 - 5e-7)
         inside |= (rows == row) & (cols == col)
         inside &= squared <= nearest[window]
@@ -62,7 +62,7 @@ def mark_seeds(size: tuple[int, int], clicks: Sequence[Click], *, seed_radius: f
 
 
 class SeededMethod(Method):
-    """A method that reads a click as a seed: every pixel in its circle is marked as object or as background.
+    """Base of methods that read clicks as seeds: pixels in the circle are marked as object or background.
 
     Args:
         seed_radius: Radius in pixels of the circle of a click that came without a drag.
@@ -179,7 +179,7 @@ def frame_of(size: tuple[int, int], width: int = 1) -> NDArray[np.bool_]:
 
 
 def keep_seeded(mask: NDArray[np.bool_], seeds: NDArray[np.int8]) -> NDArray[np.bool_]:
-    """The 8-connected parts of the mask that hold an object seed; the others were asked for by nobody.
+    """The 8-connected parts of the mask that hold an object seed; other parts are dropped.
 
     Args:
         mask: (H, W) bool.
