@@ -226,7 +226,7 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
     state["conv1.weight"] = torch.zeros(64, 1, 7, 7)
     torch.save(state, tmp_path / "grey.pth")
     with pytest.raises(
-        ValueError, match=r"gray\.pth' do not fit: 'conv1\.weight' is \(64, 1, 7, 7\), not \(64, 3, 7, 7\)"
+        ValueError, match=r"grey\.pth' do not fit: 'conv1\.weight' is \(64, 1, 7, 7\), not \(64, 3, 7, 7\)"
     ):
         build("resnet18", weights=str(tmp_path / "grey.pth"))
 

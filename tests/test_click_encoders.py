@@ -240,7 +240,7 @@ def test_third_party_s_encoder_is_used_by_its_short_name(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(CLICK_ENCODERS, "_entries", dict(CLICK_ENCODERS._entries))
     monkeypatch.setattr(CLICK_ENCODERS, "_plugins_loaded", False)
-    net = DCTNet(DCTNetConfig(**TINY, click_encoder="Ring", click_encoder_options={"width": 3.0}))
+    net = DCTNet(DCTNetConfig(**TINY, click_encoder="Ring", click_encoder_options={"width": 3.0})).eval()
     assert type(net.click_encoder).__module__ == "ring_plugin"
     assert net.click_encoder.width == 3.0
     assert net(torch.rand(1, 3, 32, 32), ClickBatch.from_clicks([[Click(1, 1)]])).shape == (1, 1, 32, 32)

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 from scipy.io import savemat
+from tiny import val_names
 
 from dct_seg import configurations
 from dct_seg.cli import main
@@ -187,13 +188,13 @@ def test_validation_on_the_training_dataset_reads_its_folder(tmp_path: Path) -> 
     root = tiny_sbd(tmp_path / "SBD")
     splits: dict[str, Any] = {"options": {"split": "train"}, "val_options": {"split": "val"}}
     data = ClickSimulatorDataModule("SBD", str(root), val_dataset="SBD", **splits)
-    assert data.val_names == [f"img/2009_00000{n}.jpg#{label}" for n in (1, 2) for label in (1, 2)]
+    assert val_names(data) == [f"img/2009_00000{n}.jpg#{label}" for n in (1, 2) for label in (1, 2)]
 
 
 def test_validation_reads_all_training_folders(tmp_path: Path) -> None:
     roots = [str(tiny_folder(tmp_path / name)) for name in ("a", "b")]
     data = ClickSimulatorDataModule("Folder", roots, val_options={"min_object_size": 0})
-    assert {name.split("/")[0] for name in data.val_names} == {"a", "b"}
+    assert {name.split("/")[0] for name in val_names(data)} == {"a", "b"}
 
 
 def test_another_validation_dataset_asks_for_its_folder(tmp_path: Path) -> None:

@@ -437,5 +437,5 @@ def test_feature_dct_reads_the_image_alone_where_it_is_told_to() -> None:
 
 
 def test_unknown_feature_input_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"unknown feature_dct_input 'image'.* known: fused, image"):
+    with pytest.raises(ValueError, match=r"unknown feature_dct_input 'picture'.* known: fused, image"):
         tiny_net(feature_dct_input="picture")

@@ -120,7 +120,7 @@ def test_a_misspelt_short_name_is_answered_with_the_installed_one(installed: Pat
         str(tmp_path),
         code=2,
     )
-    assert "unknown method 'samecolor'; did you mean 'same_color'?" in line
+    assert "unknown method 'samecolour'; did you mean 'same_colour'?" in line
 
 
 @pytest.mark.slow
@@ -159,4 +159,4 @@ def test_the_network_trains_with_loss_and_encoder_on_the_data_set_and_is_measure
     assert "| SideBySide | same_colour | 10 | 1.00 [1.00, 1.00]" in table, (
         table
     )  # one color a disk: one click
-    assert "same_color: tolerance 30" in table
+    assert "same_colour: tolerance 30" in table

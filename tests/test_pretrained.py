@@ -134,7 +134,7 @@ def test_unknown_name_gets_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
         DCTNet.from_pretrained("dct-lite")
 
 
-@pytest.mark.parametrize("path", ["runs/net.safetensors", "net.ckpt", "runs/folder"])
+@pytest.mark.parametrize("path", ["runs/net.safetensors", "net.ckpt", "runs/deep/folder"])
 def test_missing_file_is_named(path: str) -> None:
     with pytest.raises(
         FileNotFoundError,

@@ -114,7 +114,7 @@ def write(folder: Path, **changes: Any) -> Path:
         ),
         (
             {"metric": {"name": "val/drag/AuC", "goal": "maximise"}},
-            "unknown goal 'maximize'; did you mean 'maximize'?",
+            "unknown goal 'maximise'; did you mean 'maximize'?",
         ),
         ({"method": "bayes", "metric": None}, "method bayes needs a metric"),
         ({"command": None}, r"command is a list with \$\{args\} in it"),

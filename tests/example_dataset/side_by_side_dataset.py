@@ -19,7 +19,7 @@ class SideBySide(InteractiveDataset):
         >>> SideBySide("no/such/folder")
         Traceback (most recent call last):
         ...
-        FileNotFoundError: no folder no/such/folder; SideBySide wants NAME.png: the picture on the left, its mask on the right
+        FileNotFoundError: no folder no/such/folder; SideBySide wants NAME.png: the image on the left, its mask on the right
     """  # noqa: E501
 
     layout = "NAME.png: the image on the left, its mask on the right"
