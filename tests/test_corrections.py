@@ -70,6 +70,12 @@ def test_shrunk_batch_averages_the_image_and_keeps_masks_binary() -> None:
     assert small["ignore"].tolist() == [[[False]]]
 
 
+def test_crop_that_is_no_multiple_of_the_fine_factor_is_refused() -> None:
+    batch = {"image": torch.zeros(1, 3, 9, 8), "mask": torch.zeros(1, 9, 8), "ignore": torch.zeros(1, 9, 8)}
+    with pytest.raises(ValueError, match=r"crops are 9x8 and fine_factor is 2; set the data's crop_size"):
+        shrink_batch(batch, 2)
+
+
 def test_enlarged_correction_shows_object_and_previous_mask_at_the_same_place() -> None:
     mask = torch.zeros(1, 64, 64, dtype=torch.bool)
     mask[0, 16:32, 16:32] = True

@@ -29,6 +29,9 @@ TRAINING_SETS = {
     "wild_animals",
     "food",
     "fire_trucks",
+    "people",
+    "pennfudan",
+    "wild_animals_more",
 }
 
 

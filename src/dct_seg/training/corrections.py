@@ -38,9 +38,19 @@ class EnlargedCorrections:
 
 
 def shrink_batch(batch: dict[str, Any], factor: int) -> dict[str, Any]:
-    """The batch at ``1 / factor`` of its height and width: images averaged, masks by their center pixels."""
+    """The batch at ``1 / factor`` of its height and width: images averaged, masks by their center pixels.
+
+    Raises:
+        ValueError: If the sides of the images are no multiples of ``factor``.
+    """
     if factor == 1:
         return batch
+    height, width = batch["image"].shape[2:]
+    if height % factor or width % factor:
+        raise ValueError(
+            f"training crops are {height}x{width} and fine_factor is {factor}; set the data's crop_size to a "
+            f"multiple of {factor}"
+        )
     middle = factor // 2
     small = {name: batch[name][:, middle::factor, middle::factor] for name in ("mask", "ignore")}
     return {**batch, **small, "image": F.avg_pool2d(batch["image"], factor)}
