@@ -74,7 +74,7 @@ class _TwoFolders(PairedDataset):
         self._wanted(*self.folders)
         images = files_in(self.root / self.folders[0], IMAGE_SUFFIXES)
         masks = files_in(self.root / self.folders[1], MASK_SUFFIXES)
-        for folder, what, files in zip(self.folders, ("pictures", "masks"), (images, masks), strict=True):
+        for folder, what, files in zip(self.folders, ("images", "masks"), (images, masks), strict=True):
             twice = [stem for stem, count in Counter(path.stem for path in files).items() if count > 1]
             if twice:
                 raise ValueError(
