@@ -48,17 +48,17 @@ class Row:
     """One comparison.
 
     Args:
-        name: For ``--only``.
-        what: What was measured.
-        against: What it is compared with; "" where it has a limit alone.
-        unit: Of ``ours`` and ``theirs``.
-        ours: Of the library; None where something was not given that it needs.
-        theirs: Of the other; None likewise, or with a limit.
+        name: Name for ``--only``.
+        what: Measured operation.
+        against: Reference; "" if there is only a limit.
+        unit: Unit of ``ours`` and ``theirs``.
+        ours: Values of the library; None if an input is missing.
+        theirs: Values of the reference; None if not measured, or with a limit.
         ratio: Of theirs to ours, turn by turn, so that what else the machine did in the meantime weighs on
             both.
-        at_least: The ratio wanted.
-        at_most: The limit of ``ours``.
-        note: Resolution, precision, and what else there is to know.
+        at_least: Minimum ratio.
+        at_most: Limit of ``ours``.
+        note: Resolution, precision and other conditions.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: data, simulated user, click maps, network, optimizer.
+"""Time of a training step by part: data, simulated user, click maps, network, optimizer.
 
 And how much memory it takes.
 """
@@ -47,7 +47,7 @@ class Breakdown:
             its encoding of the images, ``forward`` is without the click maps, which are ``encoding``;
             ``other`` is what goes on around all that.
         peak_memory: Bytes: of tensors on a GPU, of the whole process on a CPU.
-        device: What it ran on.
+        device: Device of the run.
     """
 
     seconds: dict[str, list[float]]
@@ -78,11 +78,11 @@ def training_step_breakdown(
     """The time of each part of real training steps, through the Trainer.
 
     Args:
-        task: What is trained.
-        data: What on.
-        steps: Batches measured.
-        warmup: Batches before them.
-        precision: The Trainer's.
+        task: Task to train.
+        data: Training data.
+        steps: Measured batches.
+        warmup: Warm-up batches before them.
+        precision: Precision of the Trainer.
         accelerator: The Trainer's. A GPU is waited for at both ends of each part, which costs a little of its
             overlap.
 

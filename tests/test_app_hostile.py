@@ -1,4 +1,4 @@
-"""What nobody of good will would send, and what it gets."""
+"""Malformed and hostile requests, and their responses."""
 
 import struct
 import zlib

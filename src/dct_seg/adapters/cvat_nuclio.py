@@ -151,7 +151,7 @@ def main(args: Sequence[str]) -> int:
         prog="dct-seg cvat-function",
         description="Write function.yaml and main.py, which deploy DCT-Net as an interactor of CVAT.",
     )
-    parser.add_argument("folder", metavar="DIR", type=Path, help="where the two files go")
+    parser.add_argument("folder", metavar="DIR", type=Path, help="folder for the two files")
     folder: Path = parser.parse_args(args).folder
     folder.mkdir(parents=True, exist_ok=True)
     manifest = (files("dct_seg.adapters") / "function.yaml").read_bytes()

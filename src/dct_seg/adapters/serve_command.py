@@ -65,7 +65,7 @@ def label_studio(args: Sequence[str]) -> int:
         action="append",
         default=[],
         metavar="HOST",
-        help="images may come from this host too, such as that of a storage's pre-signed URLs; repeat it",
+        help="allow images from this host, such as a storage with pre-signed URLs; may be repeated",
     )
     parser.epilog = (
         "LABEL_STUDIO_URL is the address of Label Studio, LABEL_STUDIO_API_KEY a token of an account there."
@@ -105,7 +105,9 @@ def parser_of(prog: str, description: str, *, port: int) -> CommandParser:
         metavar="NAME_OR_PATH",
         help=f"a shipped model, weights or a checkpoint ({DEFAULT})",
     )
-    parser.add_argument("--port", type=int, default=port, metavar="N", help=f"0 takes a free one ({port})")
+    parser.add_argument(
+        "--port", type=int, default=port, metavar="N", help=f"port; 0 takes a free one ({port})"
+    )
     parser.add_argument(
         "--host",
         default="127.0.0.1",

@@ -32,7 +32,7 @@ def main(args: Sequence[str]) -> int:
         description="Annotate a folder of images in the browser: press on an object, drag to its edge.",
     )
     parser.add_argument(
-        "folder", metavar="DIR", help="the images, in subfolders too; all work is kept in DIR/.dct-seg"
+        "folder", metavar="DIR", help="folder of images, with subfolders; work is stored in DIR/.dct-seg"
     )
     parser.add_argument(
         "--weights",
@@ -41,9 +41,9 @@ def main(args: Sequence[str]) -> int:
         help=f"a shipped model, weights or a checkpoint ({DEFAULT})",
     )
     parser.add_argument(
-        "--classes", default="", metavar="A,B,C", help="names of classes; those that the folder has stay"
+        "--classes", default="", metavar="A,B,C", help="class names; existing classes of the folder are kept"
     )
-    parser.add_argument("--port", type=int, default=8765, metavar="N", help="0 takes a free one (8765)")
+    parser.add_argument("--port", type=int, default=8765, metavar="N", help="port; 0 takes a free one (8765)")
     parser.add_argument(
         "--host",
         default="127.0.0.1",

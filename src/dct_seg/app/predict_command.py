@@ -132,13 +132,13 @@ def _parser() -> argparse.ArgumentParser:
         ),
     )
     parser.add_argument(
-        "--clicks", metavar="FILE", help="a click log; gives the masks that the annotator made, to the bit"
+        "--clicks", metavar="FILE", help="click log; reproduces the annotator's masks bit for bit"
     )
     parser.add_argument(
         "--out",
         required=True,
         metavar="DIR",
-        help="masks/, overlays/; what is there already is not made again",
+        help="output folder with masks/ and overlays/; finished images are skipped",
     )
     parser.add_argument(
         "--weights",
@@ -147,9 +147,13 @@ def _parser() -> argparse.ArgumentParser:
         help=f"a shipped model, weights or a checkpoint ({DEFAULT})",
     )
     parser.add_argument(
-        "--threshold", type=float, default=0.5, metavar="P", help="object above it (0.5); a log has its own"
+        "--threshold",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="minimum probability of an object pixel (0.5); a log has its own",
     )
-    parser.add_argument("--coco", action="store_true", help="also write coco.json; wants [coco]")
+    parser.add_argument("--coco", action="store_true", help="also write coco.json; needs [coco]")
     parser.add_argument(
         "--overlay",
         action=argparse.BooleanOptionalAction,

@@ -55,7 +55,7 @@ def main(args: Sequence[str]) -> int:
     if args[:1] == ["table2"]:
         parser = CommandParser(prog="dct-seg benchmark table2", description="Table 2 of several runs.")
         parser.add_argument("folders", nargs="+", metavar="DIR", help="folders that a benchmark wrote to")
-        parser.add_argument("--out", required=True, metavar="DIR", help="where table2.md, .csv and .tex go")
+        parser.add_argument("--out", required=True, metavar="DIR", help="folder for table2.md, .csv and .tex")
         given = parser.parse_args(args[1:])
         sys.stdout.write(join_runs(given.folders, given.out))
         return DONE
@@ -98,7 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="METHOD.KEY=VALUE",
-        help="an option of a method; may be repeated",
+        help="option of a method; may be repeated",
     )
     parser.add_argument(
         "--data", nargs="+", required=True, metavar="NAME=PATH", help="datasets and their folders"
@@ -113,7 +113,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "where results, tables and images go; a second run goes on from there (a new runs/benchmark/TIME)"
         ),
     )
-    parser.add_argument("--max-clicks", type=int, default=20, metavar="N", help="most clicks a sample (20)")
+    parser.add_argument(
+        "--max-clicks", type=int, default=20, metavar="N", help="maximum clicks per sample (20)"
+    )
     parser.add_argument(
         "--target",
         type=float,
@@ -123,16 +125,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--full",
         action="store_true",
-        help="all clicks whatever the target: mIoU@k, AuC and curves; so without --target",
+        help="make all clicks, for mIoU@k, AuC and curves; not with --target",
     )
     parser.add_argument(
-        "--threshold", type=float, default=0.5, metavar="P", help="object above this probability (0.5)"
+        "--threshold",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="minimum probability of an object pixel (0.5)",
     )
     parser.add_argument(
         "--rule",
         default="max_distance",
         choices=get_args(Rule),
-        help="how the simulated user clicks (max_distance)",
+        help="rule of the simulated user (max_distance)",
     )
     parser.add_argument(
         "--workers",
@@ -151,17 +157,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ),
     )
     parser.add_argument(
-        "--click-jitter", type=float, default=0.0, metavar="PX", help="robustness: clicks up to PX pixels off"
+        "--click-jitter",
+        type=float,
+        default=0.0,
+        metavar="PX",
+        help="robustness: move clicks by up to PX pixels",
     )
     parser.add_argument(
         "--radius-noise",
         type=float,
         default=0.0,
         metavar="F",
-        help="robustness: drags too long or short by up to F",
+        help="robustness: relative error of drags, up to F",
     )
     parser.add_argument(
-        "--seed", type=int, action="append", metavar="N", help="of a robustness run; may be repeated (0)"
+        "--seed", type=int, action="append", metavar="N", help="seed of a robustness run; may be repeated (0)"
     )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N samples of each dataset")
     parser.add_argument(
@@ -169,7 +179,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="F",
-        help="only the images that training with data.holdout F never sees",
+        help="only the images that data.holdout F keeps out of training",
     )
     parser.add_argument(
         "--strips",
@@ -187,7 +197,7 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A",
         help="folder or results.json to compare with; FOLDER:METHOD if it has several methods",
     )
-    parser.add_argument("b", metavar="B", help="folder or results.json in question; likewise")
+    parser.add_argument("b", metavar="B", help="folder or results.json to judge; or FOLDER:METHOD")
     parser.add_argument(
         "--out", metavar="DIR", help="write compare.md, and images of the samples that changed most"
     )

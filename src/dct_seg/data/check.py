@@ -236,10 +236,12 @@ def main(args: Sequence[str]) -> int:
     """
     parser = CommandParser(prog="dct-seg data", description="Check data before training.")
     actions = parser.add_subparsers(dest="action", required=True, parser_class=CommandParser)
-    check = actions.add_parser("check", help="find what in a folder of images and masks would spoil training")
+    check = actions.add_parser("check", help="find problems in a folder of images and masks")
     check.add_argument("folder", help="a folder with images/ and masks/")
     check.add_argument("--json", action="store_true", help="print everything found as JSON")
-    check.add_argument("--first", type=int, default=5, metavar="N", help="offenders shown of each kind (5)")
+    check.add_argument(
+        "--first", type=int, default=5, metavar="N", help="number of files to show for each problem (5)"
+    )
     given = parser.parse_args(args)
     report = check_folder(given.folder)
     text = json.dumps(report.to_json(), indent=1) if given.json else report.render(given.first)

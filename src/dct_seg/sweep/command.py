@@ -78,34 +78,32 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=1,
         metavar="N",
-        help="trials at a time; they share cores, GPUs go round (1)",
+        help="parallel trials; they share the cores and take GPUs in turn (1)",
     )
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on: finished trials stay, stopped ones go on, failed ones start again",
+        help="skip finished trials, resume stopped ones, restart failed ones",
     )
     parser.add_argument("--dry-run", action="store_true", help="show the trials, run none")
-    parser.add_argument(
-        "--out", metavar="DIR", help="where trials, tables and the image go (runs/sweeps/NAME)"
-    )
+    parser.add_argument("--out", metavar="DIR", help="folder for trials, tables and plot (runs/sweeps/NAME)")
     parser.add_argument(
         "--base",
         metavar="FILE",
-        help="a configuration instead of the sweep's own: a file, or a shipped name such as folder",
+        help="configuration that replaces the sweep's own: a file, or a shipped name such as folder",
     )
     parser.add_argument(
         "--trials",
         type=int,
         metavar="N",
-        help="most trials (run_cap in the file; random and bayes need one of them)",
+        help="maximum trials (default: run_cap of the file; random and bayes need either)",
     )
     parser.add_argument(
         "--seed",
         type=int,
         default=0,
         metavar="N",
-        help="of random and bayes (0); that of training is seed_everything",
+        help="seed of random and bayes (0); training uses seed_everything",
     )
     return parser
 
