@@ -354,19 +354,20 @@ def test_sweep_that_is_stopped_leaves_no_process_and_goes_on(
     trainer |= {"max_epochs": 40, "check_val_every_n_epoch": 40, "callbacks": callbacks}
     Path("base.yaml").write_text(yaml.safe_dump({**CONFIG, "trainer": trainer, "report": "after"}))
     write_sweep(tmp_path, name="one", command=COMMAND, parameters={"model.lr": {"values": [1e-3]}})
-    sweep = Command("sweep", "sweep.yaml", "--out", "swept")
-    sweep.wait_until(lambda: list(Path("swept").rglob("*.ckpt")))
+    out = f"stopped_{number}"  # other tests of this machine run sweeps too
+    sweep = Command("sweep", "sweep.yaml", "--out", out)
+    sweep.wait_until(lambda: list(Path(out).rglob("*.ckpt")))
     code, said = sweep.send(number)
     assert code == 128 + number
     assert line_of(said).endswith("; the same command with --resume goes on from here, 0 of 1 trials ended")
-    assert subprocess.run(["pgrep", "-f", "swept/trials/"], capture_output=True, check=False).stdout == b""
-    (trial,) = trials_in(Path("swept"))
+    assert subprocess.run(["pgrep", "-f", f"{out}/trials/"], capture_output=True, check=False).stdout == b""
+    (trial,) = trials_in(Path(out))
     assert trial.read_outcome() is None
     assert trial.checkpoint is not None
     stopped_at = torch.load(trial.checkpoint, weights_only=True)["epoch"]
     assert stopped_at < 39
     if number == signal.SIGTERM:
-        assert cli.main(["sweep", "sweep.yaml", "--out", "swept", "--resume"]) == 0
+        assert cli.main(["sweep", "sweep.yaml", "--out", out, "--resume"]) == 0
         assert "1 of 1 trials finished" in capsys.readouterr().out
         assert torch.load(trial.checkpoint, weights_only=True)["epoch"] == 39
 
