@@ -28,7 +28,7 @@ from dct_seg.processor import trainer_precision
 
 
 def training_step_row(args: argparse.Namespace) -> Row:
-    """What of a training step is neither the network nor its optimizer."""
+    """Share of a training step spent outside the network and its optimizer."""
     from benchmarks.training_step import training_step_breakdown
     from dct_seg.data.datamodule import ClickSimulatorDataModule
     from dct_seg.training.task import InteractiveSegmentationTask

@@ -54,8 +54,7 @@ class Row:
         unit: Unit of ``ours`` and ``theirs``.
         ours: Values of the library; None if an input is missing.
         theirs: Values of the reference; None if not measured, or with a limit.
-        ratio: Of theirs to ours, turn by turn, so that what else the machine did in the meantime weighs on
-            both.
+        ratio: Ratio of theirs to ours, turn by turn, so that other load on the machine affects both.
         at_least: Minimum ratio.
         at_most: Limit of ``ours``.
         note: Resolution, precision and other conditions.

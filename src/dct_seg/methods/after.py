@@ -74,9 +74,7 @@ class CutAfter:
         """0 and 1; see :class:`After`."""
         if self._graph is None or self._image is not image:
             self._graph, self._image = GridGraph(image, smoothness=self.smoothness), image
-        clicked = mark_seeds(
-            (probs.shape[0], probs.shape[1]), [replace(c, radius=0.0) for c in clicks], seed_radius=0.0
-        )
+        clicked = _clicked_pixels(probs, clicks)
         seeds = np.zeros_like(clicked)
         seeds[inside] = UNMARKED
         seeds[clicked != UNMARKED] = clicked[clicked != UNMARKED]
@@ -104,13 +102,17 @@ class ConnectedAfter:
     ) -> NDArray[np.float32]:
         """The probabilities of the kept parts; see :class:`After`."""
         mask = probs > 0.5
-        seeds = mark_seeds(
-            (probs.shape[0], probs.shape[1]), [replace(c, radius=0.0) for c in clicks], seed_radius=0.0
-        )
+        seeds = _clicked_pixels(probs, clicks)
         if not ((seeds == 1) & mask).any():
             return probs
         dropped = mask & ~keep_seeded(mask, seeds)
         return np.where(dropped, FLOOR, probs)
+
+
+def _clicked_pixels(probs: NDArray[np.float32], clicks: Sequence[Click]) -> NDArray[np.int8]:
+    """Seeds of the clicked pixels alone, whatever the drags."""
+    shape = (probs.shape[0], probs.shape[1])
+    return mark_seeds(shape, [replace(c, radius=0.0) for c in clicks], seed_radius=0.0)
 
 
 AFTER: Mapping[str, Callable[..., After]] = {"graph_cut": CutAfter, "connected": ConnectedAfter}

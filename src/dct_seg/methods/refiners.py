@@ -154,8 +154,7 @@ class BRS:
         max_evals: Maximum forward and backward passes.
 
     Source: Jang and Kim, "Interactive Image Segmentation via Backpropagating Refinement Scheme" (CVPR 2019).
-    They change the
-    image's tiles and go up to 100 iterations; here views replace tiles.
+    They change the image's tiles and go up to 100 iterations; here views replace tiles.
     """
 
     weight: float = 1e-3

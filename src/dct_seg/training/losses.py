@@ -193,6 +193,4 @@ def kept_right(logits: Tensor, before: Tensor, mask: Tensor, ignore: Tensor, fin
         A scalar, float32; 0 when all are finished.
     """
     right = ((before[:, 0] > 0) == mask) & ~ignore
-    each = normalized_focal(logits[:, 0].float(), mask, right)
-    weight = (~finished).float()
-    return (each * weight).sum() / weight.sum().clamp(min=1)
+    return mean_of_unfinished(normalized_focal(logits[:, 0].float(), mask, right), finished)
