@@ -35,3 +35,16 @@ class CommandParser(OneLineErrors, argparse.ArgumentParser):
     def in_one_line(self, message: str) -> str:
         """Add the command whose help lists the arguments."""
         return f"{message}; `{self.prog} --help` shows what it takes"
+
+    def add_weights(self, default: str) -> None:
+        """Add ``--weights``, the same for every command that predicts.
+
+        Args:
+            default: Name of a shipped model.
+        """
+        self.add_argument(
+            "--weights",
+            default=default,
+            metavar="NAME_OR_PATH",
+            help=f"a shipped model, weights or a checkpoint ({default})",
+        )

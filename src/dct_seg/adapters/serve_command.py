@@ -99,12 +99,7 @@ def parser_of(prog: str, description: str, *, port: int) -> CommandParser:
         port: Default of ``--port``.
     """
     parser = CommandParser(prog=prog, description=description)
-    parser.add_argument(
-        "--weights",
-        default=DEFAULT,
-        metavar="NAME_OR_PATH",
-        help=f"a shipped model, weights or a checkpoint ({DEFAULT})",
-    )
+    parser.add_weights(DEFAULT)
     parser.add_argument(
         "--port", type=int, default=port, metavar="N", help=f"port; 0 takes a free one ({port})"
     )

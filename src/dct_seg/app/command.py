@@ -34,12 +34,7 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument(
         "folder", metavar="DIR", help="folder of images, with subfolders; work is stored in DIR/.dct-seg"
     )
-    parser.add_argument(
-        "--weights",
-        default=DEFAULT,
-        metavar="NAME_OR_PATH",
-        help=f"a shipped model, weights or a checkpoint ({DEFAULT})",
-    )
+    parser.add_weights(DEFAULT)
     parser.add_argument(
         "--classes", default="", metavar="A,B,C", help="class names; existing classes of the folder are kept"
     )

@@ -140,12 +140,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="output folder with masks/ and overlays/; finished images are skipped",
     )
-    parser.add_argument(
-        "--weights",
-        default=DEFAULT,
-        metavar="NAME_OR_PATH",
-        help=f"a shipped model, weights or a checkpoint ({DEFAULT})",
-    )
+    parser.add_weights(DEFAULT)
     parser.add_argument(
         "--threshold",
         type=float,
