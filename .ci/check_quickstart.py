@@ -21,6 +21,6 @@ for prompt in ("drag", "click"):
         f"{prompt}: NoC@85 fell from {before['NoC@85']} to {after['NoC@85']} only"
     )
     assert float(after["mIoU@5"]) > 0.6, f"{prompt}: mIoU@5 is {after['mIoU@5']}"
-for line in ("checkpoint", "picture"):
+for line in ("checkpoint", "image"):
     path = folder / re.search(rf"^{line} +(.*)$", log, re.MULTILINE)[1]
     assert path.is_file(), f"there is no {path}"

@@ -54,7 +54,7 @@ assert predictor.undo().clicks == result.clicks[:1]
 
 
 def run(*args: str) -> str:
-    """What a ``dct-seg`` command prints."""
+    """Output of a ``dct-seg`` command."""
     done = subprocess.run(["dct-seg", *args], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"dct-seg {' '.join(args)}\n{done.stdout}{done.stderr}"
     return done.stdout

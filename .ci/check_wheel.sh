@@ -13,8 +13,8 @@ venv="${WHEEL_VENV:-$work/venv}"
 [ -d "$venv" ] || "$python" -m venv "$venv"
 
 "$venv/bin/pip" wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$work" .
-"$venv/bin/pip" install --quiet --disable-pip-version-check --force-reinstall --no-deps "$work"/*.whl
-"$venv/bin/pip" install --quiet --disable-pip-version-check "$@" "$work"/*.whl
+"$venv/bin/pip" install --quiet --disable-pip-version-check --no-compile --force-reinstall --no-deps "$work"/*.whl
+"$venv/bin/pip" install --quiet --disable-pip-version-check --no-compile "$@" "$work"/*.whl
 
 cp .ci/check_wheel.py "$work/"
 cd "$work"

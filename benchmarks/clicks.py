@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.measure import Row, compared, in_turn
+from dct_seg import next_click
 from dct_seg.click_encoders import SpatialDCT
 from dct_seg.clicks import Click, ClickBatch
-from dct_seg.simulation import next_click
 
 Bools = NDArray[np.bool_]
 Pick = tuple[int, int, bool]

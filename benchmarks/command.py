@@ -16,14 +16,14 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.clicks import click_maps_row, next_click_batch_row, next_click_row
-from benchmarks.large_photograph import first_click_row, memory_row
+from benchmarks.large_image import first_click_row, memory_row
 from benchmarks.measure import Row, Spread, markdown
 from benchmarks.network import cpu_path_row, early_click_row, late_click_row, late_encode_row
 from benchmarks.plain_loop import benchmark_row
 from dct_seg.arguments import CommandParser
 from dct_seg.benchmark.environment import describe_environment
 from dct_seg.files import write_whole
-from dct_seg.models.dct_net import DCTNetConfig
+from dct_seg.models.config import DCTNetConfig
 from dct_seg.processor import trainer_precision
 
 
@@ -58,7 +58,7 @@ def training_step_row(args: argparse.Namespace) -> Row:
     parts = ", ".join(f"{name} {1e3 * seconds:.0f} ms" for name, seconds in found.medians.items())
     return Row(
         "training-step",
-        f"training step, {args.backbone}, {args.batch_size} x {args.crop_size}: all but the network's "
+        f"training step, {args.backbone}, {args.batch_size} x {args.crop_size}: all except the network's "
         "forward, backward and step",
         "",
         "%",
@@ -146,7 +146,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: Sequence[str]) -> int:
-    """Run ``python -m benchmarks``: measure the rows that were asked for, and print them.
+    """Run ``python -m benchmarks``: measure and print the requested rows.
 
     Returns:
         0.

@@ -80,15 +80,14 @@ class Row:
 
     @property
     def target(self) -> str:
-        """As it is printed."""
+        """Line that is printed."""
         return f"<= {self.at_most:g} {self.unit}" if self.at_most is not None else f">= {self.at_least:g} x"
 
 
 def in_turn(
     ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int
 ) -> tuple[list[float], list[float]]:
-    """The seconds of each of ``repeats`` calls of both, in turn, each after a pause and a call that is not
-    counted.
+    """Time ``repeats`` calls of both in turn, each after a pause and an untimed call.
 
     A runtime's threads spin for some milliseconds after its last job and would take a core from the other's.
     """
@@ -103,7 +102,7 @@ def _warm_seconds_of(job: Callable[[], Any]) -> float:
 
 
 def seconds_of(job: Callable[[], Any]) -> float:
-    """What one call takes."""
+    """Seconds of one call."""
     began = perf_counter()
     job()
     return perf_counter() - began

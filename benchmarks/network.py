@@ -13,7 +13,8 @@ from benchmarks.measure import Row, Spread, compared, in_turn, seconds_of
 from dct_seg.clicks import Click, ClickBatch
 from dct_seg.methods.base import Method
 from dct_seg.methods.dctnet import DCTNetMethod
-from dct_seg.models.dct_net import DCTNet, DCTNetConfig, PromptFusion
+from dct_seg.models.config import DCTNetConfig, PromptFusion
+from dct_seg.models.dct_net import DCTNet
 
 SIZE = (480, 854)
 CLICKS = [Click(240 + 9.0 * i, 400 + 17.0 * i, i % 2 == 0, 12.0 + i) for i in range(5)]
@@ -57,8 +58,8 @@ def cpu_path_row(args: argparse.Namespace) -> Row:
     seconds = in_turn(lambda: ours.predict_view(image, CLICKS, None), lambda: plain(x, clicks), args.repeats)
     return Row(
         "cpu-path",
-        "a click with early, as DCTNetMethod computes it",
-        "the module called as it is",
+        "a click with early, by DCTNetMethod",
+        "the module, called directly",
         "ms",
         **compared(*seconds),
         at_least=1,
@@ -82,7 +83,7 @@ def lite0(fusion: PromptFusion) -> DCTNetConfig:
 
 
 def network_method(fusion: PromptFusion) -> DCTNetMethod:
-    """A method over :func:`lite0` that has one look at the whole image a click, as MobileSAM has."""
+    """A method over `lite0` that has one look at the whole image a click, as MobileSAM has."""
     return DCTNetMethod(net=DCTNet(lite0(fusion)), first_reach=0, look_again=False)
 
 

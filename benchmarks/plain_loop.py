@@ -15,12 +15,13 @@ from benchmarks.measure import Row, compared
 from dct_seg.benchmark.runner import run_benchmark
 from dct_seg.clicks import Click
 from dct_seg.data.datasets import open_dataset
+from dct_seg.methods.base import Answer
 from dct_seg.methods.dctnet import DCTNetMethod
 from dct_seg.models.dct_net import DCTNet
 
 WHAT, AGAINST = (
     "GrabCut, whole benchmark with dctnet, drags to IoU 0.9",
-    "a plain loop: one sample at a time, two full-frame transforms a click",
+    "a plain loop: one sample at a time, two full-frame transforms per click",
 )
 
 
@@ -46,9 +47,7 @@ def benchmark_row(args: argparse.Namespace) -> Row:
 def plain_loop(
     root: str, options: dict[str, Any], *, limit: int | None, target: float = 0.9, max_clicks: int = 20
 ) -> list[int]:
-    """The clicks of each image: nothing kept between clicks, the network as it stands, each distance over the
-    whole frame.
-    """
+    """Count the clicks of each image, without caches and with distances over the whole image."""
     dataset = open_dataset("GrabCut", root)
     method = _PlainMethod(
         net=DCTNet.from_pretrained(**{"name_or_path": options["checkpoint"]} if options else {})
@@ -58,12 +57,13 @@ def plain_loop(
         sample = dataset.read(index)
         method.reset(sample.image)
         clicks: list[Click] = []
-        probs, pred = None, np.zeros_like(sample.mask)
+        answer: Answer | None = None
+        pred = np.zeros_like(sample.mask)
         while len(clicks) < max_clicks:
             row, col, positive, radius = _next(pred, sample.mask, sample.ignore, clicks)
             clicks.append(Click(row, col, positive, radius))
-            probs = method.predict(sample.image, clicks, probs)
-            pred = probs > 0.5
+            answer = method.answer(sample.image, clicks, answer)
+            pred = answer.probs > 0.5
             seen = ~sample.ignore
             if np.float32(
                 (pred & sample.mask & seen).sum() / ((pred | sample.mask) & seen).sum()
@@ -80,9 +80,9 @@ class _PlainMethod(DCTNetMethod):
         super().__init__(net=net, precision="float32")
         net.to(memory_format=torch.contiguous_format)
 
-    def predict(self, *args: Any) -> Any:
+    def answer(self, *args: Any) -> Answer:
         self._views.clear()
-        return super().predict(*args)
+        return super().answer(*args)
 
 
 def _next(pred: Bools, mask: Bools, ignore: Bools, clicks: list[Click]) -> tuple[int, int, bool, float]:

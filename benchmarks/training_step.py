@@ -45,7 +45,7 @@ class Breakdown:
     Args:
         seconds: For each of ``PARTS`` and ``total``, one number a batch. ``radii`` is the Auto-Drag-Head with
             its encoding of the images, ``forward`` is without the click maps, which are ``encoding``;
-            ``other`` is what goes on around all that.
+            ``other`` is the rest of the step.
         peak_memory: Bytes: of tensors on a GPU, of the whole process on a CPU.
         device: Device of the run.
     """
@@ -144,7 +144,7 @@ class _Stopwatch(Profiler):
             self._row["forward"] -= seconds  # which it is inside of
 
     def end_batch(self) -> None:
-        """What no part accounts for, since the last batch ended, is ``other``."""
+        """The rest of the time since the last batch is ``other``."""
         now = _now()
         self._row["other"] = now - self._row_began - sum(self._row.values())
         self.rows.append(self._row)
@@ -153,9 +153,7 @@ class _Stopwatch(Profiler):
 
 
 class _EachBatch(Callback):
-    """Tells the stopwatch where a batch ends and where click maps are drawn, and ends training after enough
-    batches.
-    """
+    """Time batches and click maps with the stopwatch, and end training after enough batches."""
 
     def __init__(self, stopwatch: _Stopwatch, num_batches: int) -> None:
         self.stopwatch = stopwatch

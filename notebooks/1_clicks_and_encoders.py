@@ -2,10 +2,10 @@
 # # 1. Clicks, drags and encoders
 #
 # A click tells a network *where* an object is. A drag also tells it *how large* the object is: press on the middle,
-# drag to the nearest edge, let go. This notebook shows what becomes of both before the network sees them
-# (section 2.1 of the DCT-Net paper; its Figs. 1 and 2 as pictures).
+# drag to the nearest edge, release. This notebook shows how both are encoded for the network
+# (section 2.1 of the DCT-Net paper, with its Figs. 1 and 2).
 #
-# Everything here runs on a CPU in well under a minute.
+# Everything runs on a CPU in well under a minute.
 
 # %%
 import matplotlib.pyplot as plt
@@ -23,7 +23,7 @@ plt.rcParams.update(
 
 
 def show(axes, picture, title, clicks=(), **options):
-    """A picture with its clicks: green on the object, red on what is not, the drag as a circle."""
+    """Draw an image with its clicks: positive green, negative red, the drag as a circle."""
     axes.imshow(picture, **options)
     for click in clicks:
         color = "#00dc3c" if click.positive else "#ff2828"
@@ -39,9 +39,9 @@ def show(axes, picture, title, clicks=(), **options):
 # %% [markdown]
 # ## A click with its drag (the paper's Fig. 2)
 #
-# The paper asks the person to click the middle of the largest wrong region and to drag to its nearest boundary. A
-# simulated user does the same with a distance transform. Below, a drawn object, a prediction that missed part of it and
-# leaked elsewhere, and the click that follows: on the wrong pixel that lies deepest, as long as it is deep.
+# In the paper, the user clicks the middle of the largest wrong region and drags to its nearest boundary. A
+# simulated user does the same with a distance transform. Below are a drawn object, a prediction that misses a part of it
+# and leaks elsewhere, and the next click: on the wrong pixel farthest from the boundary, with this distance as its radius.
 
 # %%
 shapes = open_dataset("Shapes", num_images=12, size=(120, 160), seed=3)
@@ -66,9 +66,9 @@ show(axes[1], verdict, "grey right, blue missed, orange false")
 show(axes[2], sample.image, "click the middle, drag to the edge", [click])
 
 # %% [markdown]
-# A `Click` has a row, a column, a sign and perhaps a radius, all in pixels of the image. (Row first, as in an array.) A
-# `ClickBatch` is what models read: the clicks of a batch of images in their order, padded to one length. Label -1 is
-# padding; a radius that nobody gave is `nan`.
+# A `Click` has a row, a column, a sign and optionally a radius, in pixels of the image (row first, as in an array). A
+# `ClickBatch` is the input of models: the ordered clicks of a batch of images, padded to one length. Label -1 is
+# padding; a missing radius is `nan`.
 
 # %%
 batch = ClickBatch.from_clicks([[Click(40, 50, radius=12.0), Click(90, 20, positive=False)], [Click(5, 6)]])
@@ -77,14 +77,14 @@ print("coords", tuple(batch.coords.shape), "labels", batch.labels.tolist(), "rad
 # %% [markdown]
 # ## Four encoders
 #
-# A network cannot read coordinates; clicks are drawn as two maps, one of the positive clicks and one of the negative. How
-# they are drawn is the *click encoder*. All four get the same three clicks here: a long drag, a short one, and a negative
-# one of middle length. Green is the positive map, red the negative.
+# For a network, clicks are drawn as two maps, one of the positive clicks and one of the negative ones, by a *click
+# encoder*. Here, four encoders get the same three clicks: a long drag, a short one, and a negative one of medium length.
+# Green is the positive map, red the negative one.
 
 # %%
-photo = data.chelsea()  # (300, 451, 3) uint8
+image = data.chelsea()  # (300, 451, 3) uint8
 clicks = [Click(150, 200, radius=110), Click(45, 105, radius=18), Click(120, 400, positive=False, radius=45)]
-size = photo.shape[:2]
+size = image.shape[:2]
 maps = {
     name: CLICK_ENCODERS.get(name)()(ClickBatch.from_clicks([clicks]), size)[0]
     for name in ("Disk", "Euclidean", "Gaussian", "SpatialDCT")
@@ -92,25 +92,25 @@ maps = {
 
 
 def coloured(pair):
-    """(2, H, W) maps as a picture: positive green, negative red."""
+    """Color image of (2, H, W) maps: positive green, negative red."""
     positive, negative = pair.numpy()
     return np.stack([negative, positive, np.zeros_like(positive)], -1)
 
 
 fig, axes = plt.subplots(1, 5, figsize=(17, 2.9))
-show(axes[0], photo, "three clicks with drags", clicks)
+show(axes[0], image, "three clicks with drags", clicks)
 for axis, (name, pair) in zip(axes[1:], maps.items(), strict=True):
     show(axis, coloured(pair), name)
 
 # %% [markdown]
-# - `Disk` and `Gaussian` draw each click alike: a long drag and a short one leave the same mark.
-# - `Euclidean`, the paper's baseline, holds the distance to the nearest click: 0 at a click and bright far away. So the
-#   positive clicks sit where green is missing. It does not hear the drags either.
-# - `SpatialDCT` (eq. 2) draws each click as wide as its drag: the map says *about this much belongs to me*.
+# - `Disk` and `Gaussian` ignore the drag: a long and a short one leave the same mark.
+# - `Euclidean`, the paper's baseline, contains the distance to the nearest click: 0 at a click and bright far away, so
+#   the positive clicks are the dark spots in the green map. It ignores the drags, too.
+# - `SpatialDCT` (eq. 2) draws each click as wide as its drag, and so shows the approximate size of the object.
 #
 # ## What a drag does to the map
 #
-# The same click, dragged further and further. Only `SpatialDCT` listens.
+# The same click with longer and longer drags. Only `SpatialDCT` depends on the length.
 
 # %%
 radii = (12, 28, 60, 110)
@@ -122,9 +122,9 @@ for column, radius in enumerate(radii):
         show(axes[row, column], drawn, f"{name}, drag of {radius}", one, cmap="gray", vmin=0, vmax=1)
 
 # %% [markdown]
-# Along one row of the map, with the drag's end marked. The paper does not say how the radius becomes the width of the
-# Gaussian; here `sigma = sigma_scale * radius` and the default scale of 0.5 puts the drag's end at two sigmas, where the
-# map has fallen to exp(-2) = 0.135.
+# One row of the map, with the end of the drag marked. The paper does not specify the Gaussian's width for a radius. Here,
+# `sigma = sigma_scale * radius`: with the default scale of 0.5, the drag ends at two sigmas, where the map has
+# fallen to exp(-2) = 0.135.
 
 # %%
 fig, axis = plt.subplots(figsize=(9, 2.8))
@@ -138,11 +138,11 @@ axis.legend()
 plt.show()
 
 # %% [markdown]
-# ## Two clicks: why the maximum
+# ## Maximum instead of minimum for two clicks
 #
-# Eqs. 1 and 2 take the *minimum* over the clicks. For distances that is right: the nearest click counts. A Gaussian is 1
-# at its own click and about 0 at any other, so its minimum over two distant clicks is 0 everywhere, and both clicks are
-# gone. This package takes the maximum; `union="min"` restores the printed formula.
+# Eqs. 1 and 2 use the *minimum* over the clicks. This is right for distances: the nearest click counts. But a Gaussian is
+# 1 at its own click and about 0 at any other, so the minimum over two distant clicks is 0 everywhere, and both clicks
+# vanish. This package uses the maximum; `union="min"` restores the printed formula.
 
 # %%
 two = [Click(150, 100, radius=50), Click(150, 350, radius=50)]
@@ -153,19 +153,19 @@ for axis, union in zip(axes, ("min", "max"), strict=True):
     show(axis, drawn, f"union: {union}", two, cmap="gray", vmin=0, vmax=1)
 
 # %% [markdown]
-# ## The whole way (the paper's Fig. 1)
+# ## From click to mask (the paper's Fig. 1)
 #
-# Image and clicks go in, the maps join the image, the network answers. Here is one click on one pixel, in the cat's eye,
-# with four drags. Is it the eye that is meant, or the cat? The place alone cannot say. The drag can.
+# Image and click maps enter the network, which predicts a mask. Below is one click on the cat's eye with four
+# drags. The position alone does not tell whether the eye or the cat is meant; the drag does.
 
 # %%
 predictor = Predictor.from_pretrained("dct-lite0", precision="float32")
-predictor.set_image(photo)
+predictor.set_image(image)
 fig, axes = plt.subplots(2, 4, figsize=(14, 5.2))
 for column, radius in enumerate(radii):
     one = [Click(117, 172, radius=radius)]
     result = predictor.predict(one)
-    shown = np.where(result.mask[..., None], photo * 0.45 + np.array([139, 0, 0]) * 0.55, photo).astype(
+    shown = np.where(result.mask[..., None], image * 0.45 + np.array([139, 0, 0]) * 0.55, image).astype(
         np.uint8
     )
     show(
@@ -176,13 +176,13 @@ for column, radius in enumerate(radii):
     show(axes[1, column], shown, f"mask: {result.mask.mean():.0%} of the picture", one)
 
 # %% [markdown]
-# And without a drag? Then a small head of the network, the Auto-Drag-Head, guesses the radius from the image, so that the
-# map is never without one:
+# Without a drag, a small head of the network, the Auto-Drag-Head, predicts the radius from the image, so that every click
+# has one:
 
 # %%
 (used,) = predictor.predict([Click(117, 172)]).clicks
 print(f"a plain click at (117, 172) was given the radius {used.radius:.0f}")
 
 # %% [markdown]
-# Next: [2. Feature-DCT by hand](2_feature_dct.ipynb), the second half of the idea. An encoder of your own takes a class and
+# Next: [2. Feature-DCT by hand](2_feature_dct.ipynb), the second half of the idea. Your own encoder needs a class and
 # two lines of `pyproject.toml`: see `CONTRIBUTING.md`.

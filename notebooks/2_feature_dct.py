@@ -1,14 +1,16 @@
 # %% [markdown]
 # # 2. Feature-DCT by hand
 #
-# Spatial-DCT says where and how large. Feature-DCT asks *what it looks like there*: it reads the image's features under
-# each click, folds them into one feature `f`, and from `f` predicts how the decoder's layers are shifted and scaled
-# (section 2.2 of the paper). The fold is eq. 3:
+# Spatial-DCT encodes position and size. Feature-DCT encodes *appearance*: it samples the image's features at each click,
+# folds them into one feature `f`, and predicts from `f` the shift and scale of the decoder's layers (section 2.2 of the
+# paper). The fold is eq. 3:
 #
-# $$f_i = \frac{f_{i-1} + Q}{2} \quad \text{after a positive click,} \qquad
-# f_i = f_{i-1} - (f_{i-1} \cdot Q)\,\frac{Q}{\lVert Q \rVert} \quad \text{after a negative one,}$$
+# ```text
+# f_i = (f_{i-1} + Q) / 2               after a positive click
+# f_i = f_{i-1} - (f_{i-1} · Q) Q / |Q| after a negative click
+# ```
 #
-# where $Q$ is the feature under the click. Real features have hundreds of numbers. With two, each can be drawn as an arrow.
+# where `Q` is the feature at the click. Real features have hundreds of dimensions. With two, each can be drawn as an arrow.
 
 # %%
 import matplotlib.pyplot as plt
@@ -47,8 +49,8 @@ def plane(axes, title, low, high):
 # %% [markdown]
 # ## A positive click: halfway to the new feature
 #
-# The paper does not define $f_0$. Here `f` starts as the `Q` of the first positive click. Each further positive click pulls
-# `f` halfway to its own `Q`: the newest click counts one half, the one before a quarter, and so on.
+# The paper does not define `f_0`. Here, `f` starts as the `Q` of the first positive click. Each further positive click moves
+# `f` halfway to its own `Q`: the newest click has weight one half, the one before a quarter, and so on.
 
 # %%
 q = torch.tensor([[[4.0, 1.0], [1.0, 3.0], [-1.0, 1.0]]])  # (B, N, D): three clicks, two numbers each
@@ -61,11 +63,11 @@ for i, axis in enumerate(axes):
     arrow(axis, f.tolist(), "black", "f" if i else "f = Q1")
 
 # %% [markdown]
-# ## A negative click: what looks like that is removed
+# ## A negative click: removal of a direction
 #
-# The paper's text says *vector rejection*: take from `f` all that lies along `Q`, keep the rest. A rejection is
-# $f - \frac{f \cdot Q}{\lVert Q \rVert^2} Q$, with the length squared. The printed formula divides by the length once. Both
-# agree where $\lVert Q \rVert = 1$ and nowhere else. Below, the same `f` and the same direction of `Q`, three lengths.
+# The paper's text calls it *vector rejection*: it removes the component of `f` along `Q`. A rejection is
+# `f - (f · Q) Q / |Q|²`, with the length squared. The printed formula divides by the length once. The two
+# agree only if `|Q| = 1`. Below: the same `f` and the same direction of `Q` with three lengths.
 
 # %%
 f0 = torch.tensor([4.0, 3.0])
@@ -90,9 +92,9 @@ for axis, length in zip(axes, (0.5, 1.0, 2.0), strict=True):
         arrow(axis, printed.tolist(), "C0", "printed")
 
 # %% [markdown]
-# The true rejection (black) stands at a right angle to `Q` each time: nothing of `f` is left along it, however long `Q` is.
-# The printed one takes away too little for a short `Q` and too much for a long one, so that `f` comes out on the other side.
-# In numbers, what is left along `Q`, where a rejection leaves 0:
+# The true rejection (black) is always perpendicular to `Q`, whatever the length of `Q`.
+# The printed formula removes too little for a short `Q` and too much for a long one, so that `f` ends up on the other side.
+# The remaining component along `Q`, which is 0 for a rejection:
 
 # %%
 print("   |Q|   left by true   left by printed")
@@ -104,17 +106,17 @@ for length in (0.5, 1.0, 2.0, 5.0, 20.0):
     print(f"{length:6g}   {left[0]:12.3f}   {left[1]:15.3f}")
 
 # %% [markdown]
-# The remainder is $(1 - \lVert Q \rVert)\,f \cdot \hat Q$: with features of length 20, the "removed" part comes back nineteen
-# times as large with its sign turned. How long are they in a real network? Here are the features of the shipped model under
-# three clicks on a photograph, two on the cat and one on the wall behind it.
+# The remainder is `(1 - |Q|) f · Q / |Q|`: for features of length 20, the "removed" component returns nineteen
+# times as large with the opposite sign. The lengths in a real network: features of the shipped model at three clicks on an
+# image, two on the cat and one on the wall behind it.
 
 # %%
-photo = data.chelsea()
+pixels = data.chelsea()
 clicks = [Click(150, 200, radius=110), Click(60, 100, radius=25), Click(120, 410, positive=False, radius=40)]
 batch = ClickBatch.from_clicks([clicks])
 net = DCTNet.from_pretrained("dct-lite0").eval()
-size = (288, 448)  # a multiple of the backbone's stride; the picture is 300 x 451
-image = torch.from_numpy(photo[: size[0], : size[1]].copy()).permute(2, 0, 1)[None] / 255
+size = (288, 448)  # a multiple of the backbone's stride; the image is 300 x 451
+image = torch.from_numpy(pixels[: size[0], : size[1]].copy()).permute(2, 0, 1)[None] / 255
 with torch.inference_mode():
     features = net.backbone(image, torch.cat([net.click_encoder(batch, size), torch.zeros(1, 1, *size)], 1))[
         -3:
@@ -132,13 +134,13 @@ print("|Q| as they come:            ", [round(v, 1) for v in raw.norm(dim=-1)[0]
 print("|Q| with normalize_features: ", [round(v, 1) for v in scaled.norm(dim=-1)[0].tolist()])
 
 # %% [markdown]
-# Far from 1 either way. So the default here is the true rejection; `rejection: printed` in the network's configuration
-# restores the formula, to compare them.
+# None is close to 1, so the default is the true rejection; `rejection: printed` in the network's configuration
+# restores the printed formula for comparison.
 #
-# ## The order counts
+# ## The order of clicks
 #
-# The clicks are folded in the order in which they were made. A negative click that comes first finds no `f` to take
-# anything from; the same click made last does. That is why a `ClickBatch` keeps the order and why undo simply drops the last click.
+# The clicks are folded in the order in which they were made. A negative click at the beginning has no `f` to change; the
+# same click at the end has. Therefore a `ClickBatch` keeps the order, and undo drops the last click.
 
 # %%
 fold = [q[0, 0], torch.tensor([1.0, 2.0])]
@@ -150,10 +152,10 @@ for order, name in (((0, 1), "positive, negative"), ((1, 0), "negative, positive
 # %% [markdown]
 # ## From one feature to the decoder's statistics
 #
-# A small fully connected net turns `f` into a mean and a standard deviation for each channel of three decoder layers. Each
-# layer is normalised (instance norm: mean 0, deviation 1) and then given these. An untrained net predicts mean 0 and
-# deviation 1, plain instance norm; training moves them. This is what the shipped model asks of its coarsest layer, and how
-# much a negative click changes it.
+# A small fully connected net maps `f` to a mean and a standard deviation for each channel of three decoder layers. Each
+# layer is normalized (instance norm: mean 0, deviation 1) and then gets these statistics. An untrained net predicts mean 0
+# and deviation 1, plain instance norm. Below: the predictions of the shipped model for its coarsest layer, and their change
+# by a negative click.
 
 # %%
 with torch.inference_mode():
@@ -169,8 +171,8 @@ for axis, name, one, other in zip(axes, ("mean", "standard deviation"), before, 
 plt.show()
 
 # %% [markdown]
-# (Nothing forces a deviation to be above 0; a negative one turns its channel over.)
+# (Nothing forces a deviation to be above 0; a negative one inverts its channel.)
 #
-# Each click thus re-tunes the whole decoder in one forward pass; nothing is remembered between clicks but the clicks.
+# Each click thus adapts the whole decoder in one forward pass; the only state between clicks is the clicks themselves.
 #
 # Next: [3. Train on your own folder](3_train_on_your_own_folder.ipynb).

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # 3. Train on your own folder
 #
-# Your data are photographs and masks. Put them in one folder, check it, train, and use what came out. The folder here
-# is drawn by the package, so that nothing is downloaded; put yours in its place.
+# Put your images and masks into one folder, check it, train, and use the result. The example folder is
+# drawn by the package, so that nothing is downloaded; replace it by yours.
 #
-# To end within two minutes on one slow core, network and pictures are tiny and the training is short. The last cell
-# says what to change for a real run.
+# Network and images are tiny and the training is short, to finish within two minutes on one slow core. The last cell
+# shows the commands of a real run.
 
 # %%
 import shlex
@@ -24,7 +24,7 @@ plt.rcParams.update({"figure.dpi": 45, "savefig.dpi": 45, "figure.constrained_la
 
 
 def dct_seg(command):
-    """What a terminal would show for `dct-seg ...`; logs and progress bars are left out."""
+    """Print the terminal output of `dct-seg ...`, without logs and progress bars."""
     print(f"$ dct-seg {command}")
     done = subprocess.run(
         [sys.executable, "-m", "dct_seg.cli", *shlex.split(command)],
@@ -38,8 +38,8 @@ def dct_seg(command):
 # %% [markdown]
 # ## The folder
 #
-# `images/NAME.jpg` (or .png) and `masks/NAME.png`: 0 is background, 1 to 254 are objects, 255 is left out of
-# everything. A mask of just 0 and 255 is taken as one object.
+# `images/NAME.jpg` (or .png) and `masks/NAME.png`: 0 is background, 1 to 254 are objects, 255 is ignored.
+# A mask with only 0 and 255 is one object.
 
 # %%
 folder = Path("shapes")
@@ -47,34 +47,34 @@ drawn = open_dataset("Shapes", num_images=60, size=(96, 120), max_shapes=3)
 for part in ("images", "masks"):
     (folder / part).mkdir(parents=True)
 for number in range(drawn.num_images):
-    photo = drawn.read_photo(number)
-    Image.fromarray(photo.image).save(folder / "images" / f"{number:03d}.png")
-    Image.fromarray(photo.labels).save(folder / "masks" / f"{number:03d}.png")
+    decoded = drawn.read_labeled_image(number)
+    Image.fromarray(decoded.image).save(folder / "images" / f"{number:03d}.png")
+    Image.fromarray(decoded.labels).save(folder / "masks" / f"{number:03d}.png")
 
 fig, axes = plt.subplots(2, 5, figsize=(12, 4))
 for number, (above, below) in enumerate(axes.T):
-    above.imshow(drawn.read_photo(number).image)
-    below.imshow(drawn.read_photo(number).labels, cmap="viridis", interpolation="nearest")
+    above.imshow(drawn.read_labeled_image(number).image)
+    below.imshow(drawn.read_labeled_image(number).labels, cmap="viridis", interpolation="nearest")
     above.axis("off"), below.axis("off")
 plt.show()
 
 # %% [markdown]
 # ## Check it
 #
-# Four things that go wrong in real folders: a photograph without a mask, a mask turned by ninety degrees, a file cut
-# short in a copy, and the same photograph twice. Here they are on purpose.
+# Four common problems of real folders, made on purpose: an image without a mask, a mask rotated by ninety degrees, a
+# truncated file, and a duplicate image.
 
 # %%
-spare = drawn.read_photo(0)
+spare = drawn.read_labeled_image(0)
 Image.fromarray(spare.image).save(folder / "images" / "no_mask.png")
 Image.fromarray(spare.image).save(folder / "images" / "turned.png")
 Image.fromarray(spare.labels.T.copy()).save(folder / "masks" / "turned.png")
-(folder / "images" / "broken.png").write_bytes(b"half a picture")
+(folder / "images" / "broken.png").write_bytes(b"half an image")
 Image.fromarray(spare.labels).save(folder / "masks" / "broken.png")
 dct_seg("data check shapes")
 
 # %% [markdown]
-# Each finding names its file and says what is wrong with it. Mend or remove them, and the check is content.
+# Each finding names the file and the problem. Once they are repaired or removed, the check passes.
 
 # %%
 for name in ("no_mask", "turned", "broken"):
@@ -85,9 +85,9 @@ dct_seg("data check shapes")
 # %% [markdown]
 # ## Train
 #
-# A run is one YAML file. This one is `configs/folder.yaml` made small: a small backbone from random weights instead
-# of ImageNet's, few and small samples, two clicks each. A fifth of the photographs is held out by a hash of their
-# names, so it is the same fifth on every machine and however often you train.
+# A run is described by a YAML file. This one is a reduced `configs/folder.yaml`: a small backbone with random weights
+# instead of ImageNet's, few and small samples, two clicks each. A fifth of the images is held out by a hash of their
+# names, so it is the same on every machine and in every run.
 
 # %%
 Path("tiny.yaml").write_text("""\
@@ -131,15 +131,15 @@ trainer:
 dct_seg("fit --config tiny.yaml --report before_and_after")
 
 # %% [markdown]
-# - *NoC@85* is the mean number of clicks until the mask overlaps the object by 85 % (IoU). One that never gets there
-#   counts as the most clicks allowed, five here; *NoF* counts these.
+# - *NoC@85* is the mean number of clicks until the mask has an IoU of 85 %. A sample that never reaches it counts with
+#   the maximum number of clicks, here five; *NoF* is the number of such samples.
 # - *mIoU@k* is the mean IoU after k clicks, *AuC* its mean over all k.
-# - *drag* rows tell the network each radius, *click* rows leave it to guess.
+# - In *drag* rows the network gets each radius, in *click* rows it predicts them.
 #
-# A minute of training does not make a good model. What to look at is that the mIoU after training is far above the
-# one before, and that it grows from click to click.
+# A minute of training does not make a good model. But the mIoU after training is far above the one before, and it
+# increases from click to click.
 #
-# The run also drew the first clicks of some held-out samples, green on the object and red beside it:
+# The run also draws the first clicks of some held-out samples, green on the object and red on the background:
 
 # %%
 Image.open("runs/tiny/interactions.png").reduce(2)
@@ -147,7 +147,7 @@ Image.open("runs/tiny/interactions.png").reduce(2)
 # %% [markdown]
 # ## Use it
 #
-# The checkpoint goes straight into `Predictor`.
+# `Predictor` loads the checkpoint directly.
 
 # %%
 predictor = Predictor.from_pretrained("runs/tiny/checkpoints/last.ckpt", precision="float32")
@@ -159,13 +159,13 @@ result = predictor.predict([Click(rows.mean(), cols.mean(), radius=18)])
 overlap = (result.mask & sample.mask).sum() / (result.mask | sample.mask).sum()
 
 fig, axes = plt.subplots(1, 3, figsize=(11, 3))
-for axis, picture, title in zip(
+for axis, pixels, title in zip(
     axes,
     (sample.image, sample.mask, result.mask),
-    ("a new picture", "the object", f"one drag: IoU {overlap:.2f}"),
+    ("a new image", "the object", f"one drag: IoU {overlap:.2f}"),
     strict=True,
 ):
-    axis.imshow(picture, cmap="gray")
+    axis.imshow(pixels, cmap="gray")
     axis.set_title(title)
     axis.axis("off")
 plt.show()
@@ -177,11 +177,11 @@ plt.show()
 # pip install "dct-seg[lite]"
 # dct-seg data check DIR
 # dct-seg fit --config configs/folder.yaml --data.root DIR
-# dct-seg fit --config configs/folder.yaml --data.root DIR --ckpt_path last    # go on after a stop
+# dct-seg fit --config configs/folder.yaml --data.root DIR --ckpt_path last    # resume after a stop
 # dct-seg benchmark --weights runs/folder/checkpoints/last.ckpt --data mine=DIR --prompt drag
 # ```
 #
-# Any key can also be given as a flag (`--model.lr 5e-4`), and `--print_config` prints all of them. Each `--config`
-# overlays the one before.
+# Any key can also be given as an option (`--model.lr 5e-4`), and `--print_config` prints all keys. Each `--config`
+# overrides the one before.
 #
 # Next: [4. Read a benchmark](4_compare_two_models.ipynb).

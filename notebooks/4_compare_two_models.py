@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 4. Read a benchmark and compare two models
 #
-# A benchmark lets a simulated user click until the mask is good enough, and counts. This notebook runs two methods
-# over a few drawn pictures: the shipped network, and a graph cut of 2001 that has never been trained on anything.
-# Then it opens what the run wrote and asks which is better, and how sure one can be.
+# A benchmark counts the clicks that a simulated user needs until the mask is good enough. This notebook runs two methods
+# on a few drawn images: the shipped network, and a graph cut of 2001, which needs no training.
+# It then reads the results and tests which method is better, and how significant the difference is.
 
 # %%
 import json
@@ -28,9 +28,9 @@ def dct_seg(command):
 # %% [markdown]
 # ## Run
 #
-# `Shapes` is the data set that is drawn on the fly; for files it would be `--data GrabCut=data/GrabCut`. With
-# `--prompt drag` the simulated user tells the method each radius, with `click` it does not. The two are never mixed
-# in one table.
+# `Shapes` is a dataset drawn on the fly; a dataset with files is given as `--data GrabCut=data/GrabCut`. With
+# `--prompt drag` the simulated user gives the method each radius, with `click` it does not. A table never mixes
+# the two.
 
 # %%
 dct_seg(
@@ -41,19 +41,19 @@ dct_seg(
 # %% [markdown]
 # How to read it:
 #
-# - The line above the table is part of every number: the rule by which the user clicks, the threshold, the most clicks.
-#   Numbers under different lines must not be compared.
-# - *NoC@90* is the mean number of clicks to reach 90 % IoU, lower is better. In brackets stands the interval in which
-#   the mean would lie in 95 of 100 draws of as many samples. Ten samples are few, so it is wide.
-# - *failures* (NoF) never reached the target; they count as the most clicks allowed, which hides how bad they were.
-#   Look at both.
-# - On the data sets of the field the published numbers stand in the table too, and a row *disc* that paints the drags
-#   and does nothing else: what a method is worth is what it has above that.
+# - The line above the table belongs to every number: the user's click rule, the probability threshold, the maximum
+#   number of clicks. Numbers with different settings must not be compared.
+# - *NoC@90* is the mean number of clicks to reach 90 % IoU; lower is better. Brackets show its 95 % bootstrap
+#   interval, which is wide for only ten samples.
+# - *failures* (NoF) never reach the target. They enter NoC with the maximum number of clicks, which hides how bad they
+#   are, so look at both.
+# - For the usual datasets, the table also has published numbers and a row *disc*, a baseline that only paints the drags:
+#   compare methods to it.
 #
-# ## What it wrote
+# ## Results file
 #
-# Everything is derived from `results.json`: the settings, where it ran, and one record for each sample and method
-# with the IoU after each click and the clicks themselves.
+# All tables are derived from `results.json`: the settings, the machine, and one record for each sample and method
+# with its clicks and the IoU after each of them.
 
 # %%
 print(sorted(path.name for path in Path("run").iterdir()))
@@ -63,7 +63,7 @@ record = results["samples"][0]
 print({key: record[key] for key in ("data", "method", "name", "ious")})
 
 # %% [markdown]
-# So the table can be made again by hand. NoC@90 of a sample is the first click whose IoU is 0.9 or more:
+# The table can therefore be computed by hand. NoC@90 of a sample is its first click with an IoU of 0.9 or more:
 
 # %%
 MOST = results["settings"]["max_clicks"]
@@ -99,32 +99,31 @@ plt.show()
 # %% [markdown]
 # ## Compare, sample by sample
 #
-# Two means with overlapping intervals may still differ clearly: both methods saw the *same* samples, and on each one
-# the difference in clicks is known. `benchmark compare` takes these differences, and its interval is the one to
-# trust. A run is named by its folder, with `:METHOD` where it has several.
+# Two means with overlapping intervals may still differ significantly, because both methods ran on the *same* samples.
+# `benchmark compare` uses the difference in clicks of each sample, so its interval is the one to trust. A run is named by
+# its folder, followed by `:METHOD` if it has several methods.
 
 # %%
 dct_seg("benchmark compare run:graph_cut run:dctnet --out compared --first 3")
 
 # %% [markdown]
-# The verdict is read off the interval: below 0, B needs fewer clicks; above 0, more; across 0, this many samples
-# cannot tell.
+# The interval decides: below 0, B needs fewer clicks; above 0, more; if it contains 0, there are too few samples
+# to tell.
 #
-# Should the graph cut win here, do not be surprised. A drawn shape of one texture on another is all that it could
-# wish for, and foreign to a network that has learnt photographs. On those it is the other way round: on GrabCut with
-# drags the README has the network at about two clicks and the graph cut at three. What a benchmark answers, it
-# answers for its data.
+# The graph cut may well win here: a drawn shape of one texture on another is ideal for it, and unlike the images that the
+# network was trained on. On natural images the order is reversed: on GrabCut with drags, the README reports about two
+# clicks for the network and three for the graph cut. The result of a benchmark is valid only for its data.
 #
-# Numbers say which, pictures say why. With `--out` it drew the samples that changed most, A above B:
+# Images help to explain the numbers. With `--out`, the command also draws the samples that changed most, A above B:
 
 # %%
-pictures = sorted(Path("compared").rglob("*.png")) + sorted(Path("compared").rglob("*.jpg"))
-print(pictures[0].as_posix())
-picture = Image.open(pictures[0]).convert("RGB")
-picture.reduce(2)
+drawings = sorted(Path("compared").rglob("*.png")) + sorted(Path("compared").rglob("*.jpg"))
+print(drawings[0].as_posix())
+drawing = Image.open(drawings[0]).convert("RGB")
+drawing.reduce(2)
 
 # %% [markdown]
-# The same two commands compare two checkpoints, or one checkpoint before and after a change:
+# The same commands compare two checkpoints, or results before and after a change:
 #
 # ```console
 # dct-seg benchmark --weights a.ckpt --data GrabCut=data/GrabCut --prompt drag --out runs/a

@@ -2,7 +2,7 @@
 
 ``python notebooks/run.py [NAME ...]``.
 
-The ``.py`` file (jupytext's percent format) is the one to edit. ``--png DIR`` also writes every picture, to
+The ``.py`` file (jupytext's percent format) is the one to edit. ``--png DIR`` also writes every image, to
 be looked at.
 """
 
@@ -54,7 +54,7 @@ def executed(notebook: NotebookNode) -> NotebookNode:
 def tidy(notebook: NotebookNode, folder: str) -> NotebookNode:
     """The notebook without what differs from one machine to the next: ids, versions, the folder's name.
 
-    Its pictures are made small.
+    Its images are compressed.
     """
     notebook.metadata = NotebookNode(kernelspec=NotebookNode(KERNEL))
     for number, cell in enumerate(notebook.cells):
@@ -69,14 +69,14 @@ def tidy(notebook: NotebookNode, folder: str) -> NotebookNode:
 
 
 def smaller(png: str) -> str:
-    """A PNG picture in base64 with 128 colours, which is a third of the bytes."""
-    picture, buffer = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"), io.BytesIO()
-    picture.quantize(128).save(buffer, format="PNG", optimize=True)
+    """Compress a PNG image in base64 to 128 colors, a third of the bytes."""
+    image, buffer = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"), io.BytesIO()
+    image.quantize(128).save(buffer, format="PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def pictures(notebook: NotebookNode) -> list[bytes]:
-    """The PNG pictures among the outputs, in order."""
+def images(notebook: NotebookNode) -> list[bytes]:
+    """PNG images among the outputs, in order."""
     data = [
         output["data"] for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output
     ]
@@ -88,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", nargs="*", help=f"{', '.join(NAMES)} (all)")
     parser.add_argument(
-        "--png", metavar="DIR", type=Path, help="write every picture of the outputs into this folder too"
+        "--png", metavar="DIR", type=Path, help="write every image of the outputs into this folder too"
     )
     given = parser.parse_args()
     unknown = set(given.name) - set(NAMES)
@@ -102,13 +102,13 @@ def main() -> None:
         os.replace(temporary, FOLDER / f"{name}.ipynb")
         size = (FOLDER / f"{name}.ipynb").stat().st_size
         print(
-            f"{name}: {time.perf_counter() - start:.0f} s, {len(pictures(notebook))} pictures, "
+            f"{name}: {time.perf_counter() - start:.0f} s, {len(images(notebook))} images, "
             f"{size / 1e3:.0f} kB"
         )
         if given.png:
             given.png.mkdir(parents=True, exist_ok=True)
-            for number, picture in enumerate(pictures(notebook), 1):
-                (given.png / f"{name}_{number}.png").write_bytes(picture)
+            for number, image in enumerate(images(notebook), 1):
+                (given.png / f"{name}_{number}.png").write_bytes(image)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,14 @@ function stamp(): Plugin {
 
 export default defineConfig({
   base: "./", // the page works behind a proxy that puts it into a folder
-  build: { outDir: STATIC, emptyOutDir: true, assetsInlineLimit: 0, target: "es2022", modulePreload: { polyfill: false } },
+  build: {
+    outDir: STATIC,
+    emptyOutDir: true,
+    license: { fileName: "licenses.md" }, // of the packages in the bundle
+    assetsInlineLimit: 0,
+    target: "es2022",
+    modulePreload: { polyfill: false },
+  },
   server: { proxy: { "/api": "http://127.0.0.1:8000" } },
   plugins: [stamp()],
 });

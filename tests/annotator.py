@@ -16,6 +16,7 @@ from dct_seg.app.schemas import ModelCard
 from dct_seg.app.server import create_app
 from dct_seg.clicks import Click
 from dct_seg.methods.base import Method
+from dct_seg.rle import decode
 from dct_seg.web.guard import LOOPBACK
 
 API = "/api/v1"
@@ -61,16 +62,20 @@ def make_folder(root: Path) -> Path:
 
 
 class Page:
-    """What the page does, in a few words.
+    """Client with the requests of the page.
 
     Args:
         root: The folder.
         make_method: A method for each image.
-        options: Of ``create_app``.
+        work: Folder of everything that is written, or None.
+        options: Options of ``create_app``.
     """
 
-    def __init__(self, root: Path, make_method: Any = Discs, **options: Any) -> None:
-        self.project = Project(root, ["cat", "dog"])
+    def __init__(
+        self, root: Path, make_method: Any = Discs, *, work: Path | None = None, **options: Any
+    ) -> None:
+        self.make_method = make_method
+        self.project = Project(root, ["cat", "dog"], work=work)
         self.app = create_app(
             self.project,
             make_method,
@@ -111,6 +116,17 @@ class Page:
     def finish(self, name: str = "a.png", class_id: int = 1, threshold: float = 0.5) -> dict[str, Any]:
         return self.do("/finish", name, class_id=class_id, threshold=threshold)
 
+    def put(self, content: bytes) -> dict[str, Any]:
+        """Import a file."""
+        headers = {"Content-Type": "application/octet-stream"}
+        return self.ok(self.client.put(f"{API}/import/file", content=content, headers=headers))
+
+    def masks(self, name: str = "a.png") -> list[tuple[str, NDArray[np.bool_]]]:
+        """(class, mask) of the objects of an image."""
+        names = {one.id: one.name for one in self.project.classes}
+        history = self.project.history(self.project.folder.entry(self.ids[name]))
+        return [(names[one.class_id], decode(one.rle)) for one in history.state.objects]
+
     @staticmethod
     def ok(answer: Any) -> dict[str, Any]:
         assert answer.status_code == 200, answer.text
@@ -123,4 +139,4 @@ class Page:
         Nothing of this one's memory is known to it.
         """
         self.project.close()
-        return Page(self.project.folder.root)
+        return Page(self.project.folder.root, self.make_method)

@@ -1,4 +1,4 @@
-"""What every test shares: one thread a process (tests run side by side), and no network."""
+"""Setup of all tests: one thread per process (tests run in parallel), and no network."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def run_on_ranks(
     Args:
         function: At the top level of a module, since it is pickled; it returns what ``torch.save`` takes.
         args: Pickled too.
-        world_size: How many processes.
+        world_size: Number of processes.
         timeout: Seconds until all are killed, so that a hang is a failure and not a lost afternoon.
         init_group: Whether to join a gloo group first; False leaves it to Lightning, with the environment
             set.

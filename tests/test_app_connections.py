@@ -26,7 +26,7 @@ def page(tmp_path: Path) -> Page:
 
 @pytest.fixture
 def address(page: Page, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
-    """Of a real server whose deadlines are short."""
+    """Address of a real server with short timeouts."""
     for name in ("HEAD_SECONDS", "UNREAD_SECONDS"):
         monkeypatch.setattr(connections, name, SHORT)
     monkeypatch.setattr(guard, "BODY_SECONDS", SHORT)
@@ -42,7 +42,7 @@ def address(page: Page, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, 
 
 
 def until_closed(client: socket.socket, limit: float = 10) -> tuple[bytes, float]:
-    """What is answered until the connection ends, and the seconds that takes."""
+    """Response until the connection ends, and the seconds that this takes."""
     client.settimeout(limit)
     began, got = time.monotonic(), b""
     with contextlib.suppress(ConnectionResetError):
@@ -168,7 +168,7 @@ def test_error_of_the_disk_names_no_absolute_path(
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read and write everything")
-def test_folder_without_permission_is_told_without_its_path(page: Page, tmp_path: Path) -> None:
+def test_folder_without_permission_is_reported_without_its_path(page: Page, tmp_path: Path) -> None:
     own = page.project.folder.root / ".dct-seg"
     own.chmod(0o500)
     try:

@@ -1,5 +1,6 @@
-"""What comes in and goes out: the same masks."""
+"""Import and export: the same masks."""
 
+import base64
 import io
 import json
 import tracemalloc
@@ -102,7 +103,7 @@ def test_coco_comes_back_as_it_went(page: Page, tmp_path: Path) -> None:
     assert [one["class_id"] for one in other.get()["objects"]] == [2, 1]
 
 
-def test_coco_that_does_not_fit_is_told_and_the_rest_is_taken(tmp_path: Path) -> None:
+def test_coco_that_does_not_fit_is_reported_and_the_rest_is_taken(tmp_path: Path) -> None:
     page = Page(make_folder(tmp_path / "pictures"))
     square = [[10.0, 10.0, 20.0, 10.0, 20.0, 20.0, 10.0, 20.0]]
     content = {
@@ -174,7 +175,7 @@ def test_imported_mask_is_the_start_of_its_correction(page: Page, tmp_path: Path
     wanted = masks(page)[0] & ~((rows - 20) ** 2 + (cols - 14) ** 2 <= 9)
     assert np.array_equal(masks(other)[0], wanted)
     other.do("/objects/1/edit")
-    other.click(20, 26, radius=2, positive=False)  # a second round goes on from the first
+    other.click(20, 26, radius=2, positive=False)  # a second round continues from the first
     other.finish(class_id=2)
     assert np.array_equal(masks(other)[0], wanted & ~((rows - 20) ** 2 + (cols - 26) ** 2 <= 4))
 
@@ -185,7 +186,7 @@ def test_imported_mask_is_the_start_of_its_correction(page: Page, tmp_path: Path
         (lambda: Image.new("P", (WIDTH, HEIGHT + 1)), "the mask is 60x41, but the image is 60x40"),
         (lambda: Image.new("RGB", (WIDTH, HEIGHT), "red"), "the mask is a color image (RGB); save"),
         (lambda: Image.linear_gradient("L").resize((WIDTH, HEIGHT)), "most of them thin bands: a soft mask"),
-        (lambda: Image.new("L", (WIDTH, HEIGHT)), "the PNG holds no object"),
+        (lambda: Image.new("L", (WIDTH, HEIGHT)), "the PNG has no object"),
     ],
 )
 def test_mask_that_does_not_fit_is_refused(page: Page, make: Any, message: str) -> None:
@@ -221,7 +222,7 @@ def test_labelme_tells_label_and_outline(page: Page) -> None:
     assert max(abs(np.hypot(x - 10, y - 10) - 4) for x, y in shape["points"]) < 1
 
 
-def test_pictures_of_one_stem_get_files_of_their_own(tmp_path: Path) -> None:
+def test_images_of_one_stem_get_separate_files(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "pictures")
     Image.open(root / "a.png").save(root / "a.bmp")
     page = Page(root)
@@ -315,13 +316,13 @@ GOOD = [[10.0, 10.0, 20.0, 10.0, 20.0, 20.0, 10.0, 20.0]]
         ([[500, 500, 510, 500, 510, 510]], "its mask is empty"),
         ([1, 2, 3, 4, 5, 6], "its polygon is not nested"),
         ("text", "it has no segmentation"),
-        ([["a"] * 6], "a corner that is no number"),
+        ([["a"] * 6], "a corner that is not a number"),
         ({"size": [HEIGHT, WIDTH]}, "runs that do not add up to it"),
         ({"size": "?", "counts": [1]}, "its run lengths have the size ?"),
         ({"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}, "its mask is empty"),
     ],
 )
-def test_one_bad_annotation_leaves_the_others_of_its_picture(tmp_path: Path, bad: Any, reason: str) -> None:
+def test_one_bad_annotation_leaves_the_others_of_its_image(tmp_path: Path, bad: Any, reason: str) -> None:
     page = Page(make_folder(tmp_path / "pictures"))
     answer = page.ok(page.client.post(f"{API}/import", json=coco_of(GOOD, bad, GOOD)))
     assert (answer["pictures"], answer["objects"]) == (1, 2)
@@ -344,6 +345,21 @@ def test_one_bad_record_leaves_the_others_of_its_file(tmp_path: Path) -> None:
     assert named == ["category 1", "image 1", "image 2", "annotation 1", "annotation 2", "annotation 3"]
 
 
+def test_objects_of_an_id_with_two_names_are_reported_and_not_guessed(tmp_path: Path) -> None:
+    page = Page(make_folder(tmp_path / "pictures"))
+    content = coco_of(GOOD, GOOD)
+    content["images"] += [{"id": 2, "file_name": "b.png"}, {"id": 2, "file_name": "c.png"}]
+    content["categories"] += [{"id": 5, "name": "cat"}, {"id": 5, "name": "dog"}]
+    content["annotations"][1] |= {"image_id": 2}
+    content["annotations"] += [{**content["annotations"][0], "category_id": 5}]
+    answer = page.ok(page.client.post(f"{API}/import", json=content))
+    assert (answer["pictures"], answer["objects"]) == (1, 1)
+    assert answer["skipped"] == [
+        "annotation 1: image 2 has several names",
+        "annotation 2: category 5 has several names",
+    ]
+
+
 def test_long_list_of_bad_records_is_cut(tmp_path: Path) -> None:
     page = Page(make_folder(tmp_path / "pictures"))
     answer = page.ok(page.client.post(f"{API}/import", json=coco_of(*[None] * 250)))
@@ -352,11 +368,18 @@ def test_long_list_of_bad_records_is_cut(tmp_path: Path) -> None:
 
 
 def drawn(shapes: list[dict[str, Any]], number: int) -> NDArray[np.bool_]:
-    """An object as labelme reads it: the union of its polygons, filled and outlined."""
+    """An object as labelme reads it: the union of its filled and outlined polygons, or its mask."""
     canvas = Image.new("L", (WIDTH, HEIGHT))
     for one in shapes:
-        if one["group_id"] == number:
+        if one["group_id"] != number:
+            continue
+        if one["shape_type"] == "polygon":
             ImageDraw.Draw(canvas).polygon([tuple(point) for point in one["points"]], outline=1, fill=1)
+        else:
+            (left, top), (right, bottom) = one["points"]
+            mask = Image.open(io.BytesIO(base64.b64decode(one["mask"])))
+            assert mask.size == (right + 1 - left, bottom + 1 - top)
+            canvas.paste(mask, (left, top))
     return np.asarray(canvas) > 0
 
 
@@ -374,7 +397,15 @@ def test_labelme_keeps_holes_lines_and_single_pixels(tmp_path: Path) -> None:
     page.ok(page.client.post(f"{API}/import", json=coco_of(*[encode(mask) for mask in wanted])))
     archive = zipfile.ZipFile(io.BytesIO(exported(page, "labelme").content))
     shapes = json.loads(archive.read("a.json"))["shapes"]
-    assert all(len(one["points"]) >= 3 for one in shapes)
+    assert all(len(one["points"]) >= (3 if one["shape_type"] == "polygon" else 2) for one in shapes)
+    kinds = {one["group_id"]: one["shape_type"] for one in shapes}
+    assert [kinds[number] for number in (1, 2, 3, 4, 7)] == [
+        "mask",
+        "polygon",
+        "polygon",
+        "polygon",
+        "polygon",
+    ]
     for number, mask in enumerate(wanted, start=1):
         assert np.array_equal(drawn(shapes, number), mask)
 
@@ -400,7 +431,7 @@ def test_no_two_files_of_an_export_have_one_name(tmp_path: Path) -> None:
         assert len({unicodedata.normalize("NFC", one).casefold() for one in found}) == len(names)
 
 
-def test_many_objects_on_a_large_picture_fit_the_memory(tmp_path: Path) -> None:
+def test_many_objects_on_a_large_image_fit_the_memory(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     Image.new("L", (4000, 3000)).save(tmp_path / "pictures" / "a.png")
     page = Page(tmp_path / "pictures")

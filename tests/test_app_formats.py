@@ -27,7 +27,7 @@ NAMES = {1: "cat", 2: "dog"}
 
 @pytest.fixture
 def page(tmp_path: Path) -> Page:
-    """An object with a hole and a part of its own, one beside it, and one on the other image."""
+    """An object with a hole and a separate part, one beside it, and one on the other image."""
     page = Page(make_folder(tmp_path / "images"))
     page.click(20, 20, radius=9)
     page.click(20, 20, radius=3, positive=False)
@@ -184,10 +184,15 @@ def test_export_comes_back_equal_to_the_pixel_and_not_twice(
     [
         (b"cake", "no JSON, XML or zip"),
         (b"PK cake", "the zip cannot be read"),
-        (b"<annotations><image/></annotations>", "'height' is missing"),
+        (b"<annotation><object/></annotation>", "the XML holds <annotation>; give one exported as 'CVAT for"),
+        (b"<annotations><track/></annotations>", "tracks of a video"),
+        (b"<annotations>", "the XML cannot be read"),
         (b"<!DOCTYPE a [<!ENTITY b 'c'>]><annotations/>", "declares entities"),
-        (b"[{}]", "'annotations' is missing"),
-        (b'{"items": [1], "categories": {"label": {"labels": []}}}', "Datumaro's JSON cannot be read"),
+        (
+            b'{"items": [1], "categories": {"label": {}}}',
+            "Datumaro's JSON cannot be read: 'labels' is missing",
+        ),
+        (b'{"shapes": []}', "labelme's JSON cannot be read: 'imagePath' is missing"),
         (b'{"cake": 1}', "no COCO JSON"),
     ],
 )

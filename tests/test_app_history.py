@@ -23,7 +23,7 @@ def click_event(row: float, radius: float | None = 3.0) -> dict[str, Any]:
 
 
 def opened(path: Path) -> History:
-    return History(path, picture="a.png", size=(4, 5))
+    return History(path, image_name="a.png", size=(4, 5))
 
 
 def rows(history: History) -> list[float]:
@@ -114,7 +114,7 @@ def test_disk_that_is_full_changes_nothing(tmp_path: Path, monkeypatch: pytest.M
     [
         (['{"format":"cake","version":1}'], "line 1 of .*a.jsonl cannot be read"),
         (["[1]"], "line 1 of .* cannot be read"),
-        (['{"format":"dct-seg picture log","version":3}'], "written by a newer dct-seg"),
+        (['{"format":"dct-seg picture log","version":4}'], "written by a newer dct-seg"),
         (
             ['{"format":"dct-seg picture log","version":1,"height":40,"width":5}'],
             "a.png is 5x4, but it was 5x40 when it was annotated",
@@ -125,7 +125,7 @@ def test_disk_that_is_full_changes_nothing(tmp_path: Path, monkeypatch: pytest.M
         ),
         (
             ['{"format":"dct-seg picture log","version":1,"height":4,"width":5}', '{"event":"dance"}'],
-            "no event is called 'dance'",
+            "unknown event 'dance'",
         ),
         (
             ['{"format":"dct-seg picture log","version":1,"height":4,"width":5}', '{"event":"undo"}'],

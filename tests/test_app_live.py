@@ -115,13 +115,17 @@ def test_live_preview_leaves_the_pixels_of_locked_objects_out(tmp_path: Path) ->
 def test_threads_are_fewer_for_a_coarse_preview_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
-    """What is kept and becomes a mask has the bits of all threads, so that a click log can be replayed."""
+    """Saved masks are computed with all threads, so that a click log can be replayed."""
     seen = []
 
     class Watched(DCTNetMethod):
-        def predict_view(self, *args: Any, share: float = 1.0, **options: Any) -> Any:
+        def preview(self, *args: Any, share: float) -> Any:
             seen.append((share < 1, torch.get_num_threads()))
-            return super().predict_view(*args, share=share, **options)
+            return super().preview(*args, share=share)
+
+        def answer(self, *args: Any) -> Any:
+            seen.append((False, torch.get_num_threads()))
+            return super().answer(*args)
 
     monkeypatch.setattr(segmenter, "LIVE_SECONDS", seconds)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads[0])

@@ -94,7 +94,7 @@ def test_change_after_the_log_was_changed_is_refused_and_nothing_is_written(
     assert page.revision() == 2  # what is in memory stays as it was
 
 
-def test_log_that_is_put_back_is_gone_on_with(tmp_path: Path) -> None:
+def test_a_restored_log_is_continued(tmp_path: Path) -> None:
     page = Page(make_folder(tmp_path / "pictures"))
     page.click(20, 30)
     log = log_of(page)
@@ -160,7 +160,7 @@ def test_folder_of_logs_that_becomes_a_link_is_not_written_through(tmp_path: Pat
     assert files_below(tmp_path / "outside") == before
 
 
-def test_log_torn_in_its_last_line_loses_that_line_only_and_is_gone_on_with(tmp_path: Path) -> None:
+def test_log_torn_in_its_last_line_loses_that_line_only_and_is_continued(tmp_path: Path) -> None:
     page = Page(make_folder(tmp_path / "pictures"))
     page.click(20, 30)
     answered = page.click(10, 10)

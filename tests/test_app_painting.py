@@ -59,7 +59,7 @@ def test_stroke_that_leaves_the_image_is_cut_at_its_edge() -> None:
 
 
 def test_stroke_too_long_to_draw_is_refused() -> None:
-    with pytest.raises(ValueError, match="lift the brush"):
+    with pytest.raises(ValueError, match="draw it as several strokes"):
         painted(np.zeros((4, 4), bool), Paint("brush", points=((0, 0, 1.0), (1e6, 1e6, 1.0)) * 50))
 
 
@@ -196,10 +196,14 @@ def test_painted_object_is_reopened_with_its_steps_and_replayed_to_the_bit(
         "/paint", paint={"kind": "lasso", "positive": False, "points": [[0, 40], [0, 60], [12, 60], [12, 44]]}
     )
     page.do("/paint", paint={"kind": "keep_largest"})
+    page.click(30, 20, radius=4)
+    page.do("/clicks", click={"row": 30, "col": 25, "radius": None}, keep_outside=4.5)
     before = page.finish()["objects"]
     page.do("/objects/1/edit")
     assert page.finish()["objects"] == before
     page.click(5, 55, radius=3)
+    page.finish()
+    page.do("/clicks", click={"row": 35, "col": 50, "radius": 5}, keep_outside=2.5)
     page.finish()
 
     log = tmp_path / "clicks.jsonl"
@@ -209,6 +213,37 @@ def test_painted_object_is_reopened_with_its_steps_and_replayed_to_the_bit(
     again = replay(Discs(), image, read_click_log(log))
     for place, mask in masks(page).items():
         assert np.array_equal(again[place], mask), place
+
+
+def test_local_click_changes_the_mask_inside_its_circle_alone(page: Page) -> None:
+    page.click(20, 20, radius=6)
+    after = page.do("/clicks", click={"row": 20, "col": 40, "radius": 9}, keep_outside=3.0)
+    assert after["draft"]["clicks"] == []
+    assert page.do("/undo")["draft"]["clicks"][0]["col"] == 20
+    page.do("/redo")
+    page.do("/clicks", click={"row": 20, "col": 20, "radius": 9, "positive": False}, keep_outside=2.0)
+    made = page.finish()["objects"][0]
+    rows, cols = np.ogrid[:HEIGHT, :WIDTH]
+    first, added, cleared = (
+        (rows - 20) ** 2 + (cols - col) ** 2 <= radius**2 for col, radius in ((20, 6), (40, 3), (20, 2))
+    )
+    assert np.array_equal(masks(page)[0], (first | added) & ~cleared)
+    assert made["num_clicks"] == 3
+
+
+def test_local_click_without_a_draft_begins_an_object_inside_its_circle(page: Page) -> None:
+    page.do("/clicks", click={"row": 20, "col": 20, "radius": 9}, keep_outside=3.0)
+    assert page.finish()["objects"][0]["area"] == 29  # a disc of radius 3
+
+
+def test_circle_of_no_size_and_a_circle_as_a_stroke_are_refused(page: Page) -> None:
+    click = {"row": 1, "col": 1}
+    body = {"revision": 0, "click": click, "keep_outside": 0}
+    assert page.client.post(page.url("/clicks"), json=body).status_code == 422
+    circle = {"kind": "keep_outside", "points": [[1, 1, 2]]}
+    answer = page.client.post(page.url("/paint"), json={"revision": 0, "paint": circle})
+    assert answer.status_code == 422
+    assert page.revision() == 0
 
 
 def test_several_objects_are_merged_deleted_and_given_a_class_in_one_step(page: Page) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from networks import tiny_net
 from numpy.typing import NDArray
 from PIL import Image
 
-from dct_seg.app.picture_lock import PictureLock
+from dct_seg.app.image_lock import ImageLock
 from dct_seg.app.project import Project, ProjectError
 from dct_seg.app.tabs import OtherTabError, Tabs
 from dct_seg.app.working_image import WorkingImage
@@ -32,7 +33,7 @@ def disc(row: float, col: float, radius: float) -> NDArray[np.bool_]:
 
 
 def sent_mask(mask: dict[str, Any], threshold: float = 0.5) -> NDArray[np.bool_]:
-    """What the page draws of a mask, at the image's size."""
+    """Mask as the page draws it, at the image's size."""
     values = np.asarray(Image.open(io.BytesIO(base64.b64decode(mask["png"]))))
     assert values.shape == (mask["height"], mask["width"]), "small images are sent pixel by pixel"
     whole = np.zeros((HEIGHT, WIDTH))
@@ -42,7 +43,7 @@ def sent_mask(mask: dict[str, Any], threshold: float = 0.5) -> NDArray[np.bool_]
     return whole > threshold
 
 
-def test_project_lists_pictures_classes_and_model(page: Page) -> None:
+def test_project_lists_images_classes_and_model(page: Page) -> None:
     project = page.ok(page.client.get(f"{API}/project"))
     assert [one["name"] for one in project["pictures"]] == ["a.png", "sub/b.png"]
     assert [(one["id"], one["name"]) for one in project["classes"]] == [(1, "cat"), (2, "dog")]
@@ -166,7 +167,7 @@ def test_second_draft_is_not_begun_over_the_first(page: Page) -> None:
     assert "finish or discard it first" in answer.json()["error"]
 
 
-def test_picture_is_sent_as_a_jpeg_that_is_kept_by_its_tag(page: Page) -> None:
+def test_image_is_sent_as_a_jpeg_that_is_kept_by_its_tag(page: Page) -> None:
     answer = page.client.get(page.url("/image?max_side=30"))
     assert answer.headers["content-type"] == "image/jpeg"
     assert Image.open(io.BytesIO(answer.content)).size == (30, 20)
@@ -218,7 +219,7 @@ def save_deep(path: Path, level: int) -> None:
         ),
     ],
 )
-def test_pictures_of_all_kinds_are_shown_upright(
+def test_images_of_all_kinds_are_shown_upright(
     tmp_path: Path, name: str, save: Any, size: tuple[int, int], corner: int
 ) -> None:
     save(tmp_path / name)
@@ -248,7 +249,7 @@ def test_two_changes_of_one_revision_are_one_change_and_one_refusal(page: Page) 
 
 
 def test_preview_that_waits_gives_way_to_a_newer_one() -> None:
-    lock, begun, go_on = PictureLock(), threading.Event(), threading.Event()
+    lock, begun, go_on = ImageLock(), threading.Event(), threading.Event()
     got: dict[str, bool] = {}
 
     def first() -> None:
@@ -278,7 +279,7 @@ def test_preview_that_waits_gives_way_to_a_newer_one() -> None:
     assert got == {"first": True, "second": False, "third": True}
 
 
-def test_second_server_is_told_that_the_folder_is_taken(page: Page) -> None:
+def test_second_server_reports_that_the_folder_is_in_use(page: Page) -> None:
     with pytest.raises(ProjectError, match="another annotator is open on"):
         Project(page.project.folder.root)
 
@@ -351,7 +352,7 @@ def test_classes_are_changed_for_good_and_one_in_use_stays(page: Page) -> None:
 
 
 @pytest.mark.parametrize("shape", [(50, 70), (51, 70), (50, 71), (53, 75)])
-def test_large_picture_is_worked_on_small_and_masks_fit_its_full_size(shape: tuple[int, int]) -> None:
+def test_a_large_image_is_edited_at_reduced_size_and_masks_have_its_full_size(shape: tuple[int, int]) -> None:
     working = WorkingImage.of(np.zeros((*shape, 3), np.uint8), max_pixels=500)
     assert working.factor == 3
     assert working.image.shape[0] * working.image.shape[1] <= 1.2 * 500
@@ -369,12 +370,10 @@ def test_large_picture_is_worked_on_small_and_masks_fit_its_full_size(shape: tup
     assert (mask & wanted).sum() / (mask | wanted).sum() > 0.9
 
 
-def test_large_picture_is_annotated_in_its_own_pixels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_image_is_annotated_in_its_own_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dct_seg.app.working_image.MAX_WORKING_PIXELS", 600)
     page = Page(make_folder(tmp_path / "pictures"))
-    assert page.project.pictures.get(page.ids["a.png"]).factor == 2
+    assert page.project.images.get(page.ids["a.png"]).factor == 2
     page.click(20, 30, radius=8)
     (found,) = page.finish()["objects"]
     assert abs(found["area"] - disc(20, 30, 8).sum()) < 0.15 * found["area"]
@@ -393,3 +392,15 @@ def test_draft_after_a_restart_is_the_same_to_the_bit_with_a_network(tmp_path: P
     answer = page.click(8, 50, radius=None, positive=False)
     page.project.close()
     assert Page(root, method).get() == answer
+
+
+def test_thumbnails_of_a_list_do_not_displace_the_open_image(tmp_path: Path) -> None:
+    root = make_folder(tmp_path)
+    for number in range(6):
+        shutil.copy(root / "a.png", root / f"more{number}.png")
+    page = Page(root)
+    opened = page.project.images.get(page.ids["a.png"])
+    for number in range(6):
+        answer = page.client.get(page.url("/image?max_side=128", f"more{number}.png"))
+        assert answer.status_code == 200
+    assert page.project.images.get(page.ids["a.png"]) is opened

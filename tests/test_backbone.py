@@ -30,7 +30,7 @@ def build(name: str, *, weights: str = "none", num_maps: int = 0, seed: int = 0)
 
 @pytest.mark.parametrize("name", NAMES)
 class TestContract:
-    """What the network relies on."""
+    """Contract of a backbone."""
 
     def test_levels_have_the_channels_and_strides_they_say(self, name: str) -> None:
         backbone = build(name).eval()
@@ -135,7 +135,7 @@ def test_backbone_without_a_convolution_over_rgb_is_refused() -> None:
 
 
 def test_backbone_of_one_input_size_is_refused_when_it_is_built() -> None:
-    with pytest.raises(ValueError, match=r"backbone 'hiera_tiny_224' takes images of one size alone \("):
+    with pytest.raises(ValueError, match=r"backbone 'hiera_tiny_224' accepts images of a single size \("):
         build("hiera_tiny_224")
 
 
@@ -156,7 +156,7 @@ def test_unknown_backbone_gets_the_nearest_name_and_not_a_thousand() -> None:
         build("resnett18")
 
 
-def test_suitable_backbones_are_told_without_building_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_suitable_backbones_are_found_without_building_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm, "create_model", None)
     start = time.perf_counter()
     names = suitable_backbones()
@@ -224,11 +224,11 @@ def test_whole_pickled_module_is_not_unpickled(tmp_path: Path) -> None:
 def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
     state = build("resnet18").net.state_dict()
     state["conv1.weight"] = torch.zeros(64, 1, 7, 7)
-    torch.save(state, tmp_path / "grey.pth")
+    torch.save(state, tmp_path / "gray.pth")
     with pytest.raises(
-        ValueError, match=r"grey\.pth' do not fit: 'conv1\.weight' is \(64, 1, 7, 7\), not \(64, 3, 7, 7\)"
+        ValueError, match=r"gray\.pth' do not fit: 'conv1\.weight' is \(64, 1, 7, 7\), not \(64, 3, 7, 7\)"
     ):
-        build("resnet18", weights=str(tmp_path / "grey.pth"))
+        build("resnet18", weights=str(tmp_path / "gray.pth"))
 
 
 class TestImageNet:
@@ -286,7 +286,7 @@ class TestImageNet:
             build("resnet18", weights=str(cached)).net.state_dict(),
         )
 
-    def test_model_that_timm_has_no_weights_of_is_told_apart_from_a_missing_network(
+    def test_a_model_without_weights_in_timm_is_distinguished_from_a_missing_network(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(timm, "get_pretrained_cfg", lambda _: SimpleNamespace(has_weights=False))

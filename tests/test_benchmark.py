@@ -2,6 +2,7 @@
 tables and images.
 """
 
+import argparse
 import csv
 import json
 import os
@@ -21,6 +22,7 @@ from ddp import run_on_ranks
 from numpy.typing import NDArray
 from PIL import Image
 
+from dct_seg import Method, next_click
 from dct_seg.benchmark import command
 from dct_seg.benchmark.results import (
     ClickRecord,
@@ -44,8 +46,7 @@ from dct_seg.benchmark.tables import (
 from dct_seg.clicks import Click, ClickBatch
 from dct_seg.data.base import Sample
 from dct_seg.data.datamodule import ClickSimulatorDataModule
-from dct_seg.methods import METHODS, Method
-from dct_seg.simulation import next_click
+from dct_seg.methods import METHODS
 from dct_seg.stopping import Stopped
 
 
@@ -165,7 +166,7 @@ def test_a_click_tells_no_radius_and_the_one_that_was_used_is_recorded() -> None
     assert first.true_radius == 4.0
 
 
-def test_a_full_run_goes_on_after_the_target() -> None:
+def test_a_full_run_continues_after_the_target() -> None:
     short, full = quick(target=0.5), quick(full=True)
     assert all(record.ious[-1] >= 0.5 and max(record.ious[:-1], default=0) < 0.5 for record in short.samples)
     assert all(
@@ -216,7 +217,7 @@ def test_a_method_of_the_wrong_shape_is_a_failure_with_its_reason() -> None:
 # failures
 
 
-def test_a_sample_that_fails_is_recorded_and_the_run_goes_on(tmp_path: Path) -> None:
+def test_a_failed_sample_is_recorded_and_the_run_continues(tmp_path: Path) -> None:
     data = {"boxes": Boxes(5, broken=[1, 3])}
     results = run_benchmark({"disc": {}}, data, prompt="drag", out=tmp_path)
     assert [(r.index, r.error) for r in results.failed] == [
@@ -234,10 +235,19 @@ def test_a_sample_that_fails_is_recorded_and_the_run_goes_on(tmp_path: Path) -> 
     ("options", "message"),
     [
         ({"radius_noise": 0.5, "prompt": "click"}, "prompt 'click' has none"),
-        ({"workers": 0}, "workers and max_clicks are 1 or more"),
-        ({"limit": 0}, "limit is a number of samples"),
+        ({"workers": 0}, "workers must be at least 1, got 0"),
+        ({"max_clicks": 0}, "max_clicks must be at least 1, got 0"),
+        ({"limit": 0}, "limit must be at least 1, got 0"),
+        ({"threads": 0}, "threads must be at least 1, got 0"),
+        ({"seeds": (-1,)}, "seed must be at least 0, got -1"),
+        ({"num_strips": -1}, "num_strips must be at least 0, got -1"),
+        ({"target": 0.0}, "target is an IoU, above 0 and at most 1, got 0.0"),
+        ({"target": 90.0}, "target is an IoU, above 0 and at most 1, got 90.0"),
+        ({"threshold": 2.0}, "threshold is a probability, above 0 and below 1, got 2.0"),
+        ({"click_jitter": float("nan")}, "click_jitter is a distance in pixels, at least 0, got nan"),
+        ({"radius_noise": 1.5}, "radius_noise is a share of the radius, at least 0 and below 1, got 1.5"),
         ({"held_out": 1.0}, "held_out is a share of the images"),
-        ({"held_out": 1e-9}, "boxes: none of its 6 samples falls to a held-out share"),
+        ({"held_out": 1e-9}, "boxes: none of its 6 samples is held out at a share"),
     ],
 )
 def test_wrong_options_are_refused(options: dict, message: str) -> None:
@@ -263,7 +273,7 @@ def test_held_out_measures_just_what_training_never_sees(tmp_path: Path) -> None
     assert data.train_set is not None
     (dataset,) = data.train_set.datasets
     trained = {
-        Path(dataset.image_name(dataset.samples_of(image)[0])).stem for _, image in data.train_set.photos
+        Path(dataset.image_name(dataset.samples_of(image)[0])).stem for _, image in data.train_set.images
     }
     results = run_benchmark(
         {"disc": {}}, {"cats": folder}, prompt="drag", max_clicks=2, held_out=0.3, out=tmp_path / "out"
@@ -280,6 +290,10 @@ def test_an_unknown_method_or_option_is_refused_before_anything_runs() -> None:
         run_benchmark({"dics": {}}, {"boxes": Boxes()}, prompt="drag")
     with pytest.raises(ValueError, match="method 'disc' has no option radius; it has seed_radius"):
         run_benchmark({"disc": {"radius": 3}}, {"boxes": Boxes()}, prompt="drag")
+    with pytest.raises(ValueError, match="method 'disc' cannot be made with seed_radius 'wide'"):
+        run_benchmark({"disc": {"seed_radius": "wide"}}, {"boxes": Boxes()}, prompt="drag")
+    with pytest.raises(ValueError, match="flip is true or false, got 'no'"):
+        run_benchmark({"dctnet": {"flip": "no"}}, {"boxes": Boxes()}, prompt="drag")
 
 
 # files
@@ -331,7 +345,7 @@ def test_methods_gather_in_one_folder(tmp_path: Path) -> None:
     assert len(results.samples) == 12
 
 
-def test_a_folder_under_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_folder_with_other_settings_is_not_resumed(tmp_path: Path) -> None:
     quick(out=tmp_path)
     with pytest.raises(
         ValueError, match=r"holds a run with target 0\.9, this one has 0\.95; give another --out"
@@ -363,7 +377,7 @@ def test_a_file_that_is_no_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"results\.json; `dct-seg benchmark --out"):
         load_results(tmp_path)
     (tmp_path / "results.json").write_text("{}")
-    with pytest.raises(ValueError, match="is no results file"):
+    with pytest.raises(ValueError, match="is not a results file"):
         load_results(tmp_path)
     (tmp_path / "results.json").write_text('{"format": 99}')
     with pytest.raises(ValueError, match="has format 99"):
@@ -416,6 +430,7 @@ def test_a_killed_run_loses_only_the_samples_in_work(tmp_path: Path, workers: in
 # many processes
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_same_numbers_to_the_last_digit(tmp_path: Path) -> None:
     data = {"boxes": Boxes(5, broken=[2])}
     options = {"prompt": "drag", "max_clicks": 4, "click_jitter": 3.0, "seeds": (0, 1)}
@@ -617,13 +632,14 @@ def test_without_a_folder_each_run_gets_a_new_one_and_several_ranks_must_name_it
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    argv = ["--method", "disc", "--data", "Shapes", "--prompt", "drag", "--limit", "1"]
-    assert command.main(argv) == 0
-    (folder,) = (tmp_path / "runs" / "benchmark").iterdir()
-    assert f"written to runs/benchmark/{folder.name}" in capsys.readouterr().out
-    assert (folder / "results.json").is_file()
+    monkeypatch.setattr(command.time, "strftime", lambda form: "now")  # two runs in the same second
+    for prompt, name in (("drag", "now"), ("click", "now-2")):
+        argv = ["--method", "disc", "--data", "Shapes", "--prompt", prompt, "--limit", "1"]
+        assert command.main(argv) == 0
+        assert f"written to runs/benchmark/{name}\n" in capsys.readouterr().out
+        assert (tmp_path / "runs" / "benchmark" / name / "results.json").is_file()
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="name it with --out"):
+    with pytest.raises(ValueError, match="give --out DIR"):
         command.main(argv)
 
 
@@ -638,7 +654,7 @@ def test_the_exit_code_tells_of_failed_samples_and_of_a_stop(
     assert command.main(argv) == 1
     assert "ZeroDivisionError" in capsys.readouterr().out
     monkeypatch.setattr("dct_seg.benchmark.command.run_benchmark", _interrupted)
-    with pytest.raises(Stopped, match=r"the same command with --out runs/benchmark/.* goes on from here"):
+    with pytest.raises(Stopped, match=r"the same command with --out runs/benchmark/.* continues from here"):
         command.main(argv)
 
 
@@ -649,9 +665,9 @@ def _interrupted(*_: object, **__: object) -> Results:
 @pytest.mark.parametrize(
     ("names", "options", "checkpoint", "message"),
     [
-        ("disc", ["seed_radius=3"], None, "wants METHOD.KEY=VALUE, got 'seed_radius=3'"),
+        ("disc", ["seed_radius=3"], None, "takes METHOD.KEY=VALUE, got 'seed_radius=3'"),
         ("disc", ["esc.smoothness=3"], None, "is for 'esc', but --method is disc"),
-        ("disc", [], "a.ckpt", "--weights is for one dctnet"),
+        ("disc", [], "a.ckpt", "--weights is for a single dctnet"),
         ("a=dctnet,b=dctnet", [], "a.ckpt", "LABEL.checkpoint=FILE"),
     ],
 )
@@ -660,6 +676,36 @@ def test_options_that_go_nowhere_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         command.parse_methods(names, options, checkpoint)
+
+
+@pytest.mark.parametrize("entries", [["Folder=a", "Folder=b"], ["GrabCut=a", "Shapes", "GrabCut=a"]])
+def test_two_datasets_under_one_name_are_refused(entries: list[str]) -> None:
+    with pytest.raises(ValueError, match=f"--data names '{entries[0][:-2]}' twice; give each its own label"):
+        command.parse_data(entries)
+
+
+def test_arguments_that_exclude_each_other_are_refused(tmp_path: Path) -> None:
+    shared = ["--method", "disc", "--data", "Shapes", "--prompt", "drag"]
+    with pytest.raises(ValueError, match=r"--full makes all clicks, --target 0.9 stops before"):
+        command.main([*shared, "--full", "--target", "0.9"])
+    with pytest.raises(ValueError, match="--checkpoints is for learned methods, and --method disc has none"):
+        command.main([*shared, "--checkpoints", str(tmp_path)])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="file cannot be a folder: a file is in its place"):
+        command.main([*shared, "--limit", "1", "--out", str(tmp_path / "file")])
+
+
+def test_data_given_twice_adds_up() -> None:
+    argv = ["--prompt", "drag", "--data", "A=a", "B=b", "--data", "C=c"]
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    assert command.parse_data(parser.parse_args(argv).data) == {"A": "a", "B": "b", "C": "c"}
+
+
+@pytest.mark.parametrize("names", ["disc,disc", "disc,disc=grabcut", "a=disc,a=grabcut"])
+def test_two_methods_under_one_label_are_refused(names: str) -> None:
+    with pytest.raises(ValueError, match=r"--method names '(disc|a)' twice; give each its own label"):
+        command.parse_methods(names, [])
 
 
 def test_options_are_read_as_json_and_else_as_text() -> None:

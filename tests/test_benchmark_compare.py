@@ -22,7 +22,7 @@ def test_differences_are_paired_by_name() -> None:
     assert found.num_unpaired == 2
     assert found.auc is None
     text = found.describe()
-    assert "B - A = +0.33 clicks [-2.00, +3.00]: no difference that is more than chance" in text
+    assert "B - A = +0.33 clicks [-2.00, +3.00]: no significant difference" in text
     assert "Better on 1, worse on 1, equal on 1." in text
     assert "| y      | 1        | 4        | +3    |" in text
 
@@ -49,7 +49,7 @@ def test_runs_under_other_protocols_are_not_compared() -> None:
         compare(a, by_hand(y=[0.95]), "mine", "mine")
 
 
-def test_two_methods_of_one_run_are_compared_with_pictures(
+def test_two_methods_of_one_run_are_compared_with_images(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -73,7 +73,7 @@ def test_two_methods_of_one_run_are_compared_with_pictures(
 
 def test_a_run_of_several_methods_wants_one_named(tmp_path: Path) -> None:
     run_benchmark({"disc": {}, "grabcut": {}}, {"boxes": Boxes(1)}, prompt="drag", out=tmp_path)
-    with pytest.raises(ValueError, match=r"has the methods disc, grabcut; say which as .*:METHOD"):
+    with pytest.raises(ValueError, match=r"has the methods disc, grabcut; choose one as .*:METHOD"):
         compare_runs(str(tmp_path), str(tmp_path))
     with pytest.raises(ValueError, match="has no method esc; it has disc, grabcut"):
         compare_runs(f"{tmp_path}:esc", f"{tmp_path}:disc")

@@ -4,6 +4,7 @@ true.
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,18 +16,18 @@ from networks import tiny_net
 from PIL import Image
 from tiny import tiny_data, tiny_task
 
-from benchmarks import command
+from benchmarks import command, exported, refiners
 from benchmarks.clicks import drawn_errors, gaussian_loop, two_transforms
 from benchmarks.command import ROWS
-from benchmarks.large_photograph import peak_memory
+from benchmarks.large_image import peak_memory
 from benchmarks.measure import Row, Spread, compared, in_turn, markdown
 from benchmarks.plain_loop import plain_loop
 from benchmarks.training_step import PARTS, training_step_breakdown
-from dct_seg import Click, ClickBatch
+from dct_seg import Click, ClickBatch, next_click
 from dct_seg.benchmark.runner import run_benchmark
 from dct_seg.click_encoders import SpatialDCT
 from dct_seg.metrics import iou
-from dct_seg.simulation import next_click
+from dct_seg.models.network import InteractiveNetwork
 
 
 @pytest.fixture(autouse=True)
@@ -144,10 +145,92 @@ def test_plain_loop_makes_the_clicks_of_the_benchmark(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_peak_memory_is_the_process_s_own_and_not_that_of_the_one_that_started_it():
     held = np.ones(2**27)  # 1 GiB
-    code = "from benchmarks.large_photograph import peak_memory; print(peak_memory())"
+    code = "from benchmarks.large_image import peak_memory; print(peak_memory())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     if Path("/proc/self/status").is_file():
         assert int(done.stdout) < held.nbytes + 2**29 < peak_memory() + 2**29
     assert int(done.stdout) > 2**20
+
+
+def test_tables_of_exports_compare_each_backend_with_float32(tmp_path, monkeypatch):
+    """Use networks instead of their exports, which take long; tests/test_export.py has real ones."""
+    weights = tiny_net(previous_mask=True).save_pretrained(tmp_path / "net.safetensors")
+    nets = [InteractiveNetwork.from_pretrained(weights), exported.late_of(tiny_net(previous_mask=True))]
+    for net in nets:
+        net.requires_grad_(False)
+    stand_ins = {
+        "SIZES": ((64, 96),),
+        "CLICKS": (1, 5),
+        "BATCHES": (1, 2),
+        "cached_export": lambda weights: nets[0],
+        "export": lambda net, folder: None,
+        "ExportedNetwork": lambda made, threads: made if made is nets[0] else nets[1],
+    }
+    for name, value in stand_ins.items():
+        monkeypatch.setattr(exported, name, value)
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    words = ["--weights", str(weights), "--image", str(tmp_path / "image.png"), "--repeats", "1"]
+    assert exported.main([*words, "--out", str(tmp_path / "tables.md")]) == 0
+    lines = (tmp_path / "tables.md").read_text().splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
+    parity = [row for row in rows if row[0] == "64 x 96"]
+    assert [row[1] for row in parity] == ["1", "5"] * 2  # early, late
+    assert all(float(row[5]) < 1e-4 for row in parity)
+    assert [row[0].split(" (")[0] for row in rows if " s" in row[1]] == [
+        "torch float32",
+        "torch bfloat16",
+        "onnxruntime",
+    ]
+    batches = [row for row in rows if row[0] == "float32"]
+    assert [(row[1], float(row[3]) < 1e-4) for row in batches] == [("1", True), ("2", True)]
+
+
+def test_refined_and_plain_network_predict_from_the_same_clicks(tmp_path, monkeypatch, capsys):
+    labels = np.zeros((48, 64), np.uint8)
+    labels[10:40, 12:50] = 1
+    for folder, suffix, values in (
+        ("images", "jpg", np.dstack([labels * 200] * 3)),
+        ("masks", "png", labels),
+    ):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(values).save(tmp_path / folder / f"8.{suffix}")  # a name in the held-out fifth
+    weights = tiny_net().save_pretrained(tmp_path / "net.safetensors")
+    words = ["refiners", str(tmp_path), "--weights", str(weights), "--limit", "1", "--clicks", "3"]
+    monkeypatch.setattr(sys, "argv", words)
+    refiners.main()
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "samples: 1, turns: 3, clicked pixels: 6"
+    before, after = (int(word) for word in re.findall(r"(\d+) (?:plain|refined)", said[1]))
+    assert after <= before
+    assert said[3].startswith("mean IoU: 0.")
+
+
+def test_annotator_is_measured_on_many_images_and_many_objects(tmp_path):
+    pytest.importorskip("fastapi", reason="needs the extra [app]")
+    from benchmarks import annotator_scale
+
+    size = (90, 120)
+    given = {"images": 3, "objects": 7, "size": size, "opened": 2, "clicks": 7}
+    found = annotator_scale.measure(tmp_path / "run", **given)
+    assert {name: len(times.wall) for name, times in found.times.items() if "opening" not in name} == {
+        "start": 1,
+        "list of images": 1,
+        "import, COCO JSON": 1,
+        "import, one PNG per object": 1,
+        **{f"first click, {what}": 1 for what in ("7 objects", "no objects")},
+        **{f"click after a finish, {what}": 5 for what in ("7 objects", "no objects")},
+        **{f"finish, {what}": 6 for what in ("7 objects", "no objects")},
+        "click on a small image": 7,
+    }
+    assert [row[:2] for row in found.memory] == [(0, 0), (1, 3), (2, 7)]
+    assert all(row[2] > 2**20 for row in found.memory)
+    assert "| 2 | 7 | " in annotator_scale.markdown(found)
+    centers, radius = annotator_scale.discs(7, size)
+    apart = np.hypot(*(centers[:, None] - centers).transpose(2, 0, 1)) + 2 * radius * np.eye(7)
+    assert apart.min() > 2 * radius - 1e-9
+    with pytest.raises(ValueError, match="--opened at most --images, got 3 images, 7 objects, 4 opened"):
+        annotator_scale.measure(tmp_path / "no", **{**given, "opened": 4})

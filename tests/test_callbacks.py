@@ -1,4 +1,4 @@
-"""What a run leaves to look at.
+"""Logged interactions of a run.
 
 W&B's offline run read by W&B's own reader, TensorBoard's by its own, files by their content.
 """
@@ -48,7 +48,7 @@ CONFIG = {
 
 
 def keep_wandb_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What W&B writes beside its runs lies in ``folder``, not in the home of whoever runs the tests."""
+    """Keep W&B's other files in ``folder``, outside the home directory."""
     for name, inside in (
         ("WANDB_DATA_DIR", "wandb-data"),
         ("WANDB_CACHE_DIR", "wandb-cache"),
@@ -192,7 +192,8 @@ def test_two_wandb_runs_keep_their_configurations_apart(config: str, tmp_path: P
     ] == []
 
 
-def test_tensorboard_gets_the_pictures_by_one_line(config: str, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_tensorboard_gets_the_images_by_one_line(config: str, tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     assert main(["fit", "--config", config, "--trainer.logger=TensorBoardLogger"]) == 0
     (folder,) = {path.parent for path in (tmp_path / "out" / "log").rglob("events.out.tfevents.*")}
@@ -205,7 +206,7 @@ def test_tensorboard_gets_the_pictures_by_one_line(config: str, tmp_path: Path) 
     assert (folder / "config.yaml").is_file()
 
 
-def test_the_csv_logger_leaves_the_same_pictures_as_files(
+def test_the_csv_logger_leaves_the_same_images_as_files(
     config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["fit", "--config", config]) == 0
@@ -227,7 +228,7 @@ def test_the_csv_logger_leaves_the_same_pictures_as_files(
     assert float(rows[0]["mean IoU"]) <= float(rows[1]["mean IoU"])
     assert (
         tmp_path / "out" / "checkpoints"
-    ).is_dir() is False  # no ModelCheckpoint asked for a place: Lightning's own keeps its
+    ).is_dir() is False  # no ModelCheckpoint with a path: Lightning's default keeps its own
     stored = json.loads(next(tmp_path.rglob("metrics.json")).read_text())
     assert stored["metrics"].keys() == {"drag", "click"}
     assert Path(stored["checkpoint"]).is_file()

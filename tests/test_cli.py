@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import re
+import runpy
 import subprocess
 import sys
 import time
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +127,7 @@ def test_size_mismatch_names_both_files(
     assert "data check" in line
 
 
-def test_empty_masks_are_told(tiny: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_empty_masks_are_reported(tiny: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     root = make_folder(tmp_path / "set")
     for path in (root / "masks").iterdir():
         Image.fromarray(np.zeros((64, 80), np.uint8)).save(path)
@@ -169,7 +171,7 @@ def test_checkpoint_of_another_architecture_is_refused(
     )
     assert "decoder_width 8 (the configuration says 16)" in line
     line = complaint(["fit", "--config", str(tiny), "--ckpt_path", str(truncated(Path(checkpoint)))], capsys)
-    assert "cut short" in line
+    assert "truncated" in line
 
 
 def truncated(path: Path) -> Path:
@@ -188,7 +190,7 @@ def test_truncated_and_foreign_weights_are_refused_by_the_benchmark(
     foreign = tmp_path / "foreign.pth"
     torch.save({"weight": torch.zeros(1)}, foreign)
     shapes = ["--data", "Shapes", "--prompt", "drag"]
-    assert "cut short" in complaint(["benchmark", "--checkpoint", str(short), *shapes], capsys)
+    assert "truncated" in complaint(["benchmark", "--checkpoint", str(short), *shapes], capsys)
     assert "foreign.pth" in complaint(["benchmark", "--checkpoint", str(foreign), *shapes], capsys)
 
 
@@ -223,7 +225,7 @@ def test_a_tiny_run_prints_its_table_and_writes_its_files(
     assert "drag, before" in out
     assert "drag, after" in out
     checkpoint, picture = (
-        Path(re.findall(rf"^{name} +(.+)$", out, re.MULTILINE)[0]) for name in ("checkpoint", "picture")
+        Path(re.findall(rf"^{name} +(.+)$", out, re.MULTILINE)[0]) for name in ("checkpoint", "image")
     )
     assert checkpoint.is_file()
     assert np.asarray(Image.open(picture)).std() > 10
@@ -283,7 +285,7 @@ def test_data_check_tells_by_its_exit_code(tmp_path: Path, capsys: pytest.Captur
     "args",
     [["benchmark", "--data", "Shapes"], ["data", "check"], ["list", "colours"], ["predict", "--colour"]],
 )
-def test_arguments_that_do_not_fit_are_told_in_one_line(
+def test_arguments_that_do_not_fit_are_reported_in_one_line(
     args: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert f"`dct-seg {args[0]}" in complaint(args, capsys)
@@ -294,6 +296,23 @@ def test_list_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     for name in ("SpatialDCT", "GrabCut", "graph_cut"):
         assert name in out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["backbones", "zzz*"], "no backbone that suits is named 'zzz*'; `dct-seg list backbones` shows all"),
+        (["encoders", "Disk"], "NAME is for backbones and configs, got encoders Disk; leave it out"),
+    ],
+)
+def test_list_of_nothing_says_so(args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert message in complaint(["list", *args], capsys)
+
+
+def test_file_in_the_place_of_a_folder_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    line = complaint(["cvat-function", str(tmp_path / "file")], capsys)
+    assert f"'{tmp_path / 'file'}' cannot be a folder: a file is in its place; give another path" in line
 
 
 def test_help_lists_every_command_of_the_table_and_each_command_can_be_found(
@@ -322,3 +341,13 @@ def test_weights_are_named_the_same_everywhere(tiny: Path, capsys: pytest.Captur
     Image.new("RGB", (8, 8)).save("image.png")
     for args in commands:
         assert "none.ckpt" in complaint(args, capsys)
+
+
+def test_the_package_runs_as_a_module(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["dct-seg", "--version"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("dct_seg", run_name="__main__")
+    assert end.value.code == 0
+    assert capsys.readouterr().out.strip() == version("dct-seg")

@@ -131,7 +131,7 @@ def test_padding_passes_no_gradient_that_is_not_a_number(batch: ClickBatch) -> N
 def test_spatial_dct_without_a_radius_says_what_to_do() -> None:
     with pytest.raises(
         ValueError,
-        match="SpatialDCT needs a radius for each click, got a click without; drag, or switch auto_drag on",
+        match="SpatialDCT needs a radius for each click, got a click without; give radii, or use auto_drag",
     ):
         SpatialDCT()(ClickBatch.from_clicks([[Click(1, 1)]]), (4, 4))
 
@@ -163,7 +163,7 @@ def encoder(request: pytest.FixtureRequest) -> ClickEncoder:
 
 
 class TestContract:
-    """What the network relies on, for every registered encoder."""
+    """Contract of every registered encoder."""
 
     def test_maps_are_float32_between_0_and_1(self, encoder: ClickEncoder, batch: ClickBatch) -> None:
         maps = encoder(batch, SIZE)

@@ -54,7 +54,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("a line", [[1, 1, 2, 2]], "none of its polygons has three corners"),
     ("an odd count", [[1, 1, 2, 2, 3, 3, 4]], "an odd count, or a number not finite"),
     ("NaN", [[1, 1, 2, 2, 3, float("nan")]], "an odd count, or a number not finite"),
-    ("text", [["a", 1, 2, 2, 3, 3]], "a corner that is no number"),
+    ("text", [["a", 1, 2, 2, 3, 3]], "a corner that is not a number"),
     ("nothing", [], "it has no segmentation"),
     ("null", None, "it has no segmentation"),
     ("outside", [[500, 500, 510, 500, 510, 510]], "its mask is empty"),
@@ -116,6 +116,27 @@ def test_bad_image_is_named_at_the_start_and_the_others_stay(tmp_path: Path, ima
         assert pixels(tmp_path) == [("images/a.png#1", 600)]
 
 
+def test_two_images_of_one_id_are_named(tmp_path: Path) -> None:
+    objects = [annotation([SQUARE]), annotation([SQUARE], id=2, image_id=2)]
+    write(tmp_path, objects, [record(), record(number=2), record("b.png", 2)])
+    with pytest.warns(UserWarning, match="annotation 2 names image 2, which 2 images have as their id"):
+        assert pixels(tmp_path) == [("images/a.png#1", 600)]
+
+
+def test_file_of_another_program_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = write(tmp_path, [annotation([SQUARE])]) / "i.json"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert pixels(tmp_path) == [("images/a.png#1", 600)]
+
+
+def test_file_whose_images_have_no_usable_id_is_told(tmp_path: Path) -> None:
+    write(tmp_path, [annotation([SQUARE])], [record(number=1.0)])
+    with pytest.raises(
+        ValueError, match="lists no image with a file_name and an id, which is a whole number"
+    ):
+        open_dataset("COCO", tmp_path)
+
+
 def test_first_image_may_be_the_missing_one(tmp_path: Path) -> None:
     write(tmp_path, [annotation([SQUARE], image_id=2)], [record("zz.png", 1), record(number=2)])
     assert pixels(tmp_path) == [("images/a.png#1", 600)]
@@ -129,7 +150,7 @@ def test_absolute_file_name_inside_the_folder_is_found(tmp_path: Path) -> None:
 def test_annotations_of_one_number_have_names_of_their_own(tmp_path: Path) -> None:
     one = {"image_id": 1, "segmentation": [SQUARE]}
     write(tmp_path, [one, {**one, "id": 5}, {**one, "id": 5}, {**one, "id": "x"}, "no record"])
-    with pytest.warns(UserWarning, match="annotation number 4 is no record"):
+    with pytest.warns(UserWarning, match="annotation number 4 is not a record"):
         names = [name for name, _ in pixels(tmp_path)]
     assert names == ["images/a.png#n0", "images/a.png#n1", "images/a.png#n2", "images/a.png#x"]
 

@@ -37,7 +37,7 @@ BYTES: dict[str, bytes] = {
     "brackets without end": b"[" * 100_000,
     "a number without end": b'{"format": 1, "version": 1, "number": ' + b"9" * 5000 + b"}",
 }
-"""What is no file of anything."""
+"""Contents that are no valid file."""
 
 
 def record(**changes: Any) -> SampleRecord:
@@ -157,7 +157,7 @@ def test_journal_without_its_header_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("torn", [b'{"sample": {"da', b"\0" * 50, b"\xff"])
-def test_last_line_of_a_journal_that_is_torn_is_left_out(tmp_path: Path, torn: bytes) -> None:
+def test_last_line_of_a_journal_that_is_torn_is_skipped(tmp_path: Path, torn: bytes) -> None:
     path, lines = journal(tmp_path)
     path.write_bytes(b"".join([*lines, torn]))
     assert len(read_earlier(tmp_path, results())) == 2
@@ -193,7 +193,7 @@ TRIALS: dict[str, tuple[str, Change]] = {
     "a number that is none": ("trial.json", lambda c: c.update(number="first")),
     "attempts that are none": ("trial.json", lambda c: c.update(attempts=None)),
     "no state": ("outcome.json", lambda c: c.pop("state")),
-    "a state of its own": ("outcome.json", lambda c: c.update(state="lost")),
+    "an unknown state": ("outcome.json", lambda c: c.update(state="lost")),
     "metrics that are none": ("outcome.json", lambda c: c.update(metrics=[1])),
     "metrics of a prompt that are none": ("outcome.json", lambda c: c.update(metrics={"drag": 3})),
     "a metric of text": ("outcome.json", lambda c: c.update(metrics={"drag": {"NoC@90": "few"}})),
@@ -351,7 +351,7 @@ def test_line_of_an_image_log_that_is_broken_is_named_wherever_it_is_read(images
     log.parent.mkdir()
     log.write_bytes(HEADER + line + b"\n")
     with pytest.raises(HistoryError, match=rf"line 2 of .*{log.name}"):
-        History(log, picture="a.png")
+        History(log, image_name="a.png")
     page = Page(images)
     listed = {one["name"]: one["error"] for one in page.ok(page.client.get("/api/v1/project"))["pictures"]}
     assert log.name in listed["a.png"]
@@ -359,7 +359,7 @@ def test_line_of_an_image_log_that_is_broken_is_named_wherever_it_is_read(images
     for path in (page.url(), "/api/v1/export?format=coco"):
         answer = page.client.get(path)
         assert (answer.status_code, log.name in answer.json()["error"]) == (400, True)
-    assert page.click(20, 30, name="sub/b.png")["revision"] == 1  # the others go on
+    assert page.click(20, 30, name="sub/b.png")["revision"] == 1  # the others continue
     assert log.read_bytes() == HEADER + line + b"\n"
 
 

@@ -159,7 +159,7 @@ def test_mask_that_is_empty_is_no_shape() -> None:
     assert function.detect(None, function.preprocess_image(None, image_of()), Prompts([(30, 20)])) == []
 
 
-def test_without_cvat_sdk_the_pip_line_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_cvat_sdk_the_pip_line_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cvat_sdk.auto_annotation", None)
     with pytest.raises(
         ImportError, match=r"^the CVAT function needs cvat-sdk; pip install 'dct-seg\[cvat\]'$"

@@ -37,7 +37,16 @@ def test_a_good_folder_is_ok(tmp_path: Path) -> None:
     report = check_folder(tmp_path)
     assert report.ok
     assert (report.num_images, report.num_masks, report.num_objects) == (2, 2, 3)
-    assert report.render().splitlines() == [f"{tmp_path}: 2 pictures, 2 masks, 3 objects", "nothing wrong"]
+    assert report.render().splitlines() == [f"{tmp_path}: 2 images, 2 masks, 3 objects", "nothing wrong"]
+
+
+def test_link_to_a_file_that_is_gone_is_a_finding(tmp_path: Path) -> None:
+    write(tmp_path, "a", one_object())
+    write(tmp_path, "b", one_object(), shade=1)
+    (tmp_path / "images" / "b.png").unlink()
+    (tmp_path / "images" / "b.png").symlink_to(tmp_path / "gone.png")
+    (finding,) = check_folder(tmp_path).findings
+    assert (finding.kind, finding.detail) == ("unreadable", "images/b.png is no file; is it a broken link?")
 
 
 def test_each_kind_of_trouble_is_found(tmp_path: Path) -> None:
@@ -57,7 +66,7 @@ def test_each_kind_of_trouble_is_found(tmp_path: Path) -> None:
     write(tmp_path, "full", np.ones((6, 8), dtype=np.uint8), shade=9)
     write(tmp_path, "first", one_object(), shade=10)
     write(tmp_path, "second", one_object(), shade=10)
-    (tmp_path / "images" / "raw.heic").write_bytes(b"")
+    (tmp_path / "images" / "raw.cr2").write_bytes(b"")
     report = check_folder(tmp_path)
     assert not report.ok
     assert [(finding.kind, finding.path) for finding in report.findings] == [
@@ -66,7 +75,7 @@ def test_each_kind_of_trouble_is_found(tmp_path: Path) -> None:
         ("size_mismatch", "masks/turned.png"),
         ("no_mask", "images/alone.png"),
         ("no_image", "masks/orphan.png"),
-        ("not_read", "images/raw.heic"),
+        ("not_read", "images/raw.cr2"),
         ("odd_values", "masks/colour.png"),
         ("odd_values", "masks/smooth.png"),
         ("empty", "masks/empty.png"),
@@ -97,11 +106,11 @@ def test_the_report_is_plain_json_and_shows_the_first_offenders(tmp_path: Path) 
     assert len(content["findings"]) == 7
 
 
-def test_a_folder_of_another_layout_is_told_what_is_wanted(tmp_path: Path) -> None:
+def test_a_folder_of_another_layout_is_reported_with_the_expected_one(tmp_path: Path) -> None:
     with pytest.raises(
         FileNotFoundError, match=r"no folder .*; the check wants images/NAME\.jpg with masks/NAME\.png"
     ):
         check_folder(tmp_path / "nowhere")
     write(tmp_path / "cats", "a", one_object())
-    with pytest.raises(FileNotFoundError, match=r"these folders in it have that: cats"):
+    with pytest.raises(FileNotFoundError, match=r"these folders inside have this layout: cats"):
         check_folder(tmp_path)

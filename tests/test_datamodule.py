@@ -18,10 +18,10 @@ from PIL import Image
 from tiny import val_names
 from torch import Tensor, nn
 
-from dct_seg.data.base import PhotoCache
+from dct_seg.data.base import ImageCache
 from dct_seg.data.datamodule import ClickSimulatorDataModule
 from dct_seg.data.samples import collate, to_tensors
-from dct_seg.data.sampling import EvaluationSampler, TrainingLoader, TrainingSampler, is_held_out, photo_key
+from dct_seg.data.sampling import EvaluationSampler, TrainingLoader, TrainingSampler, image_key, is_held_out
 
 
 def make_folder(root: Path, num: int = 10, size: tuple[int, int] = (60, 80), suffix: str = "png") -> Path:
@@ -69,7 +69,7 @@ def test_a_batch_has_the_shapes_and_types_that_are_promised(tmp_path: Path) -> N
         assert set(batch) - {"first_click"} == {"image", "mask", "ignore", "sample_id", "name"}
 
 
-def test_training_and_held_out_photographs_are_apart_and_complete(tmp_path: Path) -> None:
+def test_training_and_held_out_images_are_apart_and_complete(tmp_path: Path) -> None:
     data = module(make_folder(tmp_path, 40), holdout=0.25, batch_size=1)
     trained = {name.split("#")[0] for batch in data.train_dataloader() for name in batch["name"]}
     held = {name.split("#")[0] for name in val_names(data)}
@@ -91,10 +91,10 @@ def test_the_split_is_the_same_for_ever() -> None:
         "0001.jpg",
     ]
     assert [is_held_out(name, 0.5) for name in names] == [False, True, True, True, False]
-    assert photo_key("images/2008_000003.jpg") == "000003"
+    assert image_key("images/2008_000003.jpg") == "000003"
 
 
-def test_validation_is_the_picture_as_it_is_under_its_own_number(tmp_path: Path) -> None:
+def test_validation_samples_are_whole_images_with_their_own_number(tmp_path: Path) -> None:
     data = module(make_folder(tmp_path), holdout=0.5)
     seen = [
         (int(number), name)
@@ -107,7 +107,7 @@ def test_validation_is_the_picture_as_it_is_under_its_own_number(tmp_path: Path)
     assert (batch["image"][0].permute(1, 2, 0).numpy() * 255).round().astype(int).tolist() == stored.tolist()
 
 
-def test_pictures_of_several_sizes_are_padded_with_ignore() -> None:
+def test_images_of_several_sizes_are_padded_with_ignore() -> None:
     sizes = [(4, 6), (5, 3)]
     batch = collate(
         [
@@ -165,7 +165,7 @@ def test_holding_out_none_gives_no_validation(tmp_path: Path) -> None:
     assert len(data.train_set) == 10
 
 
-def test_two_photographs_are_one_each_and_one_cannot_be_split(tmp_path: Path) -> None:
+def test_two_images_are_one_each_and_one_cannot_be_split(tmp_path: Path) -> None:
     data = module(make_folder(tmp_path / "two", 2))
     data.setup()
     assert data.train_set is not None
@@ -203,7 +203,7 @@ def test_each_epoch_and_seed_has_its_own_samples(tmp_path: Path) -> None:
     assert len(set(prints)) == len(prints)
 
 
-def test_a_loader_goes_on_where_its_state_was_taken(tmp_path: Path) -> None:
+def test_a_loader_resumes_where_its_state_was_taken(tmp_path: Path) -> None:
     root = make_folder(tmp_path)
     whole = [fingerprint(batch) for batch in module(root).train_dataloader()]
     loader = module(root).train_dataloader()
@@ -212,9 +212,24 @@ def test_a_loader_goes_on_where_its_state_was_taken(tmp_path: Path) -> None:
     resumed = module(root).train_dataloader()
     resumed.load_state_dict(loader.state_dict())
     assert first + [fingerprint(batch) for batch in resumed] == whole
-    assert resumed.state_dict() == {"batches": 0}
+    assert resumed.state_dict()["batches"] == 0
     assert [fingerprint(batch) for batch in resumed] == whole  # the next epoch is whole again
     assert len(resumed) == len(whole)
+
+
+def test_a_resume_within_an_epoch_warns_of_another_batch_size(tmp_path: Path) -> None:
+    loader = module(make_folder(tmp_path)).train_dataloader()
+    next(iter(loader))
+    other = module(tmp_path, batch_size=loader.batch_size + 1).train_dataloader()
+    with pytest.warns(
+        UserWarning, match=rf"data.batch_size is .* batches of {loader.batch_size}: .* at batch 1 and"
+    ):
+        other.load_state_dict(loader.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loader.load_state_dict(loader.state_dict())
+        other.load_state_dict({"batches": 1})  # of an older version
+        other.load_state_dict({"batches": 0, "batch_size": 1})  # between two epochs
 
 
 class Recorder(LightningModule):
@@ -222,12 +237,12 @@ class Recorder(LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.colour = nn.Parameter(torch.zeros(3))
+        self.color = nn.Parameter(torch.zeros(3))
         self.seen: list[str] = []
 
     def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
         self.seen.append(fingerprint(batch))
-        return ((batch["image"].mean((0, 2, 3)) - self.colour) ** 2).sum()
+        return ((batch["image"].mean((0, 2, 3)) - self.color) ** 2).sum()
 
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
         pass
@@ -268,10 +283,10 @@ def test_lightning_resumes_inside_an_epoch_with_the_very_batches(stop_after: int
     first = run(module(root), tmp_path / "cut", max_steps=stop_after)
     rest = run(module(root), tmp_path / "cut", ckpt=str(tmp_path / "cut" / "last.ckpt"))
     assert first.seen + rest.seen == whole.seen
-    assert torch.equal(rest.colour, whole.colour)
+    assert torch.equal(rest.color, whole.color)
 
 
-def test_an_unreadable_picture_is_skipped_named_once_and_counted(tmp_path: Path) -> None:
+def test_an_unreadable_image_is_skipped_named_once_and_counted(tmp_path: Path) -> None:
     make_folder(tmp_path, 6, suffix="jpg")
     bad = tmp_path / "images" / "3.jpg"
     bad.write_bytes(bad.read_bytes()[:2000])  # its header is whole: only decoding finds it out
@@ -291,7 +306,7 @@ def test_an_unreadable_picture_is_skipped_named_once_and_counted(tmp_path: Path)
         data.teardown("fit")
 
 
-def test_an_unreadable_held_out_picture_is_left_out_at_the_start(tmp_path: Path) -> None:
+def test_an_unreadable_held_out_image_is_skipped_at_the_start(tmp_path: Path) -> None:
     make_folder(tmp_path, 10, suffix="jpg")
     held = val_names(module(tmp_path, holdout=0.5))[0].split("#")[0]
     (tmp_path / held).write_bytes((tmp_path / held).read_bytes()[:2000])
@@ -311,15 +326,15 @@ def test_weights_set_the_share_of_each_folder(tmp_path: Path) -> None:
     loader = data.train_dataloader()
     assert len(loader) == 100
     assert data.train_set is not None
-    folders = [data.train_set.photos[number][0] for number, _ in loader.sampler]  # type: ignore[attr-defined]
+    folders = [data.train_set.images[number][0] for number, _ in loader.sampler]  # type: ignore[attr-defined]
     assert 0.68 < folders.count(0) / 400 < 0.82
 
 
-def test_no_photograph_comes_again_before_all_have_come() -> None:
-    drawn = [photo for photo, _ in TrainingSampler([4, 10], weights=[1, 1], num_samples=100, seed=3)]
-    small = [photo for photo in drawn if photo < 4]
+def test_no_image_comes_again_before_all_have_come() -> None:
+    drawn = [image for image, _ in TrainingSampler([4, 10], weights=[1, 1], num_samples=100, seed=3)]
+    small = [image for image in drawn if image < 4]
     assert all(sorted(small[start : start + 4]) == [0, 1, 2, 3] for start in range(0, len(small) - 3, 4))
-    assert sorted(photo for photo, _ in TrainingSampler([3, 4])) == list(range(7))
+    assert sorted(image for image, _ in TrainingSampler([3, 4])) == list(range(7))
 
 
 @pytest.mark.parametrize(("num_samples", "batch_size"), [(50, 4), (3, 4), (7, 1)])
@@ -357,7 +372,7 @@ def test_any_callable_may_be_the_transform(tmp_path: Path) -> None:
     assert runs[0] == runs[1]
 
 
-def test_a_transform_that_loses_every_object_is_told(tmp_path: Path) -> None:
+def test_a_transform_that_loses_every_object_is_reported(tmp_path: Path) -> None:
     data = module(make_folder(tmp_path), transform=lambda *, image, mask: {"image": image, "mask": mask * 0})
     with pytest.raises(
         ValueError,
@@ -397,7 +412,7 @@ def test_each_worker_gets_its_part_of_the_cache(tmp_path: Path) -> None:
     data = module(make_folder(tmp_path), num_workers=2, cache_mb=10)
     data.setup("fit")
     assert data.train_set is not None
-    assert isinstance(data.train_set.cache, PhotoCache)
+    assert isinstance(data.train_set.cache, ImageCache)
     assert data.train_set.cache.max_bytes == 5 * 2**20
     assert isinstance(data.train_dataloader(), TrainingLoader)
 
@@ -409,6 +424,11 @@ def test_each_worker_gets_its_part_of_the_cache(tmp_path: Path) -> None:
         ({"crop_size": 8}, "crop_size must be at least 16, got 8"),
         ({"holdout": 1.0}, "holdout is a share of the images, at least 0 and below 1, got 1.0"),
         ({"val_dataset": "GrabCat"}, "unknown dataset 'GrabCat'; did you mean 'GrabCut'"),
+        ({"dataset": object()}, "dataset is a registered name, got object; give a Dataset of your own to"),
+        ({"scale": None}, r"scale is \(low, high\) with 0 < low <= high, got None; \(1, 1\) keeps the size"),
+        ({"scale": 0.5}, r"scale is \(low, high\) with 0 < low <= high, got 0.5"),
+        ({"crop_size": 32.5}, "crop_size is a whole number, at least 16, got 32.5"),
+        ({"transform": 3}, "transform is a function transform"),
         ({"root": {}}, "root wants folders with weights of 0 or more, not all 0"),
         ({"aspect": math.nan}, "aspect is a factor, at least 1, got nan"),
         ({"scale": (math.nan, 1.0)}, r"scale is \(low, high\) with 0 < low <= high, got \(nan, 1.0\)"),
@@ -424,9 +444,9 @@ def test_each_worker_gets_its_part_of_the_cache(tmp_path: Path) -> None:
         ({"root": []}, "root wants at least one folder, got an empty list"),
         ({"copy_paste": 1.5}, "copy_paste is a probability, at least 0 and at most 1, got 1.5"),
         ({"union": {"a": -0.5}}, "union is a probability, at least 0 and at most 1, got -0.5"),
-        ({"union": {"nobody": 0.5}}, r"union names 'nobody', which is no folder of root \(a\)"),
+        ({"union": {"nobody": 0.5}}, r"union names 'nobody', which is not a folder of root \(a\)"),
     ],
 )
-def test_arguments_out_of_range_are_told(options: dict[str, Any], message: str) -> None:
+def test_arguments_out_of_range_are_reported(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ClickSimulatorDataModule("Folder", **{"root": "x/a", **options})
+        ClickSimulatorDataModule(**{"dataset": "Folder", "root": "x/a", **options})

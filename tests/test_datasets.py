@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from dct_seg.data.base import PhotoCache
-from dct_seg.data.datasets import DATASETS, InteractiveDataset, Photo, open_dataset
+from dct_seg.data.base import ImageCache, Listing, Photo
+from dct_seg.data.datasets import DATASETS, InteractiveDataset, LabeledImage, open_dataset
 from dct_seg.data.images import image_size, read_first_channel, read_image, read_values
 
 HEIGHT, WIDTH = 6, 8
@@ -189,13 +189,13 @@ def test_every_layout_gives_its_objects_and_ignored_pixels(kind: str, tmp_path: 
 
 
 @pytest.mark.parametrize("kind", sorted(set(MAKERS) - {"Shapes"}))
-def test_a_missing_folder_is_told_with_the_layout_that_is_wanted(kind: str, tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported_with_the_expected_layout(kind: str, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere; .* wants .*") as error:
         open_dataset(kind, tmp_path / "nowhere")
     assert DATASETS.get(kind).layout in str(error.value)
 
 
-def test_the_objects_of_one_photograph_share_its_name(tmp_path: Path) -> None:
+def test_the_objects_of_one_image_share_its_name(tmp_path: Path) -> None:
     berkeley = open_dataset("Berkeley", make_berkeley(tmp_path))
     assert [berkeley.image_name(index) for index in range(3)] == [
         "images/1.jpg",
@@ -232,7 +232,7 @@ def test_coco_with_two_json_files_asks_which(tmp_path: Path) -> None:
         ValueError, match=r"2 JSON files; choose one by the option annotations: annotations/.*, more\.json"
     ):
         open_dataset("COCO", tmp_path)
-    with pytest.raises(ValueError, match=r"more\.json is no COCO file .*'images' and 'annotations'"):
+    with pytest.raises(ValueError, match=r"more\.json is not a COCO file .*'images' and 'annotations'"):
         open_dataset("COCO", tmp_path, annotations="more.json")
 
 
@@ -265,7 +265,7 @@ def test_a_size_mismatch_stops_at_the_start_with_both_sizes(tmp_path: Path) -> N
         open_dataset("Folder", tmp_path)
 
 
-def test_a_file_that_is_no_picture_is_left_out_and_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_image_is_skipped_and_named(tmp_path: Path) -> None:
     make_folder(tmp_path)
     (tmp_path / "images" / "a.jpg").write_bytes(b"not an image")
     with pytest.warns(UserWarning, match=r"1 files are left out; first: .*a\.jpg cannot be decoded"):
@@ -273,14 +273,14 @@ def test_a_file_that_is_no_picture_is_left_out_and_named(tmp_path: Path) -> None
     assert [dataset.name(index) for index in range(len(dataset))] == ["images/b c.png"]
 
 
-def test_a_picture_without_a_mask_is_left_out_and_named(tmp_path: Path) -> None:
+def test_an_image_without_a_mask_is_skipped_and_named(tmp_path: Path) -> None:
     make_folder(tmp_path)
     picture(tmp_path / "images" / "z.jpg")
     with pytest.warns(UserWarning, match=r"1 images without a mask are left out; first: z\.jpg"):
         assert len(open_dataset("Folder", tmp_path)) == 3
 
 
-def test_two_pictures_of_one_stem_are_an_error(tmp_path: Path) -> None:
+def test_two_images_of_one_stem_are_an_error(tmp_path: Path) -> None:
     make_folder(tmp_path)
     picture(tmp_path / "images" / "a.png")
     with pytest.raises(ValueError, match="several images named 'a'"):
@@ -290,9 +290,17 @@ def test_two_pictures_of_one_stem_are_an_error(tmp_path: Path) -> None:
 def test_a_folder_of_folders_names_those_that_would_do(tmp_path: Path) -> None:
     make_folder(tmp_path / "cats")
     with pytest.raises(
-        FileNotFoundError, match=r"has no images and no masks; .* these folders in it have that: cats"
+        FileNotFoundError, match=r"has no images and no masks; .* these folders inside have this layout: cats"
     ):
         open_dataset("Folder", tmp_path)
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_folder(tmp_path)
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(folder.parent))
+    assert open_dataset("Folder", f"~/{folder.name}").root == folder
+    assert len(open_dataset("cats", f"~/{folder.name}")) == 3
 
 
 def test_an_unknown_name_reads_a_folder_and_else_gets_the_nearest(tmp_path: Path) -> None:
@@ -301,7 +309,7 @@ def test_an_unknown_name_reads_a_folder_and_else_gets_the_nearest(tmp_path: Path
         open_dataset("GrabCat", tmp_path / "nowhere")
 
 
-def test_an_unknown_option_and_a_missing_root_are_told(tmp_path: Path) -> None:
+def test_an_unknown_option_and_a_missing_root_are_reported(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"the dataset Folder was given splt: .*unexpected keyword argument 'splt'"
     ):
@@ -340,7 +348,7 @@ def test_a_mask_has_its_labels_in_every_mode(mode: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "CMYK"])
-def test_a_picture_is_rgb_in_every_mode(mode: str, tmp_path: Path) -> None:
+def test_an_image_is_rgb_in_every_mode(mode: str, tmp_path: Path) -> None:
     path = tmp_path / ("p.tif" if mode in ("PA", "CMYK") else "p.png")
     source = Image.fromarray(np.full((4, 5), 255, dtype=np.uint8))
     (source.convert("LA").convert("PA") if mode == "PA" else source.convert("RGB").convert(mode)).save(path)
@@ -358,7 +366,7 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
-def test_exif_turns_the_picture_and_its_size(suffix: str, tmp_path: Path) -> None:
+def test_exif_turns_the_image_and_its_size(suffix: str, tmp_path: Path) -> None:
     pixels = np.zeros((2, 3, 3), dtype=np.uint8)
     pixels[0, 0] = 255
     image = Image.fromarray(pixels)
@@ -376,7 +384,7 @@ def test_the_first_channel_of_a_palette_is_its_red(tmp_path: Path) -> None:
     assert read_first_channel(tmp_path / "m.png")[:3, 0].tolist() == [200, 200, 255]
 
 
-def test_a_truncated_picture_is_named(tmp_path: Path) -> None:
+def test_a_truncated_image_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:1500])
@@ -385,16 +393,16 @@ def test_a_truncated_picture_is_named(tmp_path: Path) -> None:
 
 
 def test_the_cache_drops_the_least_recently_used_and_stays_in_its_bound() -> None:
-    photo = Photo(np.zeros((10, 10, 3), dtype=np.uint8), np.zeros((10, 10), dtype=np.uint8))
-    cache = PhotoCache(1000)
-    cache.put((0, 0), photo)
-    cache.put((0, 1), photo)
-    assert cache.get((0, 0)) is photo
-    cache.put((0, 2), photo)
+    decoded = LabeledImage(np.zeros((10, 10, 3), dtype=np.uint8), np.zeros((10, 10), dtype=np.uint8))
+    cache = ImageCache(1000)
+    cache.put((0, 0), decoded)
+    cache.put((0, 1), decoded)
+    assert cache.get((0, 0)) is decoded
+    cache.put((0, 2), decoded)
     assert cache.get((0, 1)) is None
-    assert cache.get((0, 0)) is photo
+    assert cache.get((0, 0)) is decoded
     assert (len(cache), cache.num_bytes) == (2, 800)
-    cache.put((0, 3), Photo(np.zeros((99, 99, 3), dtype=np.uint8), np.zeros((99, 99), dtype=np.uint8)))
+    cache.put((0, 3), LabeledImage(np.zeros((99, 99, 3), dtype=np.uint8), np.zeros((99, 99), dtype=np.uint8)))
     assert len(cache) == 2
 
 
@@ -402,3 +410,14 @@ def test_nothing_warns_on_a_good_folder(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(open_dataset("Folder", make_folder(tmp_path))) == 3
+
+
+def test_dataset_of_another_package_may_use_the_earlier_names() -> None:
+    class Square(InteractiveDataset):
+        def _list(self) -> Iterator[Listing]:
+            yield Listing("square", objects=(1,), areas=(4,))
+
+        def read_photo(self, image: int) -> Photo:
+            return Photo(np.zeros((4, 4, 3), np.uint8), np.eye(4, dtype=np.uint8))
+
+    assert Square(None).read(0).mask.sum() == 4  # type: ignore[abstract]

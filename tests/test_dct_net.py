@@ -10,7 +10,7 @@ from networks import TINY, fewer_clicks, some_clicks, tiny_net
 from torch import Tensor, nn
 
 from dct_seg import Click, ClickBatch, DCTNet, DCTNetConfig
-from dct_seg.models.dct_net import PromptFusion
+from dct_seg.models.config import PromptFusion
 from dct_seg.models.feature_pyramid import FeaturePyramid
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {  # the rows of Table 1, and everything on
@@ -22,6 +22,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {  # the rows of Table 1, and everyt
         "normalize_features": True,
         "rejection": "printed",
         "join_norm": False,
+        "feature_dct_norm": "none",
     },
     "late": {"prompt_fusion": "late", "previous_mask": True},
     "late_baseline": {
@@ -366,7 +367,7 @@ def test_bfloat16_and_channels_last_are_close_to_float32() -> None:
             (2, 3, 32, 32),
             1,
             None,
-            "2 images need as many lists of clicks, got 1; ClickBatch.empty fills in for none",
+            "2 images need as many lists of clicks, got 1; for no clicks, pass ClickBatch.empty",
         ),
         (
             (1, 3, 32, 32),
@@ -425,7 +426,7 @@ def statistics_of(net: DCTNet, clicks: ClickBatch, previous: Tensor | None = Non
         return torch.cat([mean for mean, _ in net.encode(image(1), clicks, previous).statistics], 1)
 
 
-def test_feature_dct_reads_the_image_alone_where_it_is_told_to() -> None:
+def test_feature_dct_reads_the_image_alone_if_configured() -> None:
     clicks, mask = some_clicks()[1:], torch.ones(1, 1, 32, 32)
     fused = tiny_net(previous_mask=True)
     alone = tiny_net(previous_mask=True, feature_dct_input="image")

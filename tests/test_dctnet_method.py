@@ -10,7 +10,8 @@ import torch
 from networks import tiny_net
 from numpy.typing import NDArray
 
-from dct_seg import Click, ClickBatch
+from dct_seg import Click, ClickBatch, Predictor
+from dct_seg.methods.base import Answer
 from dct_seg.methods.dctnet import KEPT_VIEWS, DCTNetMethod
 from dct_seg.methods.views import View, first_view, next_view, object_view, whole_view
 
@@ -215,7 +216,8 @@ def test_an_object_just_found_is_looked_at_again_in_its_own_region(
         np.testing.assert_array_equal(seen[1][1], blob(20, 30, 35, 50, (60, 90)))  # what the first look found
         assert view == object_view(blob(20, 30, 35, 50, (60, 90)), clicks, 64, margin=1.4)
     seen.clear()
-    one.predict_view(IMAGE, [*clicks, Click(30, 45, radius=2.0)], blob(20, 30, 35, 50, (60, 90)), share=share)
+    known = Answer(blob(20, 30, 35, 50, (60, 90)))
+    one.predict_view(IMAGE, [*clicks, Click(30, 45, radius=2.0)], known, share=share)
     assert len(seen) == 1  # a mask that was there before is corrected in one look
 
 
@@ -335,40 +337,33 @@ def test_options_are_plain_values_that_tell_two_settings_apart() -> None:
 WHOLE = whole_view((100, 200), 448)
 
 
-def seen(view: View, probs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """As a method that holds views leaves it: above 0 all over the view, and 0 outside."""
-    inside = np.zeros_like(probs)
-    inside[view.top : view.top + view.height, view.left : view.left + view.width] = 1e-6
-    return np.maximum(probs, inside)
-
-
-def look(probs: NDArray[np.float32], *clicks: Click) -> View:
-    return next_view(probs, clicks or [Click(50, 80)], WHOLE, 120, margin=1.5)
+def look(probs: NDArray[np.float32], *clicks: Click, held: View | None = None) -> View:
+    return next_view(probs, held, clicks or [Click(50, 80)], WHOLE, 120, margin=1.5)
 
 
 def test_view_is_held_while_the_object_fits_it_with_a_little_margin() -> None:
     first = look(blob(40, 60, 60, 100))
     assert first == object_view(blob(40, 60, 60, 100), [Click(50, 80)], 120, margin=1.5)
-    assert look(seen(first, blob(38, 58, 62, 104))) == first
-    assert look(seen(first, blob(38, 58, 62, 110))) != first  # reaches the view's right edge
+    assert look(blob(38, 58, 62, 104), held=first) == first
+    assert look(blob(38, 58, 62, 110), held=first) != first  # reaches the view's right edge
 
 
 def test_view_is_held_for_a_tiny_object_that_moves_a_little() -> None:
     first = look(blob(40, 60, 44, 66), Click(41, 62))
     assert (first.height, first.width) == (30, 30)
-    assert look(seen(first, blob(42, 63, 47, 69)), Click(41, 62)) == first
+    assert look(blob(42, 63, 47, 69), Click(41, 62), held=first) == first
 
 
 def test_view_is_left_for_an_object_that_is_much_smaller_or_a_click_outside() -> None:
     first = look(blob(40, 60, 60, 100))
-    assert look(seen(first, blob(42, 64, 56, 96))) == first
-    assert look(seen(first, blob(45, 70, 55, 85))) != first
-    assert look(seen(first, blob(40, 60, 60, 100)), Click(50, 80), Click(50, 180, positive=False)) != first
+    assert look(blob(42, 64, 56, 96), held=first) == first
+    assert look(blob(45, 70, 55, 85), held=first) != first
+    assert look(blob(40, 60, 60, 100), Click(50, 80), Click(50, 180, positive=False), held=first) != first
 
 
 def test_whole_image_is_held_for_an_object_that_nearly_fills_it() -> None:
-    assert look(seen(WHOLE, blob(10, 20, 90, 190))) == WHOLE
-    assert look(seen(WHOLE, blob(40, 60, 60, 100))) == look(blob(40, 60, 60, 100))
+    assert look(blob(10, 20, 90, 190), held=WHOLE) == WHOLE
+    assert look(blob(40, 60, 60, 100), held=WHOLE) == look(blob(40, 60, 60, 100))
 
 
 def late(**options: object) -> DCTNetMethod:
@@ -387,9 +382,11 @@ def test_answer_from_a_kept_encoding_is_that_of_a_fresh_one_to_the_bit(seed: int
             *clicks,
             Click(float(rng.uniform(0, 59)), float(rng.uniform(0, 89)), bool(rng.random() < 0.6), 4.0),
         ]
-        answer = kept.predict(IMAGE, clicks, previous)
-        assert np.array_equal(answer, late(flip=flip).predict(IMAGE, clicks, previous))
-        assert np.array_equal(answer, kept.predict(IMAGE, clicks, previous))
+        answer = kept.answer(IMAGE, clicks, previous)
+        for again in (late(flip=flip), kept):
+            repeated = again.answer(IMAGE, clicks, previous)
+            assert np.array_equal(answer.probs, repeated.probs)
+            assert answer.view == repeated.view
         previous = answer
 
 
@@ -432,11 +429,30 @@ def test_early_network_looks_afresh_at_each_click_and_encodes_for_missing_radii_
     one = method(zoom_size=64)
     calls = count_encodings(one, monkeypatch)
     previous, clicks = blob(20, 30, 35, 50, (60, 90)), [Click(25, 40, radius=3.0), Click(30, 45, radius=2.0)]
-    view, _ = one.predict_view(IMAGE, clicks, np.maximum(previous, np.float32(1e-6)))
+    view, _ = one.predict_view(IMAGE, clicks, Answer(previous, whole_view((60, 90), 448)))
     assert view == object_view(previous, clicks, 64, margin=1.4)
     assert calls == []
     held = method(zoom_size=64, hold_view=True).predict(IMAGE, clicks, previous)
     np.testing.assert_allclose(held, one.predict(IMAGE, clicks, previous), atol=2e-6)
+
+
+def test_view_travels_with_the_answer_and_not_with_its_probabilities() -> None:
+    one, probs = late(), blob(20, 30, 35, 50, (60, 90))
+    clicks = [Click(25, 40, radius=3.0), Click(30, 45, positive=False, radius=2.0)]
+    wanted = object_view(probs, clicks, 64, margin=1.4)
+    assert wanted is not None
+    wider = View(wanted.top - 2, wanted.left - 2, wanted.height + 4, wanted.width + 4, (1, 1)).resized(64)
+    assert one.answer(IMAGE, clicks, Answer(probs, wider)).view == wider
+    assert one.answer(IMAGE, clicks, Answer(probs)).view == wanted
+    assert np.array_equal(one.predict(IMAGE, clicks, probs), one.answer(IMAGE, clicks, Answer(probs)).probs)
+    predictor = Predictor(late())
+    predictor.set_image(IMAGE)
+    found = predictor.predict(clicks)
+    assert found.view is not None
+    outside = np.ones((60, 90), bool)
+    outside[found.view.top :, found.view.left :][: found.view.height, : found.view.width] = False
+    assert (found.probs[outside] == 0).all()
+    assert (found.probs[~outside] > 0).all()
 
 
 def test_no_more_than_a_few_views_are_kept() -> None:

@@ -101,8 +101,28 @@ def test_without_the_norm_where_inputs_join_the_strength_of_a_feature_in_this_im
     assert [name for name, _ in plain.named_parameters()] == ["conv.weight", "conv.bias"]
 
 
+def test_without_its_norm_feature_dct_scales_and_shifts_the_convolution() -> None:
+    layer = ConvNorm(3, 4, predicted=True, norm="none")
+    assert [name for name, _ in layer.named_parameters()] == ["conv.weight", "conv.bias"]
+    x, mean, std = torch.randn(2, 3, 8, 8), torch.randn(2, 4), torch.rand(2, 4)
+    wanted = torch.relu(layer.conv(x) * std[:, :, None, None] + mean[:, :, None, None])
+    torch.testing.assert_close(layer(x, (mean, std)), wanted)
+    half = layer.bfloat16()(x.bfloat16(), (mean, std))
+    assert half.dtype == torch.bfloat16
+    decoder = UNetDecoder([4, 6, 8, 10], width=16, predicted=2, predicted_norm="none", norm="batch")
+    assert [block.refine.normalizes for block in decoder.blocks] == [False, False, True]
+
+
+def test_decoder_without_any_norm_is_convolutions_only() -> None:
+    layer = ConvNorm(3, 4, norm="none")
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(layer(x), torch.relu(layer.conv(x)))
+    decoder = UNetDecoder([4, 6, 8, 10], width=16, norm="none", join_norm=True)
+    assert all(name.endswith(("conv.weight", "conv.bias")) for name, _ in decoder.blocks.named_parameters())
+
+
 def _changed_inside(decoder: UNetDecoder, before: list[Tensor], after: list[Tensor]) -> float:
-    """How much what the finest block joins changes away from the borders, in its own standard deviation."""
+    """Change of the finest block's inputs away from the borders, in their own standard deviations."""
     joined: list[Tensor] = []
     decoder.blocks[-1].join.register_forward_hook(lambda module, args, out: joined.append(out.detach()))
     decoder(before), decoder(after)

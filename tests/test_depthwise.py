@@ -1,4 +1,4 @@
-"""The depthwise convolution with a fast gradient gives the numbers of the one it stands in for."""
+"""The depthwise convolution with a fast gradient gives the numbers of the one that it replaces."""
 
 from itertools import product
 
@@ -110,7 +110,7 @@ def test_replacement_keeps_the_weights_and_their_names() -> None:
         nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False, padding_mode="reflect"),
         nn.Conv2d(4, 8, 3, padding=1, groups=4, bias=False),
         nn.Conv2d(4, 4, 3, padding=1, bias=False),
-        StdConv2d(4, 4, 3, padding=1, groups=4, bias=False),  # standardises its weights
+        StdConv2d(4, 4, 3, padding=1, groups=4, bias=False),  # standardizes its weights
     ],
 )
 def test_other_convolutions_are_left_alone(conv: nn.Conv2d) -> None:

@@ -87,7 +87,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def dct_seg(installed: Path, *args: str, code: int = 0) -> str:
-    """What the command prints in a process that finds the installed packages."""
+    """Output of the command in a process that finds the installed packages."""
     path = os.pathsep.join(filter(None, [str(installed), os.environ.get("PYTHONPATH", "")]))
     command = [sys.executable, "-m", "dct_seg.cli", *args]
     done = subprocess.run(
@@ -97,6 +97,7 @@ def dct_seg(installed: Path, *args: str, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_all_four_are_listed_by_their_short_names(installed: Path) -> None:
     listed = dict(line.split(": ", 1) for line in dct_seg(installed, "list").splitlines() if ": " in line)
     assert "Ring" in listed["encoders"].split(", ")
@@ -106,6 +107,7 @@ def test_all_four_are_listed_by_their_short_names(installed: Path) -> None:
     assert "area" in listed["losses"].split(", ")
 
 
+@pytest.mark.slow
 def test_a_misspelt_short_name_is_answered_with_the_installed_one(installed: Path, tmp_path: Path) -> None:
     line = dct_seg(
         installed,

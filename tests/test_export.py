@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from exports import Exported
 from networks import tiny_net
 from timm.models.tiny_vit import TinyVitBlock
 
@@ -28,26 +29,16 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (75, 110, 3), dtype=np.uint8)
 EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "onnx_alone.py"
 
 
-class Exported:
-    """A network and its folder."""
-
-    def __init__(self, folder: Path, fusion: str) -> None:
-        self.net = tiny_net(
-            backbone="test_resnet", previous_mask=True, prompt_fusion=fusion, normalize_features=True
-        )
-        self.folder = folder
-        self.files = [file.name for file in export(self.net, folder, source="tiny")]
-
-
 @pytest.fixture(scope="module", params=["early", "late"])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return Exported(tmp_path_factory.mktemp(request.param), request.param)
+    return Exported(request.param, tmp_path_factory)
 
 
 @pytest.mark.slow
 def test_late_network_is_a_pair_and_early_one_is_one(exported: Exported) -> None:
     main = ["decoder.onnx", "encoder.onnx"] if exported.net.is_late else ["encoder.onnx", "network.onnx"]
-    assert exported.files == sorted(["dct_seg.json", *main, "radii.onnx"])
+    files = sorted(file.name for file in exported.folder.iterdir())
+    assert files == sorted(["dct_seg.json", *main, "radii.onnx"])
     card = read_card(exported.folder)
     assert (card.kind, card.source, card.is_late, card.multiple) == ("onnx", "tiny", exported.net.is_late, 32)
 
@@ -109,7 +100,7 @@ def test_predictor_answers_with_the_export(exported: Exported) -> None:
 
 
 @pytest.mark.slow
-def test_folder_is_told_from_weights_by_its_card(exported: Exported) -> None:
+def test_an_export_folder_is_distinguished_from_weights_by_its_card(exported: Exported) -> None:
     assert isinstance(load_network(exported.folder), ExportedNetwork)
     with pytest.raises(
         ValueError, match=r"float32 on the CPU without refinement, got device='cpu', precision='bfloat16'"
@@ -160,7 +151,7 @@ def test_export_that_answers_otherwise_is_not_kept(tmp_path: Path, monkeypatch: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_traced_is_told_in_one_line(tmp_path: Path) -> None:
+def test_what_cannot_be_traced_is_reported_in_one_line(tmp_path: Path) -> None:
     class Branching(DCTNet):
         def encode_image(self, image: torch.Tensor) -> list[torch.Tensor]:
             if image.mean() > 0.5:

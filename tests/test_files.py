@@ -60,7 +60,7 @@ def test_the_longest_name_a_file_system_allows_can_be_written(tmp_path: Path) ->
     assert write_whole(tmp_path / name, "x").read_text() == "x"
 
 
-def test_no_pattern_for_pictures_finds_the_temporary(tmp_path: Path) -> None:
+def test_no_pattern_for_images_finds_temporary_files(tmp_path: Path) -> None:
     with whole_file(tmp_path / "a.png") as temporary:
         temporary.write_bytes(b"half")
         assert list(tmp_path.glob("*.png")) == []

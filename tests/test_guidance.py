@@ -109,5 +109,5 @@ def test_same_image_has_the_same_superpixels_and_tiny_ones_work() -> None:
 
 
 def test_without_superpixels_it_says_what_to_give() -> None:
-    with pytest.raises(ValueError, match=r"give what prepare\(image\) returned"):
+    with pytest.raises(ValueError, match=r"pass the result of prepare\(image\)"):
         SuperpixelGuidance()(ClickBatch.empty(1), (4, 5))

@@ -18,9 +18,13 @@ from urllib.parse import unquote, urlparse
 import pytest
 from networks import tiny_net
 
+from dct_seg import Predictor
+from dct_seg.methods import METHODS
 from dct_seg.models.hub import is_hub_name, model_card
+from dct_seg.models.network import InteractiveNetwork
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+REVISIONS = ("main", "v1", "v2")
 
 
 class StandIn(ThreadingHTTPServer):
@@ -28,7 +32,8 @@ class StandIn(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files: dict[str, bytes] = {}
+        self.files: dict[str, dict[str, bytes]] = {}
+        """Content by repository and file."""
         self.uploads: dict[str, bytes] = {}
         self.asked: list[str] = []
 
@@ -46,8 +51,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = urlparse(self.path).path
         if path.startswith("/api/models/"):
-            names = [{"rfilename": name} for name in self.server.files]
-            return self._json({"id": "org/cells", "sha": COMMIT, "siblings": names})
+            repository = "/".join(path.split("/")[3:5])
+            names = [{"rfilename": name} for name in self.server.files.get(repository, {})]
+            return self._json({"id": repository, "sha": COMMIT, "siblings": names})
         return self._file(with_body=True)
 
     def do_POST(self) -> None:
@@ -55,18 +61,20 @@ class Handler(BaseHTTPRequestHandler):
         path = urlparse(self.path).path
         self.server.asked.append(f"POST {path}")
         if path == "/api/repos/create":
-            return self._json({"url": f"{self.server.url}/org/cells", "name": "org/cells"})
+            asked = json.loads(body)
+            repository = f"{asked['organization']}/{asked['name']}"
+            return self._json({"url": f"{self.server.url}/{repository}", "name": repository})
         if path == "/api/validate-yaml":
             return self._json({"errors": [], "warnings": []})
         if "/preupload/" in path:
-            files = [
+            told = [
                 {
                     "path": one["path"],
                     "uploadMode": "lfs" if one["path"].endswith("safetensors") else "regular",
                 }
                 for one in json.loads(body)["files"]
             ]
-            return self._json({"files": [{**one, "shouldIgnore": False} for one in files]})
+            return self._json({"files": [{**one, "shouldIgnore": False} for one in told]})
         if path.endswith("/info/lfs/objects/batch"):
             objects = [
                 {**one, "actions": {"upload": {"href": f"{self.server.url}/lfs/{one['oid']}"}}}
@@ -74,14 +82,16 @@ class Handler(BaseHTTPRequestHandler):
             ]
             return self._json({"transfer": "basic", "objects": objects})
         if "/commit/" in path:
+            repository = "/".join(path.split("/")[3:5])
+            files = self.server.files.setdefault(repository, {})
             for line in body.decode().splitlines():
-                told = json.loads(line)
-                value = told["value"]
-                if told["key"] == "file":
-                    self.server.files[value["path"]] = base64.b64decode(value["content"])
-                elif told["key"] == "lfsFile":
-                    self.server.files[value["path"]] = self.server.uploads[value["oid"]]
-            url = f"{self.server.url}/org/cells/commit/{COMMIT}"
+                change = json.loads(line)
+                value = change["value"]
+                if change["key"] == "file":
+                    files[value["path"]] = base64.b64decode(value["content"])
+                elif change["key"] == "lfsFile":
+                    files[value["path"]] = self.server.uploads[value["oid"]]
+            url = f"{self.server.url}/{repository}/commit/{COMMIT}"
             return self._json({"commitUrl": url, "commitOid": COMMIT, "success": True, "hookOutput": ""})
         return self._json({"error": f"no such request {path}"}, 404)
 
@@ -93,11 +103,13 @@ class Handler(BaseHTTPRequestHandler):
     def _file(self, *, with_body: bool) -> None:
         path = unquote(urlparse(self.path).path)
         self.server.asked.append(f"{self.command} {path}")
-        _, _, rest = path.partition("/resolve/")
-        content = self.server.files.get(rest.partition("/")[2])
-        if content is None:
+        repository, _, rest = path.strip("/").partition("/resolve/")
+        revision, _, name = rest.partition("/")
+        content = self.server.files.get(repository, {}).get(name)
+        if content is None or revision not in REVISIONS:
+            missing = "RevisionNotFound" if revision not in REVISIONS else "EntryNotFound"
             self.send_response(404)
-            self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("X-Error-Code", missing if repository in self.server.files else "RepoNotFound")
             self.send_header("X-Repo-Commit", COMMIT)
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -139,11 +151,15 @@ again = DCTNet.from_pretrained("org/cells", revision="v1")
 assert again.config == net.config, (again.config, net.config)
 assert all((a == b).all() for a, b in zip(net.state_dict().values(), again.state_dict().values()))
 print(again.card)
-assert Predictor.from_pretrained("org/cells").method.net.config == net.config
-try:
-    DCTNet.from_pretrained("org/none", revision="v1")
-except FileNotFoundError as error:
-    print(error)
+predictor = Predictor.from_pretrained("org/cells", revision="v2")
+assert predictor.method.net.config == net.config
+print(predictor.push_to_hub("org/nuclei", half=False, domain="nuclei"))
+assert Predictor.from_pretrained("org/nuclei").method.net.card["domain"] == "nuclei"
+for name, revision in (("org/none", "v1"), ("org/cells", "v3")):
+    try:
+        Predictor.from_pretrained(name, revision=revision)
+    except FileNotFoundError as error:
+        print(error)
 """
 
 
@@ -161,15 +177,19 @@ def test_weights_go_to_the_hub_and_come_back(hub: StandIn, tmp_path: Path) -> No
     command = [sys.executable, "-c", ROUND_TRIP, str(file)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, f"{done.stderr}\n{hub.asked}"
-    url, card, *_ = done.stdout.splitlines()
+    url, card, again, *missing = done.stdout.splitlines()
     assert url == f"{hub.url}/org/cells/commit/{COMMIT}"
+    assert again == f"{hub.url}/org/nuclei/commit/{COMMIT}"
     assert card == "{'license': 'mit', 'training_data': 'drawn'}"
-    assert sorted(hub.files) == ["README.md", "config.json", "model.safetensors"]
-    readme = hub.files["README.md"].decode()
+    assert sorted(hub.files["org/cells"]) == ["README.md", "config.json", "model.safetensors"]
+    readme = hub.files["org/cells"]["README.md"].decode()
     assert "license: mit\n" in readme
     assert "| training_data | drawn |" in readme
-    assert json.loads(hub.files["config.json"])["backbone"] == "resnet18"
-    assert "GET /org/cells/resolve/v1/model.safetensors" in hub.asked
+    assert json.loads(hub.files["org/cells"]["config.json"])["backbone"] == "resnet18"
+    told = [line.partition(": ")[0] for line in missing]
+    assert told == ["no weights at 'org/none' in revision v1", "no weights at 'org/cells' in revision v3"]
+    for name in ("cells/resolve/v1", "cells/resolve/v2", "nuclei/resolve/main"):
+        assert f"HEAD /org/{name}/model.safetensors" in hub.asked
 
 
 def test_card_says_what_the_metadata_says() -> None:
@@ -182,3 +202,25 @@ def test_card_says_what_the_metadata_says() -> None:
 @pytest.mark.parametrize("name", ["dct-lite0", "./a/b", "a/b/c", "a/b.safetensors", "/a/b", "a/../b"])
 def test_path_is_no_name_on_the_hub(name: str) -> None:
     assert not is_hub_name(name)
+
+
+def test_predictor_without_weights_pushes_nothing() -> None:
+    predictor = Predictor(METHODS.get("disc")())
+    with pytest.raises(ValueError, match="only a network's weights go to the Hub, this predictor runs Disc"):
+        predictor.push_to_hub("org/cells")
+
+
+def test_revision_of_what_is_not_on_the_hub_is_refused(tmp_path: Path) -> None:
+    file = tiny_net().save_pretrained(tmp_path / "net.safetensors")
+    for name in (file, "dct-lite0"):
+        with pytest.raises(ValueError, match="revision 'v1' belongs to weights on the Hugging Face Hub"):
+            Predictor.from_pretrained(name, revision="v1")
+
+
+def test_folder_that_is_there_is_never_asked_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org" / "cells").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"folder 'org/cells' holds no model\.safetensors"):
+        InteractiveNetwork.from_pretrained("org/cells")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import stat
 from pathlib import Path
@@ -14,14 +15,16 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from dct_seg.data.brightness import to_uint8
 from dct_seg.data.images import (
     UnreadableFileError,
     image_size,
+    mask_of_png,
     read_image,
     read_on_white,
     read_values,
-    to_uint8,
 )
+from dct_seg.data.labels import soft_problem
 
 RAMP = np.tile(np.arange(256), (20, 1))
 
@@ -220,3 +223,48 @@ def test_file_that_is_cut_short_is_named(tmp_path: Path, suffix: str, share: flo
     path.write_bytes(data[: int(len(data) * share)])
     with contextlib.suppress(UnreadableFileError):  # some formats show what there is; nothing else is raised
         read_image(path)
+
+
+def two_objects() -> NDArray[np.uint8]:
+    """Labels 3 and 9, at the edge and inside of 12 x 17 pixels."""
+    labels = np.zeros((12, 17), np.uint8)
+    labels[5:8, 0:4] = 3
+    labels[6:9, 6:11] = 9
+    return labels
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16", "empty", "rotated"])
+def test_values_of_a_mask_in_memory_are_those_of_the_file_in_every_mode(tmp_path: Path, mode: str) -> None:
+    labels = np.zeros_like(two_objects()) if mode == "empty" else two_objects()
+    gray_mask = Image.fromarray(labels)
+    made = {
+        "1": lambda: Image.fromarray(labels > 0),
+        "I;16": lambda: Image.fromarray(labels.astype(np.uint16) * 300),
+        "P": lambda: Image.frombytes("P", (17, 12), labels.tobytes()),
+    }
+    image = made.get(mode, lambda: gray_mask.convert(mode) if mode.startswith(("R", "L")) else gray_mask)()
+    exif = Image.Exif()
+    exif[0x0112] = 6 if mode == "rotated" else 1
+    if mode == "P":
+        image.putpalette(list(range(0, 768 // 3)) * 3)
+    image.save(tmp_path / "mask.png", exif=exif)
+    wanted = read_values(tmp_path / "mask.png")
+    found = mask_of_png((tmp_path / "mask.png").read_bytes(), "mask.png")
+    whole = np.zeros(found.size, found.values.dtype)
+    (top, left), (height, width) = found.corner, found.values.shape
+    whole[top : top + height, left : left + width] = found.values
+    assert np.array_equal(whole, wanted)
+    assert found.size == wanted.shape
+
+
+def test_soft_mask_is_told_from_the_box_of_its_object_as_from_the_whole() -> None:
+    rows, cols = np.ogrid[:90, :120]
+    distance = np.hypot(rows - 40, cols - 50)
+    for labels in (
+        np.clip(250 - 8 * distance, 0, 250).astype(np.uint8),
+        np.repeat(np.repeat(np.arange(16, dtype=np.uint8).reshape(4, 4), 2, axis=0), 1, axis=1),
+        np.pad(np.arange(1, 10, dtype=np.uint8)[None], ((3, 3), (0, 9))),
+    ):
+        file = io.BytesIO()
+        Image.fromarray(labels).save(file, format="PNG")
+        assert soft_problem(mask_of_png(file.getvalue(), "mask").values) == soft_problem(labels)

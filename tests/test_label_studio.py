@@ -311,12 +311,12 @@ def test_path_of_label_studio_needs_its_address() -> None:
     assert "set LABEL_STUDIO_URL to its address" in answer.json()["error"]
 
 
-def test_address_that_is_none_is_told_at_the_start(
+def test_address_that_is_none_is_reported_at_the_start(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LABEL_STUDIO_URL", "localhost:8080")
     assert main(["label-studio"]) == 2
-    assert "'localhost:8080' is no address of Label Studio; give http://HOST:PORT" in capsys.readouterr().err
+    assert "'localhost:8080' is not an address of Label Studio; give http://HOST" in capsys.readouterr().err
 
 
 # bad requests
@@ -346,7 +346,7 @@ BAD = [
         "no XML",
         request_of(keypoint(1, 1), label_config="<View>"),
         400,
-        "the labeling configuration is no XML",
+        "the labeling configuration is not XML",
     ),
     (
         "entities",
@@ -364,13 +364,13 @@ BAD = [
         "a polygon",
         request_of(region("polygonlabels", x=1, y=1)),
         400,
-        "type polygonlabels is no click; use smart",
+        "type polygonlabels is not a click; use smart",
     ),
     (
         "no label",
         request_of({**keypoint(1, 1), "value": {"x": 1, "y": 1}}),
         400,
-        "has no label; choose a label",
+        "has no label; select a label",
     ),
     ("a point outside", request_of(keypoint(1, 70)), 400, "lies outside the image of 60x40 pixels"),
     ("an ellipse outside", request_of(ellipse(50, 10, 5, 5)), 400, "lies outside the image of 60x40 pixels"),
@@ -399,7 +399,7 @@ def test_token_is_the_password_that_label_studio_sends() -> None:
     assert client.get("/health", auth=("anyone", "sesame")).status_code == 200
 
 
-def test_without_fastapi_the_pip_line_is_told(
+def test_without_fastapi_the_pip_line_is_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "fastapi", None)

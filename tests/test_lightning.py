@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -134,8 +135,8 @@ def test_a_monitor_that_is_not_logged_names_those_that_are() -> None:
         tiny_trainer(".", limit_train_batches=1).fit(task, tiny_data())
 
 
-def test_an_optimizer_that_does_not_suit_is_told_before_training(tiny: str, capsys: Any) -> None:
-    assert "optimizer LBFGS needs the loss several times" in complaint(capsys, "--optimizer=LBFGS")
+def test_an_optimizer_that_does_not_suit_is_reported_before_training(tiny: str, capsys: Any) -> None:
+    assert "optimizer LBFGS needs several losses per step" in complaint(capsys, "--optimizer=LBFGS")
     assert "optimizer.lr must be above 0, got -1.0" in complaint(
         capsys, "--optimizer=SGD", "--optimizer.lr=-1"
     )
@@ -170,6 +171,19 @@ def test_options_of_the_trainer_work(args: list[str], tiny: str, capsys: pytest.
         (["--trainer.gradient_clip_val=1.0"], "set model.gradient_clip 1.0 instead"),
         (["--trainer.accumulate_grad_batches=2"], "set model.accumulate_batches and model.update sum"),
         (["--trainer.callbacks=LearningRateFinder"], "compare rates with `dct-seg sweep` over model.lr"),
+        (["--trainer.callbacks=BackboneFinetuning"], "set model.backbone_lr_factor"),
+        (
+            [
+                "--trainer.callbacks={class_path: GradientAccumulationScheduler, "
+                "init_args: {scheduling: {0: 2}}}"
+            ],
+            "GradientAccumulationScheduler has no effect",
+        ),
+        (
+            ["--trainer.callbacks={class_path: ModelPruning, init_args: {pruning_fn: l1_unstructured}}"],
+            "set model.channels_last false",
+        ),
+        (["--trainer.callbacks=BatchSizeFinder"], "this run is on a CPU; set data.batch_size"),
     ],
 )
 def test_options_that_cannot_act_name_what_does(
@@ -178,7 +192,14 @@ def test_options_that_cannot_act_name_what_does(
     assert message in complaint(capsys, *args)
 
 
+def test_pruning_works_without_channels_last(tiny: str) -> None:
+    pruning = "{class_path: ModelPruning, init_args: {pruning_fn: l1_unstructured, amount: 0.5}}"
+    assert fit(f"--trainer.callbacks={pruning}", "--model.channels_last=false", "--report=none") == 0
+
+
 def test_the_tuner_is_refused_too(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="BatchSizeFinder doubles the batch"):
+        Tuner(tiny_trainer(tmp_path)).scale_batch_size(tiny_task(), tiny_data())
     with pytest.raises(ValueError, match="the learning-rate finder needs automatic optimization"):
         Tuner(tiny_trainer(tmp_path)).lr_find(tiny_task(), tiny_data())
     with pytest.raises(ValueError, match="the learning-rate finder needs"):
@@ -216,6 +237,23 @@ def test_batches_accumulate_before_a_step(tmp_path: Path) -> None:
         ({"gradient_clip": math.nan}, "gradient_clip is a norm, above 0, got nan"),
         ({"val_threshold": 2.0}, "val_threshold is a probability, above 0 and below 1, got 2.0"),
         ({"losses": {"bce": -1.0}}, "losses.bce must be at least 0, got -1.0"),
+        (
+            {"losses": {}},
+            r"losses is a mapping of losses to weights, as in \{bce: 1.0\}, got \{\}; known: bce",
+        ),
+        ({"losses": "bce"}, "losses is a mapping of losses to weights"),
+        (
+            {"losses": {"normalized_focal": {"gamma": math.nan}}},
+            "losses.normalized_focal.gamma must be finite",
+        ),
+        ({"val_prompts": []}, r"val_prompts is \[drag\], \[click\] or \[drag, click\], got \[\]"),
+        ({"val_prompts": ["drag", "drag"]}, r"got \['drag', 'drag'\]"),
+        ({"train_clicks": 3}, "train_clicks is the minimum and maximum clicks per batch, at least 1, got 3"),
+        ({"train_clicks": (1, 2.5)}, r"at least 1, got \(1, 2.5\)"),
+        ({"val_clicks": 2.5}, "val_clicks is a whole number, at least 1, got 2.5"),
+        ({"network": {"backbone": None}}, "the network's backbone is a text, got None"),
+        ({"network": {"decoder_width": "8"}}, "the network's decoder_width is a whole number, got '8'"),
+        ({"network": {"click_encoder_options": "a"}}, "click_encoder_options is a mapping, got 'a'"),
         ({"network": {"decoder_width": 0}}, "decoder_width must be at least 2, got 0"),
         ({"network": {"decoder_stride": 3}}, "decoder_stride is 2, 4 or 8, got 3"),
     ],
@@ -224,6 +262,67 @@ def test_batches_accumulate_before_a_step(tmp_path: Path) -> None:
 def test_values_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny_task(**options)
+
+
+def test_numbers_of_numpy_are_taken_and_kept_as_plain_ones(tmp_path: Path) -> None:
+    options = {"lr": np.float32(0.5), "train_clicks": (np.int64(1), np.int64(2)), "seed": np.int64(3)}
+    task = tiny_task({"decoder_width": np.int64(8)}, **options)
+    trainer = tiny_trainer(tmp_path, limit_val_batches=0, limit_train_batches=0)
+    trainer.fit(task, tiny_data(batch_size=np.int64(2)))
+    trainer.save_checkpoint(tmp_path / "plain.ckpt")
+    stored = torch.load(tmp_path / "plain.ckpt", weights_only=True)["hyper_parameters"]
+    assert (stored["lr"], stored["train_clicks"], stored["network"]["decoder_width"]) == (0.5, (1, 2), 8)
+
+
+# --- configurations ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overlay", "message"),
+    [
+        ("model:\ntrainer: {max_epochs: 2}", "'o.yaml': model is a mapping, got nothing; give it values"),
+        ("data: [1]", r"'o.yaml': data is a mapping, got [1]"),
+        ("", "'o.yaml' is a mapping with model, data, trainer, interactions or some of them, got nothing"),
+        ("model: {lr: 0.1}\nmodel: {val_clicks: 2}", "'o.yaml', line 2: 'model' is given twice"),
+        ("model: {lr: fast}", "model.lr is float, got fast"),
+        (
+            "model: {losses: {bce: much}}",
+            "model.losses is dict[str, float | dict[str, float]] or null, got {",
+        ),
+        ("model: {network: {rejection: odd}}", "model.network.rejection is one of true, printed; got odd"),
+        ("model: {network: {decoder_width: 8.5}}", "decoder_width is a whole number, got 8.5"),
+        ("model: {network: {decoder_wide: 8}}", "did you mean 'model.network.decoder_width'?"),
+        ("data: {options: {size: 64}}", "the dataset Shapes cannot be made with min_object_size 80, size 64"),
+        ("data: {max_zoom: -1}", "max_zoom is a factor, above 0, got -1.0"),
+        (
+            "data: {transform: torch.nn.ReLU}",
+            "the transform ReLU cannot be called as transform(image=, mask=)",
+        ),
+        ("seed_everything: -3", "seed_everything must be at least 0"),
+        ("optimizer: {class_path: SGD, init_args: {lr: fast}}", "optimizer.lr is float or Tensor, got fast"),
+        ("lr_scheduler: {class_path: StepLR}", "lr_scheduler lacks step_size"),
+        (
+            "lr_scheduler: {class_path: CosineAnnealingLR, init_args: {T_max: 0}}",
+            "lr_scheduler CosineAnnealingLR cannot step: integer modulo by zero",
+        ),
+        ("trainer: {callbacks: [Nope]}", "trainer.callbacks names no class 'Nope'"),
+        (
+            "trainer: {callbacks: {class_path: ModelCheckpoint, init_args: {save_last: maybe}}}",
+            "trainer.callbacks.save_last is bool or Literal['link'] or null, got maybe",
+        ),
+        (
+            "trainer: {callbacks: {class_path: Timer, init_args: {duration: soon}}}",
+            "error: `Timer(duration='soon')` is not a valid duration",
+        ),
+    ],
+)
+def test_a_configuration_of_wrong_types_is_told_in_one_line(
+    overlay: str, message: str, tiny: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("o.yaml").write_text(overlay)
+    line = complaint(capsys, "--config", "o.yaml")
+    assert message in line
+    assert "class '" not in line or "names no class" in line
 
 
 # --- training that diverges ----------------------------------------------------------------------------
@@ -253,7 +352,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("by", ["file", "last"])
-def test_values_given_at_a_resume_act_and_are_told(
+def test_values_given_at_a_resume_act_and_are_reported(
     by: str, tiny: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert fit("--model.lr=1e-4", SAVE_LAST, "--report=none") == 0
@@ -261,7 +360,7 @@ def test_values_given_at_a_resume_act_and_are_told(
     more = ["--model.lr=1e-5", "--model.train_clicks=[2, 2]", "--model.schedule=constant"]
     with caplog.at_level("INFO"):
         assert fit(SAVE_LAST, "--report=none", "--trainer.max_epochs=2", *more, "--ckpt_path", path) == 0
-    assert "goes on with lr 1e-05 (was 0.0001)" in caplog.text
+    assert "continues with lr 1e-05 (was 0.0001)" in caplog.text
     assert "train_clicks [2, 2] (was [1, 1])" in caplog.text
     newest = max(Path().rglob("last*.ckpt"), key=lambda one: one.stat().st_mtime)
     assert rates_of(newest) == [1e-5, 1e-5]
@@ -404,7 +503,7 @@ def test_pairs_of_image_and_mask_train_and_validate(tmp_path: Path) -> None:
         ((torch.rand(1, 3, 2, 2), torch.tensor([[[0.2, 1], [0, 0]]])), "mask is bool or 0 and 1 .* got 0.2"),
     ],
 )
-def test_a_batch_that_does_not_fit_is_told_in_one_line(batch: Any, message: str) -> None:
+def test_a_batch_that_does_not_fit_is_reported_in_one_line(batch: Any, message: str) -> None:
     task: InteractiveSegmentationTask = tiny_task()
     with pytest.raises((TypeError, ValueError), match=message):
         task.training_step(batch, 0)

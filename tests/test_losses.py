@@ -73,7 +73,7 @@ def get(name: str) -> Any:
 
 
 class TestContract:
-    """What training relies on, for every registered loss."""
+    """Contract of every registered loss."""
 
     def test_ignored_pixels_do_not_count(self, name: str) -> None:
         loss = get(name)

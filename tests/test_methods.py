@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from networks import tiny_net
 
+from dct_seg import Method
 from dct_seg.clicks import Click
-from dct_seg.methods import METHODS, Method
+from dct_seg.methods import METHODS
 from dct_seg.methods import sam_onnx as sam_module
 from dct_seg.methods.classical.color_model import ColorModel
 from dct_seg.methods.classical.graph_cut import GridGraph
@@ -40,7 +41,7 @@ CLASSICAL = ["disc", "esc", "geodesic", "grabcut", "graph_cut", "gsc", "random_w
 
 
 class FakeSession:
-    """Stands in for onnxruntime.
+    """Fake onnxruntime.
 
     An encoder that hands the image on, a decoder that answers discs and the logits it was fed.
     """
@@ -171,7 +172,7 @@ def test_a_thin_image_is_an_image(method: Method, size: tuple[int, int]) -> None
     assert np.isfinite(method.predict(image, clicks, probs)).all()
 
 
-def test_an_image_of_one_colour_is_an_image(method: Method) -> None:
+def test_an_image_of_one_color_is_an_image(method: Method) -> None:
     image = np.full((20, 30, 3), 128, np.uint8)
     method.reset(image)
     first = method.predict(image, [Click(10, 10, radius=3.0)], None)
@@ -324,7 +325,7 @@ def test_the_frame_of_a_small_image_is_all_of_it() -> None:
 # colors, graph, paths
 
 
-def test_colours_of_one_side_alone_are_certain_and_unseen_ones_are_even() -> None:
+def test_colors_of_one_side_alone_are_certain_and_unseen_ones_are_even() -> None:
     image = np.zeros((4, 6, 3), np.uint8)
     image[:, :3] = (255, 0, 0)
     image[:, 3:] = (0, 0, 255)

@@ -54,7 +54,7 @@ def test_probabilities_are_refused():
 # --- runs ---------------------------------------------------------------------------------------------------
 
 
-def test_clicks_are_counted_to_the_first_that_reaches_the_threshold():
+def test_clicks_are_counted_to_the_first_that_reaches_the_iou():
     runs = torch.tensor([[0.9, 0.1, 0.95], [0.1, 0.2, 0.9], [0.1, 0.2, 0.3]])
     assert num_clicks_to(runs, 0.9, 3).tolist() == [1, 3, 3]
     assert failures(runs, 0.9, 3).item() == 1
@@ -62,7 +62,7 @@ def test_clicks_are_counted_to_the_first_that_reaches_the_threshold():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_iou_and_threshold_are_compared_as_float32(dtype):
+def test_ious_are_compared_as_float32(dtype):
     below = torch.nextafter(torch.tensor(0.85), torch.tensor(0.0))
     runs = torch.stack([torch.tensor(0.85), below])[:, None].to(dtype)
     assert failures(runs, 0.8500000000000001, 1).item() == 1
@@ -193,6 +193,7 @@ def on_two_ranks():
     return run_on_ranks(all_cases_on_rank)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_equal_one(case, on_two_ranks):
     one = {name: value.item() for name, value in measured(case[0], list(range(case[0]))).items()}
@@ -222,7 +223,7 @@ def test_a_sample_seen_twice_counts_once():
     assert metric.compute()["NoC@90"].item() == 1.5
 
 
-def test_samples_never_seen_are_left_out():
+def test_samples_never_seen_are_skipped():
     metric = NumberOfClicks(10, max_clicks=2, thresholds=(0.9,), miou_at=(1,))
     metric.update(torch.tensor([[0.5, 0.95]]), torch.tensor([7]))
     numbers = metric.compute()
@@ -244,7 +245,7 @@ def test_a_run_that_ended_early_holds_its_last_iou():
     assert metric.compute()["mIoU@4"].item() == pytest.approx(0.7)
 
 
-def test_a_threshold_above_the_target_is_refused():
+def test_an_iou_above_the_target_is_refused():
     with pytest.raises(ValueError, match=r"the runs stop at IoU 0\.85, so that nothing is known at 0\.9"):
         NumberOfClicks(3, thresholds=(0.85, 0.9), target=0.85)
 

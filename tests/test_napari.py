@@ -77,11 +77,13 @@ def viewer(monkeypatch: pytest.MonkeyPatch) -> Any:
     return components.ViewerModel()
 
 
-def make_tool(viewer: Any, data: Any = None, **options: Any) -> tuple[ClickTool, Mouse]:
+def make_tool(
+    viewer: Any, data: Any = None, *, predictor: Predictor | None = None, **options: Any
+) -> tuple[ClickTool, Mouse]:
     pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8) if data is None else data
     image = viewer.add_image(pixels, name="cells", **options)
     napari_tool._camera(viewer).zoom = 2.0
-    return ClickTool(viewer, image, Predictor(Discs())), Mouse(viewer)
+    return ClickTool(viewer, image, predictor or Predictor(Discs())), Mouse(viewer)
 
 
 def test_label_follows_the_drag_and_stays_as_it_was_let_go(viewer: Any) -> None:
@@ -125,7 +127,7 @@ def test_each_object_is_a_label_and_none_is_painted_over(viewer: Any) -> None:
     assert tool.status.startswith("1 objects finished; 1 clicks on the next one")
 
 
-def test_undo_takes_back_a_click_and_then_goes_on_with_the_object_before(viewer: Any) -> None:
+def test_undo_removes_a_click_and_then_returns_to_the_previous_object(viewer: Any) -> None:
     tool, mouse = make_tool(viewer)
     mouse.drag((20, 20), (20, 28))
     tool.next_object()
@@ -219,7 +221,7 @@ def test_network_sees_gray_between_the_contrast_limits(viewer: Any) -> None:
 
 def test_layer_that_is_no_image_is_refused(viewer: Any) -> None:
     points = viewer.add_points(np.zeros((1, 2)), name="dots")
-    with pytest.raises(ValueError, match="layer 'dots' is no image of two or more dimensions"):
+    with pytest.raises(ValueError, match="layer 'dots' is not an image of two or more dimensions"):
         ClickTool(viewer, points, Predictor(Discs()))
 
 
@@ -242,7 +244,7 @@ def test_manifest_is_valid_to_npe2() -> None:
     assert [widget.display_name for widget in manifest.contributions.widgets] == ["Click segmentation"]
 
 
-def test_without_napari_the_pip_line_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_napari_the_pip_line_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "magicgui.widgets", None)
     with pytest.raises(
         ImportError, match=r"^the napari plug-in needs napari; pip install 'dct-seg\[napari\]'$"

@@ -15,7 +15,7 @@ from dct_seg.training.losses import LossSum
 
 PLAIN: dict[str, Any] = {"click_encoder": "Euclidean", "feature_dct": False, "auto_drag": False}
 OPTIONS: dict[str, dict[str, Any]] = {"dct_net": {}}
-"""What the contract asks of a network beside ``PLAIN``."""
+"""Options of a network for the contract, beside ``PLAIN``."""
 
 BACKBONES = ["resnet18", "mobilenetv3_small_050"]
 
@@ -42,7 +42,7 @@ def loss_of(net: Any, clicks: ClickBatch) -> Tensor:
 
 
 class TestContract:
-    """What training, refiners and methods rely on, for every registered network."""
+    """Contract of every registered network."""
 
     @pytest.mark.parametrize("backbone", BACKBONES)
     @pytest.mark.parametrize("size", [(1, 1), (33, 47), (64, 32)])
@@ -169,7 +169,7 @@ class Other(InteractiveNetwork):
 """
 
 
-def test_third_party_s_network_is_built_saved_and_told_apart_by_its_short_name(
+def test_third_party_s_network_is_built_saved_and_identified_by_its_short_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_plugin(tmp_path, group="dct_seg.networks", name="Other", code=OTHER)

@@ -53,6 +53,12 @@ def test_outputs_are_kept_small_and_whole(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_formulas_are_plain_text_because_the_site_renders_no_tex(name: str) -> None:
+    text = "\n".join(source for kind, source in sources(stored(name)["cells"]) if kind == "markdown")
+    assert "$" not in text
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_links_between_notebooks_lead_somewhere(name: str) -> None:
     text = "\n".join(source for kind, source in sources(stored(name)["cells"]) if kind == "markdown")
     assert all((NOTEBOOKS / target).is_file() for target in re.findall(r"\]\(([^)]+\.ipynb)\)", text))
@@ -71,4 +77,4 @@ def test_notebook_runs_from_a_fresh_kernel(name: str, monkeypatch: pytest.Monkey
     import run
 
     notebook = run.executed(run.read_script(name))
-    assert run.pictures(notebook), "it drew nothing"
+    assert run.images(notebook), "it drew nothing"

@@ -15,7 +15,13 @@ APP = Path(str(files("dct_seg.app")))
 PAGE = Path(__file__).parents[1] / "page"
 STATIC = APP / "static"
 BUILD = json.loads((STATIC / "build.json").read_text())
-NAMES = {"SegmentedObject": "Object", "Click": "GivenClick", "Paint": "GivenPaint"}
+NAMES = {
+    "SegmentedObject": "Object",
+    "Click": "GivenClick",
+    "Paint": "GivenPaint",
+    "Picture": "AnnotatedImage",
+    "PictureLine": "ListedImage",
+}
 """Shapes whose name in the page is not the schema's, where that is taken in TypeScript or clearer."""
 
 
@@ -97,3 +103,16 @@ def test_page_and_server_give_classes_the_same_colors() -> None:
     palette = re.search(r"const PALETTE = \[(.*?)\]", (PAGE / "src" / "session.ts").read_text())
     assert palette is not None
     assert tuple(re.findall(r"#\w{6}", palette[1])) == project.COLORS
+
+
+def test_page_says_image_to_people() -> None:
+    html = (PAGE / "index.html").read_text()
+    told = re.findall(r' (?:aria-label|title|placeholder)="([^"]*)"', html) + re.findall(r">([^<>]+)<", html)
+    for path in (PAGE / "src").glob("*.ts"):
+        texts = re.findall(r"\"([^\"\n]*)\"|`([^`\n]*)`", path.read_text())
+        told += [one or other for one, other in texts if " " in (one or other)]
+    assert len(told) > 200
+    spoken = [re.sub(r"\$\{[^}]*\}", "", text) for text in told]
+    assert [
+        text for text in spoken if re.search(r"\b(pictures?|photos?|photographs?)\b", text, re.IGNORECASE)
+    ] == []

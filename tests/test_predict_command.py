@@ -14,10 +14,11 @@ from pycocotools import mask as coco_mask
 from dct_seg import Click, Predictor
 from dct_seg.app import exports, working_image
 from dct_seg.app.editing import Editor
-from dct_seg.app.folder import Folder
+from dct_seg.app.folder import ImageFolder
 from dct_seg.app.replay import read_click_log
 from dct_seg.cli import main
 from dct_seg.methods.dctnet import DCTNetMethod
+from dct_seg.models.network import InteractiveNetwork
 from dct_seg.rle import decode
 
 
@@ -45,12 +46,12 @@ def read(path: Path) -> np.ndarray:
 
 def median_threshold(page: Page, name: str) -> float:
     """One that leaves about half of an untrained network's answer."""
-    with page.project.open(page.ids[name]) as (opened, picture):
+    with page.project.open(page.ids[name]) as (opened, working):
         draft = opened.history.state.draft
         assert draft is not None
         probs = Predictor(DCTNetMethod(net=page.net))  # type: ignore[attr-defined]
-        probs.set_image(picture.image)
-        found = probs.predict([picture.click(made.click) for made in draft.clicks]).probs
+        probs.set_image(working.image)
+        found = probs.predict([working.click(made.click) for made in draft.clicks]).probs
     return float(np.median(found[found > 0]))
 
 
@@ -74,9 +75,9 @@ def test_log_of_the_annotator_gives_its_masks_to_the_bit(
     page.finish("a.png", class_id=2, threshold=median_threshold(page, "a.png"))
     log = exports.write(page.project, "clicks").path
     masks = {
-        (picture.name, one.id): decode(one.rle)
-        for picture in exports.annotated(page.project)
-        for one in picture.objects
+        (image.name, one.id): decode(one.rle)
+        for image in exports.annotated(page.project)
+        for one in image.objects
     }
     page.project.close()
 
@@ -117,9 +118,7 @@ def test_imported_mask_and_a_mask_that_was_corrected_come_back(
     page.click(60, 20, 9.0, "a.png")
     page.finish("a.png", threshold=0.3)
     log = exports.write(page.project, "clicks").path
-    masks = {
-        one.id: decode(one.rle) for picture in exports.annotated(page.project) for one in picture.objects
-    }
+    masks = {one.id: decode(one.rle) for image in exports.annotated(page.project) for one in image.objects}
     page.project.close()
     assert run(folder, "--clicks", log, "--weights", weights, "--out", tmp_path / "out") == 0
     log.unlink()
@@ -149,8 +148,8 @@ def test_second_run_makes_only_what_is_missing_or_asked_for_otherwise(
 ) -> None:
     out = tmp_path / "out"
     seen: list[int] = []
-    whole = DCTNetMethod.predict
-    monkeypatch.setattr(DCTNetMethod, "predict", lambda self, *a: (seen.append(1), whole(self, *a))[1])
+    whole = DCTNetMethod.answer
+    monkeypatch.setattr(DCTNetMethod, "answer", lambda self, *a: (seen.append(1), whole(self, *a))[1])
     words = [folder, "--weights", weights, "--out", out, "--no-overlay", "--click"]
     assert run(*words, "40,50,12") == 0
     assert len(seen) == 2
@@ -168,7 +167,7 @@ def test_second_run_makes_only_what_is_missing_or_asked_for_otherwise(
     assert len(seen) == 5
 
 
-def test_picture_that_fails_does_not_stop_the_others(
+def test_image_that_fails_does_not_stop_the_others(
     tmp_path: Path, folder: Path, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "broken.png").write_bytes(b"nonsense")
@@ -192,10 +191,12 @@ def test_picture_that_fails_does_not_stop_the_others(
         ([], "give either --click ROW,COL or --clicks FILE"),
         (["--click", "1,2", "--clicks", "x.jsonl"], "give either --click"),
         (["--clicks", "x.jsonl"], "there is no click log x.jsonl"),
+        (["--click", "1,2", "--batch", "0"], "--batch is a number of objects of 1 or more, got 0"),
+        (["--clicks", "x.jsonl", "--threshold", "0.7"], "a click log holds the threshold of each object"),
         (["--click", "1,2", "--threshold", "2"], "--threshold lies between 0 and 1, got 2"),
     ],
 )
-def test_mistake_is_told_in_one_line(
+def test_mistake_is_reported_in_one_line(
     tmp_path: Path, folder: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(folder, *words, "--out", tmp_path / "out") == 2
@@ -205,7 +206,7 @@ def test_mistake_is_told_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_pictures_of_one_name_and_pictures_that_are_not_there_are_refused(
+def test_images_of_one_name_and_missing_images_are_refused(
     tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "a.jpg").write_bytes((folder / "a.png").read_bytes())
@@ -223,7 +224,7 @@ def test_pictures_of_one_name_and_pictures_that_are_not_there_are_refused(
     ("line", "message"),
     [
         ("{", "line 1 of"),
-        ("[1]", "is no object of a click log"),
+        ("[1]", "is not an object of a click log"),
         ('{"clicks": []}', "'image' is missing"),
         ('{"image": "a.png", "clicks": []}', "neither clicks nor a mask"),
         ('{"image": "a.png", "clicks": [{"row": 1}]}', "'col' is missing"),
@@ -232,7 +233,7 @@ def test_pictures_of_one_name_and_pictures_that_are_not_there_are_refused(
             "positive is true or false",
         ),
         ('{"image": "a.png", "clicks": [{"row": 1, "col": 2}], "threshold": 7}', "between 0 and 1"),
-        ("", "holds no object"),
+        ("", "contains no object"),
     ],
 )
 def test_log_that_is_none_is_refused_with_its_line(tmp_path: Path, line: str, message: str) -> None:
@@ -242,7 +243,7 @@ def test_log_that_is_none_is_refused_with_its_line(tmp_path: Path, line: str, me
     assert message in str(error.value)
 
 
-def test_masks_of_the_last_run_are_never_read_as_pictures(
+def test_masks_of_the_last_run_are_never_read_as_images(
     tmp_path: Path, folder: Path, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("--click", "40,50,12", "--weights", weights, "--out")
@@ -250,8 +251,8 @@ def test_masks_of_the_last_run_are_never_read_as_pictures(
         assert run(folder, *words, out) == 0
         assert "2 masks of 2 images" in capsys.readouterr().out
     assert run(folder / "predicted" / "masks" / "a.png", *words, folder / "predicted") == 2
-    assert "lies where --out" in capsys.readouterr().err
-    assert [entry.name for entry in Folder(folder).entries()] == [
+    assert "lies in the output folder" in capsys.readouterr().err
+    assert [entry.name for entry in ImageFolder(folder).entries()] == [
         "a.png",
         "sub/b.png",
     ]  # the annotator's list
@@ -264,8 +265,65 @@ def test_overlays_asked_for_later_are_drawn_of_the_masks_there_are(
     assert run(*words, tmp_path / "once") == 0
     assert run(*words, tmp_path / "later", "--no-overlay") == 0
     assert not (tmp_path / "later" / "overlays").exists()
-    monkeypatch.setattr(DCTNetMethod, "predict", lambda *args: pytest.fail("the masks are there"))
+    monkeypatch.setattr(DCTNetMethod, "answer", lambda *args: pytest.fail("the masks are there"))
     assert run(*words, tmp_path / "later") == 0
     for name in ("a.png", "sub/b.png"):
         once, later = (Image.open(tmp_path / run_ / "overlays" / name) for run_ in ("once", "later"))
         assert np.array_equal(np.asarray(once), np.asarray(later))
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_batch_of_objects_has_the_masks_of_one_by_one(
+    tmp_path: Path, folder: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log.jsonl"
+    start = {"size": [96, 128], "counts": [4000, 800, 96 * 128 - 4800]}
+    objects = [
+        {"image": "a.png", "clicks": [{"row": 30, "col": 40, "radius": 60}, {"row": 60, "col": 90}]},
+        {"image": "a.png", "clicks": [{"row": 70, "col": 20, "radius": 60}], "removed": start},
+        {"image": "sub/b.png", "clicks": [{"row": 30, "col": 40, "radius": 60}]},
+        {"image": "sub/b.png", "clicks": [{"row": 30, "col": 40, "radius": 9}], "start": start},
+    ]
+    log.write_text("".join(json.dumps({**one, "threshold": 0.45}) + "\n" for one in objects))
+    for batch in (1, 3, 16):
+        out = tmp_path / f"out{batch}"
+        words = ["--clicks", log, "--weights", weights, "--out", out, "--no-overlay", "--batch", batch]
+        assert run(folder, *words) == 0
+        assert "4 masks of 2 images" in (told := capsys.readouterr().out)
+        assert "objects per second" in told
+        for name in ("a/1", "a/2", "sub/b/1", "sub/b/2"):
+            alone, mask = (read(tmp_path / out_ / "masks" / f"{name}.png") for out_ in ("out1", out))
+            assert 0 < alone.sum() < alone.size
+            assert (alone != mask).mean() < 0.001
+
+
+def test_images_of_a_batch_share_a_forward_and_one_that_fails_stops_none(
+    tmp_path: Path,
+    folder: Path,
+    weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sizes: list[int] = []
+    whole = InteractiveNetwork.forward
+    monkeypatch.setattr(
+        InteractiveNetwork,
+        "forward",
+        lambda self, *given: (sizes.append(len(given[0])), whole(self, *given))[1],
+    )
+    words = ["--click", "40,50,60", "--weights", weights, "--batch", 2, "--out"]
+    assert run(folder, *words, tmp_path / "out") == 0
+    assert sizes[0] == 2
+    Image.new("RGB", (20, 20)).save(folder / "aa.png")
+    (folder / "ab.png").write_bytes(b"nonsense")
+    assert run(folder, *words, tmp_path / "other") == 1
+    told = capsys.readouterr()
+    assert "aa.png: click (40, 50) lies outside" in told.err
+    assert "ab.png: ab.png cannot be decoded" in told.err
+    assert told.err.count("\n") == 2
+    for name in ("a", "sub/b"):
+        assert np.array_equal(*(read(tmp_path / out / "masks" / f"{name}.png") for out in ("out", "other")))
+    assert [one["image"] for one in lines(tmp_path / "other" / "predicted.jsonl")] == ["a.png", "sub/b.png"]

@@ -14,6 +14,7 @@ from dct_seg.methods import METHODS
 from dct_seg.methods.base import Method
 from dct_seg.methods.dctnet import DCTNetMethod
 from dct_seg.prediction import Prediction
+from dct_seg.predictor import predict_together
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
 
@@ -120,7 +121,7 @@ def test_beginning_that_is_known_is_not_computed_again() -> None:
     assert method.calls == 8
 
 
-def test_radii_that_were_used_are_told() -> None:
+def test_the_radii_used_are_returned() -> None:
     predictor = Predictor(Counting())
     predictor.set_image(IMAGE)
     assert predictor.predict([Click(1, 1), Click(2, 2, radius=4.0)]).clicks == (
@@ -206,7 +207,7 @@ def test_new_image_forgets_the_clicks() -> None:
     assert result.probs.shape == (20, 30)
 
 
-def test_grey_image_is_the_same_in_three_channels() -> None:
+def test_gray_image_is_the_same_in_three_channels() -> None:
     results = []
     for image in (IMAGE[..., 0], IMAGE[..., :1], np.repeat(IMAGE[..., :1], 3, 2)):
         predictor = Predictor(network())
@@ -216,7 +217,7 @@ def test_grey_image_is_the_same_in_three_channels() -> None:
     assert_same(results[0], results[2])
 
 
-def test_alpha_is_left_out() -> None:
+def test_alpha_is_ignored() -> None:
     results = []
     for image in (IMAGE, np.dstack([IMAGE, np.full(IMAGE.shape[:2], 9, np.uint8)])):
         predictor = Predictor(network())
@@ -366,3 +367,38 @@ def test_batch_leaves_the_clicks_of_the_predictor_alone() -> None:
     before = predictor.click(5, 5, radius=7.0)
     predictor.predict_batch([[Click(1, 1, radius=1.0)]])
     assert_same(predictor.predict([Click(5, 5, radius=7.0)]), before)
+
+
+@pytest.mark.parametrize("make", [Counting, network, late_network, late_and_mirrored])
+def test_objects_of_several_images_answer_as_one_by_one(make: Callable[[], Method]) -> None:
+    images = [IMAGE, IMAGE[::-1].copy(), IMAGE[:30, :50].copy()]
+    predictors = [Predictor(make()) for _ in images]
+    for predictor, image in zip(predictors, images, strict=True):
+        predictor.set_image(image)
+    clicks = [[Click(10, 12, radius=9.0), Click(25, 40, positive=False)], [Click(20, 30, radius=12.0)]]
+    objects = [(predictors[i], clicks[k]) for i, k in ((0, 0), (1, 0), (2, 0), (0, 1), (1, 1))]
+    for together, (predictor, given) in zip(predict_together(objects), objects, strict=True):
+        alone = predictor.predict(given)
+        assert together.probs.shape == alone.probs.shape
+        assert np.allclose(together.probs, alone.probs, atol=1e-4)
+
+
+def test_objects_of_several_images_of_one_size_share_a_forward() -> None:
+    predictors = [Predictor(network()) for _ in range(3)]
+    for i, predictor in enumerate(predictors):
+        predictor.set_image(np.roll(IMAGE, i, axis=0))
+    sizes = []
+    handle = NET.register_forward_pre_hook(lambda net, given: sizes.append(len(given[0])))
+    predict_together([(one, [Click(10, 12, radius=30.0)]) for one in predictors])
+    handle.remove()
+    assert sizes[0] == 3
+
+
+def test_predictors_of_one_method_cannot_work_together() -> None:
+    method = network()
+    one, other = Predictor(method), Predictor(method)
+    one.set_image(IMAGE)
+    other.set_image(IMAGE)
+    with pytest.raises(ValueError, match="need a method each"):
+        predict_together([(one, [Click(1, 1)]), (other, [Click(1, 1)])])
+    assert predict_together([]) == []

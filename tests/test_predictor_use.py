@@ -89,7 +89,7 @@ def test_predictor_can_be_sent_to_another_process() -> None:
     assert np.array_equal(pickle.loads(pickle.dumps(predictor)).undo().probs, 0 * answer.probs)
 
 
-@pytest.mark.parametrize("threshold", [2.0, -0.1, float("nan"), float("inf"), "0.5", None])
+@pytest.mark.parametrize("threshold", [2.0, -0.1, float("nan"), float("inf"), "0.5", None, True])
 def test_threshold_that_is_no_probability_is_refused(threshold: Any) -> None:
     with pytest.raises(ValueError, match="threshold is a probability, 0 to 1, got"):
         Predictor(Slow(), threshold=threshold)
@@ -100,10 +100,13 @@ def test_threshold_that_is_no_probability_is_refused(threshold: Any) -> None:
     [
         ({"precision": "fp16"}, "unknown precision 'fp16'; .*known: auto, float32, bfloat16"),
         ({"precision": "nonsense"}, "unknown precision 'nonsense'"),
-        ({"first_size": 0}, "first_size is a number of 1 or more, got 0"),
-        ({"zoom_size": -5}, "zoom_size is a number of 1 or more, got -5"),
-        ({"first_reach": -1.0}, "first_reach is a number of 0 or more, got -1.0"),
-        ({"zoom_margin": float("nan")}, "zoom_margin is a number of 1 or more, got nan"),
+        ({"first_size": 0}, "first_size must be at least 1, got 0"),
+        ({"zoom_size": -5}, "zoom_size must be at least 1, got -5"),
+        ({"first_reach": -1.0}, "first_reach must be at least 0, got -1.0"),
+        ({"zoom_margin": float("nan")}, "zoom_margin must be at least 1, got nan"),
+        ({"zoom_size": "384"}, "zoom_size must be at least 1, got 384"),
+        ({"zoom_in": "no"}, "zoom_in is true or false, got 'no'"),
+        ({"flip": 1}, "flip is true or false, got 1"),
         ({"device": "gpu"}, "unknown device 'gpu'; give cpu, cuda"),
     ],
 )
@@ -113,7 +116,7 @@ def test_option_out_of_range_is_refused(options: dict[str, Any], message: str) -
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_missing_gpu_is_told() -> None:
+def test_missing_gpu_is_reported() -> None:
     with pytest.raises(ValueError, match="device 'cuda' needs a GPU"):
         DCTNetMethod(net=NET, device="cuda")
 

@@ -138,7 +138,7 @@ def test_unknown_name_gets_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_missing_file_is_named(path: str) -> None:
     with pytest.raises(
         FileNotFoundError,
-        match=rf"no weights at '{path}'; give a file that dct-seg wrote, or one of the shipped names: ",
+        match=rf"no weights at '{path}'; give a file written by dct-seg, or one of the shipped names: ",
     ):
         DCTNet.from_pretrained(path)
 
@@ -146,7 +146,7 @@ def test_missing_file_is_named(path: str) -> None:
 def test_truncated_file_is_refused(saved: Path) -> None:
     saved.write_bytes(saved.read_bytes()[:-1000])
     with pytest.raises(
-        ValueError, match=r"is not a whole safetensors file \(.*\); was it cut short\? fetch or save it again"
+        ValueError, match=r"is not a whole safetensors file \(.*\); is it truncated\? fetch or save it again"
     ):
         DCTNet.from_pretrained(saved)
 
@@ -232,7 +232,7 @@ def test_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(
         ValueError,
-        match=r"last\.ckpt' is not a whole training checkpoint \(RuntimeError\); was it cut short\?",
+        match=r"last\.ckpt' is not a complete training checkpoint \(RuntimeError\); is it truncated\?",
     ):
         DCTNet.from_pretrained(file)
 
@@ -245,7 +245,7 @@ def test_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_checkpoint_that_would_run_code_is_not_read(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"is not a whole training checkpoint \(UnpicklingError\)"):
+    with pytest.raises(ValueError, match=r"is not a complete training checkpoint \(UnpicklingError\)"):
         DCTNet.from_pretrained(checkpoint(tmp_path, callback=torch.nn.Linear(1, 1)))
 
 
@@ -253,7 +253,7 @@ def test_checkpoint_that_would_run_code_is_not_read(tmp_path: Path) -> None:
     ("config", "message"),
     [
         ({"backbone": "resnet18", "decoder_width": 40_000}, "is of another architecture"),
-        ({"backbone": "resnet18", "decoder_width": 10**9}, "asks for a network of impossible size"),
+        ({"backbone": "resnet18", "decoder_width": 10**9}, "describes a network of impossible size"),
         ({"backbone": "resnet18", "decoder_width": "wide"}, "has a configuration that no network fits"),
         ({"backbone": "resnet18", "decoder_width": 64}, "is of another architecture"),
         (["resnet18"], "holds a configuration that cannot be read"),
@@ -271,7 +271,7 @@ def test_small_file_that_asks_for_a_huge_network_takes_no_memory(
     assert "\n" not in str(error.value)
     assert (
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024
-    )  # KiB; 8 GB of weights asked for
+    )  # KiB; the file describes 8 GB of weights
 
 
 def test_file_without_tensors_is_named(tmp_path: Path) -> None:

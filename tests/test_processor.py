@@ -1,4 +1,4 @@
-"""What suits the processor: bfloat16 only where it is computed in, and freed memory that is kept."""
+"""Processor settings: bfloat16 only if it is native, and freed memory is kept."""
 
 import platform
 import subprocess
@@ -10,10 +10,20 @@ import torch
 from dct_seg import processor
 
 
-def test_bfloat16_is_taken_where_the_processor_says_it_computes_in_it(monkeypatch):
-    for answer in (True, False):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda answer=answer: answer)
-        assert processor.has_fast_bfloat16("cpu") is answer
+@pytest.mark.parametrize(
+    ("avx512", "amx", "intel", "fast"),
+    [
+        (True, True, True, True),
+        (True, False, True, False),
+        (True, False, False, True),
+        (False, False, False, False),
+    ],
+)
+def test_bfloat16_is_taken_where_it_is_fast(monkeypatch, avx512, amx, intel, fast):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(processor, "_is_intel", lambda: intel)
+    assert processor.has_fast_bfloat16("cpu") is fast
 
 
 def test_without_an_answer_float32_is_safe(monkeypatch):
@@ -21,10 +31,16 @@ def test_without_an_answer_float32_is_safe(monkeypatch):
     assert processor.has_fast_bfloat16("cpu") is False
 
 
+def test_processor_is_named():
+    assert isinstance(processor._is_intel(), bool)
+    assert processor._cpuinfo("no such field") == ""
+    assert "\n" not in processor.processor_name()
+
+
 def test_the_trainer_computes_in_what_is_fast(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for answer, precision in ((True, "bf16-mixed"), (False, "32-true")):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda answer=answer: answer)
+        monkeypatch.setattr(processor, "has_fast_bfloat16", lambda device, answer=answer: answer)
         assert processor.trainer_precision() == precision
 
 

@@ -41,6 +41,16 @@ def test_every_path_in_a_document_exists(document: str) -> None:
     assert {path for path in named if not (ROOT / path).exists()} == set()
 
 
+def test_images_and_code_in_lists_are_written_as_the_site_reads_them() -> None:
+    for path in sorted((ROOT / "docs").rglob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        assert "<img" not in text, f"{path.name}: a raw address breaks on the site, where a page is a folder"
+        indented = re.search(r"^ {1,3}```", text, re.MULTILINE)
+        assert not indented, f"{path.name}: code in a list is indented by four"
+        for image in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text):
+            assert (path.parent / image).is_file(), f"{path.name}: {image}"
+
+
 @pytest.mark.parametrize("name", ["example_encoder", "example_method", "example_dataset", "example_network"])
 def test_the_entry_point_shown_is_that_of_the_example(name: str) -> None:
     project = (ROOT / "tests" / name / "pyproject.toml").read_text(encoding="utf-8")
@@ -118,6 +128,37 @@ def test_the_torch_that_is_asked_for_has_no_known_bypass_of_weights_only() -> No
     found = re.search(r'"torch>=(\d+)\.(\d+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert found
     assert (int(found[1]), int(found[2])) >= (2, 10)  # CVE-2025-32434 below 2.6, CVE-2026-24747 below 2.10
+
+
+def test_the_parser_is_bounded_below_the_version_that_breaks_lightning() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert re.search(r'"jsonargparse\[signatures\]>=4\.\d+,<5"', project)
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/lightning.md", "docs/get_started/quickstart.md"])
+def test_documents_warn_that_a_configuration_can_run_code(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    assert "configuration can run code" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        r"feature_dct_input: fused \| image",
+        "a factor 1 + offset, which may become negative",
+        "the three coarsest of the backbone",
+        "truncated at 255 pixels",
+        "`min_sigma`",
+        "weights that start at zero",
+        "`frozen_batch_norm`",
+        "smooth L1 of the logarithm of the radius, weight 1",
+        "brightness, contrast, saturation up to 30 %, hue 5 %",
+        "`drag_share`",
+        "`first_reach`, `look_again`, `zoom_in`",
+    ],
+)
+def test_differences_from_the_paper_name(row: str) -> None:
+    assert row in (ROOT / "docs/differences.md").read_text(encoding="utf-8")
 
 
 def test_the_page_on_lightning_runs_as_it_stands() -> None:

@@ -75,6 +75,11 @@ def test_label_minus_1_is_padding() -> None:
     assert found.clicks == (Click(20.0, 30.0, radius=5.0),)
 
 
+def test_clicks_may_come_from_a_generator() -> None:
+    found = predictor().predict(click for click in [Click(20, 30, radius=5.0)])  # type: ignore[arg-type]
+    assert found.clicks == (Click(20, 30, radius=5.0),)
+
+
 def test_bgr_image_is_turned_to_rgb() -> None:
     swapped = Predictor(network())
     swapped.set_image(IMAGE[..., ::-1], "BGR")
@@ -96,9 +101,13 @@ def test_bgr_image_is_turned_to_rgb() -> None:
         ({"box": [1, 2, 3]}, "a box is"),
         ({"point_coords": [Click(1, 2)], "mask_input": np.zeros((1, 9, 9))}, r"is \(1, 40, 56\)"),
         ({"point_coords": [Click(1, 2)], "mask_input": np.zeros((40, 56), bool)}, r"set_image\(start=\)"),
+        ({"point_coords": [Click(1, 2)], "mask_input": np.zeros((40, 56), np.uint8)}, r"set_image\(start=\)"),
+        ({"point_coords": [Click(1, 2)], "mask_input": np.full((40, 56), NAN)}, "mask_input holds NaN"),
+        ({"point_coords": Click(1, 2)}, r"takes the clicks in a list, got one Click; write predict\(\[Click"),
+        ({"point_coords": [Click(1, 2), (3, 4)]}, r"holds only Click, got \(3, 4\) as number 1"),
     ],
 )
-def test_bad_prompt_is_told_in_one_line(given: dict[str, Any], message: str) -> None:
+def test_bad_prompt_is_reported_in_one_line(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         predictor().predict(**given)
     assert "\n" not in str(caught.value)

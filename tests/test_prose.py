@@ -14,10 +14,17 @@ import dct_seg
 PACKAGE = Path(dct_seg.__file__).parent
 OPENINGS = re.compile(r"(What|Which|Who|Where|How|Of|As|Those|That|Likewise|With)\b")
 WORDS = re.compile(
-    r"\b(photographs?|pictures?|colour\w*|centres?|normalis\w*|neighbour\w*|behaviour\w*|grey"
-    r"|data\s+sets?|in\s+place\s+of)\b",
+    r"\b(photo(?:graph)?s?|pictures?|colour\w*|centres?|normalis\w*|standardis\w*|neighbour\w*|behaviour\w*"
+    r"|labell\w*|grey|data\s+sets?|in\s+place\s+of|takes?\s+the\s+place|for\s+want\s+of"
+    r"|round\s+(?:the|a|an|its|each|that)"
+    r"|(?:once|twice|times|one|images|pixels|bins|cells|line|row|panel|strip|steps?)\s+an?\s+"
+    r"(?:click|image|side|batch|epoch|channel|line|name|method|dataset|step|second)"
+    r"|ask(?:s|ed)?\s+for|(?:goes?|went)\s+on|stands?\s+in|tak(?:es?|en|ing)\s+away|so\s+many|in\s+force"
+    r"|mends?|(?:is|are|was|were)\s+told|of\s+(?:its|their|your|our)\s+own(?!\s+\w)|kinds?\s+of\s+object)\b",
     re.IGNORECASE,
 )
+"""Other words for image, dataset, instead of, around, per; British spelling; translated phrases."""
+HINT = "write image, dataset, instead of, request, continue, replace, remove, fix; American spelling:\n"
 CODE = re.compile(
     r"``[^`]*``|`[^`]*`|\"[^\"\n]*\"|^\s*(?:>>>|\.\.\.).*$|^\s+[\w*]+(?:, [\w*]+)*:(?=\s)", re.MULTILINE
 )
@@ -26,8 +33,20 @@ SECTION = re.compile(r"(\w+):$")
 ENTRY = re.compile(r"\s+\w[\w.*]*(?:, \w[\w.*]*)*: (.*)")
 
 
+FILE_FORMATS = {"dct-seg picture log"}
+"""Names inside saved files, which stay."""
+REPOSITORY = Path(__file__).parents[1]
+TEXTS = ("docs/**/*.md", "configs/**/*.yaml", "*.md")
+
+
 def _sources() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.py"))
+    """Python files of the package, the tests, the benchmarks, the examples and the notebooks."""
+    others = (REPOSITORY / name for name in ("tests", "benchmarks", "examples", "notebooks", ".ci"))
+    return sorted(path for folder in (PACKAGE, *others) for path in folder.rglob("*.py"))
+
+
+def _shown(path: Path) -> str:
+    return path.relative_to(PACKAGE.parent if path.is_relative_to(PACKAGE) else REPOSITORY).as_posix()
 
 
 def _docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -76,9 +95,28 @@ def banned_words(source: str) -> list[tuple[int, str]]:
     return found
 
 
+def _messages(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and text of strings with a space that are no docstrings: errors, help and printed lines."""
+    docstrings = {text for _, text in _docstrings(tree)}
+    for node in ast.walk(tree):
+        text = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(text, str) and " " in text and text not in docstrings | FILE_FORMATS:
+            yield node.lineno, text
+
+
+def test_messages_use_one_word_for_one_thing() -> None:
+    found = [
+        f"{_shown(path)}:{line}: {word[0]}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for line, text in _messages(ast.parse(path.read_text(encoding="utf-8")))
+        for word in WORDS.finditer(text)
+    ]
+    assert not found, HINT + "\n".join(found)
+
+
 def test_titles_and_args_lines_can_be_read_alone() -> None:
     found = [
-        f"{path.relative_to(PACKAGE.parent)}:{line}: {text}"
+        f"{_shown(path)}:{line}: {text}"
         for path in _sources()
         for line, text in banned_openings(path.read_text(encoding="utf-8"))
     ]
@@ -87,11 +125,22 @@ def test_titles_and_args_lines_can_be_read_alone() -> None:
 
 def test_docstrings_and_comments_use_one_word_for_one_thing() -> None:
     found = [
-        f"{path.relative_to(PACKAGE.parent)}:{line}: {word}"
+        f"{_shown(path)}:{line}: {word}"
         for path in _sources()
         for line, word in banned_words(path.read_text(encoding="utf-8"))
     ]
-    assert not found, "write image, dataset, instead of, and American spelling:\n" + "\n".join(found)
+    assert not found, HINT + "\n".join(found)
+
+
+def test_documents_and_configurations_use_one_word_for_one_thing() -> None:
+    quoted = re.compile(r"```.*?```|`[^`\n]*`|\"[^\"\n]*\"|\]\([^)]*\)|<!--.*?-->", re.DOTALL)
+    found = [
+        f"{_shown(path)}: {word[0]}"
+        for pattern in TEXTS
+        for path in sorted(REPOSITORY.glob(pattern))
+        for word in WORDS.finditer(quoted.sub("", path.read_text(encoding="utf-8")))
+    ]
+    assert not found, HINT + "\n".join(found)
 
 
 def test_checks_name_the_line_of_what_they_find() -> None:
@@ -109,3 +158,6 @@ def test_checks_name_the_line_of_what_they_find() -> None:
 '''
     assert banned_openings(source) == [(2, "What it is."), (5, "Of the image.")]
     assert banned_words(source) == [(9, "grey"), (11, "picture")]
+    assert banned_words("# once a click, round the drag\n") == [(1, "once a click"), (1, "round the")]
+    assert banned_words("# each in a file of its own, which goes on\n") == [(1, "of its own"), (1, "goes on")]
+    assert banned_words("# the network's region of its own color\n") == []

@@ -186,12 +186,12 @@ def test_refiner_on_a_network_without_its_tensor_says_which_there_are() -> None:
     refiner = make_refiner("fbrs_b", {})
     assert refiner is not None
     with pytest.raises(
-        ValueError, match=r"changes 'pool', and this FCN has no such tensor .it has maps, top, last"
+        ValueError, match=r"changes 'pool', but this FCN has no such tensor .it has maps, top, last"
     ):
         refined(refiner, net, IMAGE, ClickBatch.from_clicks([[Click(1, 1), Click(9, 9)]]))
     drags = make_refiner("radii", {})
     assert drags is not None
-    with pytest.raises(ValueError, match="changes drags, and click encoder Euclidean reads none"):
+    with pytest.raises(ValueError, match="changes drags, but click encoder Euclidean reads no radius"):
         refined(drags, net, IMAGE, ClickBatch.from_clicks([[Click(1, 1)]]))
 
 

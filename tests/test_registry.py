@@ -79,7 +79,7 @@ def test_another_package_adds_a_name_by_an_entry_point(
         ("Disk", "Disk = str\n", "already registered"),
     ],
 )
-def test_broken_plugin_is_left_out_with_a_warning_and_the_rest_works(
+def test_broken_plugin_is_skipped_with_a_warning_and_the_rest_works(
     name: str, code: str, reason: str, shapes: Registry[type], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_plugin(tmp_path, group=GROUP, name=name, code=code)

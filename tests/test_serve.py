@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -17,17 +18,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import schemathesis
 import uvicorn
 from annotator import Discs
 from fastapi.testclient import TestClient
-from hypothesis import HealthCheck, given, settings
+from fuzzing import try_all, with_known
 from PIL import Image
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
 from test_app_hostile import png_header
 
 from dct_seg import Predictor, rle
@@ -37,7 +32,7 @@ from dct_seg.cli import main
 from dct_seg.web.guard import LOOPBACK
 from dct_seg.web.listening import listen
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 HEIGHT, WIDTH = 40, 60
 JSON = {"content-type": "application/json"}
 
@@ -287,14 +282,24 @@ def test_token_that_is_wrong_is_refused_with_the_command_that_printed_it(headers
     assert "`dct-seg serve`" in answer.json()["error"]
 
 
-def test_port_that_is_taken_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_port_that_is_taken_is_reported_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with listen("127.0.0.1", 0) as taken:
-        taken.listen()
         assert main(["serve", "--port", str(taken.getsockname()[1])]) == 2
-    assert "cannot be listened on" in capsys.readouterr().err
+    assert "cannot listen on" in capsys.readouterr().err
 
 
-def test_without_fastapi_the_pip_line_is_told(
+@pytest.mark.parametrize("port", [-1, 65536, 99999])
+def test_port_that_is_none_is_refused_and_not_wrapped(port: int) -> None:
+    with pytest.raises(ValueError, match=rf"a port is 0 to 65535, 0 for a free one, got --port {port}"):
+        listen("127.0.0.1", port)
+
+
+def test_client_that_connects_before_the_server_runs_waits_instead_of_being_refused() -> None:
+    with listen("127.0.0.1", 0) as listener:
+        socket.create_connection(listener.getsockname(), timeout=5).close()
+
+
+def test_without_fastapi_the_pip_line_is_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "fastapi", None)
@@ -334,45 +339,9 @@ def test_example_client_segments_an_object(address: str, tmp_path: Path, command
     assert f"{disc(20, 30, 6).sum()} of 40x60 pixels, box [14" in done.stderr.decode()
 
 
-@pytest.fixture
-def api() -> Any:
-    """The schema, with the id of an image that is held among those to be tried."""
+@pytest.mark.slow
+def test_interface_answers_whatever_is_sent_as_its_schema_says() -> None:
     images = Images()
     known = images.add(png())
     app = application(hosts=None, images=images)
-    described = app.openapi()
-    for operations in described["paths"].values():
-        for operation in operations.values():
-            for parameter in operation.get("parameters", []):
-                parameter["schema"] = {"type": "string", "enum": [known, "unknown"]}
-    app.openapi_schema = described
-    return schemathesis.openapi.from_asgi(f"{API}/openapi.json", app)
-
-
-@pytest.mark.slow
-def test_interface_answers_whatever_is_sent_as_its_schema_says(api: Any) -> None:
-    tried = 0
-    for found in api.get_all_operations():
-        operation = found.ok()
-
-        @settings(
-            max_examples=5,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(case=operation.as_strategy())
-        def try_it(case: Any) -> None:
-            case.call_and_validate(
-                checks=[
-                    schemathesis.checks.not_a_server_error,
-                    response_schema_conformance,
-                    content_type_conformance,
-                    status_code_conformance,
-                ]
-            )
-
-        try_it()
-        tried += 1
-    assert tried == 6
+    assert try_all(with_known(app, f"{API}/openapi.json", {"image_id": [known, "unknown"]})) == 6

@@ -59,7 +59,7 @@ def test_session_of_another_image_is_refused(tmp_path: Path) -> None:
         ours.load_session(tmp_path / "one.json")
 
 
-def test_nothing_to_save_or_load_is_told(tmp_path: Path) -> None:
+def test_nothing_to_save_or_load_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to save"):
         predictor().save_session(tmp_path / "one.json")
     with pytest.raises(RuntimeError, match="no image is set"):
@@ -69,7 +69,7 @@ def test_nothing_to_save_or_load_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"clicks": [{"row": 1}]}', '{"clicks": 3}'])
-def test_broken_session_is_told(tmp_path: Path, content: str) -> None:
+def test_broken_session_is_reported(tmp_path: Path, content: str) -> None:
     (tmp_path / "one.json").write_text(content)
-    with pytest.raises(ValueError, match="is no session of a predictor"):
+    with pytest.raises(ValueError, match="is not a session of a predictor"):
         predictor().load_session(tmp_path / "one.json")

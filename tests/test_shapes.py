@@ -14,17 +14,17 @@ def tiny(**options: object) -> Shapes:
     return Shapes(**{"num_images": 12, "size": (64, 80), **options})  # type: ignore[arg-type]
 
 
-def test_a_picture_is_a_pure_function_of_its_number() -> None:
+def test_an_image_is_a_pure_function_of_its_number() -> None:
     one, other = tiny(), tiny(num_images=5)
     for index in (3, 0, 3):
         assert (one.read(index).image == other.read(index).image).all()
         assert (one.read(index).mask == other.read(index).mask).all()
 
 
-def test_splits_seeds_and_numbers_share_no_picture() -> None:
+def test_splits_seeds_and_numbers_share_no_image() -> None:
     sets = [tiny(), tiny(split="val"), tiny(seed=1), tiny(split="val", seed=1)]
     pictures = [
-        hashlib.sha256(one.read_photo(number).image.tobytes()).digest()
+        hashlib.sha256(one.read_labeled_image(number).image.tobytes()).digest()
         for one in sets
         for number in range(12)
     ]
@@ -36,7 +36,7 @@ def test_objects_are_visible_and_overlap() -> None:
     samples = list(shapes)
     assert min(int(sample.mask.sum()) for sample in samples) >= 80
     assert len(samples) > shapes.num_images  # several objects an image
-    labels = [shapes.read_photo(number).labels.astype(int) for number in range(shapes.num_images)]
+    labels = [shapes.read_labeled_image(number).labels.astype(int) for number in range(shapes.num_images)]
     assert any(((one[:, 1:] * one[:, :-1] > 0) & (one[:, 1:] != one[:, :-1])).any() for one in labels)
 
 
@@ -50,15 +50,22 @@ def test_shapes_differ_in_kind() -> None:
     assert max(fullness) > 0.74
 
 
-def test_pictures_use_the_range_and_have_noise() -> None:
+def test_images_use_the_range_and_have_noise() -> None:
     image = tiny().read(0).image.astype(int)
     assert image.std() > 15
     assert np.abs(np.diff(image, axis=1)).mean() > 1
 
 
 @pytest.mark.parametrize("options", [{"num_images": 0}, {"size": (8, 80)}, {"max_shapes": 1}])
-def test_options_out_of_range_are_told(options: dict[str, object]) -> None:
+def test_options_out_of_range_are_reported(options: dict[str, object]) -> None:
     with pytest.raises(
         ValueError, match=r"Shapes wants num_images >= 1, sides >= 16 pixels and max_shapes >= 2, got"
     ):
         tiny(**options)
+
+
+def test_folder_is_refused_instead_of_ignored() -> None:
+    with pytest.raises(
+        ValueError, match="reads no folder, got 'mine'; for images of your own give the dataset Folder"
+    ):
+        Shapes("mine")

@@ -45,7 +45,7 @@ def test_the_default_is_shipped() -> None:
 
 
 def test_their_configuration_is_of_the_very_network_that_ships() -> None:
-    """So that the same file can also go on training from them (``--model.start_from``)."""
+    """Make weights from which training can also start (``--model.start_from``)."""
     model = yaml.safe_load((Path(__file__).parent.parent / "configs" / "shipped.yaml").read_text())["model"]
     shipped = DCTNetConfig.from_dict(pretrained.load(pretrained.DEFAULT).config)
     assert (

@@ -8,8 +8,9 @@ from scipy.ndimage import distance_transform_edt
 
 import dct_seg.simulation.user as simulation
 import dct_seg.simulation.wrong_pixels as wrong_pixels
+from dct_seg import SimulatedUser, first_click, next_click
 from dct_seg.clicks import Click, ClickBatch
-from dct_seg.simulation import SimulatedUser, first_click, next_click, predicted
+from dct_seg.simulation import predicted
 
 
 def drawn(*rows):
@@ -301,7 +302,7 @@ def test_logits_may_have_a_channel():
     assert torch.equal(predicted(logits), predicted(logits[:, 0]))
 
 
-def test_the_prompt_says_whether_the_radius_is_told():
+def test_the_prompt_says_whether_the_radius_is_given():
     mask = square(9, 2, 2, 5)
     told, untold = (
         SimulatedUser(mask, prompt=prompt)(None, ClickBatch.empty(1)) for prompt in ("drag", "click")
@@ -396,7 +397,7 @@ def test_the_same_generator_gives_the_same_clicks(monkeypatch):
 
 def test_maps_of_another_shape_are_refused():
     with pytest.raises(
-        ValueError, match=r"pred is \(B, H, W\) as mask is, got \(1, 4, 5\) with mask \(1, 4, 4\)"
+        ValueError, match=r"pred is \(B, H, W\) like mask, got \(1, 4, 5\) with mask \(1, 4, 4\)"
     ):
         next_click(torch.zeros(1, 4, 5, dtype=torch.bool), torch.zeros(1, 4, 4, dtype=torch.bool))
 
@@ -416,7 +417,7 @@ def test_an_unknown_rule_lists_the_known_ones():
 
 def test_clicks_of_another_batch_are_refused():
     mask = square(9, 2, 2, 5)
-    with pytest.raises(ValueError, match="clicks are of 2 images but mask of 1"):
+    with pytest.raises(ValueError, match="clicks have 2 images, but mask has 1"):
         next_click(mask, mask, clicks=ClickBatch.empty(2))
 
 

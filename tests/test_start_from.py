@@ -43,7 +43,7 @@ def test_one_epoch_moves_the_weights_and_its_checkpoint_loads_without_the_file(
 
 
 def test_a_network_that_is_not_theirs_is_refused_by_its_first_difference(trained: Path) -> None:
-    with pytest.raises(ValueError, match=r"network with another decoder_width; leave out model\.network"):
+    with pytest.raises(ValueError, match=r"network with another decoder_width; omit model\.network"):
         tiny_task({"decoder_width": 24}, start_from=str(trained))
 
 

@@ -37,7 +37,7 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
 class Command:
-    """A command in a process of its own.
+    """A command in a separate process.
 
     Args:
         words: After ``dct-seg``.
@@ -79,18 +79,18 @@ def test_signal_ends_any_command_with_a_line_and_its_code(
     before = signal.getsignal(number)
 
     def work(args: list[str]) -> int:
-        with advising("the same command goes on from here"):
+        with advising("the same command continues from here"):
             signal.raise_signal(number)
         return 0
 
     monkeypatch.setattr(cli, "print_names", work)
     assert cli.main(["list"]) == code
     name = signal.Signals(number).name
-    assert capsys.readouterr().err == f"dct-seg: stopped by {name}; the same command goes on from here\n"
+    assert capsys.readouterr().err == f"dct-seg: stopped by {name}; the same command continues from here\n"
     assert signal.getsignal(number) is before
 
 
-def test_signal_ends_a_forked_process_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
+def test_signal_ends_a_forked_process_silently(capfd: pytest.CaptureFixture[str]) -> None:
     with raising_stopped():
         child = os.fork()
         if child == 0:
@@ -116,7 +116,7 @@ def test_signal_in_another_thread_than_the_main_one_is_left_alone() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS)
-def test_training_that_is_stopped_leaves_a_checkpoint_that_goes_on_as_if_it_had_not(
+def test_stopped_training_leaves_a_checkpoint_that_resumes_to_the_same_weights(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -136,7 +136,7 @@ def test_training_that_is_stopped_leaves_a_checkpoint_that_goes_on_as_if_it_had_
     fit.wait_until(lambda: list(Path("out").rglob("*.ckpt")))
     code, said = fit.send(number)
     assert code == 128 + number
-    found = re.search(r"--ckpt_path (\S+) goes on from epoch (\d+), batch (\d+)", line_of(said))
+    found = re.search(r"--ckpt_path (\S+) continues from epoch (\d+), batch (\d+)", line_of(said))
     assert found, said
     path, epoch = Path(found[1]), int(found[2])
     assert [one.name for one in path.parent.iterdir() if one.name.startswith(".")] == []
@@ -233,7 +233,7 @@ def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.slow
-def test_prediction_that_is_stopped_or_killed_leaves_whole_files_and_goes_on(many: list[str]) -> None:
+def test_stopped_or_killed_prediction_leaves_whole_files_and_resumes(many: list[str]) -> None:
     def num_done() -> int:
         path = Path("out/predicted.jsonl")
         return path.read_text().count("\n") if path.is_file() else 0
@@ -248,7 +248,7 @@ def test_prediction_that_is_stopped_or_killed_leaves_whole_files_and_goes_on(man
         else:
             code, said = command.send(number)
             assert code == 128 + number
-            assert line_of(said).endswith("; the same command goes on from here")
+            assert line_of(said).endswith("; the same command continues from here")
         for path in Path("out").rglob("*.png"):
             if not path.name.startswith("."):
                 with Image.open(path) as image:
@@ -269,9 +269,7 @@ def test_prediction_that_is_stopped_or_killed_leaves_whole_files_and_goes_on(man
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_benchmark_that_is_stopped_goes_on(
-    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stopped_benchmark_resumes(workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = [
         "benchmark",
@@ -302,7 +300,7 @@ def test_benchmark_that_is_stopped_goes_on(
         else:
             code, said = command.send(number)
         assert code == 128 + number
-        assert line_of(said).endswith("; the same command with --out out goes on from here")
+        assert line_of(said).endswith("; the same command with --out out continues from here")
         before = num_done()
         assert before < 30
     kept = {
@@ -344,7 +342,7 @@ def test_two_predictions_do_not_share_a_folder(many: list[str], capsys: pytest.C
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pgrep") is None, reason="looks for processes with pgrep")
 @pytest.mark.parametrize("number", SIGNALS)
-def test_sweep_that_is_stopped_leaves_no_process_and_goes_on(
+def test_stopped_sweep_leaves_no_process_and_resumes(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -359,7 +357,7 @@ def test_sweep_that_is_stopped_leaves_no_process_and_goes_on(
     sweep.wait_until(lambda: list(Path(out).rglob("*.ckpt")))
     code, said = sweep.send(number)
     assert code == 128 + number
-    assert line_of(said).endswith("; the same command with --resume goes on from here, 0 of 1 trials ended")
+    assert line_of(said).endswith("; the same command with --resume continues from here, 0 of 1 trials ended")
     assert subprocess.run(["pgrep", "-f", f"{out}/trials/"], capture_output=True, check=False).stdout == b""
     (trial,) = trials_in(Path(out))
     assert trial.read_outcome() is None
@@ -374,9 +372,7 @@ def test_sweep_that_is_stopped_leaves_no_process_and_goes_on(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS)
-def test_annotator_that_is_stopped_says_so(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stopped_annotator_says_so(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     tiny_net().save_pretrained("weights.safetensors")
     Path("images").mkdir()
@@ -388,6 +384,6 @@ def test_annotator_that_is_stopped_says_so(
     assert line_of(said) == f"dct-seg: stopped by {signal.Signals(number).name}"
 
 
-def test_stop_is_told_in_one_line() -> None:
+def test_stop_is_reported_in_one_line() -> None:
     assert str(Stopped(signal.SIGTERM)) == "stopped by SIGTERM"
     assert Stopped(signal.SIGTERM).exit_code == 143

@@ -66,10 +66,19 @@ def write(folder: Path, **changes: Any) -> Path:
         ({"parameters": None}, "a sweep file is a mapping with method, command and parameters"),
         ({"metod": "grid"}, "unknown key of a sweep file 'metod'; did you mean 'method'?"),
         ({"method": "gird"}, "unknown sweep method 'gird'; did you mean 'grid'?"),
-        ({"parameters": {}}, "parameters is a mapping of command-line keys"),
+        ({"parameters": {}}, "parameters maps command-line keys"),
         (
             {"parameters": {"model lr": {"value": 1}}},
             "a parameter is named by a key of the command line, such as model.lr, got 'model lr'",
+        ),
+        (
+            {"parameters": {"a": {"values": [1], "vals": [2]}}},
+            "unknown option of parameter 'a' 'vals'; did you mean 'values'?",
+        ),
+        ({"parameters": {"a": {"value": 1, "values": [2]}}}, "parameter 'a' has value and values; give one"),
+        (
+            {"parameters": {"a.b": {"value": 1}, "a": {"parameters": {"b": {"value": 2}}}}},
+            "parameter 'a.b' is given 2 times",
         ),
         ({"parameters": {"a": 3}}, r"parameter 'a' is a mapping such as \{values: \[1, 2\]\}, got 3"),
         (
@@ -84,28 +93,28 @@ def write(folder: Path, **changes: Any) -> Path:
         ({"parameters": {"a": {"values": []}}}, "values of parameter 'a' is a list of at least one"),
         (
             {"parameters": {"a": {"values": [1, 2], "probabilities": [0.5, 0.4]}}},
-            "are as many as its values and sum to 1",
+            "has one number per value, with sum 1",
         ),
         ({"parameters": {"a": {"min": "low", "max": 1}}}, "min of parameter 'a' is a number, got 'low'"),
         (
             {"parameters": {"a": {"min": 2, "max": 1}}},
-            "parameter 'a' has min 2 and max 1; min is the smaller one",
+            "parameter 'a' has min 2 and max 1; min must be below max",
         ),
         (
             {"parameters": {"a": {"distribution": "log_uniform_values", "min": 0, "max": 1}}},
-            "min is above 0, got 0",
+            "min must be positive, got 0",
         ),
         (
             {"parameters": {"a": {"distribution": "int_uniform", "min": 0.5, "max": 1}}},
-            "whole numbers between min and max, got 0.5",
+            "is an integer, so min and max must be, too, got 0.5",
         ),
         (
             {"parameters": {"a": {"distribution": "q_uniform", "min": 0, "max": 1, "q": 0}}},
-            "has q above 0 and sigma from 0 on",
+            "needs q > 0 and sigma >= 0",
         ),
         (
             {"parameters": {"a": {"min": 0.0, "max": 1.0}}},
-            "parameter 'a' has distribution uniform, and grid takes",
+            "parameter 'a' has distribution uniform, and grid supports",
         ),
         ({"run_cap": 0}, "run_cap is a number of trials, at least 1, got 0"),
         (
@@ -121,15 +130,15 @@ def write(folder: Path, **changes: Any) -> Path:
         ({"command": ["${program}", "fit"]}, r"command is a list with \$\{args\} in it"),
         (
             {"command": ["${program}", "benchmark", "${args}"]},
-            "command runs 'dct-seg benchmark', and here it is dct-seg fit",
+            "command runs 'dct-seg benchmark', but only dct-seg fit works here",
         ),
         (
             {"command": ["python", "train.py", "${args}"]},
-            "command runs 'python train.py', and here it is dct-seg fit",
+            "command runs 'python train.py', but only dct-seg fit works here",
         ),
         (
             {"command": ["${program}", "fit", "${args_no_hyphens}", "${args}"]},
-            "which only W&B's agent fills in",
+            "which only W&B's agent replaces",
         ),
     ],
 )
@@ -140,6 +149,13 @@ def test_a_mistake_in_the_file_is_named(changes: dict[str, Any], said: str, tmp_
     assert str(error.value).startswith(f"{path}: ")
 
 
+def test_a_key_that_stands_there_twice_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    path.write_text(path.read_text() + "method: random\n")
+    with pytest.raises(ValueError, match=r"sweep.yaml: line .*: 'method' is given twice"):
+        load_sweep(path)
+
+
 def test_what_is_no_sweep_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no sweep file"):
         load_sweep(tmp_path / "none.yaml")
@@ -147,7 +163,7 @@ def test_what_is_no_sweep_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a sweep file is a mapping"):
         load_sweep(tmp_path / "list.yaml")
     (tmp_path / "broken.yaml").write_text("a: [1\n")
-    with pytest.raises(ValueError, match="is no YAML"):
+    with pytest.raises(ValueError, match="is not YAML"):
         load_sweep(tmp_path / "broken.yaml")
 
 
@@ -177,7 +193,7 @@ def test_nested_parameters_get_dotted_keys_and_an_envvar_is_filled_in(
         "--seed_everything=3",
     ]
     assert fit_arguments(sweep, planned(sweep)[1]) == words
-    with pytest.raises(ValueError, match=r"no --config that b\.yaml could stand in for"):
+    with pytest.raises(ValueError, match=r"no --config that b\.yaml could replace"):
         fit_arguments(
             load_sweep(write(tmp_path, command=["${program}", "fit", "${args}"])), {}, base="b.yaml"
         )
@@ -273,7 +289,7 @@ def test_a_random_search_draws_from_each_distribution_and_its_start_does_not_dep
     assert set(column["fixed"]) == {"x"}
     few = load_sweep(write(tmp_path, method="random", parameters={"a": {"values": [1, 2]}}))
     assert sorted(values["a"] for values in planned(few, trials=10)) == [1, 2]
-    with pytest.raises(ValueError, match="method random has no end of trials; give --trials N"):
+    with pytest.raises(ValueError, match="method random has no number of trials; give --trials N"):
         planned(few)
 
 
@@ -385,7 +401,7 @@ def test_the_papers_table_1_stands_beside_ours_to_the_digit() -> None:
     assert len(paper_table(rows_of([outcome({"model.lr": 1}, 2.0)]))) == 1
 
 
-def test_the_report_is_written_whole_with_a_picture_and_names_what_failed(tmp_path: Path) -> None:
+def test_the_report_is_written_whole_with_an_image_and_names_what_failed(tmp_path: Path) -> None:
     sweep = load_sweep(ROOT / "configs" / "sweeps" / "table1.yaml")
     text = write_report(
         sweep, [*table1_outcomes(), outcome({"config": "x.yaml", "seed_everything": 0}, None)], tmp_path
@@ -418,12 +434,12 @@ def test_trials_share_the_machine() -> None:
     assert int(threads["OMP_NUM_THREADS"]) == max(1, len(os.sched_getaffinity(0)) // 2)
 
 
-def test_the_error_of_a_trial_is_its_last_line_without_colours(tmp_path: Path) -> None:
+def test_the_error_of_a_trial_is_its_last_line_without_colors(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     log.write_text("Epoch 0\r\x1b[31mdct-seg: error: no folder x\x1b[0m\nwandb: synced\n")
     assert last_error(log) == "no folder x"
     log.write_text("\n")
-    assert last_error(log) == "it printed nothing"
+    assert last_error(log) == "no output"
 
 
 @pytest.fixture
@@ -451,7 +467,7 @@ def alive(marker: str) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pgrep") is None, reason="looks for processes with pgrep")
-def test_four_trials_killed_are_gone_on_with_and_leave_runs_that_wandb_reads(
+def test_four_killed_trials_are_resumed_and_leave_runs_that_wandb_reads(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("wandb")
@@ -481,9 +497,9 @@ def test_four_trials_killed_are_gone_on_with_and_leave_runs_that_wandb_reads(
     assert 1 <= len(before) < 4
     times = {name: path.stat().st_mtime_ns for name, path in before.items()}
     assert main(args) == 2
-    assert "--resume goes on with it, or give another --out" in capsys.readouterr().err
+    assert "--resume it, or give another --out" in capsys.readouterr().err
     assert main([*args, "--resume", "--", "--model.lr=3"]) == 2
-    assert "was begun with extra []" in capsys.readouterr().err
+    assert "was started with extra []" in capsys.readouterr().err
 
     assert main([*args, "--resume"]) == 0
     said = capsys.readouterr()
@@ -520,7 +536,7 @@ def test_four_trials_killed_are_gone_on_with_and_leave_runs_that_wandb_reads(
 
 
 @pytest.mark.slow
-def test_a_trial_that_fails_is_told_the_rest_goes_on_and_it_is_tried_again(
+def test_a_failed_trial_is_reported_the_others_continue_and_it_is_restarted(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parameters = {"model.network.click_encoder": {"values": ["Dsk", "Disk"]}}

@@ -18,7 +18,7 @@ PROMPTS: dict[str, Any] = {"click": "click", "drag": "drag"}
 
 
 def results(prompt: str, **clicks: list[int]) -> Results:
-    """A run over GrabCut in which each method needs so many clicks on each image."""
+    """A run over GrabCut with the given number of clicks per method on each image."""
     methods = {label: {"method": label.split("_random")[0], "paper": "", "options": {}} for label in clicks}
     run = Results(Settings(PROMPTS[prompt]), methods, {"GrabCut": {}})
     for label, numbers in clicks.items():
@@ -56,7 +56,7 @@ def test_drag_row_stands_beside_a_run_with_drags_only() -> None:
 def test_table_is_written_as_markdown_csv_and_latex(tmp_path: Path) -> None:
     text = write_table_2([results("click", dos=[2, 4], brs=[3, 3])], tmp_path)
     assert text == (tmp_path / "table2.md").read_text()
-    assert "never a reproduction" in text
+    assert "not a reproduction" in text
     rows = list(csv.reader(io.StringIO((tmp_path / "table2.csv").read_text())))
     assert len(rows) == 15
     assert "DOS & click & 6.04 & 3.00 & [2.00, 4.00]" in (tmp_path / "table2.tex").read_text()

@@ -238,6 +238,10 @@ def test_cosine_without_an_end_is_an_error():
         rates(1, max_epochs=-1, schedule="cosine")
 
 
+def test_cosine_of_no_epoch_is_allowed():
+    assert rates(0, max_epochs=0, schedule="cosine") == []
+
+
 def test_the_gradient_is_clipped_to_its_norm(tmp_path):
     options = {"train_clicks": (1, 1)}
     _, (free,) = train_on(tiny_task(NO_HEAD, **options), squares(), tmp_path)
@@ -404,7 +408,7 @@ class Rehearsed(nn.Module):
         return (self.answers.pop(0).float() * 20 - 10)[:, None]
 
 
-def test_a_finished_sample_keeps_its_last_iou_while_others_go_on():
+def test_a_finished_sample_keeps_its_last_iou_while_others_continue():
     batch = squares()
     right, wrong = batch["mask"], torch.zeros_like(batch["mask"])
     first_right = torch.stack([right[0], wrong[1]])
@@ -475,7 +479,7 @@ def test_validation_with_clicks_encodes_an_image_once(fusion, tmp_path, monkeypa
         ({"losses": {"bse": 1.0}}, "unknown loss 'bse'; did you mean 'bce'"),
         ({"rule": "largest"}, "unknown rule 'largest'; did you mean 'largest_region'"),
         ({"val_prompts": ["drags"]}, "unknown prompt 'drags'; did you mean 'drag'"),
-        ({"train_clicks": (3, 2)}, r"the fewest and the most clicks of a batch, got \(3, 2\)"),
+        ({"train_clicks": (3, 2)}, r"the minimum and maximum clicks per batch, at least 1, got \(3, 2\)"),
         ({"drag_share": 1.5}, "drag_share is a share of the images, at least 0 and at most 1, got 1.5"),
         ({"radius_noise": 1.0}, "radius_noise is a fraction"),
         ({"gradient_clip": 0.0}, "gradient_clip is a norm, above 0, got 0.0"),
@@ -485,14 +489,16 @@ def test_validation_with_clicks_encodes_an_image_once(fusion, tmp_path, monkeypa
     ],
     ids=str,
 )
-def test_a_wrong_option_is_told_before_training(options, message):
+def test_a_wrong_option_is_reported_before_training(options, message):
     with pytest.raises(ValueError, match=message):
         tiny_task(**options)
 
 
 @pytest.mark.parametrize("options", [{"drag_share": 0.5}, {"val_prompts": ["drag", "click"]}], ids=str)
 def test_clicks_without_a_drag_need_the_head(options):
-    with pytest.raises(ValueError, match=r"SpatialDCT needs radii and auto_drag is off.*switch auto_drag on"):
+    with pytest.raises(
+        ValueError, match=r"SpatialDCT needs radii and auto_drag is off.*switch auto_drag on.*such as Disk"
+    ):
         tiny_task(NO_HEAD, **options)
     tiny_task({**NO_HEAD, "click_encoder": "Disk"}, **options)
 
@@ -504,7 +510,7 @@ def test_random_click_sampling_trains_on_sets_that_look_at_no_prediction(tmp_pat
     tiny_trainer(tmp_path, limit_train_batches=1).fit(task, tiny_data())
     after = weights(task)
     assert any(not torch.equal(before[key], after[key]) for key in before)
-    with pytest.raises(ValueError, match="click_sampling random draws no drags, and SpatialDCT reads"):
+    with pytest.raises(ValueError, match="click_sampling random draws no drags, but SpatialDCT reads"):
         tiny_task(click_sampling="random")
     with pytest.raises(ValueError, match=r"unknown click sampling 'mistake'; did you mean 'mistakes'\?"):
         tiny_task(click_sampling="mistake")

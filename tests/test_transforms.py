@@ -90,7 +90,7 @@ def test_cut_equals_a_plain_loop() -> None:
     assert (cut(mask, (top, left, height, width), size, fill=(255,)) == wanted).all()
 
 
-def test_scale_is_drawn_pixels_per_picture_pixel() -> None:
+def test_scale_is_drawn_pixels_per_image_pixel() -> None:
     mask = scene(300, 300)[1]
     sides = [
         ObjectCrop(60, scale=(0.75, 1.25)).draw_window(mask, np.random.default_rng(seed))[2]
@@ -139,7 +139,7 @@ def test_a_mask_without_an_object_passes() -> None:
         ({"aspect": 0.5}, "aspect is a factor, at least 1, got 0.5"),
     ],
 )
-def test_ranges_that_make_no_sense_are_told(options: dict[str, object], message: str) -> None:
+def test_ranges_that_make_no_sense_are_reported(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         training_transform(64, **options)  # type: ignore[arg-type]
 
@@ -222,14 +222,16 @@ def returns(image: Any, mask: Any) -> Callable[..., dict[str, Any]]:
     ("transform", "message"),
     [
         (albumentations.Compose([albumentations.Normalize()]), "do not normalize it, the network does that"),
-        (v1.Compose([v1.ToTensor()]), "changes the image alone; use torchvision"),
+        (v1.Compose([v1.ToTensor()]), "changes only the image; use torchvision"),
         (returns(IMAGE.astype(np.float32), MASK), "got values from 0 to 254; divide it by 255"),
         (returns(IMAGE.astype(np.int32), MASK), "an image of int32; wanted uint8, or float in 0..1"),
         (returns(IMAGE, MASK * 0.5), r"a mask with \[0\.5, 127\.5\]; it keeps 0, 1 and 255"),
         (returns(IMAGE[:10], MASK), r"an image \(10, 24, 3\) and a mask \(20, 24\)"),
         (lambda **given: (IMAGE, MASK), "returns a dict with image and mask, got tuple"),
+        (lambda picture, mask: (picture, mask), r"cannot be called as transform\(image=, mask=\): missing"),
+        (torch.nn.Sequential(v2.RandomHorizontalFlip()), "torchvision.transforms.v2.Compose"),
     ],
 )
-def test_a_transform_that_does_not_fit_is_told_in_one_line(transform: Any, message: str) -> None:
+def test_a_transform_that_does_not_fit_is_reported_in_one_line(transform: Any, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         augment(transform, IMAGE, MASK, 0)

@@ -24,7 +24,7 @@ def test_task_has_a_user_of_its_own_with_another_data_module() -> None:
     assert tiny_task(place="core").user == UserSettings(place="core")
 
 
-def test_settings_given_to_the_task_win_and_are_told_in_one_line(
+def test_settings_given_to_the_task_win_and_are_reported_in_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     task, data = tiny_task(rule="max_distance", drag_share=0.25), tiny_data(drag_share=0.75, radius_noise=0.1)
@@ -74,12 +74,14 @@ def test_weights_do_not_depend_on_who_makes_the_first_click(tmp_path: Path) -> N
         ({"place": "edge"}, "unknown place 'edge'"),
     ],
 )
-def test_wrong_setting_is_told_when_the_data_module_is_made(wrong: dict[str, object], message: str) -> None:
+def test_wrong_setting_is_reported_when_the_data_module_is_made(
+    wrong: dict[str, object], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         tiny_data(**wrong)
 
 
-def test_first_click_keeps_the_radius_from_an_image_whose_drag_is_not_told() -> None:
+def test_first_click_hides_the_radius_from_an_image_without_a_drag() -> None:
     mask = torch.zeros(2, 20, 20, dtype=torch.bool)
     mask[:, 5:14, 5:14] = True
     settings = UserSettings()

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from dct_seg import SimulatedUser, next_click
 from dct_seg.clicks import ClickBatch
 from dct_seg.metrics import at_least_max, failures, iou, num_clicks_to
-from dct_seg.simulation import NextClicks, SimulatedUser, next_click
+from dct_seg.simulation import NextClicks
 
 VECTORS = np.load(Path(__file__).parent / "data" / "ritm_protocol.npz", allow_pickle=False)
 ALL_CLICKED_OR_PERFECT = 4
@@ -55,7 +56,7 @@ def test_a_whole_run_is_the_reference_run(case):
     for k in range(int(VECTORS["seq_max_clicks"][case])):
         click = user(logits, clicks)
         if click.done.all():
-            # The reference goes on with stray clicks at (0, 0), and may even spoil the mask; our run ends
+            # The reference continues with stray clicks at (0, 0), and may even spoil the mask; our run ends
             # here.
             assert ties[k] & ALL_CLICKED_OR_PERFECT
             break

@@ -43,6 +43,7 @@ def train(
     return task, seen
 
 
+@pytest.mark.slow
 def test_the_run_ends_between_its_start_and_what_it_trained(tmp_path: Path) -> None:
     start = weights(tiny_task())
     task, seen = train(tmp_path, 0.75)
@@ -61,6 +62,7 @@ def test_the_run_ends_between_its_start_and_what_it_trained(tmp_path: Path) -> N
     assert_same_weights(ended, seen.validated)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_the_average_as_the_weights_to_use(tmp_path: Path) -> None:
     task, _ = train(tmp_path, 0.5)
     assert_same_weights(
@@ -70,6 +72,7 @@ def test_a_checkpoint_holds_the_average_as_the_weights_to_use(tmp_path: Path) ->
     assert_same_weights(stored, weights(task.net))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_as_one_that_was_not_stopped(tmp_path: Path) -> None:
     whole, seen = train(tmp_path / "whole", 0.5)
     train(tmp_path / "parts", 0.5, max_epochs=1)

@@ -1,4 +1,4 @@
-// The server's HTTP interface, /api/v1: its shapes, and one function that speaks it. Coordinates are pixels of the full-size picture.
+// The server's HTTP interface, /api/v1: its shapes, and one function that speaks it. Coordinates are pixels of the full-size image.
 
 export interface Class {
   id: number;
@@ -116,8 +116,8 @@ export interface Imported {
 
 export const FORMATS = {
   coco: "COCO JSON",
-  indexed_png: "Indexed PNG, one a picture",
-  object_png: "PNG, one an object",
+  indexed_png: "Indexed PNG, one per image",
+  object_png: "PNG, one per object",
   labelme: "labelme JSON",
   clicks: "Clicks, to replay",
   yolo: "YOLO segmentation",
@@ -149,7 +149,7 @@ export const TAB = sessionStorage.getItem("tab") ?? crypto.getRandomValues(new U
 sessionStorage.removeItem("tab");
 addEventListener("pagehide", () => sessionStorage.setItem("tab", TAB));
 
-/** The address of something below /api/v1, with the token for those who cannot send a header (pictures, downloads). */
+/** The address of something below /api/v1, with the token for those who cannot send a header (images, downloads). */
 export function address(path: string): string {
   const url = new URL(path, BASE);
   if (TOKEN !== null) url.searchParams.set("token", TOKEN);
@@ -187,7 +187,7 @@ export function leave(): void {
   void fetch(new URL("tabs", BASE), { method: "POST", headers, body: JSON.stringify({ tab: TAB }), keepalive: true }).catch(() => undefined);
 }
 
-/** The picture as the browser draws it, its longer side at most `maxSide` pixels. */
+/** The image as the browser draws it, its longer side at most `maxSide` pixels. */
 export async function loadImage(id: string, maxSide: number, signal: AbortSignal): Promise<ImageBitmap> {
   const response = await fetched("GET", `pictures/${id}/image?max_side=${maxSide}`, undefined, signal);
   return createImageBitmap(await response.blob());

@@ -65,7 +65,7 @@ export class Changes {
 }
 
 /**
- * A change of a picture that is safe to send again: when an attempt got no answer, the server may have made it all the same, so look
+ * A change of an image that is safe to send again: when an attempt got no answer, the server may have made it all the same, so look
  * at the revision first, and send only if it is the old one.
  */
 export function once<T extends { revision: number }>(

@@ -1,6 +1,6 @@
 // From a field of probabilities to the outline of what lies above a threshold.
 
-/** Probabilities (0..255) of a region of the picture: `cols` x `rows` samples over `width` x `height` pixels from (`row`, `col`). */
+/** Probabilities (0..255) of a region of the image: `cols` x `rows` samples over `width` x `height` pixels from (`row`, `col`). */
 export interface Field {
   values: Uint8Array;
   cols: number;
@@ -12,7 +12,7 @@ export interface Field {
 }
 
 /**
- * The closed outline at `threshold` (0..1) by marching squares, in pixels of the picture; fill it by the rule "evenodd".
+ * The closed outline at `threshold` (0..1) by marching squares, in pixels of the image; fill it by the rule "evenodd".
  *
  * Each cell lies between four samples; around the region lies a ring of zeros, so every outline closes. Each crossing of a cell's
  * side has one way in and one way out, kept in `next`: walking along them draws the outline without any search.
@@ -95,7 +95,7 @@ export function contour(field: Field, threshold: number): Path2D {
   return path;
 }
 
-/** Pixels of the picture above `threshold` (0..1), about. */
+/** Pixels of the image above `threshold` (0..1), about. */
 export function area(field: Field, threshold: number): number {
   let above = 0;
   const level = threshold * 255;

@@ -1,40 +1,42 @@
-// The dialogs: keys and gestures, the classes; and the menu of formats.
+// The dialogs: keys and gestures, the classes; and the menus of what goes out and comes in.
 import { address, FORMATS, type Class } from "./api";
 import { byId, el, icon, iconButton } from "./dom";
 import { withNames, type Session } from "./session";
 
 const GESTURES: [string, string][] = [
-  ["Press and drag", "Mark the object: a circle from its center to its edge"],
-  ["Right button, pen's side button", "Mark background that was taken for object"],
-  ["A click without a drag", "The model chooses the circle (dashed)"],
-  ["Shift and drag", "A box around the object, from corner to corner"],
-  ["A click on a finished object", "Choose it; with Shift more of them; twice to edit it"],
+  ["Press and drag", "Mark the object: a circle from its center to its nearest edge"],
+  ["Right button, pen's side button", "Mark background: remove what is too much"],
+  ["Click without a drag", "The model chooses the circle (dashed)"],
+  ["Shift+drag", "A box around the object, from corner to corner"],
+  ["Click on a finished object", "Select it; Shift+click selects more; double click edits it"],
   ["Wheel, two fingers", "Zoom at the pointer"],
-  ["Space and drag, middle button", "Move the picture"],
+  ["Space+drag, middle button", "Move the image"],
 ];
 const KEYS: [string[], string][] = [
   [["Enter"], "Finish the object"],
   [["Ctrl", "Z"], "Undo"],
   [["Ctrl", "Y"], "Redo"],
-  [["N", "P"], "Next picture, previous picture"],
-  [["U"], "Next picture that is not done"],
-  [["Shift", "Enter"], "Nothing here: picture done, next"],
+  [["N", "P"], "Next image, previous image"],
+  [["U"], "Next image that is not done"],
+  [["Shift", "Enter"], "Nothing here: mark the image as done, open the next"],
   [["1", "…", "9"], "Class"],
   [["X"], "Object or background"],
   [["H"], "Hide the masks"],
-  [["I"], "Colors by object, or by class"],
-  [["+", "−", "0"], "Zoom in, out, whole picture"],
-  [["Delete"], "Discard the object being made, or delete those chosen"],
-  [["G"], "Carry the objects chosen, or all, to the next image (Shift: go on)"],
-  [["E"], "Edit the object chosen"],
-  [["M"], "Merge the objects chosen"],
+  [["I"], "Color by object or by class"],
+  [["T"], "Show time and objects per hour"],
+  [["+", "−", "0"], "Zoom in, zoom out, whole image"],
+  [["Delete"], "Discard the current object, or delete the selected ones"],
+  [["G"], "Copy the selected objects, or all, to the next image (Shift: continue)"],
+  [["E"], "Edit the selected object"],
+  [["M"], "Merge the selected objects"],
   [["B"], "Brush: right button or Shift erases"],
   [["L"], "Lasso"],
-  [["Esc"], "Cancel, put the tool away, choose none"],
+  [["K"], "Local drag: the mask outside a circle stays as it is"],
+  [["Esc"], "Cancel, close the tool, clear the selection"],
   [["← ↑ ↓ →"], "Move a crosshair (Shift: faster)"],
-  [["[", "]"], "Its circle, or the brush, smaller, larger"],
+  [["[", "]"], "Smaller, larger: brush, circle (also Shift+wheel)"],
   [["C"], "Click with the crosshair's circle"],
-  [["?"], "This list"],
+  [["?"], "This help"],
 ];
 
 const USUAL = 5; // formats that the menu shows at once
@@ -126,6 +128,25 @@ export function makeMenu(also: [string, string, () => void][]): void {
   const entries = Object.entries(FORMATS).map(([format, name]) => entry(format, name));
   const others = el("details", {}, el("summary", { role: "menuitem" }, "For other tools"), ...entries.slice(USUAL));
   menu.append(el("p", {}, "Export all objects"), ...entries.slice(0, USUAL), others, ...more);
+  behave(menu, byId("export"));
+}
+
+/** The menu of what can be imported: each entry has a name, an icon and what it does. */
+export function makeImportMenu(entries: [string, string, () => void][]): void {
+  const menu = byId("import-menu");
+  const buttons = entries.map(([name, symbol, press]) => {
+    const run = (): void => {
+      menu.hidePopover();
+      press();
+    };
+    return el("button", { role: "menuitem", onclick: run }, icon(symbol), name);
+  });
+  menu.append(el("p", {}, "Import objects to correct, or drop them here"), ...buttons);
+  behave(menu, byId("import"));
+}
+
+/** Arrow keys move in a menu; the button that opens it says whether it is open. */
+function behave(menu: HTMLElement, button: HTMLElement): void {
   menu.addEventListener("keydown", (event) => {
     const items = [...menu.querySelectorAll<HTMLElement>("[role=menuitem]")].filter((one) => one.offsetParent !== null);
     const by = event.key === "ArrowDown" ? 1 : event.key === "ArrowUp" ? -1 : 0;
@@ -135,7 +156,7 @@ export function makeMenu(also: [string, string, () => void][]): void {
   });
   menu.addEventListener("toggle", (event) => {
     const open = (event as ToggleEvent).newState === "open";
-    byId("export").setAttribute("aria-expanded", String(open));
+    button.setAttribute("aria-expanded", String(open));
     if (open) menu.querySelector<HTMLElement>("[role=menuitem]")?.focus();
   });
 }

@@ -1,9 +1,11 @@
 // Wires the session to the stage, the panels, the tools and the keys.
 import { leave, type Click, type Paint } from "./api";
-import { makeClasses, makeHelp, makeMenu } from "./dialogs";
+import { makeClasses, makeHelp, makeImportMenu, makeMenu } from "./dialogs";
 import { byId, count } from "./dom";
 import { isControl, listen } from "./gestures";
+import { chosen, dropped } from "./given";
 import { banner, toast } from "./notices";
+import { Pace } from "./pace";
 import { Painter, type Tool } from "./painter";
 import { Panels } from "./panels";
 import { Pointing } from "./pointing";
@@ -26,38 +28,42 @@ const session = new Session({
     return stage.open(picture);
   },
   toast,
-  say: (text) => (box.ariaLabel = `${session.picture?.name ?? "Picture"}. ${text}`),
+  finished: () => pace.add(),
+  say: (text) => (box.ariaLabel = `${session.picture?.name ?? "Image"}. ${text}`),
   live: ({ exact, milliseconds }, age) =>
     requestAnimationFrame(() => box.dispatchEvent(new CustomEvent("livemask", { detail: { ...milliseconds, exact, age: age() } }))),
 });
 const stage: Stage = new Stage(scene, (view) => {
   const percent = session.picture === null ? "–" : `${Math.round(view.scale * 100 * devicePixelRatio)} %`;
   byId("zoom").textContent = percent;
-  byId("zoom").ariaLabel = `${percent}, show the whole picture`;
+  byId("zoom").ariaLabel = `${percent}, show the whole image`;
 });
 const painter: Painter = new Painter(session);
 const pointing = new Pointing(session, painter, () => stage, () => {
   cursor = null;
   session.stopCarrying();
 });
+const pace = new Pace(byId("pace"));
 const panels = new Panels(session, closeSheets);
 const showHelp = makeHelp();
 const showClasses = makeClasses(session);
 
 function scene(): Scene {
-  const { picture, drag, live, mask, threshold, opacity, hidden, highlight, project } = session;
+  const { picture, drag, live, mask, threshold, opacity, hidden, highlight, project, circle } = session;
+  const [at, radius] = [painter.hovered, painter.radius];
   return {
     objects: picture?.objects ?? [],
     edits: picture?.draft?.edits ?? null,
     highlight,
     clicks: picture?.draft?.clicks ?? [],
     mask: live?.mask ?? mask,
+    outside: live === null || circle === null ? null : { mask, circle },
     drag: drag && { ...drag, shown: drag.radius ?? live?.radius ?? null },
     cursor,
     selected: session.selected,
     box: pointing.box,
     strokes: [...painter.waiting, ...(painter.stroke === null ? [] : [painter.stroke])],
-    brush: painter.tool === "brush" && painter.hovered !== null ? { ...painter.hovered, radius: painter.radius } : null,
+    ring: circle ?? (drag === null && at !== null && radius !== null ? { ...at, radius } : null),
     threshold,
     opacity,
     hidden,
@@ -99,7 +105,7 @@ function toggleHidden(): void {
   stage.repaint();
 }
 
-/** Take a tool in hand, or put it away where it is the one in hand. */
+/** Take a tool in hand; put it away if it is in hand already. */
 function setTool(tool: Tool): void {
   painter.choose(painter.tool === tool ? "drag" : tool);
   if (painter.tool !== "drag") session.reopenSelected();
@@ -107,8 +113,16 @@ function setTool(tool: Tool): void {
   session.rerender();
 }
 
-function resizeBrush(factor: number): void {
-  if (pointing.resize(factor)) stage.repaint();
+/** Resize the tool in hand, or the crosshair's circle. */
+function shrinkOrGrow(factor: number): void {
+  if (!pointing.resize(factor)) moveCursor(0, 0, factor);
+}
+
+function toggleColors(): void {
+  session.apart = !session.apart;
+  if (session.apart) localStorage.setItem("apart", "yes");
+  else localStorage.removeItem("apart");
+  session.rerender();
 }
 
 function finish(): void {
@@ -130,10 +144,11 @@ const pressed: Record<string, () => void> = {
   redo: () => session.redo(),
   discard: () => session.discard(),
   finish,
-  brush: () => setTool(painter.tool === "lasso" ? "drag" : "brush"),
+  brush: () => setTool(painter.tool === "drag" ? "brush" : "drag"),
   "tool-brush": () => painter.tool !== "brush" && setTool("brush"),
   "tool-lasso": () => painter.tool !== "lasso" && setTool("lasso"),
-  "put-away": () => setTool(painter.tool),
+  "tool-local": () => painter.tool !== "local" && setTool("local"),
+  "put-away": () => setTool("drag"),
   "edit-chosen": () => void session.reopenSelected(),
   "merge-chosen": () => session.mergeSelected(),
   "carry-chosen": () => void session.carry(),
@@ -144,7 +159,6 @@ const pressed: Record<string, () => void> = {
   "zoom-in": () => zoom(ZOOM_STEP),
   "zoom-out": () => zoom(1 / ZOOM_STEP),
   nothing: () => session.nothingHere(),
-  import: () => byId("files").click(),
   "help-button": showHelp,
   "edit-classes": showClasses,
   "show-pictures": () => toggleSheet("pictures"),
@@ -182,15 +196,22 @@ for (const name of ["threshold", "opacity"] as const) {
   });
 }
 
-const files = byId<HTMLInputElement>("files");
-files.addEventListener("change", () => {
-  for (const file of files.files ?? []) void session.importFile(file);
-  files.value = "";
-});
+makeImportMenu([
+  ["Files…", "upload", () => byId("files").click()],
+  ["A folder…", "pictures", () => byId("file-folder").click()],
+]);
+for (const id of ["files", "file-folder"]) {
+  const files = byId<HTMLInputElement>(id);
+  files.addEventListener("change", () => {
+    void session.importFiles(chosen(files.files ?? []));
+    files.value = "";
+  });
+}
 addEventListener("dragover", (event) => event.preventDefault());
 addEventListener("drop", (event) => {
   event.preventDefault();
-  for (const file of event.dataTransfer?.files ?? []) void session.importFile(file);
+  if (event.dataTransfer === null) return;
+  dropped(event.dataTransfer).then((given) => session.importFiles(given), (error: unknown) => toast(`the files cannot be read (${String(error)})`));
 });
 
 // Narrow screens: the lists are sheets
@@ -227,7 +248,7 @@ function moveCursor(rows: number, cols: number, grow: number): void {
 function clickAtCursor(): void {
   if (cursor === null) return moveCursor(0, 0, 1);
   const click: Click = { ...cursor, positive: session.positive };
-  if (session.press(click)) session.release();
+  if (session.press(click, painter.tool === "local" ? painter.radius : null)) session.release();
 }
 
 const arrows: Record<string, [number, number]> = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
@@ -237,17 +258,16 @@ const keys: Record<string, () => void> = {
   p: pressed["previous"] as () => void,
   x: () => setPositive(!session.positive),
   h: toggleHidden,
-  i: () => {
-    session.apart = !session.apart;
-    session.rerender();
-  },
+  i: toggleColors,
+  t: () => pace.toggle(),
   c: clickAtCursor,
   b: () => setTool("brush"),
   l: () => setTool("lasso"),
+  k: () => setTool("local"),
   e: () => void session.reopenSelected(),
   m: () => session.mergeSelected(),
-  "[": () => (painter.tool === "brush" ? resizeBrush(1 / 1.15) : moveCursor(0, 0, 1 / 1.15)),
-  "]": () => (painter.tool === "brush" ? resizeBrush(1.15) : moveCursor(0, 0, 1.15)),
+  "[": () => shrinkOrGrow(1 / 1.15),
+  "]": () => shrinkOrGrow(1.15),
   "+": () => zoom(ZOOM_STEP),
   "=": () => zoom(ZOOM_STEP),
   "-": () => zoom(1 / ZOOM_STEP),
@@ -258,9 +278,19 @@ const keys: Record<string, () => void> = {
   Enter: finish,
 };
 
+/** A key in a text field: Enter finishes the object here too; in the search it opens the first image otherwise. */
+function onTyped(event: KeyboardEvent): boolean {
+  if (event.key !== "Enter") return false;
+  if (session.picture?.draft) finish();
+  else if (event.target === byId("filter")) panels.openFirst();
+  else return false;
+  focusStage();
+  return true;
+}
+
 function onKey(event: KeyboardEvent): boolean {
-  const typed = event.target instanceof HTMLInputElement && event.target.type !== "range";
-  if (typed || document.querySelector("dialog[open], :popover-open") !== null) return false;
+  if (document.querySelector("dialog[open], :popover-open") !== null) return false;
+  if (event.target instanceof HTMLInputElement && event.target.type !== "range") return onTyped(event);
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (event.key === "Escape") {
     if (session.stopCarrying()) return true;
@@ -313,6 +343,7 @@ addEventListener("keydown", (event) => {
 function hint(): string {
   const { picture } = session;
   if (picture === null || session.loading) return "";
+  if (painter.tool === "local") return "Drag on what is wrong; the mask outside the circle stays";
   if (painter.tool === "lasso") return session.positive ? "Draw around what is missing" : "Draw around what is too much";
   if (painter.tool === "brush") return TOUCH ? "" : session.positive ? "Paint what is missing; the right button erases" : "Erase what is too much; the right button paints";
   if (session.selected.size > 0) return "";
@@ -321,34 +352,34 @@ function hint(): string {
   return "Drag on what is missing; right button on what is too much; Enter finishes";
 }
 
-/** What stands on the stage while there is no picture to show. */
+/** What stands on the stage while there is no image to show. */
 function renderEmpty(): void {
   const box = byId("empty");
   const { project, picture, loading } = session;
   box.hidden = project === null || picture !== null || loading;
   if (project === null || box.hidden) return;
   const [title, words] = [box.querySelector("h2"), box.querySelector("p")] as [HTMLElement, HTMLElement];
-  title.textContent = project.pictures.length === 0 ? `No pictures in “${project.name}”` : "None of the pictures can be opened";
+  title.textContent = project.pictures.length === 0 ? `No images in “${project.name}”` : "None of the images can be opened";
   words.textContent =
     project.pictures.length === 0
       ? "Put JPEG, PNG, TIFF or WebP files into the folder. They appear here by themselves."
-      : "The list says why. Replace them; those that can be read appear here by themselves.";
+      : "The list says why. Replace them; readable ones appear here by themselves.";
 }
 
-/** The bar above the tools: what can be done with the tool in hand, or with the objects that were chosen. */
+/** The bar above the tools: what can be done with the tool in hand, or with the selected objects. */
 function renderContext(): void {
-  const painting = painter.tool !== "drag";
+  const open = painter.tool !== "drag";
   const { size: chosen } = session.selected;
-  byId("painting").hidden = !painting;
-  byId("chosen").hidden = painting || chosen === 0 || session.picture?.draft !== null;
-  byId("brush").setAttribute("aria-pressed", String(painting));
-  for (const tool of ["brush", "lasso"]) byId(`tool-${tool}`).setAttribute("aria-checked", String(painter.tool === tool));
+  byId("painting").hidden = !open;
+  byId("chosen").hidden = open || chosen === 0 || session.picture?.draft !== null;
+  byId("brush").setAttribute("aria-pressed", String(open));
+  for (const tool of ["brush", "lasso", "local"]) byId(`tool-${tool}`).setAttribute("aria-checked", String(painter.tool === tool));
   for (const kind of ["fill_holes", "drop_specks", "keep_largest"]) byId<HTMLButtonElement>(kind).disabled = !session.picture?.draft;
-  byId("size-label").hidden = painter.tool !== "brush";
-  size.max = String(Math.sqrt(Math.max(session.picture?.width ?? 0, session.picture?.height ?? 0) / 4));
-  size.value = String(Math.sqrt(painter.radius));
+  byId("size-label").hidden = painter.radius === null;
+  size.max = String(Math.sqrt(painter.largest(Math.max(session.picture?.width ?? 0, session.picture?.height ?? 0))));
+  size.value = String(Math.sqrt(painter.radius ?? 0));
   fill(size);
-  const [add, takeAway] = painting ? ["Add", "Erase"] : ["Object", "Background"];
+  const [add, takeAway] = painter.paints ? ["Add", "Erase"] : ["Object", "Background"];
   for (const [id, word] of [["positive", add], ["negative", takeAway]] as const) {
     byId(id).ariaLabel = word as string;
     (byId(id).querySelector("span") as HTMLElement).textContent = word as string;
@@ -407,7 +438,7 @@ function render(): void {
     session.changes.hurry();
     void session.beat(false);
   });
-  else if (session.carrying) banner("Carrying the objects from image to image.", "Stop", () => session.stopCarrying());
+  else if (session.carrying) banner("Copying the objects from image to image.", "Stop", () => session.stopCarrying());
   else if (!session.alone) banner("Another tab is working on this image.", "Take over", () => void session.beat(true));
   else banner(null);
   panels.render();

@@ -1,8 +1,8 @@
-// The tools for the last pixels: a round brush and a lasso. A stroke is drawn here at once, and is a step of the log when it ends.
+// The tools for the last pixels: a round brush, a lasso, a drag limited to a circle. A stroke is drawn at once and logged when it ends.
 import type { Paint } from "./api";
 import type { Session } from "./session";
 
-export type Tool = "drag" | "brush" | "lasso";
+export type Tool = "drag" | "local" | "brush" | "lasso";
 
 /** What is being drawn: [row, col, radius] of a brush, [row, col] of a lasso. */
 export interface Stroke {
@@ -22,13 +22,28 @@ const LIGHTEST = 0.25; // share of the radius under a pen that hardly touches
 
 export class Painter {
   tool: Tool = "drag";
-  radius = 0; // pixels of the image; 0 until there is one
+  /** Radius of the brush and of a local drag's circle, in pixels of the image; 0 until there is one. */
+  private readonly sizes = { brush: 0, local: 0 };
   stroke: Stroke | null = null;
   hovered: Place | null = null;
   /** Strokes that have been let go and are not in the mask yet. */
   readonly waiting = new Set<Stroke>();
 
   constructor(private readonly session: Session) {}
+
+  /** Whether the tool draws strokes. */
+  get paints(): boolean {
+    return this.tool === "brush" || this.tool === "lasso";
+  }
+
+  /** Radius of the tool, or null for a tool without one. */
+  get radius(): number | null {
+    return this.tool === "brush" || this.tool === "local" ? this.sizes[this.tool] : null;
+  }
+
+  set radius(radius: number) {
+    if (this.tool === "brush" || this.tool === "local") this.sizes[this.tool] = radius;
+  }
 
   choose(tool: Tool): void {
     this.cancel();
@@ -38,16 +53,22 @@ export class Painter {
 
   /** A size for an image that has none yet. */
   fit(width: number, height: number): void {
-    if (this.radius === 0) this.radius = Math.max(2, Math.min(width, height) / 60);
+    if (this.sizes.brush === 0) this.sizes.brush = Math.max(2, Math.min(width, height) / 60);
+    if (this.sizes.local === 0) this.sizes.local = Math.max(4, Math.min(width, height) / 10);
   }
 
-  resize(factor: number, largest: number): void {
-    this.radius = Math.min(Math.max(this.radius * factor, LEAST_RADIUS), largest);
+  /** Largest radius of the tool in an image whose longer side is `side`. */
+  largest(side: number): number {
+    return side / (this.tool === "local" ? 2 : 4);
+  }
+
+  resize(factor: number, side: number): void {
+    if (this.radius !== null) this.radius = Math.min(Math.max(this.radius * factor, LEAST_RADIUS), this.largest(side));
   }
 
   /** Press: whether a stroke may begin here. `pressure` is null without a pen. */
   begin(place: Place, positive: boolean, pressure: number | null): boolean {
-    if (this.tool === "drag" || !this.session.mayPaint(positive)) return false;
+    if ((this.tool !== "brush" && this.tool !== "lasso") || !this.session.mayPaint(positive)) return false;
     this.stroke = { kind: this.tool, positive, points: [] };
     this.add(place, pressure);
     return true;
@@ -88,6 +109,6 @@ export class Painter {
     const round = (value: number): number => Math.round(value * 100) / 100;
     const share = pressure === null ? 1 : LIGHTEST + (1 - LIGHTEST) * pressure;
     const at = [round(row), round(col)];
-    this.stroke?.points.push(this.stroke.kind === "lasso" ? at : [...at, round(Math.max(this.radius * share, LEAST_RADIUS))]);
+    this.stroke?.points.push(this.stroke.kind === "lasso" ? at : [...at, round(Math.max(this.sizes.brush * share, LEAST_RADIUS))]);
   }
 }

@@ -52,6 +52,12 @@ export class Panels {
     this.current = current;
   }
 
+  /** Open the first image that the filter leaves. */
+  openFirst(): void {
+    const first = this.filtered?.found.find((one) => one.error === null);
+    if (first !== undefined) void this.session.open(first.id);
+  }
+
   /** The images to list. One that gets done stays until the filter is set again, so that nothing jumps under the hand. */
   private find(all: readonly PictureLine[]): PictureLine[] {
     const wanted = byId<HTMLInputElement>("filter").value.toLowerCase();
@@ -122,9 +128,9 @@ export class Panels {
     return el(
       "li",
       { class: edited ? "edited" : selected ? "selected" : "", onpointerenter: show(one.id), onpointerleave: show(null), onfocusin: show(one.id), onfocusout: show(null) },
-      el("button", { class: "pick", "aria-label": `Choose object ${place}`, "aria-pressed": String(selected), title: "Choose: Delete removes, a digit changes the class", onclick: () => session.select(one.id, true), disabled: edited }, colored(color, String(place))),
+      el("button", { class: "pick", "aria-label": `Select object ${place}`, "aria-pressed": String(selected), title: "Select: Delete removes it, a digit changes its class", onclick: () => session.select(one.id, true), disabled: edited }, colored(color, String(place))),
       el("span", {}, select, el("small", {}, about)),
-      iconButton(one.locked ? "lock" : "unlock", one.locked ? `Object ${place} keeps its pixels: later ones stay out. Unlock` : `Later objects may overlap object ${place}. Lock`, () => session.changeObject(one.id, { locked: !one.locked }), { "aria-pressed": String(one.locked) }),
+      iconButton(one.locked ? "lock" : "unlock", one.locked ? `Object ${place} is locked: later objects do not take its pixels. Unlock` : `Object ${place} is unlocked: later objects may overlap it. Lock`, () => session.changeObject(one.id, { locked: !one.locked }), { "aria-pressed": String(one.locked) }),
       iconButton("edit", `Edit object ${place}`, () => session.editObject(one.id), { disabled: edited }),
       iconButton("trash", `Delete object ${place}`, () => session.deleteObject(one.id)),
     );

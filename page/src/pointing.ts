@@ -27,7 +27,7 @@ export class Pointing implements Gestures {
     const place = this.stage().view.toPicture(at);
     this.begun();
     this.undecided = this.box = null;
-    if (painter.tool !== "drag") return painter.begin(place, session.positive !== (press.background || press.shift), press.pressure);
+    if (painter.paints) return painter.begin(place, session.positive !== (press.background || press.shift), press.pressure);
     if (!this.stage().view.holds(place)) return false;
     this.from = place;
     const positive = session.positive && !press.background;
@@ -36,14 +36,14 @@ export class Pointing implements Gestures {
       this.undecided = { object, shift: press.shift };
       return session.mayChange();
     }
-    return session.press({ ...place, positive, radius: null });
+    return session.press({ ...place, positive, radius: null }, painter.tool === "local" ? painter.radius : null);
   }
 
   move(at: Point, dragged: boolean, pressure: number | null): void {
     const { session, painter, from, undecided } = this;
     const { view } = this.stage();
     const place = view.toPicture(at);
-    if (painter.tool !== "drag") {
+    if (painter.paints) {
       painter.move(place, pressure, 1 / view.scale);
       return session.repaint();
     }
@@ -59,7 +59,7 @@ export class Pointing implements Gestures {
   end(): void {
     const { session, painter, undecided } = this;
     this.undecided = null;
-    if (painter.tool !== "drag") {
+    if (painter.paints) {
       painter.end();
       return session.repaint();
     }
@@ -92,22 +92,22 @@ export class Pointing implements Gestures {
   }
 
   hover(at: Point | null): void {
-    if (this.painter.tool !== "brush") return;
+    if (this.painter.radius === null) return;
     this.painter.hovered = at === null ? null : this.stage().view.toPicture(at);
     this.session.repaint();
   }
 
-  /** The wheel with Shift: a brush's size. */
+  /** The wheel with Shift: the size of the brush or the circle. */
   resize(factor: number): boolean {
     const { picture } = this.session;
-    if (this.painter.tool !== "brush" || picture === null) return false;
-    this.painter.resize(factor, Math.max(picture.width, picture.height) / 4);
+    if (this.painter.radius === null || picture === null) return false;
+    this.painter.resize(factor, Math.max(picture.width, picture.height));
     this.session.rerender();
     return true;
   }
 
   wantsAll(): boolean {
-    return this.painter.tool !== "drag";
+    return this.painter.paints;
   }
 
   /** A drag from inside a finished object: may something else begin there? */
@@ -118,7 +118,7 @@ export class Pointing implements Gestures {
       this.from = this.undecided = null;
       return false;
     }
-    return this.session.press({ ...from, positive: true, radius: null });
+    return this.session.press({ ...from, positive: true, radius: null }, this.painter.tool === "local" ? this.painter.radius : null);
   }
 
   /** A box's circle: from its center to its nearer sides. */

@@ -2,6 +2,7 @@
 import { call, Refused, TAB, Unreachable, type Class, type Click, type Imported, type Paint, type Picture, type PictureLine, type Preview, type Project, type SegmentedObject, type TabState } from "./api";
 import { Changes, once } from "./changes";
 import { count } from "./dom";
+import { isLoosePng, kindOf, parcels, tooMuch, zipOf, type Given } from "./given";
 import { DrawnMask } from "./mask";
 import { isDone } from "./panels";
 import { LivePreview } from "./preview";
@@ -12,11 +13,13 @@ interface Shown {
   open(picture: Picture): Promise<void>;
   toast(text: string, kind?: "error" | "done"): void;
   say(text: string): void;
+  /** A new object was finished. */
+  finished(): void;
   /** A live mask has been decoded and will be drawn in the next frame; `age`: milliseconds since its circle was drawn. */
   live(preview: Preview, age: () => number): void;
 }
 
-const GLANCE = 700; // milliseconds that an image is seen while objects are carried on
+const GLANCE = 700; // milliseconds that an image is seen while objects are copied on
 const PRESS = 150; // milliseconds that a press may become a drag before the model is asked for a circle
 
 export class Session {
@@ -30,12 +33,12 @@ export class Session {
   threshold = 0.5;
   opacity = Number(localStorage.getItem("opacity") ?? 0.45);
   hidden = false;
-  /** Are finished objects colored each in its own way, instead of as their class? */
-  apart = false;
+  /** Color each finished object in its own color, instead of by class? */
+  apart = localStorage.getItem("apart") !== null;
   highlight: number | null = null;
-  /** Are objects being carried from image to image? */
+  /** Are objects being copied from image to image? */
   carrying = false;
-  /** Finished objects that were chosen; a new set at each change. */
+  /** Selected finished objects; a new set at each change. */
   selected: ReadonlySet<number> = new Set();
   loading = false;
   connected = true;
@@ -46,6 +49,7 @@ export class Session {
   readonly changes: Changes;
   private readonly preview: LivePreview;
   private released: Click | null = null;
+  private reach: number | null = null; // radius of the circle that the drag is limited to
   private usual: number | null = null; // the threshold to go back to when a reopened object is done
   private presses = 0; // drags begun
   private newest = 0; // number of the live mask that is shown
@@ -88,7 +92,7 @@ export class Session {
     await this.openFirst();
   }
 
-  /** Open the picture of the address, or the one that was worked on last, or one with work begun, or the first. */
+  /** Open the image of the address, or the one that was worked on last, or one with work begun, or the first. */
   private async openFirst(): Promise<void> {
     const last = location.hash.slice(1);
     const pictures = (this.project?.pictures ?? []).filter((one) => one.error === null);
@@ -97,7 +101,7 @@ export class Session {
     if (first !== undefined) await this.open(first.id);
   }
 
-  /** Read the list of pictures again. */
+  /** Read the list of images again. */
   async refresh(): Promise<void> {
     const fresh = this.project === null;
     this.project = await call<Project>("GET", "project");
@@ -132,14 +136,14 @@ export class Session {
     }
   }
 
-  /** Open the next picture (or the one before) that can be opened. */
+  /** Open the next image (or the one before) that can be opened. */
   step(by: 1 | -1): void {
     const all = this.project?.pictures ?? [];
     for (let at = all.findIndex((one) => one.id === this.picture?.id) + by; at >= 0 && at < all.length; at += by) {
       const found = all[at] as PictureLine;
       if (found.error === null) return void this.open(found.id);
     }
-    this.shown.say(by === 1 ? "This is the last picture" : "This is the first picture");
+    this.shown.say(by === 1 ? "This is the last image" : "This is the first image");
   }
 
   /** Open the next image that is not done, from the beginning again after the last. */
@@ -160,8 +164,14 @@ export class Session {
 
   // Dragging
 
-  /** Press: whether a circle may begin here. */
-  press(click: Click): boolean {
+  /** The circle that the drag is limited to, at least as large as the drag itself. */
+  get circle(): { row: number; col: number; radius: number } | null {
+    const { drag, reach } = this;
+    return drag === null || reach === null ? null : { row: drag.row, col: drag.col, radius: Math.max(reach, drag.radius ?? 0) };
+  }
+
+  /** Press: whether a circle may begin here; `reach`: the mask farther away than this stays as it is. */
+  press(click: Click, reach: number | null = null): boolean {
     if (this.picture === null || !this.mayChange()) return false;
     if (!click.positive && this.picture.draft === null) {
       if (!this.reopenSelected()) {
@@ -170,6 +180,7 @@ export class Session {
       }
     } else if (this.selected.size > 0) this.select(null);
     this.drag = click;
+    this.reach = reach;
     this.presses++;
     this.live = this.changes.pending > 0 && this.live !== null ? { mask: this.live.mask, radius: null } : null;
     this.ask(click.radius === null ? PRESS : 0);
@@ -197,7 +208,8 @@ export class Session {
     const { threshold } = this;
     this.preview.forget();
     this.released = click;
-    const made = this.change(`${picture.id}/clicks`, "POST", { click, threshold }, (after) => this.shown.say(`Click ${after.draft?.clicks.length ?? 0} made`));
+    const keep_outside = this.circle?.radius ?? null;
+    const made = this.change(`${picture.id}/clicks`, "POST", { click, threshold, keep_outside }, (after) => this.shown.say(keep_outside === null ? `Click ${after.draft?.clicks.length ?? 0} made` : "Click made inside the circle"));
     void made.finally(() => {
       if (this.drag === click) this.cancelDrag();
     });
@@ -210,18 +222,18 @@ export class Session {
     this.shown.repaint();
   }
 
-  // Finished objects that were chosen
+  // Selected objects
 
-  /** Choose a finished object, or one more, or none. */
+  /** Select a finished object, or one more, or none. */
   select(object: number | null, more = false): void {
     const chosen = new Set(more ? this.selected : []);
     if (object !== null && !(more && chosen.delete(object))) chosen.add(object);
     this.selected = chosen;
-    this.shown.say(chosen.size === 0 ? "Nothing chosen" : `${count(chosen.size, "object")} chosen`);
+    this.shown.say(chosen.size === 0 ? "Nothing selected" : `${count(chosen.size, "object")} selected`);
     this.rerender();
   }
 
-  /** Reopen the one object that was chosen; false when there is none. */
+  /** Reopen the one selected object; false when there is none. */
   reopenSelected(): boolean {
     const [first] = this.selected;
     if (first === undefined || this.selected.size > 1 || this.picture?.draft !== null) return false;
@@ -231,7 +243,7 @@ export class Session {
 
   mergeSelected(): void {
     const ids = [...this.selected];
-    if (ids.length < 2) return this.shown.toast("Choose two objects or more: click on one, then on others with Shift");
+    if (ids.length < 2) return this.shown.toast("Select two objects or more: click on one, then Shift+click on others");
     void this.change(`${this.picture?.id}/objects/merge`, "POST", { ids }, () => this.select(ids[0] as number));
   }
 
@@ -241,18 +253,18 @@ export class Session {
     void this.change(`${this.picture?.id}/objects`, "DELETE", { ids }, () => this.shown.toast(`${count(ids.length, "object")} deleted; Ctrl+Z brings ${ids.length === 1 ? "it" : "them"} back`, "done"));
   }
 
-  /** Carry the objects that were chosen, or all, to the next image and open it. Tells whether that went well. */
+  /** Copy the selected objects, or all, to the next image and open it; whether that went well. */
   async carry(): Promise<boolean> {
     const { picture } = this;
     const all = this.project?.pictures ?? [];
     if (picture === null || picture.draft !== null || !this.mayChange()) {
-      this.shown.toast("Finish the object being made first (Enter)");
+      this.shown.toast("Finish the current object first (Enter)");
       return false;
     }
     const ids = this.selected.size > 0 ? [...this.selected] : picture.objects.map((one) => one.id);
     const next = all.slice(all.findIndex((one) => one.id === picture.id) + 1).find((one) => one.error === null);
     if (ids.length === 0 || next === undefined) {
-      this.shown.toast(next === undefined ? "This is the last image" : "There is no object to carry to the next image");
+      this.shown.toast(next === undefined ? "This is the last image" : "There is no object to copy to the next image");
       return false;
     }
     await this.open(next.id);
@@ -268,7 +280,7 @@ export class Session {
     return made;
   }
 
-  /** Carry on from image to image until somebody stops it. */
+  /** Copy from image to image until somebody stops it. */
   async carryOn(): Promise<void> {
     this.carrying = true;
     this.shown.render();
@@ -317,7 +329,11 @@ export class Session {
     if (this.picture === null) return;
     if (this.picture.draft === null && this.changes.pending === 0) return this.shown.toast("Nothing to finish yet: drag on an object first");
     const { classId: class_id, threshold } = this;
-    void this.change(`${this.picture.id}/finish`, "POST", { class_id, threshold }, (after) => this.shown.say(`Object finished; ${after.objects.length} on this picture`));
+    const isNew = this.picture.draft?.edits == null;
+    void this.change(`${this.picture.id}/finish`, "POST", { class_id, threshold }, (after) => {
+      if (isNew) this.shown.finished();
+      this.shown.say(`Object finished; ${after.objects.length} on this image`);
+    });
   }
 
   discard(): void {
@@ -325,7 +341,7 @@ export class Session {
   }
 
   editObject(n: number): void {
-    if (this.picture?.draft) return this.shown.toast("Finish the object being made first (Enter), or discard it (Delete)");
+    if (this.picture?.draft) return this.shown.toast("Finish the current object first (Enter), or discard it (Delete)");
     this.selected = new Set();
     void this.change(`${this.picture?.id}/objects/${n}/edit`, "POST", {});
   }
@@ -338,7 +354,7 @@ export class Session {
     void this.change(`${this.picture?.id}/objects/${n}`, "DELETE", {}, () => this.shown.toast("Object deleted; Ctrl+Z brings it back", "done"));
   }
 
-  /** The class of the objects that were chosen, or of the one being made. */
+  /** The class of the selected objects, or of the one being made. */
   setClass(id: number): void {
     if (this.selected.size > 0 && this.picture?.draft === null) {
       void this.change(`${this.picture.id}/objects`, "PATCH", { ids: [...this.selected], class_id: id });
@@ -367,18 +383,39 @@ export class Session {
     return refused;
   }
 
-  /** COCO, CVAT, Label Studio or Datumaro for the folder, an indexed PNG for this picture, or a list of classes, one name a line. */
-  async importFile(file: File): Promise<void> {
-    const kind = file.name.toLowerCase().split(".").pop();
-    if (kind === "json" || kind === "xml" || kind === "zip") {
-      await this.changes.add(async () => {
-        const done = await call<Imported>("PUT", "import/file", new Blob([file], { type: "application/octet-stream" }));
-        const left = done.skipped.length > 0 ? `; ${done.skipped.length} left out: ${done.skipped[0]}` : "";
-        const known = done.known > 0 ? `; ${done.known} were here already` : "";
-        this.shown.toast(`${count(done.objects, "object")} on ${count(done.pictures, "picture")} imported${known}${left}`, left === "" ? "done" : "error");
-        await this.refresh();
-        if (this.picture !== null) await this.take(await call<Picture>("GET", `pictures/${this.picture.id}`));
-      });
+  /** Files that were chosen or dropped: those that belong together go as one zip. */
+  async importFiles(given: Given[]): Promise<void> {
+    const { alone, together } = parcels(given);
+    for (const file of alone) await this.importFile(file);
+    const refused = together.length === 0 ? (alone.length === 0 ? `none of ${count(given.length, "file")} holds annotations` : null) : tooMuch(together);
+    if (refused !== null) this.shown.toast(refused);
+    if (refused !== null || together.length === 0) return;
+    this.shown.toast(`Importing ${count(together.length, "file")}…`, "done");
+    const zip = await zipOf(together);
+    await this.changes.add(async () => {
+      const done = await this.sendImport(zip);
+      if (done.objects + done.known > 0 || !together.every(isLoosePng)) return this.showImport(done);
+      for (const { file } of together) void this.importFile(file); // they name no image, so they are of the one that is open
+    });
+  }
+
+  private sendImport(content: Blob): Promise<Imported> {
+    return call<Imported>("PUT", "import/file", new Blob([content], { type: "application/octet-stream" }));
+  }
+
+  private async showImport(done: Imported): Promise<void> {
+    const left = done.skipped.length > 0 ? `; ${done.skipped.length} left out: ${done.skipped[0]}` : "";
+    const known = done.known > 0 ? `; ${done.known} were here already` : "";
+    this.shown.toast(`${count(done.objects, "object")} on ${count(done.pictures, "image")} imported${known}${left}`, left === "" ? "done" : "error");
+    await this.refresh();
+    if (this.picture !== null) await this.take(await call<Picture>("GET", `pictures/${this.picture.id}`));
+  }
+
+  /** Annotations of this and other tools for the folder, an indexed PNG for this image, or a list of classes, one name a line. */
+  private async importFile(file: File): Promise<void> {
+    const kind = kindOf(file.name);
+    if (["json", "jsonl", "xml", "zip"].includes(kind)) {
+      await this.changes.add(async () => this.showImport(await this.sendImport(file)));
     } else if (kind === "png" && this.picture !== null) {
       const { id } = this.picture;
       await this.changes.add(async () => {
@@ -393,7 +430,7 @@ export class Session {
       const refused = await this.saveClasses(withNames(this.project?.classes ?? [], names));
       if (refused !== null) this.shown.toast(refused);
     } else {
-      this.shown.toast(`'${file.name}' is none of COCO, CVAT, Label Studio or Datumaro (.json, .xml, .zip), an indexed PNG (.png) or a list of classes (.txt)`);
+      this.shown.toast(`'${file.name}' is no file of annotations (.json, .jsonl, .xml, .zip), an indexed PNG (.png) or a list of classes (.txt)`);
     }
   }
 
@@ -415,7 +452,7 @@ export class Session {
       const lost = !this.connected;
       this.reached(true);
       if ((back || lost) && this.picture !== null && this.changes.pending === 0) await this.reload();
-      if (this.project !== null && this.picture === null && !this.loading) { // pictures may have come meanwhile
+      if (this.project !== null && this.picture === null && !this.loading) { // images may have come meanwhile
         await this.refresh();
         await this.openFirst();
       }
@@ -458,7 +495,7 @@ export class Session {
     );
   }
 
-  /** Show a picture as the server has it. */
+  /** Show an image as the server has it. */
   private async take(answer: Picture): Promise<void> {
     const picture = answer.brief ? { ...answer, objects: merged(this.picture?.objects ?? [], answer) } : answer;
     const mask = picture.mask === null ? null : await DrawnMask.from(picture.mask);

@@ -1,4 +1,4 @@
-// The two canvases: the picture below, redrawn when the view moves; masks, clicks and the drag above, redrawn when anything does.
+// The two canvases: the image below, redrawn when the view moves; masks, clicks and the drag above, redrawn when anything does.
 import { loadImage, type Class, type Click, type Picture, type SegmentedObject, type UsedClick } from "./api";
 import { byId } from "./dom";
 import type { DrawnMask } from "./mask";
@@ -6,24 +6,34 @@ import type { Stroke } from "./painter";
 import { PALETTE } from "./session";
 import { View } from "./view";
 
+const NARROW = matchMedia("(width < 900px)"); // as in style.css
 const LEVELS = [2048, 4096, 8192]; // longer side of what is asked for, in pixels
-const SMOOTH_BELOW = 4; // device pixels a picture's pixel; from here on each pixel is a square
+const SMOOTH_BELOW = 4; // device pixels per pixel of the image; from here on each pixel is a square
 const POSITIVE = "#12b886";
 const NEGATIVE = "#f0484e";
 
-/** What is drawn above the picture. */
+interface Circle {
+  row: number;
+  col: number;
+  radius: number;
+}
+
+/** What is drawn above the image. */
 export interface Scene {
   objects: SegmentedObject[];
   edits: number | null;
   highlight: number | null;
   clicks: UsedClick[];
   mask: DrawnMask | null;
+  /** While a drag is limited to a circle: the mask that stays outside of it. */
+  outside: { mask: DrawnMask | null; circle: Circle } | null;
   drag: (Click & { shown: number | null }) | null; // shown: the radius that is drawn
   cursor: { row: number; col: number; radius: number } | null;
   selected: ReadonlySet<number>;
   box: { row: number; col: number; height: number; width: number } | null;
   strokes: Stroke[];
-  brush: { row: number; col: number; radius: number } | null;
+  /** The brush, or the circle that a drag is limited to. */
+  ring: Circle | null;
   threshold: number;
   opacity: number;
   hidden: boolean;
@@ -63,7 +73,7 @@ export class Stage {
     requestAnimationFrame(frame);
   }
 
-  /** Show a picture; resolves when it can be seen. */
+  /** Show an image; resolves when it can be seen. */
   async open(picture: Picture): Promise<void> {
     this.loading?.abort();
     this.picture = picture;
@@ -87,7 +97,7 @@ export class Stage {
     }
   }
 
-  /** Something on the picture has changed. */
+  /** Something on the image has changed. */
   repaint(): void {
     this.stale.above = true;
   }
@@ -111,7 +121,7 @@ export class Stage {
       canvas.width = Math.round(width * devicePixelRatio);
       canvas.height = Math.round(height * devicePixelRatio);
     }
-    const narrow = width < 700;
+    const narrow = NARROW.matches; // the tools lie below the stage, not over it
     this.view.setStage(width, height, narrow ? { top: 64, right: 12, bottom: 20, left: 12 } : { top: 72, right: 40, bottom: 104, left: 40 });
     this.stale = { below: true, above: true };
     this.moved(this.view);
@@ -141,14 +151,32 @@ export class Stage {
     const dpr = devicePixelRatio;
     context.setTransform(dpr * scale, 0, 0, dpr * scale, dpr * x, dpr * y);
     context.lineJoin = "round";
-    if (scene.mask !== null) this.drawRegion(context, scene.mask.outline(scene.threshold), scene.color, scene.opacity, 2.2);
+    this.drawMask(context, scene);
     context.setTransform(dpr, 0, 0, dpr, 0, 0);
     scene.clicks.forEach((click, index) => this.drawClick(context, click, click.radius, !click.given, index === scene.clicks.length - 1 && !scene.drag));
     if (scene.drag !== null) this.drawClick(context, scene.drag, scene.drag.shown, scene.drag.radius === null, true);
     for (const stroke of scene.strokes) this.drawStroke(context, stroke, scene.color);
     if (scene.box !== null) this.drawBox(context, scene.box);
-    if (scene.brush !== null) this.drawRing(context, scene.brush);
+    if (scene.ring !== null) this.drawRing(context, scene.ring);
     if (scene.cursor !== null) this.drawCursor(context, scene.cursor);
+  }
+
+  /** The current mask; during a local drag, the new one inside the circle and the old one outside. */
+  private drawMask(context: CanvasRenderingContext2D, scene: Scene): void {
+    const draw = (mask: DrawnMask | null): void => {
+      if (mask !== null) this.drawRegion(context, mask.outline(scene.threshold), scene.color, scene.opacity, 2.2);
+    };
+    if (scene.outside === null || this.picture === null) return draw(scene.mask);
+    const { row, col, radius } = scene.outside.circle;
+    for (const [mask, outside] of [[scene.outside.mask, true], [scene.mask, false]] as const) {
+      const shown = new Path2D();
+      if (outside) shown.rect(0, 0, this.picture.width, this.picture.height);
+      shown.arc(col + 0.5, row + 0.5, radius, 0, 2 * Math.PI);
+      context.save();
+      context.clip(shown, "evenodd");
+      draw(mask);
+      context.restore();
+    }
   }
 
   /** The finished objects, on a canvas of their own: a drag above them costs the same with one or with a thousand. */
@@ -232,8 +260,7 @@ export class Stage {
     this.strokeTwice(context);
   }
 
-  /** The size of the brush under the pointer. */
-  private drawRing(context: CanvasRenderingContext2D, ring: { row: number; col: number; radius: number }): void {
+  private drawRing(context: CanvasRenderingContext2D, ring: Circle): void {
     const { x, y } = this.view.toStage(ring.row, ring.col);
     context.beginPath();
     context.arc(x, y, Math.max(ring.radius * this.view.scale, 1.5), 0, 2 * Math.PI);

@@ -1,11 +1,11 @@
-// Where the picture lies on the stage: css pixel = place + scale * pixel of the picture.
+// Where the image lies on the stage: css pixel = place + scale * pixel of the image.
 
 export interface Point {
   x: number;
   y: number;
 }
 
-const MAX_SCALE = 40; // css pixels a pixel of the picture
+const MAX_SCALE = 40; // css pixels per pixel of the image
 
 export class View {
   scale = 1;
@@ -28,7 +28,7 @@ export class View {
     this.fit();
   }
 
-  /** Show the whole picture, as large as it can be between the margins. */
+  /** Show the whole image, as large as it can be between the margins. */
   fit(): void {
     const { width, height } = this.room();
     this.scale = this.fitScale();
@@ -54,7 +54,7 @@ export class View {
     this.confine();
   }
 
-  /** The pixel under a point of the stage; a whole number is a pixel's centre. */
+  /** The pixel under a point of the stage; a whole number is a pixel's center. */
   toPicture(at: Point): { row: number; col: number } {
     return { row: (at.y - this.y) / this.scale - 0.5, col: (at.x - this.x) / this.scale - 0.5 };
   }
@@ -77,7 +77,7 @@ export class View {
     return Math.min(width / this.picture.width, height / this.picture.height, MAX_SCALE);
   }
 
-  /** Keep a part of the picture in sight. */
+  /** Keep a part of the image in sight. */
   private confine(): void {
     const keep = 60;
     this.x = Math.min(Math.max(this.x, keep - this.scale * this.picture.width), this.stage.width - keep);

@@ -1,6 +1,6 @@
 """dct-seg: click and click-and-drag segmentation with DCT-Net.
 
-The public names, loaded at first use so that importing the package costs nothing.
+Public names are loaded at first use, so that importing the package is fast.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if "torch" not in sys.modules:
-    # OpenMP reads this when torch loads it. By default its threads spin while they wait for one another, and
-    # take the time of the very thread that they wait for as soon as another program needs a core.
+    # OpenMP reads this when torch loads it. By default its threads spin while waiting for one another, which
+    # delays the very thread that they wait for as soon as another program needs a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from dct_seg.methods.base import Method
     from dct_seg.metrics import NumberOfClicks
     from dct_seg.models.auto_drag import AutoDragHead
-    from dct_seg.models.dct_net import DCTNet, DCTNetConfig
+    from dct_seg.models.config import DCTNetConfig
+    from dct_seg.models.dct_net import DCTNet
     from dct_seg.models.feature_dct import FeatureDCT
     from dct_seg.models.network import InteractiveNetwork
     from dct_seg.predictor import Predictor
-    from dct_seg.simulation import SimulatedUser, first_click, next_click
+    from dct_seg.simulation.user import SimulatedUser, first_click, next_click
     from dct_seg.training.task import InteractiveSegmentationTask
 
 __version__ = "0.1.0"
@@ -40,7 +41,7 @@ _HOMES = {
     "ClickEncoder": "click_encoders",
     "ClickSimulatorDataModule": "data.datamodule",
     "DCTNet": "models.dct_net",
-    "DCTNetConfig": "models.dct_net",
+    "DCTNetConfig": "models.config",
     "FeatureDCT": "models.feature_dct",
     "InteractiveDataset": "data.base",
     "InteractiveNetwork": "models.network",
@@ -48,10 +49,10 @@ _HOMES = {
     "Method": "methods.base",
     "NumberOfClicks": "metrics",
     "Predictor": "predictor",
-    "SimulatedUser": "simulation",
-    "first_click": "simulation",
+    "SimulatedUser": "simulation.user",
+    "first_click": "simulation.user",
     "interact": "interaction",
-    "next_click": "simulation",
+    "next_click": "simulation.user",
 }
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Command-line parser that reports an error in one line."""
+"""Command-line parser with one-line errors."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import NoReturn
 
 
 class UsageError(ValueError):
-    """A mistake on the command line or in a configuration file."""
+    """Error on the command line or in a configuration file."""
 
 
 class OneLineErrors:
-    """Mix-in for a parser: raise :class:`UsageError` instead of printing the usage and leaving."""
+    """Parser mix-in that raises `UsageError` instead of printing the usage and exiting."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise."""
+        """Raise the error."""
         raise UsageError(self.in_one_line(message)) from ex
 
     def in_one_line(self, message: str) -> str:
@@ -29,15 +29,15 @@ class CommandParser(OneLineErrors, argparse.ArgumentParser):
         >>> CommandParser(prog="dct-seg").parse_args(["--size"])
         Traceback (most recent call last):
         ...
-        dct_seg.arguments.UsageError: unrecognized arguments: --size; `dct-seg --help` shows what it takes
+        dct_seg.arguments.UsageError: unrecognized arguments: --size; `dct-seg --help` shows its arguments
     """
 
     def in_one_line(self, message: str) -> str:
-        """Add the command whose help lists the arguments."""
-        return f"{message}; `{self.prog} --help` shows what it takes"
+        """Add a reference to the command's help."""
+        return f"{message}; `{self.prog} --help` shows its arguments"
 
     def add_weights(self, default: str) -> None:
-        """Add ``--weights``, the same for every command that predicts.
+        """Add ``--weights`` and ``--backend``, the same for every command that predicts.
 
         Args:
             default: Name of a shipped model.
@@ -46,5 +46,12 @@ class CommandParser(OneLineErrors, argparse.ArgumentParser):
             "--weights",
             default=default,
             metavar="NAME_OR_PATH",
-            help=f"a shipped model, weights or a checkpoint ({default})",
+            help=f"a shipped model, weights, a checkpoint or an export folder ({default})",
+        )
+        self.add_argument(
+            "--backend",
+            choices=("auto", "torch", "onnx"),
+            default="auto",
+            help="onnx runs the weights in onnxruntime, exported once to the user's cache; auto accepts "
+            "an export folder or weights (auto)",
         )

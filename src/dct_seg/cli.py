@@ -1,6 +1,6 @@
-"""The ``dct-seg`` command.
+"""Command ``dct-seg``.
 
-A command's module is imported when the command runs, so that ``dct-seg --help`` answers at once.
+A command's module is imported when the command runs, so that ``dct-seg --help`` is fast.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
 
-from dct_seg.arguments import CommandParser
+from dct_seg.arguments import CommandParser, UsageError
 from dct_seg.stopping import Stopped, raising_stopped
 
 
 class Command(NamedTuple):
-    """A command of ``dct-seg``.
+    """Command of ``dct-seg``.
 
     Args:
-        name: The word after ``dct-seg``.
-        group: Heading in ``dct-seg --help``; commands of one group stand together.
+        name: Word after ``dct-seg``.
+        group: Heading in ``dct-seg --help``, shared by related commands.
         run: ``module:function`` below ``dct_seg``. The function takes the arguments after the name and
             returns the exit code: 0, or 1 when a check found something or a sample failed. It raises an
             exception with a one-line message for a mistake in the arguments.
@@ -37,29 +37,44 @@ COMMANDS = (
     Command("fit", "training", "training.command:fit", "train on drawn shapes, a folder, SBD, COCO ..."),
     Command("validate", "training", "training.command:validate", "measure a checkpoint on validation data"),
     Command("test", "training", "training.command:test", "measure a checkpoint on test data"),
-    Command("sweep", "training", "sweep.command:main", "run a W&B sweep file here, without a server"),
-    Command("annotate", "using", "app.command:main", "annotate a folder of images in the browser"),
-    Command("predict", "using", "app.predict_command:main", "masks of images from clicks or a click log"),
-    Command("export", "using", "export.command:main", "a network as ONNX or torch.export graphs"),
-    Command("serve", "using", "adapters.serve_command:main", "click segmentation over HTTP, for programs"),
-    Command("label-studio", "using", "adapters.serve_command:label_studio", "an ML backend of Label Studio"),
     Command(
-        "cvat-function", "using", "adapters.cvat_nuclio:main", "files of a serverless interactor of CVAT"
+        "sweep", "training", "sweep.command:main", "run a W&B sweep file on this machine, without a server"
     ),
-    Command("benchmark", "measuring", "benchmark.command:main", "any method, any dataset, clicks or drags"),
+    Command("annotate", "using", "app.command:main", "annotate a folder of images in the browser"),
+    Command("predict", "using", "app.predict_command:main", "predict masks from clicks or a click log"),
+    Command("export", "using", "export.command:main", "write a network as ONNX or torch.export graphs"),
+    Command("serve", "using", "adapters.serve_command:main", "serve click segmentation over HTTP"),
+    Command(
+        "label-studio",
+        "using",
+        "adapters.serve_command:label_studio",
+        "serve as an ML backend of Label Studio",
+    ),
+    Command(
+        "cvat-function",
+        "using",
+        "adapters.cvat_nuclio:main",
+        "write the files of a serverless interactor for CVAT",
+    ),
+    Command(
+        "benchmark",
+        "measuring",
+        "benchmark.command:main",
+        "measure any method on any dataset, with clicks or drags",
+    ),
     Command(
         "list",
         "looking",
         "cli:print_names",
-        "configs, encoders, datasets, losses, methods, models, networks, backbones",
+        "list configs, encoders, datasets, losses, methods, models, networks, backbones",
     ),
-    Command("data", "looking", "data.check:main", "`data check DIR` finds what would spoil training"),
+    Command("data", "looking", "data.check:main", "`data check DIR` finds problems before training"),
 )
-"""All commands. To add one, add a line here."""
+"""All commands; add a line to add a command."""
 
 
 def help_text() -> str:
-    """The answer to ``dct-seg --help``: each command of the table under its group."""
+    """Make the text of ``dct-seg --help``: each command under its group."""
     lines = ["usage: dct-seg COMMAND ...", "", "Click and click-and-drag segmentation with DCT-Net.", ""]
     group = ""
     for command in COMMANDS:
@@ -69,7 +84,7 @@ def help_text() -> str:
         lines.append(f"  {command.name:<13}  {command.summary}")
     lines += [
         "",
-        "`dct-seg COMMAND --help` tells more. Start with: dct-seg fit --config quickstart",
+        "`dct-seg COMMAND --help` describes a command. Start with: dct-seg fit --config quickstart",
     ]
     return "\n".join(lines) + "\n"
 
@@ -78,8 +93,8 @@ def main(args: list[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The command's exit code; 2 for a mistake in what was given, told in one line on stderr; 130 when
-        stopped by SIGINT, 143 by SIGTERM.
+        Exit code of the command; 2 for a wrong argument, with one line on stderr; 130 if stopped by SIGINT,
+        143 by SIGTERM.
     """
     args = sys.argv[1:] if args is None else args
     if not args or args[0] in ("-h", "--help", "help"):
@@ -120,8 +135,8 @@ def _run(name: str, args: list[str]) -> int:
 def print_names(args: Sequence[str]) -> int:
     """Run ``dct-seg list``: print the registered names."""
     kinds = ("configs", "encoders", "datasets", "losses", "methods", "models", "networks", "backbones")
-    parser = CommandParser(prog="dct-seg list", description="The names that can be used.")
-    parser.add_argument("kind", nargs="?", choices=kinds, help="one kind only")
+    parser = CommandParser(prog="dct-seg list", description="List the available names.")
+    parser.add_argument("kind", nargs="?", choices=kinds, help="only this kind")
     parser.add_argument(
         "pattern",
         nargs="?",
@@ -134,16 +149,18 @@ def print_names(args: Sequence[str]) -> int:
 
         print(find(given.pattern).read_text(encoding="utf-8"), end="")
         return 0
+    if given.pattern and given.kind != "backbones":
+        raise UsageError(f"NAME is for backbones and configs, got {given.kind} {given.pattern}; leave it out")
     for kind in [given.kind] if given.kind else kinds[:-1]:
         names = _names(kind, given.pattern or "*")
         print(f"{kind}: {', '.join(names)}" if not given.kind else "\n".join(names))
     if not given.kind:
-        print("backbones: `dct-seg list backbones 'resnet*'` shows timm's that suit")
+        print("backbones: `dct-seg list backbones 'resnet*'` lists the suitable ones of timm")
     return 0
 
 
 REGISTRIES = {
-    "encoders": "models.network:CLICK_ENCODERS",  # by way of the networks: some encoders see the image
+    "encoders": "models.network:CLICK_ENCODERS",  # registered with the networks: some encoders read the image
     "datasets": "data.datasets:DATASETS",
     "losses": "training.losses:LOSSES",
     "methods": "methods:METHODS",
@@ -166,10 +183,15 @@ def _names(kind: str, pattern: str) -> list[str]:
         return shipped()
     from dct_seg.models.backbone import suitable_backbones
 
-    return suitable_backbones(pattern)
+    found = suitable_backbones(pattern)
+    if not found:
+        raise UsageError(f"no backbone that suits is named '{pattern}'; `dct-seg list backbones` shows all")
+    return found
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, (FileExistsError, NotADirectoryError)) and error.filename:
+        return f"'{error.filename}' cannot be a folder: a file is in its place; give another path"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__) if len(lines) <= 1 else " ".join(lines)[:1000]
 

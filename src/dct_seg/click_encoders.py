@@ -1,6 +1,4 @@
-"""Click encoders: clicks in, one map of the positive and one of the negative clicks out (the paper's section
-2.1).
-"""
+"""Click encoders: draw the positive and the negative clicks as maps (the paper's section 2.1)."""
 
 from __future__ import annotations
 
@@ -21,25 +19,37 @@ CLICK_ENCODERS: Registry[type[ClickEncoder]] = Registry("click encoder", group="
 
 
 class ClickEncoder(nn.Module, ABC):
-    """Draws clicks as maps. Subclass it, then ``@CLICK_ENCODERS.register()`` it or declare an entry point.
+    """Encoder that draws clicks as maps; add one with ``@CLICK_ENCODERS.register()`` or an entry point.
 
-    Another package adds one under its short name with two lines in its ``pyproject.toml``::
+    Another package adds one under its short name with two lines in its ``pyproject.toml``:
 
         [project.entry-points."dct_seg.click_encoders"]
         Ring = "my_package:Ring"
+
+    Examples:
+        >>> from dct_seg import Click
+        >>> class Rows(ClickEncoder):
+        ...     def forward(self, clicks, size):
+        ...         maps = torch.zeros(len(clicks), 2, *size)
+        ...         for i, made in enumerate(clicks.to_clicks()):
+        ...             for click in made:
+        ...                 maps[i, 0 if click.positive else 1, int(click.row)] = 1
+        ...         return maps
+        >>> Rows()(ClickBatch.from_clicks([[Click(1, 0)]]), (3, 2))[0, 0].tolist()
+        [[0.0, 0.0], [1.0, 1.0], [0.0, 0.0]]
     """
 
     needs_radius: bool = False
-    """Whether ``forward`` reads ``clicks.radii``; the Auto-Drag-Head only serves encoders that do."""
+    """Whether ``forward`` reads ``clicks.radii``; only such encoders use the Auto-Drag-Head."""
 
     needs_image: bool = False
-    """Whether ``forward`` takes what ``prepare`` returned as a third argument, ``prepared``."""
+    """Whether ``forward`` takes the result of ``prepare`` as a third argument, ``prepared``."""
 
     num_maps: int = 2
-    """Maps per image: channel 0 from positive clicks, channel 1 from negative ones, then an encoder's own."""
+    """Number of maps: channel 0 for positive clicks, 1 for negative ones, then additional maps."""
 
     def prepare(self, image: Tensor) -> Any:
-        """Compute what depends on the image alone, once per image; only called with ``needs_image``.
+        """Compute data that depends only on the image, once per image; only called with ``needs_image``.
 
         Args:
             image: (B, 3, H, W) RGB in 0..1.
@@ -48,10 +58,10 @@ class ClickEncoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, clicks: ClickBatch, size: tuple[int, int]) -> Tensor:
-        """The maps of all clicks.
+        """Draw the maps of all clicks.
 
         Args:
-            clicks: (B, N) clicks in pixels of an image of ``size``; padding leaves no trace.
+            clicks: (B, N) clicks in pixels of an image of ``size``; padding draws nothing.
             size: (H, W) of the maps, in pixels.
 
         Returns:
@@ -60,14 +70,14 @@ class ClickEncoder(nn.Module, ABC):
 
 
 def _squared_offsets(clicks: ClickBatch, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Squared distances along each axis alone, in pixels: (B, N, H) by rows and (B, N, W) by columns."""
+    """Compute squared distances in pixels along each axis: (B, N, H) by rows and (B, N, W) by columns."""
     rows = torch.arange(size[0], device=clicks.device, dtype=torch.float32)
     cols = torch.arange(size[1], device=clicks.device, dtype=torch.float32)
     return (rows - clicks.coords[..., 0:1]) ** 2, (cols - clicks.coords[..., 1:2]) ** 2
 
 
 def _nearest_squared(clicks: ClickBatch, size: tuple[int, int], limit: float) -> Tensor:
-    """(B, 2, H, W) squared distance to the nearest click of each sign, at most ``limit ** 2``."""
+    """Squared distance to the nearest click of each sign, at most ``limit ** 2``: (B, 2, H, W)."""
     by_row, by_col = _squared_offsets(clicks, size)
     if by_row.shape[1] == 0:
         return by_row.new_full((len(clicks), 2, *size), limit**2)
@@ -81,9 +91,7 @@ def _nearest_squared(clicks: ClickBatch, size: tuple[int, int], limit: float) ->
 
 
 def _joined_gaussians(clicks: ClickBatch, size: tuple[int, int], sigma: Tensor, union: ClickUnion) -> Tensor:
-    """(B, 2, H, W): the clicks' Gaussians, each 1 at its click and ``sigma`` (B, N) pixels wide, joined by
-    ``union``.
-    """
+    """Draw Gaussians of the clicks, ``sigma`` (B, N) pixels wide, combined by ``union``: (B, 2, H, W)."""
     by_row, by_col = _squared_offsets(clicks, size)
     if by_row.shape[1] == 0:
         return by_row.new_zeros(len(clicks), 2, *size)
@@ -100,16 +108,14 @@ def _joined_gaussians(clicks: ClickBatch, size: tuple[int, int], sigma: Tensor, 
             maps.append(each.amax(1))
         else:
             each = torch.where(here[..., None], row_part[..., :, None] * col_part[..., None, :], 1.0)
-            maps.append(each.amin(1) * here.any(1)[..., None])  # the minimum over no click is no trace
+            maps.append(each.amin(1) * here.any(1)[..., None])  # the minimum over no clicks leaves no trace
     return torch.stack(maps, 1)
 
 
 def _painted(row_part: Tensor, col_part: Tensor, clicks: ClickBatch) -> Tensor:
-    """(B, 2, H, W): the largest product of both parts over the clicks of each sign, one click after the
-    other.
+    """Largest product of both parts over the clicks of each sign, (B, 2, H, W), click by click.
 
-    The same numbers as a maximum over all products at once, which goes through N times the memory; no
-    gradient.
+    The result equals the maximum over all products at once, which needs N times the memory; without gradient.
     """
     maps = row_part.new_zeros(len(clicks), 2, row_part.shape[2], col_part.shape[2])
     for b, labels in enumerate(clicks.labels.tolist()):
@@ -135,11 +141,11 @@ class Euclidean(ClickEncoder):
 
     0 at a click, 1 far away.
 
-    Source: eq. 1 with d the Euclidean distance, the paper's baseline. The paper does not say how the distance
-    is bounded.
+    Source: eq. 1 with d the Euclidean distance, the paper's baseline. The paper does not specify how the
+    distance is bounded.
 
     Args:
-        limit: Pixels from which on all is equally far.
+        limit: Distance in pixels at which the map is clipped.
 
     Raises:
         ValueError: When ``limit`` is not above 0.
@@ -161,10 +167,10 @@ class Euclidean(ClickEncoder):
 
 @CLICK_ENCODERS.register()
 class Disk(ClickEncoder):
-    """1 within ``radius`` pixels of a click, 0 elsewhere; what RITM and its successors draw.
+    """Disk of ``radius`` pixels around each click, as in RITM and its successors: 1 inside, 0 elsewhere.
 
     Args:
-        radius: Pixels, the same for each click.
+        radius: Radius in pixels, the same for each click.
 
     Raises:
         ValueError: When ``radius`` is not above 0.
@@ -185,10 +191,10 @@ class Disk(ClickEncoder):
 
 @CLICK_ENCODERS.register()
 class Gaussian(ClickEncoder):
-    """A Gaussian of fixed ``sigma`` pixels at each click, 1 at its center.
+    """Gaussian of fixed ``sigma`` pixels at each click, 1 at its center.
 
-    Source: eq. 1 with d a Gaussian map. The paper takes the minimum over clicks, we the maximum: where clicks
-    lie apart, the minimum of maps that are 1 at their own click is 0 at all of them. ``union="min"`` restores
+    Source: eq. 1 with d a Gaussian map. The paper uses the minimum over clicks, we the maximum: for distant
+    clicks, the minimum of maps that are 1 only at their own click is 0 everywhere. ``union="min"`` restores
     the formula.
 
     Args:
@@ -216,12 +222,12 @@ class Gaussian(ClickEncoder):
 
 @CLICK_ENCODERS.register()
 class TanhDistance(ClickEncoder):
-    """tanh(2 d / radius) of the distance d to the nearest click: 0 at a click, near 1 from ``radius`` on.
+    """Map tanh(2 d / radius) of the distance d to the nearest click: 0 at a click, near 1 from ``radius`` on.
 
     Source: the maps of f-BRS (Sofiiuk et al. 2020), whose code has a radius of 260 pixels.
 
     Args:
-        radius: Pixels at which the map is 0.96.
+        radius: Distance in pixels at which the map is 0.96.
 
     Raises:
         ValueError: When ``radius`` is not above 0.
@@ -238,13 +244,13 @@ class TanhDistance(ClickEncoder):
         self.radius = _positive("radius", radius)
 
     def forward(self, clicks: ClickBatch, size: tuple[int, int]) -> Tensor:
-        far = 5 * self.radius  # from there on float32 has no other value than 1
+        far = 5 * self.radius  # beyond, float32 has no value other than 1
         return (2 * _nearest_squared(clicks, size, far).sqrt() / self.radius).tanh()
 
 
 @CLICK_ENCODERS.register()
 class HalfWidthGaussian(ClickEncoder):
-    """A Gaussian that is ``width`` pixels wide at half of its height: 1 at a click, 0.5 half a width away.
+    """Gaussian with a full width at half maximum of ``width`` pixels: 1 at a click, 0.5 at half a width.
 
     exp(-4 ln 2 d^2 / width^2); its standard deviation is 0.42 widths.
 
@@ -275,17 +281,17 @@ class HalfWidthGaussian(ClickEncoder):
 
 @CLICK_ENCODERS.register()
 class SpatialDCT(ClickEncoder):
-    """A Gaussian at each click whose width follows the click's drag: ``sigma = radius * sigma_scale``.
+    """Gaussian at each click with a width from the drag: ``sigma = radius * sigma_scale``.
 
-    Differentiable in the radius.
+    It is differentiable in the radius.
 
-    Source: eq. 2, f a Gaussian. The paper gives no relation of r to the width: the scale is an option. It
-    takes the minimum over clicks, we the maximum, as :class:`Gaussian` explains; ``union="min"`` restores the
-    formula.
+    Source: eq. 2, f a Gaussian. The paper gives no relation between r and the width, so the scale
+    is an option. It uses the minimum over clicks, we the maximum, see `Gaussian`; ``union="min"``
+    restores the formula.
 
     Args:
-        sigma_scale: Width of the Gaussian over the radius.
-        min_sigma: Smallest width in pixels, so that a drag of no length still leaves a dot.
+        sigma_scale: Width of the Gaussian relative to the radius.
+        min_sigma: Minimum width in pixels, so that a drag of zero length still draws a dot.
         union: ``max``, or the paper's ``min``.
 
     Raises:
@@ -309,9 +315,9 @@ class SpatialDCT(ClickEncoder):
         self.union = _known_union(union)
 
     def forward(self, clicks: ClickBatch, size: tuple[int, int]) -> Tensor:
-        if not torch.compiler.is_compiling() and clicks.lacks_radius.any():  # a graph cannot look
+        if not torch.compiler.is_compiling() and clicks.lacks_radius.any():  # a graph cannot check values
             raise ValueError(
-                "SpatialDCT needs a radius for each click, got a click without; drag, or switch auto_drag on"
+                "SpatialDCT needs a radius for each click, got a click without; give radii, or use auto_drag"
             )
         sigma = (clicks.radii.nan_to_num() * self.sigma_scale).clamp(min=self.min_sigma)
         return _joined_gaussians(clicks, size, sigma, self.union)

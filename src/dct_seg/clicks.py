@@ -1,4 +1,4 @@
-"""Clicks: a single click, and the ordered, padded batch that the library works on."""
+"""Clicks: a single click, and the ordered, padded batch used throughout the library."""
 
 from __future__ import annotations
 
@@ -13,24 +13,30 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 PADDING = -1
-"""Label of padding."""
+"""Label for padding."""
 
 
 @dataclass(frozen=True)
 class Click:
-    """One click, with its drag if there was one.
+    """Click with an optional drag.
 
     Args:
         row: Row in pixels of the image; an integer is a pixel's center.
         col: Column in pixels.
-        positive: True on the object, False on what should be background.
-        radius: Length of the drag in pixels (the paper's r, section 2.1); None when the person only clicked.
+        positive: Whether the click is on the object; False means background.
+        radius: Length of the drag in pixels (the paper's r, section 2.1); None for a click without a drag.
 
-    NumPy's numbers and zero-dimensional arrays and tensors become Python's; ``positive`` takes 0 and 1 too.
+    NumPy's numbers and zero-dimensional arrays and tensors become Python's; ``positive`` may also be 0 or 1.
 
     Raises:
-        TypeError: A row, column or radius is no number.
-        ValueError: A number is not finite, the radius is negative, or ``positive`` is neither yes nor no.
+        TypeError: When a row, column or radius is not a number.
+        ValueError: When a number is not finite, the radius is negative, or ``positive`` is not a boolean.
+
+    Examples:
+        >>> Click(row=12, col=30, radius=4.5)
+        Click(row=12, col=30, positive=True, radius=4.5)
+        >>> Click(12, 30, positive=0).positive
+        False
     """
 
     row: float
@@ -51,7 +57,7 @@ class Click:
 
 
 def _number(name: str, value: Any) -> float:
-    """A number of any kind as Python's; Python's own as it is."""
+    """Convert a number of any type to Python's."""
     if type(value) in (int, float):
         return value  # type: ignore[no-any-return]
     if getattr(value, "ndim", 0) == 0 and not isinstance(value, str | bytes):
@@ -69,28 +75,28 @@ def _yes_or_no(value: Any) -> bool:
                 return bool(value)
     raise ValueError(
         f"a click's positive is True on the object or False on background (or 1, 0), got {_told(value)}; "
-        "leave padding (-1) out"
+        "omit padding (-1)"
     )
 
 
 def _told(value: Any) -> str:
-    """A value for an error; an array by its shape."""
+    """Describe a value for an error; an array by its shape."""
     shape = getattr(value, "shape", ())
     return f"{type(value).__name__} of shape {tuple(shape)}" if shape else repr(value)[:60]
 
 
 @dataclass(frozen=True)
 class ClickBatch:
-    """The ordered clicks of a batch of images, padded to one length; never changed in place.
+    """Ordered clicks of a batch of images, padded to one length; immutable.
 
     Args:
         coords: (B, N, 2) float32, (row, col) in pixels; an integer is a pixel's center.
         labels: (B, N) int64: 1 positive, 0 negative, -1 padding.
-        radii: (B, N) float32, pixels; NaN where the person did not drag.
+        radii: (B, N) float32, pixels; NaN without a drag.
 
     Raises:
-        ValueError: When the three do not agree in shape.
-        TypeError: When coords or radii are whole numbers, which would lose what scaling makes of them.
+        ValueError: When the shapes disagree.
+        TypeError: When coords or radii are integers, which scaling would round.
 
     Examples:
         >>> clicks = ClickBatch.from_clicks([[Click(4, 5, radius=3.0)], []])
@@ -122,16 +128,16 @@ class ClickBatch:
 
     @classmethod
     def empty(cls, batch_size: int, device: torch.device | str | None = None) -> ClickBatch:
-        """A batch of ``batch_size`` images without a click (N = 0)."""
+        """Make a batch of ``batch_size`` images without clicks (N = 0)."""
         return cls(
-            torch.zeros(batch_size, 0, 2, dtype=torch.float32, device=device),  # whatever the default is
+            torch.zeros(batch_size, 0, 2, dtype=torch.float32, device=device),  # independent of the default
             torch.zeros(batch_size, 0, dtype=torch.long, device=device),
             torch.zeros(batch_size, 0, dtype=torch.float32, device=device),
         )
 
     @classmethod
     def from_clicks(cls, clicks: Sequence[Sequence[Click]]) -> ClickBatch:
-        """The batch of one list of clicks an image, padded at the end to the longest list."""
+        """Make a batch from one list of clicks per image, padded at the end to the longest list."""
         num = max((len(one) for one in clicks), default=0)
         coords = torch.zeros(len(clicks), num, 2, dtype=torch.float32)
         labels = torch.full((len(clicks), num), PADDING)
@@ -145,7 +151,7 @@ class ClickBatch:
         return cls(coords, labels, radii)
 
     def to_clicks(self) -> list[list[Click]]:
-        """One list of clicks an image, without the padding."""
+        """Convert to one list of clicks per image, without padding."""
         rows = zip(self.coords.tolist(), self.labels.tolist(), self.radii.tolist(), strict=True)
         return [
             [
@@ -160,7 +166,7 @@ class ClickBatch:
         return self.labels.shape[0]
 
     def __getitem__(self, index: slice) -> ClickBatch:
-        """The clicks of a slice of the images."""
+        """Select the clicks of a slice of the images."""
         return ClickBatch(self.coords[index], self.labels[index], self.radii[index])
 
     @property
@@ -170,25 +176,25 @@ class ClickBatch:
 
     @property
     def valid(self) -> Tensor:
-        """(B, N) bool, False at padding."""
+        """Map (B, N) bool, False at padding."""
         return self.labels != PADDING
 
     @property
     def num_clicks(self) -> Tensor:
-        """(B,) int64, clicks without the padding."""
+        """Number of clicks per image without padding, (B,) int64."""
         return self.valid.sum(1)
 
     @property
     def lacks_radius(self) -> Tensor:
-        """(B, N) bool, True at a click that came without a drag."""
+        """Map (B, N) bool, True for a click without a drag."""
         return self.valid & self.radii.isnan()
 
     def append(self, coords: Tensor, labels: Tensor, radii: Tensor) -> ClickBatch:
-        """The batch with one click more an image.
+        """Append one click per image.
 
         Args:
             coords: (B, 2) pixels.
-            labels: (B,), -1 for an image that gets none.
+            labels: (B,) labels; -1 for an image without a new click.
             radii: (B,) pixels, NaN without a drag.
         """
         return ClickBatch(
@@ -198,24 +204,24 @@ class ClickBatch:
         )
 
     def with_radii(self, radii: Tensor) -> ClickBatch:
-        """The same clicks with other radii, (B, N) pixels."""
+        """Replace the radii by others, (B, N) pixels."""
         return ClickBatch(self.coords, self.labels, radii)
 
     def scaled(self, old_size: tuple[int, int], new_size: tuple[int, int]) -> ClickBatch:
-        """The clicks after the image is resized from ``old_size`` to ``new_size``, both (H, W).
+        """Scale the clicks like an image from ``old_size`` to ``new_size``, both (H, W).
 
         Pixels are areas: the center of pixel 0 lies half a pixel inside the image at either size. A radius
-        follows the geometric mean of both factors.
+        scales by the geometric mean of both factors.
         """
         factor = self.coords.new_tensor([new_size[0] / old_size[0], new_size[1] / old_size[1]])
         return ClickBatch((self.coords + 0.5) * factor - 0.5, self.labels, self.radii * factor.prod().sqrt())
 
     def shifted(self, rows: float, cols: float) -> ClickBatch:
-        """The clicks in an image whose corner moved by (-rows, -cols) pixels, as a crop or a pad does."""
+        """Shift the clicks by (rows, cols) pixels, as after a crop or padding of the image."""
         return ClickBatch(self.coords + self.coords.new_tensor([rows, cols]), self.labels, self.radii)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ClickBatch:
-        """The same clicks on another device."""
+        """Copy the clicks to another device."""
         moved = (t.to(device, non_blocking=non_blocking) for t in (self.coords, self.labels, self.radii))
         return ClickBatch(*moved)
 

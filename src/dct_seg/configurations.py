@@ -1,9 +1,13 @@
-"""The configurations that ship with the package, found by name from a wheel and from a source tree."""
+"""Shipped configurations by name, from a wheel or a source tree."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from dct_seg.registry import unknown_name
 
@@ -12,19 +16,19 @@ SUFFIX = ".yaml"
 
 
 def folder() -> Path:
-    """The folder that holds them: inside an installed package, or at the top of the source tree."""
+    """Folder of the configurations: in the installed package, or at the top of the source tree."""
     inside = Path(__file__).parent / FOLDER
     return inside if inside.is_dir() else Path(__file__).parents[2] / FOLDER
 
 
 def names() -> list[str]:
-    """Their names, such as ``quickstart`` and ``ablation/full``."""
+    """Names of the configurations, such as ``quickstart`` and ``ablation/full``."""
     home = folder()
     return sorted(path.relative_to(home).with_suffix("").as_posix() for path in home.rglob(f"*{SUFFIX}"))
 
 
 def find(name: str) -> Path:
-    """The file behind a name or a path. A file that exists wins over a shipped one.
+    """Find the file of a name or a path; an existing file takes precedence over a shipped one.
 
     Args:
         name: A path, a shipped name (``ablation/full``), or a shipped name as a path from the top of the
@@ -46,15 +50,15 @@ def find(name: str) -> Path:
 
 
 def is_known(name: str) -> bool:
-    """Whether there is such a file or such a name."""
+    """Whether there is such a file or shipped name."""
     return Path(name).is_file() or _shipped(name) in names()
 
 
 def resolve_arguments(args: Sequence[str], options: Sequence[str] = ("--config", "-c")) -> list[str]:
-    """A command line whose configurations are files.
+    """Replace configuration names on a command line by their files.
 
     Args:
-        args: The command line.
+        args: Command line.
         options: Arguments that name a configuration.
 
     Raises:
@@ -74,6 +78,70 @@ def resolve_arguments(args: Sequence[str], options: Sequence[str] = ("--config",
         else:
             resolved.append(word)
     return resolved
+
+
+def configuration_files(args: Sequence[str], options: Sequence[str] = ("--config", "-c")) -> list[str]:
+    """Return the configuration files on a resolved command line.
+
+    Examples:
+        >>> configuration_files(["fit", "--config", "a.yaml", "--config=b.yaml"])
+        ['a.yaml', 'b.yaml']
+    """
+    joined = [word.partition("=") for word in args]
+    apart = [word for before, word in pairwise(args) if before in options]
+    return apart + [value for option, equals, value in joined if equals and option in options]
+
+
+class _Strict(yaml.SafeLoader):
+    """YAML loader that refuses a repeated key, of which YAML keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not key.tag.endswith(":str"):
+                continue
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise ValueError(f"line {line}: '{key.value}' is given twice; join both")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Read a YAML file.
+
+    Raises:
+        ValueError: When a key is given twice; UnicodeDecodeError is one.
+        yaml.YAMLError: When it is no YAML.
+    """
+    return yaml.load(Path(path).read_text(encoding="utf-8"), _Strict)  # a SafeLoader
+
+
+def check_file(path: str | Path, sections: Sequence[str]) -> None:
+    """Check that each section of a configuration is a mapping, since an empty one would reset it.
+
+    Args:
+        path: YAML file; one that is no YAML is left to its parser.
+        sections: Keys that hold mappings.
+
+    Raises:
+        ValueError: When the file or a section is no mapping, or a key is given twice.
+    """
+    try:
+        content = read_yaml(path)
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return
+    except ValueError as error:
+        raise ValueError(f"'{path}', {error}") from error
+    if not isinstance(content, dict):
+        shown = "nothing" if content is None else repr(content)
+        raise ValueError(f"'{path}' is a mapping with {', '.join(sections)} or some of them, got {shown}")
+    for name in sections:
+        if name in content and not isinstance(content[name], dict):
+            shown = "nothing" if content[name] is None else repr(content[name])
+            raise ValueError(
+                f"'{path}': {name} is a mapping, got {shown}; give it values, or remove the line"
+            )
 
 
 def _shipped(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Whole files, folders with one writer, and errors that name a broken file."""
+"""Atomic file writes, folder locks, and errors that name a broken file."""
 
 from __future__ import annotations
 
@@ -11,26 +11,36 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 BROKEN = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
-"""Exceptions that reading raises for broken content."""
+"""Exceptions raised by reading broken content."""
+
+
+def broken_reason(error: Exception) -> str:
+    """Describe an error of broken content; a KeyError alone says only the key.
+
+    Examples:
+        >>> broken_reason(KeyError("items"))
+        "'items' is missing"
+    """
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 @contextmanager
 def naming(what: str, remedy: str) -> Iterator[None]:
-    """Say which file or line is broken, and what to do, whatever reading it raises.
+    """Replace any error about broken content by one with the file or line, and the remedy.
 
     Args:
-        what: ``line 3 of FILE``, or what else begins the message.
+        what: Start of the message, such as ``line 3 of FILE``.
         remedy: Advice that ends the message.
 
     Raises:
         ValueError: When the block raises one of the exceptions of broken content.
 
     Examples:
-        >>> with naming("a.json is no list", "write it anew"):
+        >>> with naming("a.json is not a list", "write it again"):
         ...     {}["items"]
         Traceback (most recent call last):
         ...
-        ValueError: a.json is no list (KeyError 'items'); write it anew
+        ValueError: a.json is not a list (KeyError 'items'); write it again
     """
     try:
         yield
@@ -45,12 +55,15 @@ def hold_folder(folder: Path, work: str) -> Iterator[None]:
 
     Args:
         folder: Folder to lock; created if it does not exist.
-        work: Name of the work done there, for the message.
+        work: Name of the command at work there, for the message.
 
     Raises:
-        ValueError: When another process holds it.
+        ValueError: When another process holds the lock, or a file is in the folder's place.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(f"{folder} cannot be a folder: a file is in its place; give another") from error
     try:
         with FileLock(folder / ".lock", timeout=0):
             yield
@@ -62,16 +75,14 @@ def hold_folder(folder: Path, work: str) -> Iterator[None]:
 
 @contextmanager
 def whole_file(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
-    """A temporary name beside ``path`` to write to.
+    """Yield a temporary path next to ``path``; the file there replaces ``path`` when the block ends.
 
-    What stands there when the block ends becomes ``path`` in one step.
-
-    A reader sees the old file or the new one. When the block raises, the old one stays and the temporary is
-    removed.
+    The replacement is atomic: a reader sees the old file or the new one. If the block raises, the old file
+    stays and the temporary one is removed.
 
     Args:
         path: Path of the file; its folder is created.
-        durable: Wait until the disk holds it, so that it outlives a power cut too.
+        durable: Whether to flush to disk, so that the file survives a power failure.
 
     Examples:
         >>> import tempfile
@@ -83,8 +94,7 @@ def whole_file(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The start of the name only, since a name may be as long as a file system allows; no suffix, so that no
-    # pattern finds it.
+    # Only the start of the name, which may have the maximum length; no suffix, so that no pattern matches it.
     temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}-{threading.get_ident()}")
     try:
         yield temporary
@@ -93,22 +103,22 @@ def whole_file(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
         os.replace(temporary, path)
         if (
             durable and os.name == "posix"
-        ):  # the new name is an entry of the folder; elsewhere a folder cannot be opened
+        ):  # the new name is an entry of the folder; other systems cannot open a folder
             _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_whole(path: str | Path, content: str | bytes, *, durable: bool = False) -> Path:
-    """Write a file whole or not at all; text is UTF-8 with its line ends as they are.
+    """Write a file atomically; text is UTF-8 with unchanged line ends.
 
     Args:
         path: Path of the file; its folder is created.
-        content: Whole content.
-        durable: Flush to disk before returning, as in :func:`whole_file`.
+        content: Content of the file.
+        durable: Whether to flush to disk before returning, as in `whole_file`.
 
     Returns:
-        The file written.
+        Path of the file.
     """
     with whole_file(path, durable=durable) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)

@@ -1,7 +1,7 @@
-"""The one step behind training, validation, the benchmark and the annotator, and the loop over it.
+"""Interaction step shared by training, validation, the benchmark and the annotator, and its loop.
 
-:func:`take_step` is the step: radii for the clicks, then the mask. :func:`interact` repeats it over a batch
-of tensors. :class:`dct_seg.Predictor`, which benchmark and annotator drive, repeats it over one image.
+`take_step` is the step: radii for the clicks, then the mask. `interact` repeats it for a batch
+of tensors. `dct_seg.Predictor`, used by benchmark and annotator, repeats it for one image.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from dct_seg.simulation import NextClicks
 Clicks = TypeVar("Clicks")
 """Clicks of a batch or of one image."""
 Previous = TypeVar("Previous")
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 def take_step(
     fill_radii: Callable[[Clicks, Previous | None], Clicks],
-    predict: Callable[[Clicks, Previous | None], Answer],
+    predict: Callable[[Clicks, Previous | None], Result],
     clicks: Clicks,
     previous: Previous | None,
-) -> tuple[Clicks, Answer]:
-    """Answer the last click.
+) -> tuple[Clicks, Result]:
+    """Predict after the last click.
 
     Args:
-        fill_radii: Gives a radius to each click that came without a drag.
-        predict: Predicts from all clicks.
-        clicks: All clicks, the new one included.
+        fill_radii: Function that gives a radius to each click without a drag.
+        predict: Function that predicts from all clicks.
+        clicks: All clicks, including the new one.
         previous: Probabilities before the last click; None before the first.
 
     Returns:
-        The clicks with the radii used, and the prediction.
+        Clicks with their effective radii, and the prediction.
 
     Examples:
         >>> take_step(lambda clicks, previous: clicks, lambda clicks, previous: len(clicks), ["a", "b"], None)
@@ -50,34 +50,44 @@ def take_step(
 
 
 class InteractiveModel(Protocol):
-    """Interface of a model in the loop; :class:`dct_seg.DCTNet` implements it.
+    """Interface of a model in the loop; `dct_seg.DCTNet` implements it.
 
-    A method ``fill_radii(image, clicks, previous) -> ClickBatch`` is optional: it gives a radius to each
-    click that came without a drag. Without it such clicks keep NaN.
+    An optional method ``fill_radii(image, clicks, previous) -> ClickBatch`` gives a radius to each
+    click without a drag. Without it, such clicks keep NaN.
     """
 
     def __call__(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> Tensor:
-        """(B, 3, H, W), clicks, (B, 1, H, W) probabilities before the last click -> logits (B, 1, H, W)."""
+        """Compute logits (B, 1, H, W); ``image`` is (B, 3, H, W), ``previous`` (B, 1, H, W) probabilities."""
 
 
 class ClickSource(Protocol):
-    """Source of the next click: a simulated user or a person. The loop never knows which."""
+    """Source of the next click: a simulated or a real user; the loop does not distinguish them."""
 
     def __call__(self, logits: Tensor | None, clicks: ClickBatch) -> NextClicks:
-        """The next click of each image, given the last logits (None before the first click) and the clicks so
-        far.
+        """Make the next click of each image.
+
+        Args:
+            logits: (B, 1, H, W) logits after the last click; None before the first.
+            clicks: (B, N) clicks so far.
         """
 
 
 @dataclass(frozen=True)
 class Interaction:
-    """Result of one turn of the loop.
+    """Result of one click of the loop.
 
     Args:
         index: Number of clicks before this one.
-        clicks: (B, index + 1) all clicks so far, with the radii used.
+        clicks: (B, index + 1) all clicks so far, with their effective radii.
         logits: (B, 1, H, W) after the last click.
-        asked: The last click as its source made it; ``asked.done`` marks images that needed none.
+        asked: Last click as made by its source; ``asked.done`` marks images that needed none.
+
+    Examples:
+        >>> empty = ClickBatch.empty(1)
+        >>> nothing = torch.zeros(1)
+        >>> asked = NextClicks(torch.zeros(1, 2), torch.tensor([-1]), nothing, torch.tensor([True]), nothing)
+        >>> Interaction(0, empty, torch.zeros(1, 1, 4, 4), asked).asked.done.tolist()
+        [True]
     """
 
     index: int
@@ -94,7 +104,7 @@ def interact(
     *,
     stop_when_done: bool = True,
 ) -> Iterator[Interaction]:
-    """Click, predict, and again, until no image of the batch needs a click or ``max_clicks`` are made.
+    """Click and predict until no image of the batch needs a click, or after ``max_clicks`` clicks.
 
     The generator stops between clicks, so a consumer may change the model's weights before the next one, as
     training does (the paper's section 2.3), or leave the loop when a target is reached. No gradient flows
@@ -103,14 +113,23 @@ def interact(
     Args:
         model: Model, called once per click; its ``fill_radii`` is optional.
         image: (B, 3, H, W) in 0..1.
-        source: Gives the next click of each image.
+        source: Source of the next click of each image.
         max_clicks: Maximum clicks per image.
-        stop_when_done: False makes exactly ``max_clicks`` turns, whatever is done: under DDP every rank must
-            take as many.
+        stop_when_done: False always makes ``max_clicks`` clicks, because under DDP all ranks must make the
+            same number.
 
     Yields:
-        One :class:`Interaction` per click. An image that is done keeps its place in the batch; its clicks are
-        padding from there on.
+        One `Interaction` per click. A finished image keeps its place in the batch; its clicks are padding.
+
+    Examples:
+        >>> from dct_seg import SimulatedUser
+        >>> mask = torch.zeros(1, 9, 9, dtype=torch.bool)
+        >>> mask[:, 2:7, 2:7] = True
+        >>> perfect = lambda image, clicks, previous=None: mask[:, None] * 20.0 - 10
+        >>> user = SimulatedUser(mask, torch.zeros_like(mask))
+        >>> steps = list(interact(perfect, torch.zeros(1, 3, 9, 9), user, max_clicks=5))
+        >>> [step.clicks.coords.tolist() for step in steps]  # nothing is wrong after the first click
+        [[[[4.0, 4.0]]]]
     """
     clicks = ClickBatch.empty(len(image), image.device)
     logits: Tensor | None = None
@@ -134,16 +153,16 @@ def _as_given(image: Tensor, clicks: ClickBatch, previous: Tensor | None) -> Cli
 def answer_each(
     model: InteractiveModel, image: Tensor, draw: Callable[[], ClickBatch], num_turns: int
 ) -> Iterator[Interaction]:
-    """Yield one answer for each of several independent sets of clicks.
+    """Yield one prediction for each of several independent sets of clicks.
 
     Args:
         model: Called once per set, without a previous mask.
         image: (B, 3, H, W) in 0..1.
-        draw: Gives a set of clicks for each image, with the radii it has; an image without clicks is done.
+        draw: Function that returns a set of clicks for each image; an image without clicks is done.
         num_turns: Number of sets.
 
     Yields:
-        One :class:`Interaction` per set.
+        One `Interaction` per set.
     """
     for index in range(num_turns):
         clicks = draw()

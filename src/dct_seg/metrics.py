@@ -3,7 +3,7 @@
 Pure functions, and one metric that is exact on any number of processes.
 
 A run is a row of IoUs, one after each click, of one sample; NaN or -1 follows its end. A table (n, K)
-holds n runs. IoUs and thresholds are compared as float32, as the field's code does.
+holds n runs. IoUs are compared as float32, as in other implementations.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from torch import Tensor
 from torchmetrics import Metric
 
 UNSEEN = -1.0
-"""Value in a table where no click was made."""
+"""Value of a missing click in a table."""
 
 
 def iou(
     pred: Tensor, mask: Tensor, ignore: Tensor | None = None, *, names: Sequence[str] | None = None
 ) -> Tensor:
-    """The intersection over union of each image, (B,) float64, exact; 1 when both are empty.
+    """Intersection over union of each image, (B,) float64, exact; 1 if both are empty.
 
     Args:
         pred: (B, H, W) bool.
         mask: (B, H, W) bool.
-        ignore: (B, H, W) bool, True at pixels that do not count.
+        ignore: (B, H, W) bool, True for ignored pixels.
         names: Image names for the warning about empty masks; None gives no warning.
 
     Raises:
@@ -61,21 +61,19 @@ def iou(
 def num_clicks_to(
     ious: Tensor, threshold: float, max_clicks: int = 20, *, target: float | None = None
 ) -> Tensor:
-    """First click after which the IoU is at least ``threshold``, or ``max_clicks`` if it never is.
+    """Count clicks until the IoU is at least ``threshold``, or ``max_clicks`` if it never is: (n,) int64.
 
-    (n,) int64.
-
-    The mean of it is NoC at that threshold.
+    Its mean is NoC@``threshold``.
 
     Args:
         ious: (n, K) float, K at most ``max_clicks``; NaN or -1 after the end of a run.
         threshold: IoU in 0..1.
         max_clicks: Maximum clicks of a run.
-        target: IoU at which the runs were stopped. None means that they were not stopped, so that a run is
-            short only if its mask is perfect; 1.0 means that they stopped when nothing was left to click.
+        target: IoU at which the runs were stopped. None: they were not stopped, so that a run is short only
+            if its mask is perfect. 1.0: they stopped when there was nothing left to click.
 
     Raises:
-        ValueError: When the runs stopped before ``threshold``, so that the number would mean nothing.
+        ValueError: When the runs stopped before ``threshold``, so that the number is unknown.
 
     Examples:
         >>> num_clicks_to(torch.tensor([[0.5, 0.85, 0.9], [0.2, 0.3, 0.4]]), 0.85, max_clicks=3).tolist()
@@ -92,7 +90,7 @@ def failures(ious: Tensor, threshold: float, max_clicks: int = 20, *, target: fl
 def at_least_max(
     ious: Tensor, threshold: float, max_clicks: int = 20, *, target: float | None = None
 ) -> Tensor:
-    """The field's ">=20": failures, and those that reach ``threshold`` at the very last click.
+    """Count ">=20" as in the literature: failures, and runs that reach ``threshold`` at the very last click.
 
     () int64, as `num_clicks_to`.
     """
@@ -100,9 +98,9 @@ def at_least_max(
 
 
 def miou_at(ious: Tensor, click: int, max_clicks: int = 20, *, target: float | None = None) -> Tensor:
-    """The mean IoU after click number ``click`` (from 1), () float64.
+    """Mean IoU after click number ``click`` (from 1), () float64.
 
-    The last value of a run holds after its end.
+    A run keeps its last value after its end.
 
     Raises:
         ValueError: When a target below 1 stopped the runs, or ``click`` is not in 1..``max_clicks``.
@@ -118,9 +116,7 @@ def miou_at(ious: Tensor, click: int, max_clicks: int = 20, *, target: float | N
 
 
 def auc(ious: Tensor, max_clicks: int = 20, *, target: float | None = None) -> Tensor:
-    """The mean of mIoU@1 to mIoU@``max_clicks``, () float64.
-
-    The area under the curve of IoU over clicks, in 0..1.
+    """Area under the curve of IoU over clicks, () float64: the mean of mIoU@1 to mIoU@``max_clicks``.
 
     Raises:
         ValueError: When a target below 1 stopped the runs.
@@ -130,7 +126,7 @@ def auc(ious: Tensor, max_clicks: int = 20, *, target: float | None = None) -> T
 
 
 def hold_last(ious: Tensor, max_clicks: int) -> Tensor:
-    """The runs at full length, (n, ``max_clicks``): the last IoU of each stands at all clicks after it.
+    """Extend runs to (n, ``max_clicks``) by the last IoU of each.
 
     Examples:
         >>> hold_last(torch.tensor([[0.5, -1.0], [0.25, 0.75]]), 3).tolist()
@@ -144,13 +140,11 @@ def hold_last(ious: Tensor, max_clicks: int) -> Tensor:
 def bootstrap_interval(
     values: ArrayLike, *, level: float = 0.95, num_resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    """The percentile bootstrap interval of the mean of ``values``.
-
-    Between which it lies when samples are drawn again.
+    """Percentile bootstrap interval of the mean of ``values``.
 
     Args:
         values: One number per sample, for example its number of clicks.
-        level: Share of resamples inside the interval.
+        level: Fraction of resamples inside the interval.
         num_resamples: Number of bootstrap resamples.
         seed: The same seed gives the same interval.
 
@@ -178,23 +172,23 @@ class NumberOfClicks(Metric):
     """NoC, failures, mIoU@k and AuC of a dataset, exact under any sampler and on any number of processes.
 
     The state is a table with one row per sample, written by sample id and merged by maximum: a sample that a
-    padded ``DistributedSampler`` hands out twice counts once. Samples never seen are left out of everything;
-    ``num_seen`` counts the others.
+    padded ``DistributedSampler`` repeats counts once. Unseen samples are ignored; ``num_seen`` counts the
+    seen ones.
 
-    `compute` returns a dict of float tensors: ``NoC@85``, ``NoF@85`` and ``>=20@85`` for each threshold (in
-    percent; 20 is ``max_clicks``), ``mIoU@1`` for each k, ``AuC``, ``num_seen``. A run that stops at a target
-    has no mIoU@k and no AuC.
+    `compute` returns a dict of float tensors: ``NoC@85``, ``NoF@85`` and ``>=20@85`` for each threshold
+    (in percent; 20 is ``max_clicks``), ``mIoU@1`` for each k, ``AuC``, ``num_seen``. A run that stops at a
+    target has no mIoU@k and no AuC.
 
     Args:
         num_samples: Size of the dataset; sample ids are 0 to ``num_samples`` - 1.
         max_clicks: Maximum clicks of a run.
-        thresholds: IoUs for NoC.
+        thresholds: IoU thresholds of NoC and NoF, in 0..1.
         miou_at: Clicks (from 1) for mIoU@k.
         target: IoU at which runs are stopped. None: a run is only shorter than ``max_clicks`` when
             nothing was left to click, and its last IoU holds.
 
     Raises:
-        ValueError: When a threshold is above ``target``, or a k above ``max_clicks``.
+        ValueError: When one of ``thresholds`` is above ``target``, or a k above ``max_clicks``.
 
     Examples:
         >>> metric = NumberOfClicks(num_samples=2, max_clicks=3, thresholds=(0.8,), miou_at=(1,))
@@ -220,7 +214,7 @@ class NumberOfClicks(Metric):
     ) -> None:
         super().__init__(**kwargs)
         for threshold in thresholds:
-            _check_threshold(threshold, target)
+            _check_target(threshold, target)
         if any(not 1 <= k <= max_clicks for k in miou_at):
             raise ValueError(
                 f"miou_at counts clicks from 1 to max_clicks ({max_clicks}), got {tuple(miou_at)}"
@@ -260,7 +254,7 @@ class NumberOfClicks(Metric):
         self.table[sample_ids] = rows.to(self.table)
 
     def compute(self) -> dict[str, Tensor]:
-        """All numbers by name; NaN where no sample was seen."""
+        """Compute all numbers by name; NaN if no sample was seen."""
         seen = self.table[self.table[:, 0] != UNSEEN]
         target = 1.0 if self.target is None else self.target
         numbers = {}
@@ -281,17 +275,17 @@ class NumberOfClicks(Metric):
         return {name: value.float() for name, value in numbers.items()}
 
     def plot(self, val: dict[str, Tensor] | Sequence[dict[str, Tensor]] | None = None, ax: Any = None) -> Any:
-        """Figure and axes with one point for each number, or a line for each over several results.
+        """Plot each number as a point, or as a line over several results; return figure and axes.
 
         Args:
-            val: A result of ``compute``, or several in order; by default the present one.
-            ax: Axes of matplotlib to draw in; by default new ones.
+            val: Result of ``compute``, or several in order; by default the current one.
+            ax: Matplotlib axes; by default new ones.
         """
         return self._plot(val, ax)
 
 
 def _first_click_at(ious: Tensor, threshold: float, max_clicks: int, target: float | None) -> Tensor:
-    """The first click (from 1) with IoU >= threshold, ``max_clicks`` + 1 where there is none: (n,) int64."""
+    """Find the first click (from 1) with IoU >= ``threshold``, otherwise ``max_clicks`` + 1: (n,) int64."""
     _check_runs(ious, threshold, max_clicks, target)
     reached = ious.float() >= ious.new_tensor(threshold, dtype=torch.float32)
     order = torch.arange(1, ious.shape[1] + 1, device=ious.device)
@@ -299,12 +293,12 @@ def _first_click_at(ious: Tensor, threshold: float, max_clicks: int, target: flo
 
 
 def _lengths(ious: Tensor, max_clicks: int) -> Tensor:
-    """The number of clicks of each run, (n,) int64."""
+    """Number of clicks of each run, (n,) int64."""
     if ious.ndim != 2 or not 1 <= ious.shape[1] <= max_clicks:
         raise ValueError(
             f"IoUs are (n, K) with K from 1 to max_clicks ({max_clicks}), got {tuple(ious.shape)}"
         )
-    made = ious >= 0  # NaN is not
+    made = ious >= 0  # False for NaN
     lengths = made.sum(1)
     holes = (made != (torch.arange(ious.shape[1], device=ious.device) < lengths[:, None])).any(1) | (
         lengths == 0
@@ -312,12 +306,12 @@ def _lengths(ious: Tensor, max_clicks: int) -> Tensor:
     if holes.any():
         row = int(holes.nonzero()[0])
         raise ValueError(
-            f"row {row} of the IoUs is empty or has a gap; NaN or -1 may stand only after the end of a run"
+            f"row {row} of the IoUs is empty or has a gap; NaN or -1 may only follow the end of a run"
         )
     return lengths
 
 
-def _check_threshold(threshold: float, target: float | None) -> None:
+def _check_target(threshold: float, target: float | None) -> None:
     if target is not None and np.float32(threshold) > np.float32(target):
         raise ValueError(
             f"the runs stop at IoU {target:g}, so that nothing is known at {threshold:g}; run again with a "
@@ -326,7 +320,7 @@ def _check_threshold(threshold: float, target: float | None) -> None:
 
 
 def _check_runs(ious: Tensor, threshold: float, max_clicks: int, target: float | None) -> None:
-    _check_threshold(threshold, target)
+    _check_target(threshold, target)
     lengths = _lengths(ious, max_clicks)
     if target is not None:
         return

@@ -1,10 +1,10 @@
-"""Prediction: a mask with its origin, and conversions for other tools."""
+"""Prediction: a mask with its clicks and timings, and conversions for other tools."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -13,17 +13,20 @@ from numpy.typing import NDArray
 from dct_seg import rle
 from dct_seg.clicks import Click
 
+if TYPE_CHECKING:
+    from dct_seg.methods.views import View
+
 LARGEST_LOGIT = 32.0
 """Logits of probabilities 0 and 1; sigmoid gives both back exactly."""
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds that a call took.
+    """Duration of a call in seconds.
 
     Args:
-        encode: Seconds spent on encoding the image or a region, which serves later clicks too; 0 if cached.
-        click: Seconds of everything else.
+        encode: Time to encode the image or a region, reused by later clicks; 0 if cached.
+        click: Time for everything else.
     """
 
     encode: float = 0.0
@@ -31,7 +34,7 @@ class Timings:
 
     @property
     def total(self) -> float:
-        """Seconds of the call."""
+        """Total time in seconds."""
         return self.encode + self.click
 
 
@@ -39,13 +42,15 @@ class Timings:
 class Prediction:
     """Mask with its probabilities, clicks and timings.
 
-    It unpacks into what ``SamPredictor.predict`` returns, ``masks, scores, logits``, one mask each.
+    It unpacks like the result of ``SamPredictor.predict``: ``masks, scores, logits``, with one mask.
 
     Args:
         mask: (H, W) bool, the object.
         probs: (H, W) float32 in 0..1.
-        clicks: Clicks with the radii that were used.
-        timings: Time that the prediction took.
+        clicks: Clicks with their effective radii.
+        timings: Duration of the prediction.
+        view: Predicted region of the image, with probability 0 outside; None from a method without
+            views.
 
     Examples:
         >>> probs = np.array([[0.0, 0.9, 0.8], [0.0, 0.7, 0.6]], np.float32)
@@ -63,13 +68,14 @@ class Prediction:
     probs: NDArray[np.float32]
     clicks: tuple[Click, ...]
     timings: Timings = Timings()
+    view: View | None = None
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
         return iter((self.mask[None], np.array([self.score], np.float32), self.logits))
 
     @property
     def logits(self) -> NDArray[np.float32]:
-        """(1, H, W) float32; ``predict(mask_input=)`` takes them."""
+        """Logits, (1, H, W) float32, for ``predict(mask_input=)``."""
         probs = self.probs.astype(np.float64)
         with np.errstate(divide="ignore"):
             logits = np.log(probs) - np.log1p(-probs)
@@ -77,25 +83,25 @@ class Prediction:
 
     @property
     def score(self) -> float:
-        """Mean probability over the mask, 0 for an empty one; not a predicted IoU, as SAM's score is."""
+        """Mean probability over the mask, 0 for an empty one; not a predicted IoU, unlike SAM's score."""
         return float(self.probs[self.mask].mean()) if self.mask.any() else 0.0
 
     @property
     def area(self) -> int:
-        """Pixels of the mask."""
+        """Number of pixels of the mask."""
         return int(self.mask.sum())
 
     @property
     def box(self) -> tuple[int, int, int, int] | None:
-        """(left, top, right, bottom) of the mask, x before y, right and bottom exclusive; None when empty."""
+        """Bounding box (left, top, right, bottom), right and bottom exclusive; None for an empty mask."""
         left, top, width, height = cv2.boundingRect(self.mask.view(np.uint8))
         return (left, top, left + width, top + height) if width else None
 
     def polygons(self, *, tolerance: float = 0.0) -> list[NDArray[np.float64]]:
-        """Outlines of the mask's parts, each (N, 2) of (x, y) along the edges of pixels.
+        """Trace the outlines of the mask's parts, each (N, 2) of (x, y) along pixel edges.
 
         Pixel (row, col) covers x from col to col + 1 and y from row to row + 1, as in COCO. Holes are filled;
-        :meth:`rle` keeps them.
+        `rle` keeps them.
 
         Args:
             tolerance: Maximum error of a simplified outline in pixels; 0 keeps every corner.
@@ -108,11 +114,11 @@ class Prediction:
         return [line.astype(np.float64) for line in simple if len(line) >= 3]
 
     def rle(self) -> dict[str, Any]:
-        """COCO's packed run-length encoding, ``{"size": [H, W], "counts": str}``."""
+        """Encode the mask as COCO's packed run lengths, ``{"size": [H, W], "counts": str}``."""
         return rle.encode(self.mask)
 
     def to_coco(self, *, annotation_id: int = 1, image_id: int = 1, category_id: int = 1) -> dict[str, Any]:
-        """A COCO annotation with a run-length encoding.
+        """Make a COCO annotation with a run-length encoding.
 
         Args:
             annotation_id: Number of the annotation in its file.

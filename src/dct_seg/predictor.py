@@ -1,10 +1,11 @@
-"""Predict in Python: set an image once, then ask for a mask after each click. No Lightning in the process."""
+"""Prediction in Python: set an image once, then a mask after each click. Lightning is not imported."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,8 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from dct_seg.clicks import Click
 from dct_seg.interaction import take_step
-from dct_seg.methods.base import Method, check_click, checked_image, has_object
+from dct_seg.methods.base import Answer, Method, Question, check_click, checked_image, has_object
 from dct_seg.methods.dctnet import DCTNetMethod
+from dct_seg.methods.views import View, covered_view
 from dct_seg.models.network import InteractiveNetwork
 from dct_seg.models.pretrained import DEFAULT
 from dct_seg.prediction import Prediction, Timings
@@ -29,35 +31,38 @@ HISTORY_BYTES = 2**28
 
 
 @dataclass(frozen=True)
-class _Turn:
-    """A given click, all clicks up to it with their radii, and the nonzero probabilities after it."""
+class _Step:
+    """Step: the given click, all clicks up to it with their radii, and the probabilities after it."""
 
     given: Click
     used: tuple[Click, ...]
     corner: tuple[int, int]
     part: NDArray[np.float32] | None
     """None after eviction."""
+    view: View | None
 
     @classmethod
-    def of(cls, given: Click, used: tuple[Click, ...], probs: NDArray[np.float32]) -> _Turn:
+    def of(cls, given: Click, used: tuple[Click, ...], answer: Answer) -> _Step:
+        probs = answer.probs
         left, top, width, height = cv2.boundingRect((probs > 0).view(np.uint8))
-        if (height, width) == probs.shape:
-            return cls(given, used, (0, 0), probs)  # not a copy: a method may recognize its own answers
-        return cls(given, used, (top, left), probs[top : top + height, left : left + width].copy())
+        if (height, width) == probs.shape:  # not a copy, since a method may recognize its own results
+            return cls(given, used, (0, 0), probs, answer.view)
+        part = probs[top : top + height, left : left + width].copy()
+        return cls(given, used, (top, left), part, answer.view)
 
-    def probs(self, size: tuple[int, int]) -> NDArray[np.float32]:
-        """(H, W) probabilities of the method."""
+    def answer(self, size: tuple[int, int]) -> Answer:
+        """Result of the method, with (H, W) probabilities."""
         assert self.part is not None
         (top, left), (height, width) = self.corner, self.part.shape
         if (height, width) == size:
-            return self.part
+            return Answer(self.part, self.view)
         whole = np.zeros(size, np.float32)
         whole[top : top + height, left : left + width] = self.part
-        return whole
+        return Answer(whole, self.view)
 
 
 class Predictor:
-    """Segments one image at a time from clicks.
+    """Predictor of masks from clicks on one image at a time.
 
     ``predict`` is a pure function of the image and the ordered clicks. Results for a shared prefix of clicks
     are reused; the remaining clicks are replayed in order. A very large image keeps only the last results
@@ -68,14 +73,14 @@ class Predictor:
     last. Threads with different images need one predictor each; the predictors may share a network.
 
     Attributes:
-        timings: Time that the last ``set_image`` or ``predict`` took.
+        timings: Duration of the last ``set_image`` or ``predict``.
 
     Args:
         method: A network, which is put in evaluation mode, or any interactive segmentation method.
         threshold: Probability above which a pixel counts as object.
 
     Raises:
-        ValueError: The threshold is no probability.
+        ValueError: When the threshold is not a probability.
 
     Examples:
         >>> from dct_seg.methods import METHODS
@@ -89,14 +94,15 @@ class Predictor:
 
     def __init__(self, method: InteractiveNetwork | Method, *, threshold: float = 0.5) -> None:
         self.method = DCTNetMethod(net=method) if isinstance(method, InteractiveNetwork) else method
-        if not (isinstance(threshold, int | float | np.number) and 0 <= threshold <= 1):
+        is_number = isinstance(threshold, int | float | np.number) and not isinstance(threshold, bool)
+        if not (is_number and 0 <= threshold <= 1):
             raise ValueError(f"threshold is a probability, 0 to 1, got {threshold!r}")
         self.threshold = float(threshold)
         self.timings = Timings()
         self._image: NDArray[np.uint8] | None = None
-        self._start: NDArray[np.float32] | None = None
-        self._turns: list[_Turn] = []
-        """Cache of the answers to the clicks on this image; this class owns it."""
+        self._start: Answer | None = None
+        self._turns: list[_Step] = []
+        """Cached results for the clicks on this image; this class owns the cache."""
         self._clicks: tuple[Click, ...] = ()
         self._lock = threading.RLock()
 
@@ -111,19 +117,38 @@ class Predictor:
     def from_pretrained(
         cls, name_or_path: str | Path = DEFAULT, *, threshold: float = 0.5, **options: Any
     ) -> Predictor:
-        """A predictor with trained weights.
+        """Make a predictor with trained weights.
 
         Args:
-            name_or_path: Name or path, see :meth:`DCTNet.from_pretrained`.
+            name_or_path: Name or path, see `DCTNet.from_pretrained`.
             threshold: Probability above which a pixel counts as object.
-            options: Arguments of :class:`dct_seg.methods.dctnet.DCTNetMethod`, such as ``zoom_in=False``,
+            options: Arguments of `dct_seg.methods.dctnet.DCTNetMethod`, such as ``zoom_in=False``,
                 ``device="cuda"``, ``revision="v1"``, or ``backend="onnx"`` for an export folder.
 
         Raises:
-            FileNotFoundError: No file at a path.
-            ValueError: Unknown name, or a file that is not one of ours.
+            FileNotFoundError: When the file does not exist.
+            ValueError: When the name is unknown, or the file is not one of dct-seg.
         """
         return cls(DCTNetMethod(name_or_path, **options), threshold=threshold)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the network's weights to the Hugging Face Hub; returns the URL of the commit.
+
+        Args:
+            repo_id: ``org/name``; created if missing.
+            options: Arguments of `InteractiveNetwork.push_to_hub`, such as ``private=True``.
+
+        Raises:
+            ValueError: When the method has no network with weights, such as an export.
+        """
+        net = getattr(self.method, "net", None)
+        if not isinstance(net, InteractiveNetwork):
+            given = type(self.method if net is None else net).__name__
+            raise ValueError(
+                f"only a network's weights go to the Hub, this predictor runs {given}; "
+                "load the weights instead, Predictor.from_pretrained(WEIGHTS)"
+            )
+        return net.push_to_hub(repo_id, **options)
 
     def set_image(
         self,
@@ -137,7 +162,7 @@ class Predictor:
         Args:
             image: (H, W, 3) uint8; (H, W) gray and (H, W, 4) with alpha are converted.
             image_format: Order of the three channels; OpenCV reads ``BGR``.
-            start: (H, W) bool, the mask that the first click corrects; without clicks it is the answer.
+            start: Mask that the first click corrects, (H, W) bool; without clicks it is the result.
 
         Raises:
             ValueError: When the image or the start is of another shape or type.
@@ -146,7 +171,7 @@ class Predictor:
             raise ValueError(f"image_format is 'RGB' or 'BGR', got {image_format!r}")
         rgb = checked_image(_rgb(image) if isinstance(image, np.ndarray) else image)
         rgb = (rgb[..., ::-1] if image_format == "BGR" else rgb).copy()  # the caller may modify its array
-        before_first = None if start is None else _checked_start(start, rgb.shape[:2]).astype(np.float32)
+        before_first = None if start is None else _start_answer(_checked_start(start, rgb.shape[:2]))
         with self._lock:
             self._image = None
             self._turns = []
@@ -166,20 +191,20 @@ class Predictor:
         *,
         point_radii: ArrayLike | None = None,
     ) -> Prediction:
-        """The mask after all clicks, in order.
+        """Predict the mask after all clicks, in order.
 
-        They are given as a list of :class:`Click`, ``predict(clicks)``, or as ``SamPredictor`` takes them,
-        in (x, y). The answer unpacks into SAM's ``masks, scores, logits``, of one mask.
+        Pass a list of `Click`, ``predict(clicks)``, or the arguments of ``SamPredictor``, in (x, y).
+        The result unpacks into SAM's ``masks, scores, logits`` of one mask.
 
         Args:
-            point_coords: Clicks in pixels of the image, one without a radius gets it from the Auto-Drag-Head;
+            point_coords: Clicks in pixels of the image, whose missing radii the Auto-Drag-Head predicts;
                 or (N, 2) of (x, y), where an integer is a pixel's center.
-            point_labels: (N,) 1 object, 0 background, -1 padding; only beside (N, 2).
+            point_labels: (N,) 1 object, 0 background, -1 padding; only with (N, 2).
             box: (4,) left, top, right, bottom: a drag from its center to its nearest side, before the points.
-            mask_input: (1, H, W) logits of an earlier answer, the mask that the last click corrects. All
-                clicks are then seen at once, as SAM does, instead of one after the other.
-            multimask_output: For code written for SAM; there is one mask in any case.
-            point_radii: (N,) drags in pixels, NaN for a click without; only beside (N, 2).
+            mask_input: (1, H, W) logits of an earlier prediction, the mask that the last click corrects. All
+                clicks are then applied at once, as in SAM, instead of one after the other.
+            multimask_output: Ignored, for compatibility with SAM; there is always one mask.
+            point_radii: (N,) drags in pixels, NaN for a click without; only with (N, 2).
 
         Raises:
             RuntimeError: When no image is set.
@@ -187,31 +212,26 @@ class Predictor:
         """
         clicks = clicks_of(point_coords, point_labels, point_radii, box)
         with self._lock:
-            image = self._image_or_error()
-            size = (image.shape[0], image.shape[1])
-            for click in clicks:
-                check_click(click, size)
             before = self._now()
-            if self.method.holder is not self:
-                self._tell_method(image)
+            image = self._begin(clicks)
             if mask_input is None or not clicks:
-                used, probs = self._replay(image, clicks)
+                used, answer = self._replay(image, clicks)
             else:
-                previous = probabilities_of(mask_input, size)
-                used, probs = self._step(image, clicks, previous)
+                probs = probabilities_of(mask_input, (image.shape[0], image.shape[1]))
+                used, answer = self._step(image, clicks, Answer(probs, covered_view(probs)))
             self._clicks = tuple(clicks)
-            mask = probs > self.threshold
+            mask = answer.probs > self.threshold
             self.timings = timings = self._since(before)
-        return Prediction(mask, probs, used, timings)
+        return Prediction(mask, answer.probs, used, timings, answer.view)
 
     def _tell_method(self, image: NDArray[np.uint8]) -> None:
-        """Prepare the method for the image again, if another predictor has set its own since."""
+        """Prepare the method for the image again if another predictor has set its own in the meantime."""
         self.method.holder = None
         self.method.reset(image)
         self.method.holder = self
 
     def predict_batch(self, objects: Sequence[Sequence[Click]]) -> list[Prediction]:
-        """The masks of several objects of the image, each as :meth:`predict` gives it alone.
+        """Predict the masks of several objects of the image, each equal to that of `predict`.
 
         The first clicks of all objects are predicted together, then the second ones, and so on. The
         predictor's own clicks do not change.
@@ -220,42 +240,22 @@ class Predictor:
             objects: Clicks of each object, in order.
 
         Returns:
-            One prediction for each object; its timings are those of the whole call.
+            One prediction per object; its timings are those of the whole call.
 
         Raises:
             RuntimeError: When no image is set.
             ValueError: When a click lies outside the image.
         """
-        with self._lock:
-            image = self._image_or_error()
-            size = (image.shape[0], image.shape[1])
-            for click in (click for clicks in objects for click in clicks):
-                check_click(click, size)
-            began = self._now()
-            if self.method.holder is not self:
-                self._tell_method(image)
-            used, probs = self._play_together(image, objects)
-            self.timings = timings = self._since(began)
-        return [
-            Prediction(one > self.threshold, one, clicks, timings)
-            for one, clicks in zip(probs, used, strict=True)
-        ]
+        return predict_together([(self, clicks) for clicks in objects])
 
-    def _play_together(
-        self, image: NDArray[np.uint8], objects: Sequence[Sequence[Click]]
-    ) -> tuple[list[tuple[Click, ...]], list[NDArray[np.float32]]]:
-        """The clicks of each object with their radii, and its probabilities, for the caller to keep."""
-        used: list[tuple[Click, ...]] = [()] * len(objects)
-        probs: list[NDArray[np.float32] | None] = [self._start] * len(objects)
-        for place in range(max((len(clicks) for clicks in objects), default=0)):
-            active = [i for i, clicks in enumerate(objects) if place < len(clicks)]
-            for i in active:
-                used[i] = tuple(self.method.fill_radii([*used[i], objects[i][place]], probs[i]))
-            answers = self.method.predict_many(image, [used[i] for i in active], [probs[i] for i in active])
-            for i, answer in zip(active, answers, strict=True):
-                probs[i] = answer
-        empty = np.zeros(image.shape[:2], np.float32)
-        return used, [empty.copy() if one is None else one.copy() for one in probs]
+    def _begin(self, clicks: Sequence[Click]) -> NDArray[np.uint8]:
+        """Make the image current in the method and check the clicks on it."""
+        image = self._image_or_error()
+        for click in clicks:
+            check_click(click, (image.shape[0], image.shape[1]))
+        if self.method.holder is not self:
+            self._tell_method(image)
+        return image
 
     def save_session(self, path: str | Path, *, image_name: str = "image") -> Path:
         """Write the clicks, the start mask and a hash of the image to a JSON file.
@@ -273,23 +273,23 @@ class Predictor:
         with self._lock:
             image = self._image_or_error()
             used = self.predict(self._clicks).clicks
-            start = None if self._start is None else self._start > 0.5
+            start = None if self._start is None else self._start.probs > 0.5
             session = Session(image_name, image_hash(image), self._clicks, used, self.threshold, start)
         return write_session(path, session)
 
     def load_session(self, path: str | Path) -> Prediction:
-        """Resume a session of :meth:`save_session` on the current image.
+        """Resume a session of `save_session` on the current image.
 
         The file's start mask and threshold replace the predictor's. Predicted radii are kept, so
         that the mask is the same.
 
         Args:
-            path: A file that ``save_session`` wrote.
+            path: File written by ``save_session``.
 
         Raises:
             RuntimeError: When no image is set.
-            FileNotFoundError: When there is no such file.
-            ValueError: When the file is broken, or of another image.
+            FileNotFoundError: When the file does not exist.
+            ValueError: When the file is damaged, or belongs to another image.
         """
         session = read_session(path)
         with self._lock:
@@ -298,51 +298,54 @@ class Predictor:
                     f"'{path}' is a session on another image ('{session.image_name}'); set that image first"
                 )
             self._turns = []
-            self._start = None if session.start is None else session.start.astype(np.float32)
+            self._start = None if session.start is None else _start_answer(session.start)
             self.threshold = session.threshold
             return self.predict(session.used)
 
-    def _replay(
-        self, image: NDArray[np.uint8], clicks: Sequence[Click]
-    ) -> tuple[tuple[Click, ...], NDArray[np.float32]]:
-        """The clicks with their radii, and the probabilities after the last one, for the caller to keep."""
+    def _replay(self, image: NDArray[np.uint8], clicks: Sequence[Click]) -> tuple[tuple[Click, ...], Answer]:
+        """Return the clicks with their radii, and the last result, as copies for the caller."""
         size = (image.shape[0], image.shape[1])
         self._keep(_num_common([turn.given for turn in self._turns], clicks))
         for click in clicks[len(self._turns) :]:
-            previous = self._turns[-1].probs(size) if self._turns else self._start
-            used, probs = self._step(image, [*self._used, click], previous)
-            self._turns.append(_Turn.of(click, used, probs))
+            previous = self._turns[-1].answer(size) if self._turns else self._start
+            used, answer = self._step(image, [*self._used, click], previous)
+            self._turns.append(_Step.of(click, used, answer))
             self._forget_oldest()
         if not self._turns:
-            return (), np.zeros(size, np.float32) if self._start is None else self._start.copy()
-        probs = self._turns[-1].probs(size)
-        return self._used, probs.copy() if probs is self._turns[-1].part else probs
+            empty = Answer(np.zeros(size, np.float32))
+            return (), empty if self._start is None else _copied(self._start)
+        answer = self._turns[-1].answer(size)
+        return self._used, _copied(answer) if answer.probs is self._turns[-1].part else answer
 
     def _step(
-        self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None
-    ) -> tuple[tuple[Click, ...], NDArray[np.float32]]:
-        """Answer the last click, as :func:`take_step` does."""
-        used, probs = take_step(self.method.fill_radii, partial(self._probs, image), clicks, previous)
-        if probs.shape != image.shape[:2]:
-            raise ValueError(f"the method returned {probs.shape}; wanted probabilities of {image.shape[:2]}")
-        return tuple(used), probs
+        self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: Answer | None
+    ) -> tuple[tuple[Click, ...], Answer]:
+        """Predict after the last click, by `take_step`."""
+        used, answer = take_step(self._filled, partial(self._answer, image), tuple(clicks), previous)
+        if answer.probs.shape != image.shape[:2]:
+            raise ValueError(
+                f"the method returned {answer.probs.shape}; wanted probabilities of {image.shape[:2]}"
+            )
+        return used, answer
 
-    def _probs(
-        self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None
-    ) -> NDArray[np.float32]:
-        if not has_object(clicks, previous):
-            return np.zeros(image.shape[:2], np.float32)
-        return self.method.predict(image, clicks, previous)
+    def _filled(self, clicks: Sequence[Click], previous: Answer | None) -> tuple[Click, ...]:
+        """Fill in the method's radii."""
+        return tuple(self.method.fill_radii(clicks, None if previous is None else previous.probs))
+
+    def _answer(self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: Answer | None) -> Answer:
+        if not has_object(clicks, None if previous is None else previous.probs):
+            return Answer(np.zeros(image.shape[:2], np.float32))
+        return self.method.answer(image, clicks, previous)
 
     def click(
         self, row: float, col: float, *, positive: bool = True, radius: float | None = None
     ) -> Prediction:
-        """The mask after one more click."""
+        """Add a click and predict the mask."""
         with self._lock:
             return self.predict([*self._clicks, Click(row, col, positive, radius)])
 
     def undo(self) -> Prediction:
-        """The mask before the last click; without clicks, the start or the empty mask."""
+        """Undo the last click and return the mask before it; without clicks, the start or the empty mask."""
         with self._lock:
             return self.predict(self._clicks[:-1])
 
@@ -357,18 +360,13 @@ class Predictor:
         return self._turns[-1].used if self._turns else ()
 
     def _keep(self, count: int) -> None:
-        """The first ``count`` turns.
-
-        None if the last of them was evicted, because the earlier ones then were too.
-        """
+        """Keep the first ``count`` steps; drop all of them if the last one was evicted."""
         del self._turns[count:]
         if self._turns and self._turns[-1].part is None:
             self._turns.clear()
 
     def _forget_oldest(self) -> None:
-        """Drop the probabilities of the oldest turns, so that those before the last one fit
-        ``HISTORY_BYTES``.
-        """
+        """Drop the oldest probabilities until those before the last click fit ``HISTORY_BYTES``."""
         left = HISTORY_BYTES
         for place in range(len(self._turns) - 2, -1, -1):
             part = self._turns[place].part
@@ -392,8 +390,68 @@ class Predictor:
         return self._image
 
 
+def predict_together(objects: Sequence[tuple[Predictor, Sequence[Click]]]) -> list[Prediction]:
+    """Predict the masks of objects of several images, each equal to that of `Predictor.predict`.
+
+    The first clicks of all objects are predicted together, then the second ones, and so on. Views of one size
+    share a forward pass if the predictors share a network. The predictors' own clicks do not change.
+
+    Args:
+        objects: Pairs of the predictor of the object's image, and the object's clicks in order.
+
+    Returns:
+        One prediction per object; its timings are those of the whole call.
+
+    Raises:
+        RuntimeError: When a predictor has no image.
+        ValueError: When a click lies outside its image, or two predictors share a method.
+    """
+    predictors = {id(predictor): predictor for predictor, _ in objects}
+    if len({id(predictor.method) for predictor in predictors.values()}) < len(predictors):
+        raise ValueError(
+            "predictors of several images need a method each; make them with "
+            "Predictor(DCTNetMethod(net=net)), which share the network"
+        )
+    with ExitStack() as held:
+        for _, predictor in sorted(predictors.items()):
+            held.enter_context(predictor._lock)
+        before = [predictor._now() for predictor in predictors.values()]
+        images = [predictor._begin(clicks) for predictor, clicks in objects]
+        used, answers = _play_together(objects, images)
+        spent = [one._since(at) for one, at in zip(predictors.values(), before, strict=True)]
+        encode, total = sum(one.encode for one in spent), max((one.total for one in spent), default=0.0)
+        timings = Timings(encode, total - encode)
+        for predictor in predictors.values():
+            predictor.timings = timings
+    return [
+        Prediction(one.probs > predictor.threshold, one.probs, clicks, timings, one.view)
+        for (predictor, _), one, clicks in zip(objects, answers, used, strict=True)
+    ]
+
+
+def _play_together(
+    objects: Sequence[tuple[Predictor, Sequence[Click]]], images: Sequence[NDArray[np.uint8]]
+) -> tuple[list[tuple[Click, ...]], list[Answer]]:
+    """Return each object's clicks with their radii, and its result, as copies for the caller."""
+    used: list[tuple[Click, ...]] = [()] * len(objects)
+    found: list[Answer | None] = [predictor._start for predictor, _ in objects]
+    for place in range(max((len(clicks) for _, clicks in objects), default=0)):
+        questions: dict[int, Question] = {}
+        for i, (predictor, clicks) in enumerate(objects):
+            if place < len(clicks):
+                used[i] = predictor._filled([*used[i], clicks[place]], found[i])
+                questions[i] = Question(predictor.method, images[i], used[i], found[i])
+        answers = objects[0][0].method.answer_many(list(questions.values()))
+        for i, answer in zip(questions, answers, strict=True):
+            found[i] = answer
+    return used, [
+        Answer(np.zeros(image.shape[:2], np.float32)) if one is None else _copied(one)
+        for one, image in zip(found, images, strict=True)
+    ]
+
+
 def _rgb(image: NDArray[Any]) -> NDArray[Any]:
-    """A gray image three times over, one with alpha without it; anything else as it is."""
+    """Convert gray images to RGB and drop alpha; leave anything else unchanged."""
     if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1):
         return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
     return image[..., :3] if image.ndim == 3 and image.shape[2] == 4 else image
@@ -406,8 +464,16 @@ def _checked_start(start: NDArray[np.bool_], size: tuple[int, ...]) -> NDArray[n
     return start
 
 
+def _start_answer(start: NDArray[np.bool_]) -> Answer:
+    return Answer(start.astype(np.float32))
+
+
+def _copied(answer: Answer) -> Answer:
+    return Answer(answer.probs.copy(), answer.view)
+
+
 def _num_common(a: Sequence[Click], b: Sequence[Click]) -> int:
-    """Number of clicks that both lists share at their start."""
+    """Count the clicks of the common prefix."""
     return next(
         (i for i, (one, other) in enumerate(zip(a, b, strict=False)) if one != other), min(len(a), len(b))
     )

@@ -1,8 +1,8 @@
-"""Prompts as Segment Anything writes them, in (x, y), and what they are here."""
+"""Conversion of Segment Anything's prompts, in (x, y)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -13,7 +13,7 @@ from dct_seg.clicks import PADDING, Click
 from dct_seg.prediction import LARGEST_LOGIT
 
 SAM_SIDE = 256
-"""Side of the square in which Segment Anything keeps its logits, the image at the top left."""
+"""Side of the square of Segment Anything's logits, with the image at the top left."""
 
 
 def clicks_of(
@@ -22,12 +22,12 @@ def clicks_of(
     radii: ArrayLike | None = None,
     box: ArrayLike | None = None,
 ) -> list[Click]:
-    """The clicks of a prompt, the box first.
+    """Convert a prompt to clicks, the box first.
 
     Args:
         coords: Clicks, or (N, 2) of (x, y) in pixels.
-        labels: (N,) 1 object, 0 background, -1 padding; only beside (N, 2).
-        radii: (N,) drags in pixels, NaN for a click without; only beside (N, 2).
+        labels: (N,) 1 object, 0 background, -1 padding; only with (N, 2).
+        radii: (N,) drags in pixels, NaN for a click without; only with (N, 2).
         box: (4,) left, top, right, bottom in pixels.
 
     Raises:
@@ -44,9 +44,16 @@ def clicks_of(
         if labels is not None or radii is not None:
             raise ValueError("point_labels and point_radii belong to point_coords, which is missing")
         return first
+    if isinstance(coords, Click):
+        raise ValueError(f"predict takes the clicks in a list, got one Click; write predict([{coords}])")
+    coords = list(coords) if isinstance(coords, Iterator) else coords
+    if isinstance(coords, Sequence) and any(isinstance(one, Click) for one in coords):
+        for place, one in enumerate(coords):
+            if not isinstance(one, Click):
+                raise ValueError(f"a list of clicks holds only Click, got {one!r} as number {place}")
     if isinstance(coords, Sequence) and all(isinstance(one, Click) for one in coords):
         if labels is not None or radii is not None:
-            raise ValueError("clicks have labels and radii already; leave point_labels and point_radii out")
+            raise ValueError("clicks have labels and radii already; omit point_labels and point_radii")
         return [*first, *(one for one in coords if isinstance(one, Click))]
     points = _array("point_coords", coords)
     if points.ndim != 2 or points.shape[1] != 2:
@@ -73,7 +80,7 @@ def clicks_of(
 
 
 def _drag_of(box: ArrayLike) -> Click:
-    """The drag from the center of a box to its nearest side."""
+    """Convert a box to the drag from its center to its nearest side."""
     sides = _array("box", box).reshape(-1)
     if sides.shape != (4,) or not (sides[0] < sides[2] and sides[1] < sides[3]):
         given = sides.tolist()
@@ -83,19 +90,21 @@ def _drag_of(box: ArrayLike) -> Click:
 
 
 def probabilities_of(logits: ArrayLike, size: tuple[int, int]) -> NDArray[np.float32]:
-    """The probabilities, (H, W) float32, of an earlier answer's logits.
+    """Convert the logits of an earlier result to probabilities, (H, W) float32.
 
     Args:
         logits: (1, H, W) or (H, W), or SAM's (1, 256, 256) with the image at its top left.
         size: (H, W) of the image.
 
     Raises:
-        ValueError: When they are of another shape, or a mask instead of logits.
+        ValueError: When the logits have another shape, or are a mask.
     """
     given = np.asarray(logits)
-    if given.dtype == np.bool_:
-        raise ValueError("mask_input takes logits of an earlier answer; a mask goes into set_image(start=)")
+    if given.dtype.kind in "bui":
+        raise ValueError("mask_input takes logits of an earlier prediction; pass a mask to set_image(start=)")
     values = _array("mask_input", given)
+    if np.isnan(values).any():
+        raise ValueError("mask_input holds NaN; give the logits of an earlier prediction")
     values = values[0] if values.ndim == 3 and len(values) == 1 else values
     if values.shape != size and values.shape == (SAM_SIDE, SAM_SIDE):
         height, width = (max(1, round(side * SAM_SIDE / max(size))) for side in size)

@@ -1,4 +1,4 @@
-"""Names to things: the one lookup behind click encoders, datasets, methods and pretrained models."""
+"""Registries of click encoders, datasets, methods, networks and losses by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def unknown_name(noun: str, name: str, known: list[str]) -> ValueError:
-    """The error for a name that nothing answers to: what was given, the nearest known name, all known names.
+    """Make the error for an unknown name, with the nearest known name and all known names.
 
     Examples:
         >>> print(unknown_name("loss", "BCE", ["bce", "dice"]))
@@ -24,27 +24,27 @@ def unknown_name(noun: str, name: str, known: list[str]) -> ValueError:
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
-    """`` did you mean 'X'?`` with the nearest known name, whatever its case, or nothing."""
+    """Hint `` did you mean 'X'?`` for the nearest known name, ignoring case; empty if none is near."""
     plain = {one.casefold(): one for one in known}
     near = difflib.get_close_matches(name.casefold(), plain, n=1, cutoff=0.5)
     return f" did you mean '{plain[near[0]]}'?" if near else ""
 
 
 def check_choice(noun: str, name: object, known: tuple[str, ...]) -> None:
-    """Nothing, when ``name`` is one of a closed set.
+    """Check that ``name`` is one of a closed set.
 
     Raises:
-        ValueError: When it is not; see :func:`unknown_name`.
+        ValueError: When it is not; see `unknown_name`.
     """
     if name not in known:
         raise unknown_name(noun, str(name), list(known))
 
 
 class Registry(Generic[T]):
-    """A named collection that other packages can add to through an entry point.
+    """Collection of named entries; other packages add to it through an entry point.
 
     Args:
-        noun: Noun for one entry; it opens the error for an unknown name.
+        noun: Noun for an entry, for errors.
         group: Entry-point group. A package adds ``name = "module:attribute"`` under it in its own
             ``pyproject.toml``.
 
@@ -67,10 +67,10 @@ class Registry(Generic[T]):
         self._plugins_loaded = group is None
 
     def register(self, name: str | None = None) -> Callable[[T], T]:
-        """A decorator that adds what it decorates under ``name`` (its ``__name__`` by default).
+        """Make a decorator that registers an object under ``name``, by default its ``__name__``.
 
         Raises:
-            ValueError: When the name is taken by something else.
+            ValueError: When the name is already registered.
         """
 
         def add(entry: T) -> T:
@@ -85,10 +85,9 @@ class Registry(Generic[T]):
         self._entries[key] = entry
 
     def load_plugins(self) -> None:
-        """Import what other packages declare under the entry-point group; done once, on the first lookup.
+        """Load the entry points of other packages, once, at the first lookup.
 
-        One that cannot be imported, or whose name is taken, is left out with a warning: it must not stop the
-        others.
+        An entry point that cannot be imported, or whose name is taken, is skipped with a warning.
         """
         if self._plugins_loaded or self.group is None:
             return
@@ -96,7 +95,7 @@ class Registry(Generic[T]):
         for point in entry_points(group=self.group):
             try:
                 self._add(point.name, point.load())
-            except Exception as error:  # noqa: PERF203  # what a stranger's module raises on import can be anything
+            except Exception as error:  # noqa: PERF203  # importing a foreign module can raise anything
                 home = f" of {point.dist.name}" if point.dist else ""
                 warnings.warn(
                     f"{self.noun} '{point.name}'{home} is left out: {type(error).__name__}: {error}",
@@ -104,18 +103,20 @@ class Registry(Generic[T]):
                 )
 
     def get(self, name: str) -> T:
-        """The entry under ``name``.
+        """Get the entry under ``name``.
 
         Raises:
-            ValueError: When nothing has that name; the message lists the nearest and all known names.
+            ValueError: When the name is unknown; the message lists the nearest and all known names.
         """
         self.load_plugins()
+        if not isinstance(name, str):
+            raise TypeError(f"a {self.noun} is given by its name, got {name!r}; known: {', '.join(self)}")
         if name not in self._entries:
             raise unknown_name(self.noun, name, self.names())
         return self._entries[name]
 
     def names(self) -> list[str]:
-        """All names, sorted."""
+        """Return all names, sorted."""
         self.load_plugins()
         return sorted(self._entries)
 

@@ -1,4 +1,4 @@
-"""COCO's run-length encoding of masks, in NumPy alone."""
+"""COCO run-length encoding of masks, in NumPy."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 
 class BrokenMaskError(ValueError):
-    """A run-length encoding that is none."""
+    """Invalid run-length encoding."""
 
 
 def encode(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """The packed run-length encoding of a mask, ``{"size": [H, W], "counts": str}``.
+    """Encode a mask as packed run lengths, ``{"size": [H, W], "counts": str}``.
 
     Args:
         mask: (H, W) bool.
@@ -26,8 +26,37 @@ def encode(mask: NDArray[np.bool_]) -> dict[str, Any]:
     return packed(runs(mask), (mask.shape[0], mask.shape[1]))
 
 
+def encode_part(part: NDArray[np.bool_], corner: tuple[int, int], size: tuple[int, int]) -> dict[str, Any]:
+    """Encode a mask that is empty outside a box; the cost depends on the width of the box, not of the image.
+
+    Args:
+        part: (h, w) bool, the mask inside the box; pixels beyond the image are cut off.
+        corner: (row, col) of its first pixel; may be negative.
+        size: (height, width) of the image.
+
+    Examples:
+        >>> encode_part(np.ones((1, 1), bool), (1, 1), (2, 3)) == packed([3, 1, 2], (2, 3))
+        True
+    """
+    (top, left), (height, width) = corner, size
+    part = part[max(0, -top) : max(0, height - top), max(0, -left) : max(0, width - left)]
+    top, left = max(0, top), max(0, left)
+    if not part.size:
+        return packed([height * width], size)
+    strip = np.zeros((height, part.shape[1]), bool)
+    strip[top : top + part.shape[0]] = part
+    lengths = runs(strip)
+    lengths[0] += left * height
+    after = (width - left - part.shape[1]) * height
+    if len(lengths) % 2:  # the last run is background
+        lengths[-1] += after
+    elif after:
+        lengths.append(after)
+    return packed(lengths, size)
+
+
 def packed(lengths: Iterable[int], size: tuple[int, int]) -> dict[str, Any]:
-    """The packed run-length encoding of runs, background first, that fill (height, width).
+    """Pack runs, background first, that fill (height, width).
 
     Examples:
         >>> packed([1, 3], (2, 2))
@@ -37,7 +66,7 @@ def packed(lengths: Iterable[int], size: tuple[int, int]) -> dict[str, Any]:
 
 
 def runs(mask: NDArray[np.bool_]) -> list[int]:
-    """Lengths of the runs of a mask, down its columns; the first run is background and may be 0.
+    """Compute the run lengths of a mask, down its columns; the first run is background and may be 0.
 
     Args:
         mask: (H, W) bool.
@@ -50,7 +79,7 @@ def runs(mask: NDArray[np.bool_]) -> list[int]:
     columns = np.flatnonzero(mask.any(axis=0))
     if not len(columns):
         return [mask.size]
-    left, right = int(columns[0]), int(columns[-1]) + 1  # the rest costs nothing
+    left, right = int(columns[0]), int(columns[-1]) + 1  # columns without object pixels are skipped
     flat = np.concatenate([[False], mask[:, left:right].T.ravel(), [False]])
     ends = np.flatnonzero(flat[1:] != flat[:-1]) + left * mask.shape[0]
     lengths: list[int] = np.diff(ends, prepend=0, append=mask.size).tolist()
@@ -58,7 +87,7 @@ def runs(mask: NDArray[np.bool_]) -> list[int]:
 
 
 def decode(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
-    """The mask, (H, W) bool, of a COCO run-length encoding, packed or as a list of runs.
+    """Decode a COCO run-length encoding, packed or as a list of runs, to a mask, (H, W) bool.
 
     Raises:
         ValueError: When the runs do not fill the mask exactly.
@@ -72,12 +101,12 @@ def decode(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
 
 
 def decode_part(rle: Mapping[str, Any]) -> tuple[tuple[slice, slice], NDArray[np.bool_]] | None:
-    """The box around a mask, (rows, columns), and the mask inside it; None for an empty mask.
+    """Decode only the box around a mask: (rows, columns) and the mask inside; None for an empty mask.
 
-    It costs what the box costs, however large the image is.
+    The cost depends on the size of the box, not of the image.
 
     Raises:
-        ValueError: When :func:`decode` does.
+        ValueError: When `decode` does.
 
     Examples:
         >>> decode_part({"size": [2, 3], "counts": [3, 1, 2]})
@@ -87,10 +116,10 @@ def decode_part(rle: Mapping[str, Any]) -> tuple[tuple[slice, slice], NDArray[np
 
 
 def area(rle: Mapping[str, Any]) -> int:
-    """Pixels of a mask.
+    """Count the pixels of a mask.
 
     Raises:
-        ValueError: When :func:`decode` does.
+        ValueError: When `decode` does.
     """
     return int(_checked(rle)[0][1::2].sum())
 
@@ -99,7 +128,7 @@ def _part(
     lengths: NDArray[np.int64], size: tuple[int, int]
 ) -> tuple[tuple[slice, slice], NDArray[np.bool_]] | None:
     ends = np.cumsum(lengths)
-    filled = 2 * np.flatnonzero(lengths[1::2]) + 1  # places of the runs of object
+    filled = 2 * np.flatnonzero(lengths[1::2]) + 1  # positions of the object's runs
     if not len(filled):
         return None
     height = size[0]
@@ -116,7 +145,7 @@ def _part(
 
 
 def _checked(rle: Mapping[str, Any]) -> tuple[NDArray[np.int64], tuple[int, int]]:
-    """The lengths of the runs and (height, width)."""
+    """Read the lengths of the runs and (height, width)."""
     size, counts = rle["size"], rle["counts"]
     if not (
         isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)
@@ -139,7 +168,7 @@ def _checked(rle: Mapping[str, Any]) -> tuple[NDArray[np.int64], tuple[int, int]
 
 
 def _packed(lengths: Iterable[int]) -> str:
-    """COCO's string: five bits a character, from the fourth run on the difference to the run two before."""
+    """Encode runs as COCO's string, five bits per character; from the fourth as differences to two before."""
     characters: list[str] = []
     before = [0, 0]
     for place, length in enumerate(lengths):
@@ -155,7 +184,7 @@ def _packed(lengths: Iterable[int]) -> str:
 
 
 def _unpacked(text: str) -> list[int]:
-    """The runs of COCO's string."""
+    """Read the runs in COCO's string."""
     lengths: list[int] = []
     value = shift = 0
     for character in text:

@@ -1,4 +1,4 @@
-"""A predictor's work on one object as a JSON file: one line of the annotator's click log."""
+"""Session of a predictor with one object as a JSON file, one line of the annotator's click log."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 
 from dct_seg import rle
 from dct_seg.clicks import Click
-from dct_seg.files import write_whole
+from dct_seg.files import broken_reason, write_whole
 
 
 @dataclass(frozen=True)
 class Session:
-    """The state of a predictor.
+    """State of a predictor.
 
     Args:
         image_name: Name of the image.
-        image_hash: Result of :func:`image_hash`.
-        given: Clicks as the person made them; a click read from a file has a radius in any case.
-        used: The same clicks with the radii that were used.
-        threshold: A pixel is object above this probability.
+        image_hash: Result of `image_hash`.
+        given: Clicks as the user made them; clicks read from a file always have a radius.
+        used: Same clicks with their effective radii.
+        threshold: Probability above which a pixel counts as object.
         start: (H, W) bool, the mask that the first click corrects, or None.
     """
 
@@ -38,7 +38,7 @@ class Session:
 
 
 def image_hash(image: NDArray[np.uint8]) -> str:
-    """SHA-256 of an image's height, width and pixels.
+    """Hash an image's height, width and pixels by SHA-256.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -50,10 +50,10 @@ def write_session(path: str | Path, session: Session) -> Path:
     """Write a session as one line of JSON.
 
     Raises:
-        ValueError: When it has neither a click nor a start mask.
+        ValueError: When the session has neither a click nor a start mask.
     """
     if not session.used and session.start is None:
-        raise ValueError("there is nothing to save: no click was made and no start mask is set")
+        raise ValueError("there is nothing to save: no click and no start mask")
     line = {
         "image": session.image_name,
         "image_sha256": session.image_hash,
@@ -79,8 +79,8 @@ def read_session(path: str | Path) -> Session:
     """Read a session.
 
     Raises:
-        FileNotFoundError: When there is no such file.
-        ValueError: When it is broken.
+        FileNotFoundError: When the file does not exist.
+        ValueError: When the file is damaged.
     """
     path = Path(path)
     if not path.is_file():
@@ -92,8 +92,8 @@ def read_session(path: str | Path) -> Session:
         threshold = float(line["threshold"])
         return Session(str(line["image"]), str(line["image_sha256"]), used, used, threshold, start)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"'{path}' is no session of a predictor: {what}") from error
+        what = broken_reason(error)
+        raise ValueError(f"'{path}' is not a session of a predictor: {what}") from error
 
 
 def _click(one: Any) -> Click:

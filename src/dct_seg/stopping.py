@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as one exception, so that files are closed and one line says how to go on."""
+"""SIGINT and SIGTERM as an exception, so that files are closed and one line tells how to resume."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Handler = Callable[[int, FrameType | None], None]
 
 
 class Stopped(BaseException):
-    """Raised where a command is at work when it is told to stop.
+    """Exception for a signal that stops a command.
 
-    No ``KeyboardInterrupt``: Lightning would turn that into exit code 1.
+    It is not a ``KeyboardInterrupt``, which Lightning would convert to exit code 1.
 
     Args:
-        signum: The signal.
+        signum: Number of the signal.
         advice: Advice on how to resume, or "".
     """
 
@@ -29,22 +29,22 @@ class Stopped(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """128 and the signal's number, as a shell has it: 130 for SIGINT, 143 for SIGTERM."""
+        """Exit code as in a shell, 128 plus the signal's number: 130 for SIGINT, 143 for SIGTERM."""
         return 128 + self.signum
 
     def __str__(self) -> str:
-        """One line.
+        """Message in one line.
 
         Examples:
-            >>> str(Stopped(signal.SIGINT, "the same command goes on from here"))
-            'stopped by SIGINT; the same command goes on from here'
+            >>> str(Stopped(signal.SIGINT, "the same command continues from here"))
+            'stopped by SIGINT; the same command continues from here'
         """
         return f"stopped by {signal.Signals(self.signum).name}" + (f"; {self.advice}" if self.advice else "")
 
 
 @contextmanager
 def advising(advice: str) -> Iterator[None]:
-    """Say how to go on when the block is stopped."""
+    """Add advice on how to resume if the block is stopped."""
     try:
         yield
     except Stopped as stop:
@@ -54,7 +54,7 @@ def advising(advice: str) -> Iterator[None]:
 
 @contextmanager
 def raising_stopped() -> Iterator[None]:
-    """Raise :class:`Stopped` for SIGINT and SIGTERM inside the block, where it is the main thread's."""
+    """Raise `Stopped` for SIGINT and SIGTERM inside the block, in the main thread."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise Stopped(signum)
@@ -70,10 +70,10 @@ def raising_stopped() -> Iterator[None]:
 def handle_here(handler: Handler) -> dict[int, Handler | int | None]:
     """Handle both signals in this process.
 
-    A process forked from it leaves SIGINT, which Ctrl+C sends to both, to this one, and ends by SIGTERM.
+    A forked process ignores SIGINT, which Ctrl+C sends to both processes, and ends by SIGTERM.
 
     Returns:
-        The handlers before; none in another thread than the main one, where there can be none.
+        Previous handlers; none outside the main thread, where handlers cannot be set.
     """
     if threading.current_thread() is not threading.main_thread():
         return {}

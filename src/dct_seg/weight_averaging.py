@@ -1,4 +1,4 @@
-"""Former place of ``dct_seg.training.weight_averaging``, which configurations and checkpoints may name."""
+"""Former location of ``dct_seg.training.weight_averaging``, kept for old configurations and checkpoints."""
 
 from dct_seg.training.weight_averaging import StartWeightAveraging
 

@@ -1,12 +1,13 @@
 """The annotator driven as a person drives it.
 
-`dct-seg annotate` in a process of its own, its page in Debian's Chromium.
+`dct-seg annotate` in a separate process, its page in Debian's Chromium.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ BROWSER_MARKS = [
         reason="no Chromium here; apt-get install chromium (DCT_SEG_BROWSER=required makes this an error)",
     ),
 ]
-"""Of each module that drives a browser."""
+"""Marks of each module that drives a browser."""
+TASKS = ("RunTask", "ThreadControllerImpl::RunTask")  # names of a task in the trace
 START_LIMIT = 300.0  # seconds; a hang is an error, slowness is not
 
 PLACE = """([row, col]) => {
@@ -44,8 +46,8 @@ PLACE = """([row, col]) => {
 OVERLAY = """() => document.getElementById("overlay").toDataURL("image/png").split(",")[1]"""
 
 
-def photographs(folder: Path, names: tuple[str, ...] = ("chelsea", "coffee")) -> Path:
-    """A folder with photographs of scikit-image's wheel (CC0 or public domain)."""
+def sample_images(folder: Path, names: tuple[str, ...] = ("chelsea", "coffee")) -> Path:
+    """Make a folder with images of scikit-image's wheel (CC0 or public domain)."""
     import skimage
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,12 +57,20 @@ def photographs(folder: Path, names: tuple[str, ...] = ("chelsea", "coffee")) ->
     return folder
 
 
+def small_images(folder: Path, number: int) -> None:
+    """Write many small JPEGs, frame_00000.jpg and so on."""
+    file = io.BytesIO()
+    Image.fromarray(np.full((32, 48, 3), 90, np.uint8)).save(file, "JPEG")
+    for index in range(number):
+        (folder / f"frame_{index:05d}.jpg").write_bytes(file.getvalue())
+
+
 class Server:
     """`dct-seg annotate` over a folder.
 
     Args:
-        folder: The pictures.
-        port: 0 takes a free one.
+        folder: Folder of the images.
+        port: Port; 0 takes a free one.
         options: Further arguments, such as ``--classes cup,spoon``.
     """
 
@@ -105,12 +115,12 @@ class Server:
         return True
 
     def kill(self) -> None:
-        """As ``kill -9``."""
+        """Kill the server, like ``kill -9``."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
     def stop(self) -> None:
-        """As Ctrl+C, and as kill -9 where that does not help."""
+        """Stop the server like Ctrl+C, and like kill -9 if that does not help."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
             try:
@@ -132,8 +142,29 @@ def chromium(**context: Any) -> Iterator[Page]:
             browser.close()
 
 
+@contextmanager
+def annotating(
+    folder: Path, *, options: Sequence[str] = (), timeout: float | None = None
+) -> Iterator[tuple[Server, Page]]:
+    """`dct-seg annotate` over a folder, and a page of a browser, not opened yet.
+
+    Args:
+        folder: Folder of the images.
+        options: Further arguments of the command.
+        timeout: Milliseconds that the page waits for anything; None takes Playwright's.
+    """
+    server = Server(folder, options=options)
+    try:
+        with chromium() as page:
+            if timeout is not None:
+                page.set_default_timeout(timeout)
+            yield server, page
+    finally:
+        server.stop()
+
+
 def place(page: Page, row: float, col: float) -> tuple[float, float]:
-    """(x, y) in the window of a pixel of the picture."""
+    """(x, y) in the window of a pixel of the image."""
     x, y = page.evaluate(PLACE, [row, col])
     return x, y
 
@@ -148,7 +179,7 @@ def drag(
     steps: int = 8,
     pause: float = 60,
 ) -> None:
-    """Press on a pixel of the picture, draw a circle of some radius (pixels), let go, and wait until it is on
+    """Press on a pixel of the image, draw a circle of some radius (pixels), let go, and wait until it is on
     disk.
     """
     x, y = place(page, row, col)
@@ -169,12 +200,12 @@ def settle(page: Page) -> None:
 
 
 def overlay(page: Page) -> NDArray[np.uint8]:
-    """(h, w, 4) uint8, what is drawn above the picture: masks, outlines, clicks."""
+    """(h, w, 4) uint8, what is drawn above the image: masks, outlines, clicks."""
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(page.evaluate(OVERLAY)))).convert("RGBA"))
 
 
 def masked(page: Page, height: int, width: int) -> NDArray[np.bool_]:
-    """(height, width) bool: pixels of the picture that are tinted as a mask is, read from what is drawn."""
+    """(height, width) bool: pixels of the image that are tinted as a mask is, read from what is drawn."""
     opacity = float(page.input_value("#opacity"))
     tinted = np.abs(overlay(page)[..., 3] - 255 * opacity) <= 3
     stage = page.locator("#stage").bounding_box()
@@ -185,11 +216,64 @@ def masked(page: Page, height: int, width: int) -> NDArray[np.bool_]:
     return np.asarray(tinted[np.ix_(rows, cols)])
 
 
+def wait_until(page: Page, happened: Callable[[], bool], limit: float = 10) -> None:
+    """Wait until a condition holds that only Python can check; at most ``limit`` seconds."""
+    end = time.monotonic() + limit
+    while not happened():
+        assert time.monotonic() < end, f"it did not happen within {limit:g} s"
+        page.wait_for_timeout(50)
+
+
 def state(page: Page, name: str) -> dict[str, Any]:
-    """A picture as the server knows it."""
+    """State of an image on the server."""
     pictures = page.evaluate("async () => (await (await fetch('api/v1/project')).json()).pictures")
     number = next(one["id"] for one in pictures if one["name"] == name)
     found: dict[str, Any] = page.evaluate(
         "async (id) => (await fetch(`api/v1/pictures/${id}`)).json()", number
     )
     return found
+
+
+def longest_task(page: Page, run: Callable[[], object]) -> float:
+    """Milliseconds of processor time of the page's longest task while ``run`` drives it.
+
+    A frame cannot be drawn during a task. Processor time does not count what other programs take.
+    """
+    browser = page.context.browser
+    assert browser is not None
+    browser.start_tracing(page=page, categories=["toplevel", "disabled-by-default-devtools.timeline"])
+    run()
+    events = json.loads(browser.stop_tracing())["traceEvents"]
+    main = {
+        (one["pid"], one["tid"])
+        for one in events
+        if one.get("name") == "thread_name" and one["args"]["name"] == "CrRendererMain"
+    }
+    tasks = [
+        one["tdur"] / 1000
+        for one in events
+        if one.get("name") in TASKS and (one["pid"], one["tid"]) in main and "tdur" in one
+    ]
+    assert tasks, "the trace has no task of the page"
+    return float(max(tasks))
+
+
+def scroll_far(page: Page) -> None:
+    """Turn the wheel over the list of images, then jump through it."""
+    box = page.locator("#picture-list").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 50, box["y"] + 200)
+    for _ in range(20):
+        page.mouse.wheel(0, 900)
+    for _ in range(4):
+        page.evaluate("document.getElementById('picture-list').scrollTop += 60 * 3500")
+        page.wait_for_timeout(100)
+
+
+def search(page: Page, text: str) -> None:
+    """Type a text into the search and take it out again."""
+    page.focus("#filter")
+    page.keyboard.type(text, delay=20)
+    for _ in text:
+        page.keyboard.press("Backspace")
+    page.wait_for_timeout(100)

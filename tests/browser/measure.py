@@ -1,8 +1,8 @@
-"""How fast the annotator is, measured in the browser.
+"""Speed of the annotator, measured in the browser.
 
 `python tests/browser/measure.py` prints it as Markdown, `--json FILE` keeps it.
 
-Starts `dct-seg annotate` over copies of photographs and drives its page in Chromium. Nothing else should run
+Starts `dct-seg annotate` over copies of images and drives its page in Chromium. Nothing else should run
 meanwhile.
 """
 
@@ -20,12 +20,24 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from driving import Server, chromium, drag, photographs, place, settle
+from driving import (
+    Server,
+    annotating,
+    chromium,
+    drag,
+    longest_task,
+    place,
+    sample_images,
+    scroll_far,
+    search,
+    settle,
+    small_images,
+)
 from PIL import Image, ImageOps
 from playwright.sync_api import Page
 
 TIMEOUT = 120_000  # milliseconds
-CENTRE, RADII = (430, 430), (60, 240)  # on the one-megapixel picture: a drag from and to
+CENTRE, RADII = (430, 430), (60, 240)  # on the one-megapixel image: a drag from and to
 
 WATCH = """() => {
   const stage = document.getElementById("stage");
@@ -45,7 +57,7 @@ WATCH = """() => {
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description="How fast the annotator is, measured in the browser.")
+    parser = argparse.ArgumentParser(description="Speed of the annotator, measured in the browser.")
     parser.add_argument("--seconds", type=float, default=5.0, help="of dragging without a pause (5)")
     parser.add_argument(
         "--pictures",
@@ -53,11 +65,17 @@ def main() -> None:
         default=100,
         help="that are opened and clicked on for the memory; 0 leaves that out (100)",
     )
+    parser.add_argument(
+        "--list", type=int, default=0, metavar="N", help="measure the list of N images, and nothing else"
+    )
     parser.add_argument("--weights", help="as for dct-seg annotate")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     given = parser.parse_args()
     options = ["--weights", given.weights] if given.weights else []
     with tempfile.TemporaryDirectory() as folder:
+        if given.list:
+            sys.stdout.write(many(Path(folder), given.list, options) + "\n")
+            return
         found = {"machine": machine(), **follow(Path(folder) / "one", given.seconds, options)}
         if given.pictures:
             found["memory"] = memory(Path(folder) / "many", given.pictures, options)
@@ -67,7 +85,7 @@ def main() -> None:
 
 
 def machine() -> dict[str, Any]:
-    """What it ran on."""
+    """Machine of the measurement."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     name = next(
         (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
@@ -78,8 +96,8 @@ def machine() -> dict[str, Any]:
 
 
 def follow(folder: Path, seconds: float, options: list[str]) -> dict[str, Any]:
-    """The start, and a drag that does not pause, on a picture of one megapixel."""
-    photographs(folder, ("astronaut",))
+    """The start, and a drag that does not pause, on an image of one megapixel."""
+    sample_images(folder, ("astronaut",))
     Image.open(folder / "astronaut.jpg").resize((1000, 1000), Image.Resampling.LANCZOS).save(
         folder / "astronaut.jpg", quality=92
     )
@@ -158,43 +176,63 @@ def timed(run: Any) -> float:
 
 
 def memory(folder: Path, number: int, options: list[str]) -> dict[str, Any]:
-    """MiB of the server and of the page's heap after pictures of 1.2 megapixels that were opened and clicked
+    """MiB of the server and of the page's heap after images of 1.2 megapixels that were opened and clicked
     on.
     """
-    photographs(folder, ("chelsea",))
-    photograph = Image.open(folder / "chelsea.jpg").resize((1280, 960))
+    sample_images(folder, ("chelsea",))
+    sample = Image.open(folder / "chelsea.jpg").resize((1280, 960))
     (folder / "chelsea.jpg").unlink()
     for index in range(number):
-        turned = ImageOps.mirror(photograph) if index % 2 else photograph
+        turned = ImageOps.mirror(sample) if index % 2 else sample
         turned.rotate(index / 10).save(folder / f"{index:03d}.jpg")
-    server = Server(folder, options=options)
     after = {}
-    try:
-        with chromium() as page:
-            page.set_default_timeout(TIMEOUT)
+    with annotating(folder, options=options, timeout=TIMEOUT) as (server, page):
+        page.goto(server.url)
+        settle(page)
+        for index in range(number):
+            if index:
+                page.keyboard.press("n")
+                page.wait_for_function(
+                    "at => document.getElementById('title').textContent.includes(at)",
+                    arg=f"{index + 1} / {number}",
+                )
+                settle(page)
+            page.mouse.click(*place(page, 480, 640))
+            settle(page)
+            page.keyboard.press("Enter")
+            settle(page)
+            if index + 1 in (1, 10, number // 2, number):
+                heap = page.evaluate("performance.memory.usedJSHeapSize") / 2**20
+                after[str(index + 1)] = {
+                    "server": round(resident(server.process.pid)),
+                    "page": round(heap, 1),
+                }
+    return after
+
+
+def many(folder: Path, number: int, options: list[str]) -> str:
+    """The longest tasks of the page over a folder of many images, as a table."""
+    small_images(folder, number)
+    with annotating(folder, options=options, timeout=TIMEOUT) as (server, page):
+
+        def opened() -> None:
             page.goto(server.url)
             settle(page)
-            for index in range(number):
-                if index:
-                    page.keyboard.press("n")
-                    page.wait_for_function(
-                        "at => document.getElementById('title').textContent.includes(at)",
-                        arg=f"{index + 1} / {number}",
-                    )
-                    settle(page)
-                page.mouse.click(*place(page, 480, 640))
+
+        def stepped() -> None:
+            page.focus("#stage")
+            for _ in range(3):
+                page.keyboard.press("n")
                 settle(page)
-                page.keyboard.press("Enter")
-                settle(page)
-                if index + 1 in (1, 10, number // 2, number):
-                    heap = page.evaluate("performance.memory.usedJSHeapSize") / 2**20
-                    after[str(index + 1)] = {
-                        "server": round(resident(server.process.pid)),
-                        "page": round(heap, 1),
-                    }
-    finally:
-        server.stop()
-    return after
+
+        rows = {
+            "page opened": opened,
+            "scrolling and jumping through the list": lambda: scroll_far(page),
+            "typing in the search": lambda: search(page, "frame_19"),
+            "next image": stepped,
+        }
+        found = {name: longest_task(page, run) for name, run in rows.items()}
+    return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {ms:.0f} ms |" for name, ms in found.items())
 
 
 def resident(process: int) -> float:
@@ -210,7 +248,7 @@ def markdown(found: dict[str, Any]) -> str:
     begun, drawn, on = found["start"], found["drag"], found["machine"]
     rows = [
         ("server started", f"{begun['server']:.1f} s"),
-        ("page opened, picture shown", f"{begun['page']:.1f} s"),
+        ("page opened, image shown", f"{begun['page']:.1f} s"),
         ("first press to the first live mask", f"{begun['first_mask']:.2f} s"),
         ("a quick drag to its mask on disk and drawn", f"{begun['release_to_mask']:.2f} s"),
         ("**live masks a second, 1 megapixel**", f"**{drawn['masks_a_second']:.1f}**"),
@@ -229,7 +267,7 @@ def markdown(found: dict[str, Any]) -> str:
         ),
         ("of which the network", f"{drawn['network_ms']:.0f} ms"),
         *(
-            (f"memory after {count} pictures: server, page", f"{one['server']} MiB, {one['page']:.0f} MiB")
+            (f"memory after {count} images: server, page", f"{one['server']} MiB, {one['page']:.0f} MiB")
             for count, one in found.get("memory", {}).items()
         ),
     ]

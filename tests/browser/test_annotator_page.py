@@ -1,4 +1,4 @@
-"""The annotator in a real browser, with the shipped model, on photographs.
+"""The annotator in a real browser, with the shipped model, on photographic images.
 
 What a person does, and what they then see.
 """
@@ -11,7 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from driving import BROWSER_MARKS, Server, chromium, drag, masked, photographs, place, settle, state
+from driving import (
+    BROWSER_MARKS,
+    Server,
+    chromium,
+    drag,
+    masked,
+    place,
+    sample_images,
+    settle,
+    state,
+    wait_until,
+)
 from numpy.typing import NDArray
 from playwright.sync_api import Page, expect
 
@@ -28,7 +39,7 @@ expect.set_options(timeout=SLOW)
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    found = Server(photographs(tmp_path_factory.mktemp("pictures"), ("astronaut", "coffee")))
+    found = Server(sample_images(tmp_path_factory.mktemp("pictures"), ("astronaut", "coffee")))
     yield found
     found.stop()
 
@@ -180,8 +191,7 @@ def test_mask_follows_a_drag_and_escape_leaves_no_trace(page: Page) -> None:
     page.mouse.move(x, y)
     page.mouse.down()
     page.mouse.move(to_x, to_y, steps=3)
-    while page.evaluate("window.live") < 2:
-        page.wait_for_timeout(50)
+    wait_until(page, lambda: page.evaluate("window.live") >= 2)
     assert_around(masked(page, *SIZES["astronaut.jpg"]), "astronaut.jpg", *HEAD)
     page.keyboard.press("Escape")
     page.mouse.up()
@@ -240,7 +250,9 @@ def test_wheel_zooms_at_the_pointer_and_space_pans(page: Page) -> None:
     page.mouse.move(x, y)
     page.mouse.wheel(0, -400)
     settle(page)
-    assert place(page, 100, 200) == pytest.approx((x, y), abs=1.1)  # a wheel's place is told in whole pixels
+    assert place(page, 100, 200) == pytest.approx(
+        (x, y), abs=1.1
+    )  # a wheel event's position is in whole pixels
     x, y = place(page, 100, 200)
     assert place(page, 100, 210)[0] - x > 15
     page.mouse.move(x, y)
@@ -254,7 +266,7 @@ def test_wheel_zooms_at_the_pointer_and_space_pans(page: Page) -> None:
     assert state(page, "astronaut.jpg")["draft"] is None
 
 
-def test_second_tab_is_told_and_can_take_over(page: Page, server: Server) -> None:
+def test_second_tab_is_informed_and_can_take_over(page: Page, server: Server) -> None:
     other = page.context.new_page()
     other.set_default_timeout(SLOW)
     other.goto(page.url)  # the same image

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import socket
 import threading
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 import uvicorn
 from annotator import Discs
-from driving import BROWSER_MARKS, chromium, drag, masked, place, settle, state
+from driving import BROWSER_MARKS, chromium, drag, masked, place, settle, state, wait_until
 from PIL import Image
 from playwright.sync_api import Page, expect
 
@@ -34,6 +35,8 @@ PHONE = {
     "is_mobile": True,
 }
 SLOW = 60_000  # milliseconds; the machine may be busy
+FOLDERS: dict[str, Path] = {}
+"""Address of each server -> its folder."""
 
 expect.set_options(timeout=SLOW)
 
@@ -56,8 +59,10 @@ def serving(folder: Path, *, token: str | None = None) -> Iterator[str]:
     thread.start()
     while not server.started:
         time.sleep(0.01)
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    FOLDERS[address] = folder
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/" + (f"?token={token}" if token else "")
+        yield address + (f"?token={token}" if token else "")
     finally:
         server.should_exit = True
         thread.join()
@@ -99,6 +104,11 @@ def folder(tmp_path: Path) -> Path:
     return found
 
 
+def page_folder(page: Page) -> Path:
+    """The folder that the page's server annotates."""
+    return FOLDERS[page.url.split("?")[0].split("#")[0]]
+
+
 @pytest.fixture
 def page(folder: Path, open_page: Callable[..., Page]) -> Iterator[Page]:
     with serving(folder) as url:
@@ -118,12 +128,12 @@ def chosen(page: Page) -> str:
     return page.locator("#class-list [aria-checked=true]").inner_text().split()[0]
 
 
-def test_empty_folder_says_so_and_shows_the_first_picture_that_comes(
+def test_empty_folder_says_so_and_shows_the_first_image_that_comes(
     tmp_path: Path, open_page: Callable[..., Page]
 ) -> None:
     with serving(tmp_path) as url:
         page = open_page(url)
-        expect(page.locator("#empty")).to_contain_text(f"No pictures in “{tmp_path.name}”")
+        expect(page.locator("#empty")).to_contain_text(f"No images in “{tmp_path.name}”")
         for name in ("undo", "redo", "discard", "finish", "previous", "next"):
             expect(page.locator(f"#{name}")).to_be_disabled()
         write_picture(tmp_path / "late.png")
@@ -135,9 +145,7 @@ def test_empty_folder_says_so_and_shows_the_first_picture_that_comes(
         page.close()
 
 
-def test_picture_that_cannot_be_read_says_why_and_is_passed_over(
-    folder: Path, open_page: Callable[..., Page]
-) -> None:
+def test_an_unreadable_image_says_why_and_is_skipped(folder: Path, open_page: Callable[..., Page]) -> None:
     (folder / "a.png").write_bytes(b"no picture")
     with serving(folder) as url:
         page = open_page(url)
@@ -215,7 +223,7 @@ def test_middle_button_pans_and_keys_zoom(page: Page) -> None:
     assert state(page, "a.png")["draft"] is None
 
 
-def test_n_and_p_go_through_the_pictures_and_stop_at_the_ends(page: Page) -> None:
+def test_n_and_p_go_through_the_images_and_stop_at_the_ends(page: Page) -> None:
     for key, name in (("p", "a.png"), ("n", "b.png"), ("n", "b.png"), ("p", "a.png")):
         page.keyboard.press(key)
         settle(page)
@@ -316,12 +324,12 @@ def test_masks_classes_and_coco_are_imported_from_the_page(page: Page) -> None:
     page.set_input_files(
         "#files", {"name": "coco.json", "mimeType": "application/json", "buffer": json.dumps(coco).encode()}
     )
-    expect(page.locator("#toasts")).to_contain_text("1 object on 1 picture imported")
+    expect(page.locator("#toasts")).to_contain_text("1 object on 1 image imported")
     (found,) = state(page, "b.png")["objects"]
     assert found["class_id"] == 2
 
     page.set_input_files("#files", {"name": "notes.doc", "mimeType": "text/plain", "buffer": b"?"})
-    expect(page.locator("#toasts")).to_contain_text("none of COCO")
+    expect(page.locator("#toasts")).to_contain_text("is no file of annotations")
 
 
 def test_help_opens_with_its_key_and_gives_the_focus_back(page: Page) -> None:
@@ -345,6 +353,184 @@ def test_export_menu_is_used_with_the_keyboard(page: Page) -> None:
     expect(page.locator("#export")).to_be_focused()
 
 
+def test_class_in_use_is_not_removed_and_the_dialog_says_so_and_stays(page: Page) -> None:
+    drag(page, 60, 60, 20)
+    page.keyboard.press("Enter")
+    settle(page)
+    page.click("#edit-classes")
+    page.click("#classes li:nth-child(1) button")
+    page.click("#classes footer .primary")
+    expect(page.locator("#classes .problem")).to_contain_text("class 1 'cat' has objects in a.png")
+    expect(page.locator("#classes")).to_be_visible()
+    assert classes(page) == ["cat", "dog"]
+
+
+def test_local_drag_keeps_the_mask_outside_its_circle_and_is_undone_like_a_click(page: Page) -> None:
+    drag(page, 60, 100, 40)
+    before = state(page, "a.png")["mask"]
+    page.keyboard.press("k")
+    expect(page.locator("#tool-local")).to_have_attribute("aria-checked", "true")
+    for _ in range(3):
+        page.keyboard.press("[")
+    reach = float(page.input_value("#brush-size")) ** 2
+    assert reach == pytest.approx(12 / 1.15**3, abs=0.1)
+    x, y = place(page, 60, 138)
+    page.mouse.click(x, y)  # the method's own circle is larger
+    settle(page)
+    local = masked(page, HEIGHT, WIDTH)
+    rows, cols = np.ogrid[:HEIGHT, :WIDTH]
+    whole = (rows - 60) ** 2 + (cols - 100) ** 2 <= 40**2
+    far = (rows - 60) ** 2 + (cols - 138) ** 2 > (reach + 12) ** 2
+    assert state(page, "a.png")["draft"]["clicks"] == []
+    assert (local[far] == whole[far]).mean() > 0.97  # all but the outline, which is drawn over the tint
+    drag(page, 60, 100, 30, button="right")  # as far as the drag reaches
+    assert not masked(page, HEIGHT, WIDTH)[60, 100 - 25]
+    for _ in range(2):
+        page.keyboard.press("Control+z")
+        settle(page)
+    assert state(page, "a.png")["mask"] == before
+    page.keyboard.press("Escape")
+    expect(page.locator("#painting")).to_be_hidden()
+
+
+def test_live_mask_of_a_local_drag_shows_the_old_mask_outside_the_circle(page: Page) -> None:
+    drag(page, 60, 100, 40)
+    page.keyboard.press("k")
+    x, y = place(page, 60, 100)
+    to, _ = place(page, 60, 110)
+    page.evaluate(
+        "() => { window.live = 0; document.getElementById('stage').addEventListener('livemask', "
+        "() => window.live++); }"
+    )
+    page.mouse.move(x, y)
+    page.mouse.down(button="right")
+    page.mouse.move(to, y, steps=4)
+    page.wait_for_function("() => window.live > 0")
+    # masks of shorter drags come first
+    wait_until(page, lambda: not masked(page, HEIGHT, WIDTH)[53:57, 100].any())
+    assert masked(page, HEIGHT, WIDTH)[60, 70]
+    page.mouse.up(button="right")
+    settle(page)
+
+
+def pen(page: Page, kind: str, row: float, col: float, force: float) -> None:
+    """A pen's event; ``force`` is its pressure, 0 to 1."""
+    devtools = page.context.new_cdp_session(page)
+    x, y = place(page, row, col)
+    event = {"type": kind, "x": x, "y": y, "button": "left", "clickCount": 1, "pointerType": "pen"}
+    devtools.send(
+        "Input.dispatchMouseEvent", {**event, "buttons": int(kind != "mouseReleased"), "force": force}
+    )
+    devtools.detach()
+
+
+def test_pens_pressure_sets_the_width_of_a_stroke(page: Page) -> None:
+    page.keyboard.press("b")
+    page.locator("#brush-size").fill("3.2")
+    pen(page, "mousePressed", 60, 40, 0.1)
+    for step in range(1, 9):
+        pen(page, "mouseMoved", 60, 40 + 15 * step, 0.1 + 0.9 * step / 8)
+    pen(page, "mouseReleased", 60, 160, 0.0)
+    settle(page)
+    page.keyboard.press("Enter")
+    settle(page)
+    log = next((page_folder(page) / ".dct-seg" / "pictures").glob("*.jsonl")).read_text().splitlines()
+    points = next(json.loads(line) for line in log if '"paint"' in line)["paint"]["points"]
+    radii = [radius for _, _, radius in points]
+    assert radii[0] == pytest.approx(3.2**2 * (0.25 + 0.75 * 0.1), abs=0.05)
+    assert radii[-1] == pytest.approx(3.2**2, abs=0.05)
+    assert all(a <= b for a, b in itertools.pairwise(radii))
+
+
+def test_finger_paints_and_two_fingers_only_zoom(folder: Path, open_page: Callable[..., Page]) -> None:
+    with serving(folder) as url:
+        page = open_page(url, **PHONE)
+        devtools = page.context.new_cdp_session(page)
+
+        def touch(kind: str, *points: tuple[float, float]) -> None:
+            fingers = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(points)]
+            devtools.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": fingers})
+
+        page.locator("#brush").tap()
+        places = [place(page, 60, col) for col in (40, 80, 120, 160)]
+        touch("Start", places[0])
+        for at in places[1:]:
+            touch("Move", at)
+        touch("End")
+        settle(page)
+        made = state(page, "a.png")
+        assert (made["mask"]["col"], made["mask"]["width"]) == pytest.approx((38, 125), abs=2)
+        (x, y), revision = place(page, 60, 80), made["revision"]
+        touch("Start", (x, y))
+        touch("Start", (x, y), (x + 60, y))
+        touch("Move", (x, y), (x + 120, y))
+        touch("End")
+        settle(page)
+        assert state(page, "a.png")["revision"] == revision
+        page.close()
+
+
+def test_enter_finishes_whatever_has_the_focus_and_opens_the_first_match_of_a_search(
+    folder: Path, open_page: Callable[..., Page]
+) -> None:
+    for number in range(12):
+        write_picture(folder / f"more_{number:02d}.png")
+    with serving(folder) as url:
+        page = open_page(url)
+        controls = ("#filter", "#threshold", "#object-list select", "#hide", "#positive", "#undone")
+        for number, control in enumerate(["#stage", *controls]):
+            drag(page, 60, 15 + 25 * number, 8, steps=2, pause=0)
+            page.locator(control).first.focus()
+            page.keyboard.press("Enter")
+            settle(page)
+            found = state(page, "a.png")
+            assert (found["draft"], len(found["objects"])) == (None, number + 1), control
+        page.fill("#filter", "more_07")
+        page.keyboard.press("Enter")
+        expect(page.locator("#title")).to_contain_text("more_07.png")
+        assert page.evaluate("document.activeElement.id") == "stage"
+        page.close()
+
+
+def test_time_and_objects_per_hour_are_shown_when_asked_for_and_kept(page: Page) -> None:
+    expect(page.locator("#pace")).to_be_hidden()
+    drag(page, 60, 60, 20)
+    page.keyboard.press("Enter")
+    settle(page)
+    page.keyboard.press("t")
+    expect(page.locator("#pace")).to_contain_text("· 1 object")
+    page.reload()
+    settle(page)
+    expect(page.locator("#pace")).to_contain_text("· 1 object")
+    page.keyboard.press("t")
+    expect(page.locator("#pace")).to_be_hidden()
+
+
+def test_objects_are_colored_by_class_or_each_in_its_own_color(page: Page) -> None:
+    for col in (50, 130):
+        drag(page, 60, col, 20)
+        page.keyboard.press("Enter")
+        settle(page)
+
+    def colors() -> set[tuple[int, ...]]:
+        """Tints in the middle of the two objects."""
+        script = """() => [50, 130].map((col) => {
+          const canvas = document.getElementById("finished");
+          const shown = JSON.parse(document.getElementById("picture").dataset.view);
+          const [x, y] = [shown.x + (col + 0.5) * shown.scale, shown.y + 60.5 * shown.scale];
+          return [...canvas.getContext("2d").getImageData(x, y, 1, 1).data];
+        })"""
+        return {tuple(one) for one in page.evaluate(script)}
+
+    assert len(colors()) == 1
+    page.keyboard.press("i")
+    settle(page)
+    assert len(colors()) == 2
+    page.reload()
+    settle(page)
+    assert len(colors()) == 2
+
+
 def test_masks_are_hidden_and_opacity_is_kept_over_a_reload(page: Page) -> None:
     drag(page, 60, 80, 30)
     page.keyboard.press("h")
@@ -360,6 +546,7 @@ def test_masks_are_hidden_and_opacity_is_kept_over_a_reload(page: Page) -> None:
 
 SMALL_PHONE = {**PHONE, "viewport": {"width": 360, "height": 640}}
 LAPTOP = {"viewport": {"width": 1280, "height": 720}}
+HALF = {"viewport": {"width": 960, "height": 900}}
 
 
 LOST = """() => [...document.querySelectorAll("button, input, select, a")].filter((one) => {
@@ -370,8 +557,19 @@ LOST = """() => [...document.querySelectorAll("button, input, select, a")].filte
 }).map((one) => one.outerHTML)"""
 
 
+BESIDE_THE_STAGE = """() => {
+  const stage = document.getElementById("stage").getBoundingClientRect();
+  return [...document.querySelectorAll("#tools *, .context *")].filter((one) => {
+    const { left, right, width } = one.getBoundingClientRect();
+    return width > 0 && (left < stage.left || right > stage.right);
+  }).map((one) => one.outerHTML);
+}"""
+
+
 @pytest.mark.parametrize(
-    "options", [{}, LAPTOP, PHONE, SMALL_PHONE], ids=["desktop", "laptop", "phone", "small phone"]
+    "options",
+    [{}, LAPTOP, HALF, PHONE, SMALL_PHONE],
+    ids=["desktop", "laptop", "half a window", "phone", "small phone"],
 )
 def test_every_control_has_a_name_and_lies_inside_the_window(
     folder: Path, open_page: Callable[..., Page], options: dict[str, Any]
@@ -385,4 +583,19 @@ def test_every_control_has_a_name_and_lies_inside_the_window(
         for key in ("x", "x"):  # Background has the longer name
             page.keyboard.press(key)
             assert page.evaluate(LOST) == []
+        for key in ("b", "l", "k"):
+            page.keyboard.press(key)
+            assert page.evaluate(LOST) == []
+            assert page.evaluate(BESIDE_THE_STAGE) == []
+        page.close()
+
+
+def test_image_is_not_under_the_tools_in_a_window_of_middle_width(
+    folder: Path, open_page: Callable[..., Page]
+) -> None:
+    with serving(folder) as url:
+        page = open_page(url, viewport={"width": 1000, "height": 500})
+        tools = page.locator("#tools").bounding_box()
+        assert tools is not None
+        assert place(page, HEIGHT, 0)[1] <= tools["y"]
         page.close()

@@ -3,66 +3,49 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from driving import BROWSER_MARKS, CHROMIUM
-from networks import tiny_net
+from exports import Exported
 from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
+from static_site import HOOK, load_hook, serving
 
 from dct_seg import Click, ClickBatch, DCTNet
-from dct_seg.export.writing import export, random_call
+from dct_seg.export.writing import random_call
 
 pytest.importorskip("onnxscript")
-SOURCE = Path(__file__).parents[2] / "page_static"
 pytestmark = [
     *BROWSER_MARKS,
-    pytest.mark.skipif(not (SOURCE / "node_modules").is_dir(), reason="cd page_static && npm ci first"),
+    pytest.mark.skipif(not (HOOK.parent / "node_modules").is_dir(), reason="cd page/static && npm ci first"),
 ]
 SIZE = (96, 128)
 LIMIT = 300_000  # milliseconds; a hang is an error, slowness is not
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        pass
 
 
 class Site:
     """The built page with a tiny network beside it.
 
     Args:
-        folder: Where it is put.
+        folder: Folder of the page.
+        exported: Export beside the page.
     """
 
-    def __init__(self, folder: Path) -> None:
-        built = folder / "site"
-        command = ["npx", "vite", "build", "--outDir", str(built), "--emptyOutDir"]
-        subprocess.run(command, cwd=SOURCE, check=True, capture_output=True)
-        shutil.rmtree(built / "model", ignore_errors=True)
-        self.net: DCTNet = tiny_net(
-            backbone="test_resnet", previous_mask=True, prompt_fusion="late", normalize_features=True
-        )
-        export(self.net, built / "model")
+    def __init__(self, folder: Path, exported: Exported) -> None:
+        self.folder = folder / "site"
+        load_hook().build(self.folder)
+        self.net: DCTNet = exported.net
+        shutil.copytree(exported.folder, self.folder / "model")
         image, _, _ = random_call(SIZE, 1)
         self.image = (image[0].permute(1, 2, 0) * 255).byte().numpy()
         self.file = folder / "image.png"
         Image.fromarray(self.image).save(self.file)
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(built)))
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_address[1]}/"
+        self.url = ""
 
     def mask(self, clicks: list[Click], steps: int) -> NDArray[np.bool_]:
         """The mask after ``steps`` clicks, by PyTorch."""
@@ -78,9 +61,9 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    made = Site(tmp_path_factory.mktemp("static"))
-    yield made
-    made.server.shutdown()
+    made = Site(tmp_path_factory.mktemp("static"), Exported("late", tmp_path_factory))
+    with serving(made.folder) as made.url:
+        yield made
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A dataset in a package of its own: files that hold the image on the left and its mask on the right."""
+"""Dataset in a separate package: files with the image on the left and its mask on the right."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dct_seg.data.base import InteractiveDataset, Listing, Photo, count_labels
+from dct_seg.data.base import InteractiveDataset, LabeledImage, Listing, count_labels
 from dct_seg.data.images import read_image
 
 
@@ -30,10 +30,10 @@ class SideBySide(InteractiveDataset):
         for path in self._files:
             yield Listing(path.name, *count_labels(self._read_labels(path)))
 
-    def read_photo(self, image: int) -> Photo:
+    def read_labeled_image(self, image: int) -> LabeledImage:
         path = self._files[image]
         both = read_image(path)
-        return Photo(np.ascontiguousarray(both[:, : both.shape[1] // 2]), self._read_labels(path))
+        return LabeledImage(np.ascontiguousarray(both[:, : both.shape[1] // 2]), self._read_labels(path))
 
     def _read_labels(self, path: Path) -> NDArray[np.uint8]:
         both = read_image(path)  # (H, 2 W, 3)

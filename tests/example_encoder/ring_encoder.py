@@ -1,4 +1,4 @@
-"""A click encoder in a package of its own: it draws the end of each drag."""
+"""Click encoder in a separate package, which draws the end of each drag."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An interactive segmentation method in a package of its own.
+"""Interactive segmentation method in a separate package.
 
 What is connected to a click and has its color.
 """
@@ -16,7 +16,7 @@ from dct_seg import Click, Method
 
 
 class SameColour(Method):
-    """Each click claims the connected region of its own color, for the object or for the background.
+    """Each click claims the connected region of its color, for the object or for the background.
 
     A later click overrules.
 

@@ -1,4 +1,4 @@
-"""A network and a loss in a package of their own: logits from the coarsest level of any backbone."""
+"""Network and loss in a separate package: logits from the coarsest level of any backbone."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Adapters to annotation tools: CVAT, Label Studio, napari, and an HTTP interface of our own."""
+"""Adapters to annotation tools: CVAT, Label Studio, napari, and our own HTTP interface."""

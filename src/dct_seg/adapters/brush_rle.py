@@ -1,6 +1,6 @@
 """Label Studio's run-length encoding of brush masks.
 
-A stream of bits, the most significant first: 32 of the number of values, 5 of a value's bits less 1, four
+A bit stream, most significant bit first: 32 bits for the number of values, 5 for a value's width - 1, four
 times 4 of the bits that a length may have, less 1. Then chunks: 1 for a run or 0 for single values, 2 that
 choose the bits of the length, the length less 1, and the value. The values are those of an RGBA image, row by
 row.
@@ -17,7 +17,7 @@ LENGTH_BITS = (4, 8, 12, 16)
 
 
 def encode(mask: NDArray[np.bool_]) -> list[int]:
-    """The bytes of a mask, as Label Studio takes them in ``value.rle``.
+    """Encode a mask as the bytes of Label Studio's ``value.rle``.
 
     Args:
         mask: (H, W) bool; object pixels become 255 in all channels, the others 0.
@@ -40,7 +40,7 @@ def encode(mask: NDArray[np.bool_]) -> list[int]:
 
 
 def _run(length: int, value: int) -> list[str]:
-    """The bits of one run, in as many chunks as it takes."""
+    """Encode one run as bits, split into chunks if it is long."""
     chunks = []
     while length > 0:
         part = min(length, 1 << LENGTH_BITS[-1])

@@ -1,6 +1,6 @@
 """DCT-Net as an interaction function of CVAT's auto-annotation layer (``cvat-sdk`` 2.75 or newer).
 
-CVAT's agent loads this module by its name and calls :func:`create`.
+CVAT's agent loads this module by its name and calls `create`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dct_seg.adapters.gestures import replay
 from dct_seg.adapters.predictors import Predictors
+from dct_seg.methods.exported import Backend
 from dct_seg.models.pretrained import DEFAULT
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _NUMBERS = itertools.count()
 
 @dataclass(frozen=True)
 class Frame:
-    """Image returned by :meth:`InteractionFunction.preprocess_image`.
+    """Image returned by `InteractionFunction.preprocess_image`.
 
     Args:
         number: Unique number of the image.
@@ -38,10 +39,10 @@ class Frame:
 
 
 class InteractionFunction:
-    """Object for CVAT's agent, with the three members of its protocol.
+    """Interaction function for CVAT's agent: the three members of its protocol.
 
     Args:
-        predictors: Predictors to use; they keep the encodings of the last frames.
+        predictors: Cached predictors, with the encodings of the last frames.
     """
 
     def __init__(self, predictors: Predictors) -> None:
@@ -50,23 +51,23 @@ class InteractionFunction:
 
     @property
     def spec(self) -> Any:
-        """Any number of positive and negative points, and an optional box."""
+        """Supported prompts: any number of positive and negative points, and an optional box."""
         return self._sdk.InteractionFunctionSpec(min_pos_points=0, min_neg_points=0, min_bounding_boxes=0)
 
     def preprocess_image(self, context: object, image: Image) -> Frame:
-        """The pixels of an image; the network sees them at the first click."""
+        """Convert an image to pixels; the network encodes them at the first click."""
         return Frame(next(_NUMBERS), np.array(image.convert("RGB")))
 
     def detect(self, context: object, pp_image: Frame, prompts: Any) -> list[Any]:
-        """One mask of the object that was clicked, or none where the mask is empty.
+        """Segment the clicked object: one mask, or none if it is empty.
 
         Args:
-            context: Empty in CVAT today.
-            pp_image: The frame of ``preprocess_image``.
+            context: Unused; empty in current versions of CVAT.
+            pp_image: Result of ``preprocess_image``.
             prompts: ``pos_points``, ``neg_points`` and ``bounding_box``, all in (x, y).
 
         Raises:
-            ValueError: When nothing is positive, or something lies outside the frame.
+            ValueError: When no prompt is positive, or one lies outside the image.
         """
         height, width = pp_image.pixels.shape[:2]
         box = prompts.bounding_box
@@ -83,22 +84,23 @@ class InteractionFunction:
         return [self._sdk.InteractionResultShape(type="mask", points=self._encode(mask))]
 
 
-def create(weights: str | Path = DEFAULT) -> InteractionFunction:
-    """The function, as ``cvat-cli function run-agent --function-module dct_seg.adapters.cvat`` makes it.
+def create(weights: str | Path = DEFAULT, backend: Backend = "auto") -> InteractionFunction:
+    """Make the function; called by ``cvat-cli function run-agent --function-module dct_seg.adapters.cvat``.
 
     Args:
-        weights: A shipped name, a file of weights or a checkpoint (``-p weights=str:PATH``).
+        weights: A shipped name, weights, a checkpoint or an export folder (``-p weights=str:PATH``).
+        backend: ``onnx`` runs weights in onnxruntime, exported once (``-p backend=str:onnx``).
 
     Raises:
         ImportError: Without ``cvat-sdk``.
         FileNotFoundError, ValueError: When the weights cannot be used.
     """
     _cvat_sdk()
-    return InteractionFunction(Predictors.from_pretrained(weights))
+    return InteractionFunction(Predictors.from_pretrained(weights, backend=backend))
 
 
 def _cvat_sdk() -> tuple[Any, Callable[[NDArray[np.bool_]], list[float]]]:
-    """``cvat_sdk.auto_annotation`` and its encoder of masks."""
+    """Import ``cvat_sdk.auto_annotation`` and its mask encoder."""
     try:
         import cvat_sdk.auto_annotation as sdk
         from cvat_sdk.masks import encode_mask

@@ -24,7 +24,7 @@ from dct_seg.files import write_whole
 from dct_seg.models.pretrained import DEFAULT
 
 WEIGHTS = "DCT_SEG_WEIGHTS"
-"""Environment variable of the function: a shipped name or a path inside its container."""
+"""Environment variable with the weights: a shipped name, or a file or an export inside the container."""
 MAX_POINTS = 200
 FARTHEST = 1e6  # pixels; larger values are mistakes, and NaN is out of range
 MAIN = """\
@@ -40,7 +40,7 @@ def init_context(context: Any) -> None:
 
 
 def handler(context: Any, event: Any) -> Any:
-    """Answer one request of CVAT: 200 with a mask, or 400 with one line that says what is wrong."""
+    """Answer a request of CVAT: 200 with a mask, or 400 with a one-line error."""
     try:
         status, body = 200, {"mask": context.user_data.interactor.answer(event.body)}
     except ValueError as error:
@@ -51,23 +51,23 @@ def handler(context: Any, event: Any) -> Any:
 
 
 class Interactor:
-    """Answer requests; further clicks on the same image reuse its encoding.
+    """Request handler; further clicks on the same image reuse its encoding.
 
     Args:
-        predictors: Predictors to use.
+        predictors: Cached predictors.
     """
 
     def __init__(self, predictors: Predictors) -> None:
         self._predictors = predictors
 
     def answer(self, body: object) -> list[list[int]]:
-        """The mask, H rows of W numbers, 1 on the object.
+        """Predict the mask: H rows of W numbers, 1 on the object.
 
         Args:
-            body: The request: decoded JSON, or its bytes.
+            body: Request as decoded JSON, or its bytes.
 
         Raises:
-            ValueError: One line that names the field that is wrong.
+            ValueError: When a field is invalid; the message names it.
         """
         request = _decoded(body)
         data = _image_bytes(request.get("image"))
@@ -114,7 +114,7 @@ def _points(request: Mapping[str, Any], name: str) -> list[Sequence[float]]:
 
 
 def _box(box: object) -> Sequence[float] | None:
-    """x, y, x, y; CVAT sends two points, other clients four numbers."""
+    """Read a box as x, y, x, y; CVAT sends two points, other clients four numbers."""
     if box is None or box == []:
         return None
     if isinstance(box, list) and len(box) == 2 and all(_are_numbers(corner, 2) for corner in box):
@@ -139,7 +139,7 @@ def _shown(value: object) -> str:
 
 
 def main(args: Sequence[str]) -> int:
-    """Write the files of the Nuclio function.
+    """Run ``python -m dct_seg.adapters.cvat_nuclio``: write the files of the Nuclio function.
 
     Returns:
         0.

@@ -1,6 +1,6 @@
-"""Clicks and drags from the points, boxes and ellipses of annotation tools.
+"""Conversion of points, boxes and ellipses of annotation tools to clicks and drags.
 
-The tools count x to the right and y down from the outer corner of the first pixel. A click counts (row, col)
+Tools measure x to the right and y down from the outer corner of the first pixel; a click has (row, col)
 from the first pixel's center. This is the one place that converts.
 """
 
@@ -12,25 +12,25 @@ from collections.abc import Iterable, Sequence
 from dct_seg.clicks import Click
 
 Size = tuple[int, int]
-"""(height, width) in pixels."""
+"""Size of an image: (height, width) in pixels."""
 
 
 def point_click(
     x: float, y: float, size: Size, *, positive: bool = True, radius: float | None = None
 ) -> Click:
-    """A click on the pixel that holds a point.
+    """Make a click on the pixel that contains a point.
 
-    Whole numbers and fractions name the same pixel: tools differ in whether they round down before they send.
+    Whole and fractional numbers select the same pixel, since some tools round down before sending.
 
     Args:
-        x: Pixels to the right; the image's right edge, its width, is still inside.
-        y: Pixels down.
+        x: Pixels from the left; the image's right edge, its width, is still inside.
+        y: Pixels from the top; the lower edge is still inside.
         size: (height, width) of the image.
         positive: Whether the point lies on the object.
         radius: Length of a drag in pixels.
 
     Raises:
-        ValueError: When the point lies outside the image, or is no number.
+        ValueError: When the point lies outside the image, or is not a number.
 
     Examples:
         >>> point_click(7.9, 3.0, (10, 20))
@@ -47,16 +47,16 @@ def point_click(
 
 
 def box_drag(corners: Sequence[float], size: Size) -> Click:
-    """A drag from the center of a box to its nearest side.
+    """Make a drag from the center of a box to its nearest side.
 
     The circle is the largest one inside the box, as a simulated drag is the largest circle inside its object.
 
     Args:
-        corners: x and y of one corner, x and y of the opposite one.
-        size: (height, width) of the image; what lies outside is cut off.
+        corners: x, y of one corner and x, y of the opposite corner.
+        size: (height, width) of the image, to which the box is clipped.
 
     Raises:
-        ValueError: When nothing of the box lies inside the image.
+        ValueError: When the box does not overlap the image.
 
     Examples:
         >>> box_drag([2, 4, 12, 10], (20, 20))
@@ -77,7 +77,7 @@ def box_drag(corners: Sequence[float], size: Size) -> Click:
 def ellipse_drag(
     x: float, y: float, radius_x: float, radius_y: float, size: Size, *, positive: bool = True
 ) -> Click:
-    """A drag from the center of an ellipse to its nearest edge, the end of its shorter half-axis."""
+    """Make a drag from the center of an ellipse to its nearest edge, the end of its shorter half-axis."""
     return point_click(x, y, size, positive=positive, radius=min(abs(radius_x), abs(radius_y)))
 
 
@@ -87,11 +87,11 @@ def replay(
     box: Sequence[float] | None,
     size: Size,
 ) -> list[Click]:
-    """Clicks in a fixed order, for tools that send positive and negative points apart.
+    """Order clicks for tools that send positive and negative points separately.
 
-    The order across the two lists is lost on the way. The rule: the box first, then all positive points, then
-    all negative ones, each list in its own order. So the object is complete before anything is cut from it,
-    and the same request always has the same answer.
+    The order across the two lists is unknown. The rule: the box first, then all positive points, then
+    all negative ones, each list in its own order. The object is then complete before anything is cut from it,
+    and the same request always gives the same result.
 
     Args:
         positives: Points (x, y) on the object.

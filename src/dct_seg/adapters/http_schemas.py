@@ -13,11 +13,11 @@ from dct_seg.clicks import Click
 
 MAX_CLICKS = 200
 MAX_PACKED = 4 * 2**20
-FARTHEST = 1e6  # pixels; what lies beyond is a mistake, not a click
+FARTHEST = 1e6  # pixels; anything beyond is a mistake, not a click
 
 
 class Model(BaseModel):
-    """Strict about names: a misspelt field is an error, not a default."""
+    """Base class that rejects unknown fields, so that a misspelled one is an error, not a default."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -28,13 +28,13 @@ Whole = Annotated[int, Field(ge=0, le=2**31, strict=True)]
 
 
 class Problem(Model):
-    """Any answer of 400 and above: what was given, what was wanted, how to mend it."""
+    """Response of any status from 400: what was given, what was expected and how to fix it."""
 
     error: str
 
 
 class Health(Model):
-    """The server at work."""
+    """State of the server."""
 
     status: str
     version: str
@@ -42,7 +42,7 @@ class Health(Model):
 
 
 class Image(Model):
-    """An image that the server holds."""
+    """An image in the server's cache."""
 
     id: str
     height: int
@@ -58,17 +58,19 @@ class OneClick(Model):
     radius: Length | None = None
 
     def to_click(self) -> Click:
-        """The click itself."""
+        """Convert to a click."""
         return Click(self.row, self.col, self.positive, self.radius)
 
 
 class Rle(Model):
-    """A mask as COCO's run-length encoding."""
+    """A mask as a COCO run-length encoding."""
 
     size: Annotated[list[Whole], Field(min_length=2, max_length=2, description="[height, width]")]
     counts: (
-        Annotated[str, Field(max_length=MAX_PACKED, description="packed, as pycocotools writes it")]
-        | Annotated[list[Whole], Field(max_length=MAX_PACKED, description="runs, the first is background")]
+        Annotated[str, Field(max_length=MAX_PACKED, description="compressed, as in pycocotools")]
+        | Annotated[
+            list[Whole], Field(max_length=MAX_PACKED, description="run lengths, starting with background")
+        ]
     )
 
 
@@ -79,7 +81,7 @@ class Prompt(Model):
     threshold: Annotated[
         float, Field(ge=0, lt=1, description="probability above which a pixel is object")
     ] = 0.5
-    start: Rle | None = Field(default=None, description="the mask that the first click corrects")
+    start: Rle | None = Field(default=None, description="mask that the first click corrects")
 
 
 class Answer(Model):
@@ -89,5 +91,5 @@ class Answer(Model):
     area: int = Field(description="pixels")
     bbox: list[int] | None = Field(description="[row, col, height, width]; null for an empty mask")
     score: float = Field(description="mean probability over the mask; not a predicted IoU")
-    clicks: list[OneClick] = Field(description="the clicks with the radii that were used")
+    clicks: list[OneClick] = Field(description="clicks with their effective radii")
     seconds: float

@@ -1,6 +1,6 @@
-"""A machine learning backend of Label Studio: smart keypoints are clicks, smart ellipses are drags.
+"""Machine learning backend for Label Studio: smart keypoints are clicks, smart ellipses are drags.
 
-Label Studio draws an ellipse from its center outward, which is the same gesture as a drag here.
+Label Studio draws an ellipse from its center outward, the same gesture as a drag.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ Number = Annotated[float, Field(ge=-1000, le=1000)]
 
 
 class Loose(BaseModel):
-    """Label Studio may add fields; known fields are validated."""
+    """Base class of Label Studio's records: known fields are validated, others ignored."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
 
 class Place(Loose):
-    """Place of a region, in percent of the image's width and height."""
+    """Position of a region, in percent of the image's width and height."""
 
     x: Number
     y: Number
@@ -53,7 +53,7 @@ class Place(Loose):
 
 
 class Region(Loose):
-    """A region that a smart tool has drawn."""
+    """A region drawn with a smart tool."""
 
     type: str
     value: Place
@@ -63,19 +63,19 @@ class Region(Loose):
     is_positive: bool = True
 
     def label(self) -> str:
-        """The label chosen when it was drawn."""
+        """Label selected when the region was drawn."""
         named = getattr(self.value, self.type, None) or self.value.labels
         if not named:
             raise ValueError(
-                f"a region of type {self.type} has no label; choose a label before the smart tool"
+                f"a region of type {self.type} has no label; select a label before the smart tool"
             )
         return str(named[0])
 
     def click(self) -> Click:
-        """The gesture.
+        """Convert the region to a click or drag.
 
         Raises:
-            ValueError: When it is of a type that is none.
+            ValueError: When the region's type is neither.
         """
         width, height = self.original_width, self.original_height
         size: Size = (height, width)
@@ -89,24 +89,24 @@ class Region(Loose):
             wide, high = (self.value.width or 0) * width / 100, (self.value.height or 0) * height / 100
             return box_drag([x, y, x + wide, y + high], size)
         raise ValueError(
-            f"a region of type {self.type[:40]} is no click; use smart KeyPointLabels or EllipseLabels"
+            f"a region of type {self.type[:40]} is not a click; use smart KeyPointLabels or EllipseLabels"
         )
 
 
-class Task(Loose):
-    """A task; its data names the image."""
+class LabeledTask(Loose):
+    """A task, with the image's address in its data."""
 
     data: dict[str, Any]
 
 
 class Context(Loose):
-    """Regions drawn by smart tools and not accepted yet, in the order in which they were drawn."""
+    """Regions drawn with smart tools and not accepted yet, in drawing order."""
 
     result: Annotated[list[Region], Field(max_length=MAX_REGIONS)] = []
 
 
 class Parameters(Loose):
-    """Parameters beside the tasks."""
+    """Parameters of a request for predictions."""
 
     context: Context | None = None
 
@@ -114,31 +114,31 @@ class Parameters(Loose):
 class PredictRequest(Loose):
     """A request for predictions."""
 
-    tasks: list[Task]
+    tasks: list[LabeledTask]
     label_config: str = ""
     params: Parameters = Parameters()
 
 
 class SetupRequest(Loose):
-    """The announcement of a project."""
+    """A request to connect a project."""
 
     project: str | int | None = None
     schema_: str = Field(default="", alias="schema")
 
 
 class WebhookRequest(Loose):
-    """An event of Label Studio."""
+    """An event from Label Studio."""
 
     action: str
 
 
 @dataclass(frozen=True)
 class Controls:
-    """Tags of a labeling configuration that matter here.
+    """Relevant tags of a labeling configuration.
 
     Args:
         image: Name of the ``Image`` tag.
-        key: Key of the task's data that holds the image.
+        key: Key of the image in the task's data.
         brush: Name of the ``BrushLabels`` tag.
     """
 
@@ -151,7 +151,7 @@ class Controls:
         """Read a labeling configuration.
 
         Raises:
-            ValueError: When it is no XML, or lacks a tag.
+            ValueError: When the configuration is not XML, or lacks a tag.
         """
         if "<!" in config.replace("<!--", ""):
             raise ValueError(
@@ -160,7 +160,7 @@ class Controls:
         try:
             tree = ElementTree.fromstring(config)
         except ElementTree.ParseError as error:
-            raise ValueError(f"the labeling configuration is no XML ({error})") from error
+            raise ValueError(f"the labeling configuration is not XML ({error})") from error
         brush = next(tree.iter("BrushLabels"), None)
         if brush is None:
             raise ValueError(
@@ -176,9 +176,9 @@ class Backend:
     """Prediction backend of Label Studio.
 
     Args:
-        predictors: Predictors that segment.
+        predictors: Cached predictors.
         images: Source of the images.
-        version: Name of the model, which Label Studio stores beside each prediction.
+        version: Name of the model, which Label Studio stores with each prediction.
     """
 
     def __init__(self, predictors: Predictors, images: TaskImages, version: str) -> None:
@@ -187,10 +187,10 @@ class Backend:
         self.version = version
 
     def predict(self, request: PredictRequest) -> list[dict[str, Any]]:
-        """Predictions in Label Studio's form: a brush mask for each label; none where nothing was clicked.
+        """Predict in Label Studio's format: one brush mask per label; none without clicks.
 
         Raises:
-            ValueError: One line that says what is wrong.
+            ValueError: When the request is invalid; a one-line message.
         """
         regions = [] if request.params.context is None else request.params.context.result
         if not regions:
@@ -209,7 +209,7 @@ class Backend:
         return [{"result": found, "score": score, "model_version": self.version}]
 
     def _brush(self, source: str, controls: Controls, regions: Sequence[Region]) -> dict[str, Any] | None:
-        """The mask of one label's regions, or None for an empty one."""
+        """Predict the mask of one label's regions; None if it is empty."""
         first = regions[0]
         clicks = [one.click() for one in regions]
         with self._predictors.on(source, lambda: self._images.read(source)) as (predictor, (height, width)):
@@ -240,7 +240,7 @@ class Backend:
 
 
 def by_label(regions: Sequence[Region]) -> Mapping[str, list[Region]]:
-    """Regions of one label belong to one object."""
+    """Group regions by label; the regions of one label belong to one object."""
     groups: dict[str, list[Region]] = {}
     for region in regions:
         groups.setdefault(region.label(), []).append(region)
@@ -255,14 +255,14 @@ def create_app(
     token: str | None = None,
     hosts: Collection[str] | None = None,
 ) -> FastAPI:
-    """The backend as an application.
+    """Make the backend's application.
 
     Args:
-        predictors: Predictors that segment.
+        predictors: Cached predictors.
         images: Source of the images.
         weights: Name of the weights.
-        token: Label Studio must send it as the password of its Basic authentication; None for none.
-        hosts: Names that the Host header may have; None for any.
+        token: Password for Label Studio's Basic authentication; None for none.
+        hosts: Allowed names in the Host header; None for any.
     """
     backend = Backend(predictors, images, f"{weights} (dct-seg {__version__})")
     app = FastAPI(title="dct-seg for Label Studio", version=__version__, docs_url=None, redoc_url=None)
@@ -285,7 +285,7 @@ def create_app(
     @app.post("/setup")
     def post_setup(request: SetupRequest) -> dict[str, str]:
         if request.schema_:
-            Controls.of(request.schema_)  # a project that cannot work is refused when it is connected
+            Controls.of(request.schema_)  # refuse an unusable project when it is connected
         return {"model_version": backend.version}
 
     @app.post("/predict")

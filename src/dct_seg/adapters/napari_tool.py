@@ -1,4 +1,4 @@
-"""Click segmentation in a napari viewer: gestures in, a Labels layer out. Needs no window and no Qt."""
+"""Click segmentation in a napari viewer: gestures in, a Labels layer out; without a window or Qt."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from dct_seg.clicks import Click
 from dct_seg.predictor import Predictor
 
 MIN_DRAG = 4.0
-"""Screen pixels; a shorter drag is a click, and the Auto-Drag-Head chooses its radius."""
-OBJECT, BACKGROUND = 1, 2  # napari's numbers of the left and the right mouse button
+"""Minimum drag in screen pixels; a shorter one is a click, whose radius the Auto-Drag-Head chooses."""
+OBJECT, BACKGROUND = 1, 2  # napari's numbers for the left and right mouse buttons
 
 Plane = tuple[int, ...]
 """Index of a two-dimensional slice in its layer; () in a two-dimensional layer."""
@@ -30,20 +30,20 @@ class _Object:
 
 
 class ClickTool:
-    """Segment the objects of an image layer, each as a label of one Labels layer.
+    """Tool to segment the objects of an image layer, each as a label of one Labels layer.
 
     Press on the center of an object, drag to its edge, and release. The right button marks background. The
     label follows while the mouse moves. Existing objects are never painted over. A drag with Shift,
     Control or Alt belongs to napari.
 
     Args:
-        viewer: The viewer, or its model alone.
-        image: Image layer of that viewer; of more than two dimensions, the slice in view is segmented.
+        viewer: Viewer, or its model alone.
+        image: Image layer of that viewer; with more than two dimensions, the displayed slice is segmented.
         predictor: Predictor that segments.
-        changed: Called after each change, for a display of :attr:`status`.
+        changed: Function called after each change, for example to show `status`.
 
     Raises:
-        ValueError: When the layer is no image of two or more dimensions.
+        ValueError: When the layer is not an image of two or more dimensions.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class ClickTool:
     ) -> None:
         if not hasattr(image, "contrast_limits") or image.ndim < 2:
             raise ValueError(
-                f"layer '{image.name}' is no image of two or more dimensions; choose another one"
+                f"layer '{image.name}' is not an image of two or more dimensions; choose another one"
             )
         self.image = image
         self.labels = viewer.add_labels(
@@ -76,13 +76,13 @@ class ClickTool:
 
     @property
     def status(self) -> str:
-        """One line about the objects and the last click."""
+        """Status line about the objects and the last click."""
         clicks = 0 if self._current is None else len(self._current.clicks)
         took = f", last click {self.seconds:.2f} s" if clicks else ""
         return f"{len(self._finished)} objects finished; {clicks} clicks on the next one{took}"
 
     def undo(self) -> None:
-        """Undo the last click; without clicks, reopen the object finished last."""
+        """Undo the last click; without clicks, reopen the last finished object."""
         if self._current is None or not self._current.clicks:
             if self._finished:
                 self._current = self._finished.pop()
@@ -94,14 +94,14 @@ class ClickTool:
         self._changed()
 
     def next_object(self) -> None:
-        """Finish the object; the next click starts another label."""
+        """Finish the object; the next click starts a new label."""
         if self._current is not None and self._current.clicks:
             self._finished.append(self._current)
         self._current = None
         self._changed()
 
     def _drag(self, viewer: Any, event: Any) -> Iterator[None]:
-        """Follow one gesture, as napari's ``mouse_drag_callbacks`` do."""
+        """Handle one gesture; a callback for napari's ``mouse_drag_callbacks``."""
         active = viewer.layers.selection.active
         is_ours = event.button in (OBJECT, BACKGROUND) and not event.modifiers
         if not is_ours or (active is not None and str(active.mode) != "pan_zoom"):
@@ -122,7 +122,7 @@ class ClickTool:
                 click = self._dragged(click, event.position)
                 if click.radius is not None and time.perf_counter() >= free_at:
                     self._show([*current.clicks, click])
-                    # a slow network skips mouse moves, and napari keeps half of the time
+                    # a slow network skips mouse moves, so that napari keeps half of the time
                     free_at = time.perf_counter() + self.seconds
                 yield
             click = self._dragged(click, event.position)
@@ -133,7 +133,7 @@ class ClickTool:
         self._changed()
 
     def _dragged(self, click: Click, position: Any) -> Click:
-        """The click with the radius that the mouse is at."""
+        """Give the click the radius up to the mouse."""
         row, col = self.image.world_to_data(position)[-2:]
         radius = math.hypot(row - click.row, col - click.col)
         pixels_per_data = _camera(self._viewer).zoom * float(min(self.image.scale[-2:]))
@@ -141,7 +141,7 @@ class ClickTool:
         return Click(click.row, click.col, click.positive, radius if is_drag else None)
 
     def _place(self, position: Any) -> tuple[Plane, tuple[float, float]] | None:
-        """The slice and the (row, col) under the mouse, or None where there is no pixel to click on."""
+        """Find the slice and the (row, col) under the mouse; None outside the image."""
         dims = self._viewer.dims
         if dims.ndisplay != 2 or list(dims.displayed) != [dims.ndim - 2, dims.ndim - 1]:
             return None
@@ -154,7 +154,7 @@ class ClickTool:
         return plane, (float(row), float(col))
 
     def _object_on(self, plane: Plane) -> _Object:
-        """The object under way; one on another slice is finished first."""
+        """Current object; one on another slice is finished first."""
         if self._current is not None and self._current.plane != plane:
             self.next_object()
         if self._current is None:
@@ -167,7 +167,7 @@ class ClickTool:
         self._show(self._current.clicks)
 
     def _show(self, clicks: list[Click]) -> None:
-        """Paint the mask of the clicks as the current object."""
+        """Paint the clicks' mask as the current object."""
         assert self._current is not None
         began = time.perf_counter()
         if self._plane != self._current.plane:
@@ -183,17 +183,17 @@ class ClickTool:
 
 
 def _camera(viewer: Any) -> Any:
-    """The camera, which has moved in napari 0.9."""
+    """Camera of the viewer, which moved in napari 0.9."""
     return viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera
 
 
 def _pixels(image: Any) -> Any:
-    """The array of a layer, its finest level where there are several."""
+    """Array of a layer; the finest level of a multiscale layer."""
     return image.data[0] if image.multiscale else image.data
 
 
 def _as_rgb(image: Any, plane: Plane) -> NDArray[np.uint8]:
-    """(H, W, 3) of a slice as the viewer shows it: gray between its contrast limits."""
+    """Render a slice as the viewer shows it: (H, W, 3), gray scaled by the contrast limits."""
     values = np.asarray(_pixels(image)[plane])
     if image.rgb:
         if values.dtype.kind == "f":

@@ -1,4 +1,4 @@
-"""The dock widget of the napari plug-in; ``napari.yaml`` names it."""
+"""Dock widget of the napari plug-in, declared in ``napari.yaml``."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ HELP = (
 
 
 def click_segmentation(napari_viewer: Any) -> Any:
-    """The widget, a magicgui container.
+    """Make the widget, a magicgui container.
 
     Args:
-        napari_viewer: The viewer; napari passes it by this name.
+        napari_viewer: Viewer; napari requires this argument name.
 
     Raises:
         ImportError: Without napari.
@@ -30,7 +30,9 @@ def click_segmentation(napari_viewer: Any) -> Any:
         raise ImportError("the napari plug-in needs napari; pip install 'dct-seg[napari]'") from error
 
     image = create_widget(annotation="napari.layers.Image", label="image")
-    weights = LineEdit(value=DEFAULT, label="weights", tooltip="A shipped name, or a file of weights")
+    weights = LineEdit(
+        value=DEFAULT, label="weights", tooltip="A shipped name, a file of weights, or an export folder"
+    )
     enabled = CheckBox(value=False, text="segment by click and drag")
     finish = PushButton(text="Next object")
     undo = PushButton(text="Undo")
@@ -67,7 +69,7 @@ def click_segmentation(napari_viewer: Any) -> Any:
         if on:
             try:
                 start()
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, ImportError) as error:
                 enabled.value = False
                 status.value = str(error)
                 return

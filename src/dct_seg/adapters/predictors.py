@@ -12,17 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dct_seg.adapters.gestures import Size
-from dct_seg.models.network import InteractiveNetwork
+from dct_seg.export.cache import load_for
+from dct_seg.methods.dctnet import DCTNetMethod
+from dct_seg.methods.exported import Backend
 from dct_seg.models.pretrained import DEFAULT
 from dct_seg.predictor import Predictor
 
 
 class Predictors:
-    """One predictor per image, and one computation at a time: parallel ones would only share the cores.
+    """Cache of one predictor per image; one computation at a time, since parallel ones would share the cores.
 
     Args:
-        make: Builds a predictor; networks inside may be shared.
-        keep: Number of images whose predictors are kept.
+        make: Factory of predictors; networks inside may be shared.
+        keep: Number of images with cached predictors.
     """
 
     def __init__(self, make: Callable[[], Predictor], *, keep: int = 4) -> None:
@@ -32,15 +34,18 @@ class Predictors:
         self._lock = threading.Lock()
 
     @classmethod
-    def from_pretrained(cls, weights: str | Path = DEFAULT, *, keep: int = 4) -> Predictors:
-        """Predictors that share one network.
+    def from_pretrained(
+        cls, weights: str | Path = DEFAULT, *, backend: Backend = "auto", keep: int = 4
+    ) -> Predictors:
+        """Make predictors that share one network.
 
         Args:
-            weights: A shipped name, a file of weights or a checkpoint.
-            keep: Number of images whose predictors are kept.
+            weights: A shipped name, a file of weights, a checkpoint or an export folder.
+            backend: ``onnx`` runs weights in onnxruntime, exported once to the user's cache.
+            keep: Number of images with cached predictors.
         """
-        net = InteractiveNetwork.from_pretrained(weights)
-        return cls(lambda: Predictor(net), keep=keep)
+        net = load_for(weights, backend)
+        return cls(lambda: Predictor(DCTNetMethod(net=net)), keep=keep)
 
     @contextmanager
     def on(
@@ -50,16 +55,16 @@ class Predictors:
         *,
         start: NDArray[np.bool_] | None = None,
     ) -> Iterator[tuple[Predictor, Size]]:
-        """The predictor of an image and the image's (height, width), for the length of a ``with`` block.
+        """Get the predictor of an image and the image's (height, width), locked during a ``with`` block.
 
         Args:
             key: Key of the image and the start mask.
             load: Function that loads the image, (H, W, 3); called only on a cache miss.
-            start: (H, W) bool, the mask that the first click corrects, or None.
+            start: Mask that the first click corrects, (H, W) bool, or None.
         """
         with self._lock:
             known = key in self._kept
-        image = None if known else load()  # a download must not hold up the others
+        image = None if known else load()  # a download must not block the others
         with self._lock:
             if key not in self._kept:
                 predictor = self._make()

@@ -31,28 +31,28 @@ from dct_seg.web.guard import Body, Guard
 API = "/api/v1"
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/tiff", "image/bmp")
 MAX_IMAGE, MAX_PROMPT = 64 * 2**20, 8 * 2**20
-"""Bytes of an image, and of clicks with a start mask."""
+"""Size limits in bytes: an image file, and clicks with a start mask."""
 KEPT_BYTES = 2**30
-"""Memory for decoded images; the least recently used is dropped first."""
+"""Memory for decoded images in bytes; the least recently used is dropped first."""
 PROBLEMS = {
-    400: "The image, a click or the start mask is wrong.",
-    403: "The token, the Host or the Origin is wrong.",
-    404: "No such image; it was dropped, or never posted.",
-    408: "The rest of the request did not come.",
-    413: "More bytes than are taken.",
-    415: "A body of another kind.",
-    422: "Not what the schema asks for.",
+    400: "Invalid image, click or start mask.",
+    403: "Wrong token, Host or Origin.",
+    404: "Unknown image: dropped, or never posted.",
+    408: "The request was incomplete.",
+    413: "The body is too large.",
+    415: "Unsupported content type.",
+    422: "The body does not match the schema.",
 }
 
-ImageId = Annotated[str, PathParameter(description="POST /images gives it", max_length=64)]
+ImageId = Annotated[str, PathParameter(description="id from POST /images", max_length=64)]
 
 
 class UnknownImageError(LookupError):
-    """An id that is not in the cache."""
+    """Image id that is not in the cache."""
 
 
 class Images:
-    """Decoded images by the hash of their file, up to so many bytes.
+    """Cache of decoded images by the hash of their file.
 
     Args:
         max_bytes: Maximum bytes of pixels; the newest image is always kept.
@@ -64,10 +64,10 @@ class Images:
         self._lock = threading.Lock()
 
     def add(self, data: bytes) -> str:
-        """Decode and keep an image file; the same file has the same id.
+        """Decode and cache an image file; the same file has the same id.
 
         Raises:
-            UnreadableFileError: (a ValueError) when it cannot be decoded.
+            UnreadableFileError: (a ValueError) when the file cannot be decoded.
         """
         image_id = hashlib.sha256(data).hexdigest()[:32]
         image = self._kept.get(image_id)
@@ -80,10 +80,10 @@ class Images:
         return image_id
 
     def get(self, image_id: str) -> NDArray[np.uint8]:
-        """The pixels of an image, (H, W, 3).
+        """Get the pixels of an image, (H, W, 3).
 
         Raises:
-            UnknownImageError: When it is not held.
+            UnknownImageError: When the image is not in the cache.
         """
         with self._lock:
             if image_id not in self._kept:
@@ -92,10 +92,10 @@ class Images:
             return self._kept[image_id]
 
     def remove(self, image_id: str) -> None:
-        """Drop an image.
+        """Drop an image from the cache.
 
         Raises:
-            UnknownImageError: When it is not held.
+            UnknownImageError: When the image is not in the cache.
         """
         self.get(image_id)
         with self._lock:
@@ -110,13 +110,13 @@ def create_app(
     hosts: Collection[str] | None = None,
     images: Images | None = None,
 ) -> FastAPI:
-    """The application.
+    """Make the application.
 
     Args:
-        predictors: Predictors that segment.
+        predictors: Cached predictors.
         weights: Name of the weights, for ``/health``.
-        token: Every request must carry it; None for none.
-        hosts: Names that the Host header may have; None for any.
+        token: Token required in every request; None for none.
+        hosts: Allowed names in the Host header; None for any.
         images: Cache of the images.
     """
     app = FastAPI(
@@ -140,7 +140,7 @@ def create_app(
 
 
 def body_of(path: str) -> Body:
-    """Limits of a request's body: image files, and clicks."""
+    """Size limits of request bodies: image files, and clicks."""
     return Body(MAX_IMAGE, IMAGE_TYPES) if path == f"{API}/images" else Body(MAX_PROMPT)
 
 
@@ -174,12 +174,12 @@ def _routes(predictors: Predictors, images: Images, weights: str) -> APIRouter:
         },
     )
     async def post_image(request: Request) -> schemas.Image:
-        """Keep an image; the same file gets the same id. It is rotated upright by its EXIF tag."""
+        """Cache an image; the same file gets the same id. It is rotated upright by its EXIF tag."""
         return shown(await run_in_threadpool(images.add, await request.body()))
 
     @router.get("/images/{image_id}")
     def get_image(image_id: ImageId) -> schemas.Image:
-        """The size of an image that is held."""
+        """Get the size of a cached image."""
         return shown(image_id)
 
     @router.delete("/images/{image_id}", status_code=204)
@@ -189,7 +189,7 @@ def _routes(predictors: Predictors, images: Images, weights: str) -> APIRouter:
 
     @router.post("/images/{image_id}/predict")
     def post_predict(image_id: ImageId, prompt: schemas.Prompt) -> schemas.Answer:
-        """The mask after all clicks. Send all each time: an undo is a request without the last one."""
+        """Predict the mask after all clicks. Send all clicks each time; to undo, omit the last one."""
         return _answer(segmented(image_id, prompt))
 
     @router.post(
@@ -198,7 +198,7 @@ def _routes(predictors: Predictors, images: Images, weights: str) -> APIRouter:
         responses={200: {"content": {"image/png": {}}, "description": "(H, W) gray, 255 on the object."}},
     )
     def post_mask(image_id: ImageId, prompt: schemas.Prompt) -> Response:
-        """The same mask as a PNG file."""
+        """Predict the same mask as a PNG file."""
         mask = segmented(image_id, prompt).mask
         _, data = cv2.imencode(".png", mask.view(np.uint8) * 255)
         return Response(data.tobytes(), media_type="image/png")

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from dct_seg.adapters.predictors import Predictors
 
 TOKEN = "DCT_SEG_TOKEN"
-"""Environment variable with a fixed token, instead of a new one at each start."""
+"""Environment variable for a fixed token, instead of a new one at each start."""
 
 MakeApp = Callable[["Predictors", str, "str | None", "Collection[str] | None"], "ASGIApp"]
-"""An application of predictors, the weights' name, a token and the hosts that are let in."""
+"""Factory of an application from predictors, the weights' name, a token and the allowed hosts."""
 
 
 def main(args: Sequence[str]) -> int:
@@ -59,17 +59,15 @@ def label_studio(args: Sequence[str]) -> int:
     Raises:
         ValueError, FileNotFoundError, ImportError: When an argument cannot be used.
     """
-    parser = parser_of("dct-seg label-studio", "A machine learning backend of Label Studio.", port=9090)
+    parser = parser_of("dct-seg label-studio", "Machine learning backend for Label Studio.", port=9090)
     parser.add_argument(
         "--allow-host",
         action="append",
         default=[],
         metavar="HOST",
-        help="allow images from this host, such as a storage with pre-signed URLs; may be repeated",
+        help="allow images from this host, such as storage with pre-signed URLs; may be repeated",
     )
-    parser.epilog = (
-        "LABEL_STUDIO_URL is the address of Label Studio, LABEL_STUDIO_API_KEY a token of an account there."
-    )
+    parser.epilog = "Set LABEL_STUDIO_URL to Label Studio's address and LABEL_STUDIO_API_KEY to its token."
     given = parser.parse_args(args)
     try:
         from dct_seg.adapters.label_studio import create_app
@@ -91,11 +89,11 @@ def label_studio(args: Sequence[str]) -> int:
 
 
 def parser_of(prog: str, description: str, *, port: int) -> CommandParser:
-    """Parser with the arguments of every server.
+    """Make a parser with the arguments of every server.
 
     Args:
         prog: Name of the command.
-        description: Description in one line.
+        description: One-line description.
         port: Default of ``--port``.
     """
     parser = CommandParser(prog=prog, description=description)
@@ -107,7 +105,7 @@ def parser_of(prog: str, description: str, *, port: int) -> CommandParser:
         "--host",
         default="127.0.0.1",
         metavar="H",
-        help=f"0.0.0.0 opens it to the network and asks for a token, that of {TOKEN} or a new one",
+        help=f"0.0.0.0 serves the whole network and requires a token, that of {TOKEN} or a new one",
     )
     return parser
 
@@ -116,9 +114,9 @@ def run(given: argparse.Namespace, make: MakeApp, path: str) -> int:
     """Serve until stopped.
 
     Args:
-        given: ``weights``, ``host`` and ``port``.
-        make: Builds the application.
-        path: Part of the address that is printed.
+        given: ``weights``, ``backend``, ``host`` and ``port``.
+        make: Factory of the application.
+        path: Path appended to the printed address.
 
     Returns:
         0.
@@ -130,7 +128,7 @@ def run(given: argparse.Namespace, make: MakeApp, path: str) -> int:
     listener = listen(given.host, given.port)
     is_local = given.host in LOOPBACK
     token = os.environ.get(TOKEN) or (None if is_local else secrets.token_urlsafe(24))
-    predictors = Predictors.from_pretrained(given.weights)
+    predictors = Predictors.from_pretrained(given.weights, backend=given.backend)
     app = make(predictors, Path(given.weights).stem, token, LOOPBACK if is_local else None)
     sys.stdout.write(f"{url_of(given.host, listener)}{path}\n")
     if token and TOKEN not in os.environ:

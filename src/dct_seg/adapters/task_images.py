@@ -20,11 +20,11 @@ from dct_seg.data.images import decode_image
 MAX_IMAGE = 64 * 2**20
 SECONDS = 20.0
 ACCESS_SECONDS = 240.0
-"""An access token is renewed after this time; Label Studio's own lives five minutes."""
+"""Time in seconds after which the access token is renewed; Label Studio's expire after five minutes."""
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Redirects to known hosts only, and without the token to any host but the first."""
+    """Redirect handler for allowed hosts only; drops the token for any host but the first."""
 
     def __init__(self, hosts: Collection[str]) -> None:
         self._hosts = hosts
@@ -42,21 +42,21 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 class TaskImages:
-    """Reader of a task's image.
+    """Reader of task images.
 
     Args:
-        url: Address of Label Studio, or "" where it serves no image.
-        api_key: A legacy token or a personal access token of Label Studio, or "".
-        hosts: Further hosts, ``name`` or ``name:port``, that images may come from.
+        url: Address of Label Studio, or "" if it serves no images.
+        api_key: Legacy token or personal access token of Label Studio, or "".
+        hosts: Additional allowed hosts, ``name`` or ``name:port``.
 
     Raises:
-        ValueError: When it is no address.
+        ValueError: When ``url`` is not an address.
     """
 
     def __init__(self, url: str = "", api_key: str = "", hosts: Collection[str] = ()) -> None:
         parts = urlsplit(url)
         if url and (parts.scheme not in ("http", "https") or not parts.netloc):
-            raise ValueError(f"'{url}' is no address of Label Studio; give http://HOST:PORT")
+            raise ValueError(f"'{url}' is not an address of Label Studio; give http://HOST:PORT")
         self._url = url.rstrip("/")
         self._own = parts.netloc
         self._key = api_key
@@ -66,13 +66,13 @@ class TaskImages:
         self._access_until = 0.0
 
     def read(self, source: str) -> NDArray[np.uint8]:
-        """An image, (H, W, 3), upright.
+        """Read an image, (H, W, 3), upright.
 
         Args:
-            source: A path below Label Studio, an address, or a ``data:`` address.
+            source: Path on Label Studio, an address, or a ``data:`` address.
 
         Raises:
-            ValueError: When it is not allowed or cannot be read; one line.
+            ValueError: When the source is not allowed or cannot be read; a one-line message.
         """
         return decode_image(self._bytes(source))
 
@@ -108,8 +108,8 @@ class TaskImages:
         return data
 
     def _authorization(self) -> str:
-        """The header's value; a personal access token is exchanged for one of five minutes first."""
-        if self._key.count(".") != 2:  # no JSON web token
+        """Make the header's value; exchange a personal access token for one valid for five minutes."""
+        if self._key.count(".") != 2:  # not a JSON web token
             return f"Token {self._key}"
         if time.monotonic() >= self._access_until:
             request = urllib.request.Request(
@@ -121,7 +121,7 @@ class TaskImages:
                 self._access = str(json.loads(self._opened(request, 2**16))["access"])
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(
-                    f"Label Studio does not take LABEL_STUDIO_API_KEY ({error}); make a new one"
+                    f"Label Studio does not take LABEL_STUDIO_API_KEY ({error}); create a new one"
                 ) from error
             self._access_until = time.monotonic() + ACCESS_SECONDS
         return f"Bearer {self._access}"
@@ -133,7 +133,7 @@ class TaskImages:
                 return data
         except urllib.error.HTTPError as error:
             advice = (
-                "; set LABEL_STUDIO_API_KEY to a token of an account that may see it"
+                "; set LABEL_STUDIO_API_KEY to a token of an account with access to it"
                 if error.code in (401, 403)
                 else ""
             )

@@ -1,1 +1,1 @@
-"""The annotator: a page in the browser over a folder of images, and the HTTP interface behind it."""
+"""Annotator: a browser page for a folder of images, and its HTTP interface."""

@@ -1,4 +1,4 @@
-"""Masks carried from one image of a sequence to the next along the optical flow."""
+"""Propagation of masks from one image of a sequence to the next along the optical flow."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from numpy.typing import NDArray
 
 from dct_seg.rle import decode_part, encode
 
-FLOW_SIDE = 640  # pixels of the longer side that the flow is computed at
+FLOW_SIDE = 640  # longer side in pixels for computing the flow
 
 
 def carried(
     masks: Sequence[Mapping[str, Any]], before: NDArray[np.uint8], after: NDArray[np.uint8]
 ) -> list[dict[str, Any]]:
-    """The masks where the image after has them, as run-length encodings; some may be empty.
+    """Warp masks from one image to the next, as run-length encodings; some may be empty.
 
     Args:
-        masks: Run-length encodings of the full size.
-        before: (h, w, 3) RGB that the masks belong to, of the full size or smaller.
-        after: (h, w, 3) RGB of the same shape.
+        masks: Masks on ``before``, as full-size run-length encodings.
+        before: Image of the masks, (h, w, 3) RGB, at full size or smaller.
+        after: Next image, (h, w, 3) RGB of the same shape.
     """
     flow = backward_flow(before, after)
     return [_carried(one, flow) for one in masks]
 
 
 def backward_flow(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Offsets from each pixel of ``after`` to its place in ``before``, (h, w, 2) of (columns, rows).
+    """Offsets from each pixel of ``after`` to its position in ``before``, (h, w, 2) of (columns, rows).
 
-    In shares of the width and the height. Dense inverse search (Kroeger et al. 2016) as OpenCV has it.
+    As fractions of the width and the height. Dense inverse search (Kroeger et al. 2016), OpenCV's version.
     """
     factor = min(1.0, FLOW_SIDE / max(before.shape[:2]))
     now, then = (

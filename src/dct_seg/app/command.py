@@ -1,4 +1,4 @@
-"""``dct-seg annotate``: the annotator over a folder, in the browser."""
+"""``dct-seg annotate``: serve the annotator for a folder to a browser."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from dct_seg.models.pretrained import DEFAULT
 if TYPE_CHECKING:
     from dct_seg.app.schemas import ModelCard
     from dct_seg.methods.base import Method
+    from dct_seg.methods.exported import Backend
 
 
 def main(args: Sequence[str]) -> int:
@@ -34,6 +35,25 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument(
         "folder", metavar="DIR", help="folder of images, with subfolders; work is stored in DIR/.dct-seg"
     )
+    parser.add_argument(
+        "--work",
+        metavar="DIR",
+        help="folder for all output, outside the image folder, which may then be read-only",
+    )
+    parser.add_argument(
+        "--window",
+        metavar="LOW,HIGH",
+        help="values shown as black and white in images with more than 8 bits, such as --window=-160,240; "
+        "the page can choose another, for the folder or an image",
+    )
+    parser.add_argument(
+        "--import",
+        dest="imported",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="annotations to import before the start: a folder, a zip or a file; can be given several times",
+    )
     parser.add_weights(DEFAULT)
     parser.add_argument(
         "--classes", default="", metavar="A,B,C", help="class names; existing classes of the folder are kept"
@@ -43,15 +63,18 @@ def main(args: Sequence[str]) -> int:
         "--host",
         default="127.0.0.1",
         metavar="H",
-        help="0.0.0.0 opens it to the network, with a token in the address",
+        help="0.0.0.0 serves the whole network; the address then contains a token",
     )
-    parser.add_argument("--no-browser", action="store_true", help="only print the address")
+    parser.add_argument("--no-browser", action="store_true", help="only print the address, open no browser")
     given = parser.parse_args(args)
     try:
         import uvicorn  # noqa: F401
 
         from dct_seg.app import server
+        from dct_seg.app.importing import Importer
         from dct_seg.app.project import Project
+        from dct_seg.app.segmenter import Segmenter
+        from dct_seg.data.brightness import Window
         from dct_seg.web.guard import LOOPBACK
         from dct_seg.web.listening import listen, serve, url_of
     except ImportError as error:
@@ -61,8 +84,13 @@ def main(args: Sequence[str]) -> int:
     listener = listen(given.host, given.port)
     local = given.host in LOOPBACK
     token = None if local else secrets.token_urlsafe(24)
-    project = Project(given.folder, names)
-    make_method, card = _method(given.weights)
+    project = Project(given.folder, names, work=given.work)
+    if given.window:
+        project.set_window(Window.read(given.window))
+    make_method, card = _method(given.weights, given.backend)
+    importer = Importer(project, Segmenter(make_method))
+    for path in given.imported:
+        sys.stdout.write(f"{path}: {importer.take_path(path)}\n")
     app = server.create_app(project, make_method, model=card, token=token, hosts=LOOPBACK if local else None)
     url = url_of(given.host, listener, token)
     sys.stdout.write(
@@ -75,11 +103,11 @@ def main(args: Sequence[str]) -> int:
     return 0
 
 
-def _method(weights: str) -> tuple[Callable[[], Method], ModelCard]:
+def _method(weights: str, backend: Backend = "auto") -> tuple[Callable[[], Method], ModelCard]:
     """Make a factory of methods that share one network, and its description for the page."""
     from dct_seg.app.schemas import ModelCard
+    from dct_seg.export.cache import load_for
     from dct_seg.methods.dctnet import DCTNetMethod
-    from dct_seg.methods.exported import load_network
 
-    net = load_network(weights)
+    net = load_for(weights, backend)
     return lambda: DCTNetMethod(net=net), ModelCard(name=Path(weights).stem, prompts="drag")

@@ -1,4 +1,4 @@
-"""Changes to an image's objects: each change is in the log before it is answered."""
+"""Changes to an image's objects; each is logged before it is acknowledged."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
-from dct_seg.app import imports, readers, schemas, wire
+from dct_seg.app import imports, schemas, wire
 from dct_seg.app.carry import carried
+from dct_seg.app.found import Found, FoundImage
 from dct_seg.app.history import HistoryError
-from dct_seg.app.painting import Paint, painted
-from dct_seg.app.project import OpenPicture, Project
+from dct_seg.app.painting import Paint, kept_outside, painted
+from dct_seg.app.project import OpenImage, Project
+from dct_seg.app.read_masks import add_png, own_text
 from dct_seg.app.segmenter import Segmenter
 from dct_seg.app.state import Draft, MadeClick, SegmentedObject, State, click_event, object_event
 from dct_seg.app.working_image import WorkingImage, bounding_box
 from dct_seg.clicks import Click
-from dct_seg.data.images import IGNORE
 from dct_seg.methods.base import Method, check_click
 from dct_seg.rle import decode_part, encode
 
 MAX_CLICKS = 200
-"""Limit of clicks in a draft since its last manual step."""
+"""Maximum number of clicks in a draft since its last manual step."""
 
 MAX_STEPS = 2000
-"""Limit of steps in a draft."""
+"""Maximum number of steps in a draft."""
 
 UNCHANGED = {
     "fill_holes": "this object has no hole",
@@ -43,12 +43,17 @@ class StaleError(ValueError):
 
 
 @dataclass
-class _Turn:
+class _Edit:
     """Image locked for one change; ``before``: its objects at the start."""
 
-    opened: OpenPicture
-    working: WorkingImage
+    project: Project
+    opened: OpenImage
     before: tuple[SegmentedObject, ...] | None = None
+
+    @property
+    def working(self) -> WorkingImage:
+        """Image at working size with the current window, which this change may set."""
+        return self.project.working(self.opened)
 
     @property
     def state(self) -> State:
@@ -65,34 +70,35 @@ class Editor:
 
     def __init__(self, project: Project, make_method: Callable[[], Method]) -> None:
         self.project = project
-        self._segmenter = Segmenter(make_method)
+        self.segmenter = Segmenter(make_method)
 
-    def picture(self, picture_id: str) -> schemas.Picture:
+    def get(self, image_id: str) -> schemas.AnnotatedImage:
         """Return the current image state."""
-        with self.project.open(picture_id) as (opened, working), opened.lock.reading():
-            return self._answer(_Turn(opened, working))
+        with self.project.open(image_id) as (opened, _), opened.lock.reading():
+            return self._answer(_Edit(self.project, opened))
 
-    def preview(self, picture_id: str, request: schemas.NewPreview) -> schemas.Preview | None:
+    def preview(self, image_id: str, request: schemas.NewPreview) -> schemas.Preview | None:
         """Preview the mask after one more click.
 
-        None when a newer request came meanwhile.
+        None if a newer request has replaced this one.
         """
         started = time.perf_counter()
-        with self.project.open(picture_id) as (opened, working), opened.lock.preview() as ours:
+        with self.project.open(image_id) as (opened, _), opened.lock.preview() as ours:
             if not ours:
                 return None
             _check_revision(opened, request.revision)
+            working = self.project.working(opened)
             before = opened.history.state.draft
             clicks = () if before is None else tuple(made.click for made in before.clicks)
             computing = time.perf_counter()
             click = self._with_radius(opened, working, clicks, request.click)
             start, locked = opened.start(working), opened.locked()
             if request.live:
-                look = self._segmenter.live(picture_id, working, clicks, click, start)
+                look = self.segmenter.live(image_id, working, clicks, click, start)
                 computed = time.perf_counter()
                 mask, exact = wire.live_mask(look, working, locked), look.is_exact
             else:
-                probs = self._segmenter.predict(picture_id, working, (*clicks, click), start)
+                probs = self.segmenter.predict(image_id, working, (*clicks, click), start)
                 computed = time.perf_counter()
                 mask, exact = wire.mask(probs, working, locked), True
             times = schemas.Milliseconds(
@@ -102,72 +108,96 @@ class Editor:
                 seq=request.seq, mask=mask, exact=exact, radius=click.radius, milliseconds=times
             )
 
-    def add_click(self, picture_id: str, request: schemas.NewClick) -> schemas.Picture:
+    def add_click(self, image_id: str, request: schemas.NewClick) -> schemas.AnnotatedImage:
         """Add a click to the draft; the first click starts it."""
-        with self._change(picture_id, request) as turn:
+        with self._change(image_id, request) as turn:
             opened, working, state = turn.opened, turn.working, turn.state
             clicks = () if state.draft is None else tuple(made.click for made in state.draft.clicks)
             if len(clicks) >= MAX_CLICKS:
                 raise ValueError(
-                    f"this object has {MAX_CLICKS} clicks already; finish it, and go on with another one"
+                    f"this object has {MAX_CLICKS} clicks already; finish it and start another one"
                 )
             made = MadeClick(
                 self._with_radius(opened, working, clicks, request.click), request.click.radius is not None
             )
-            self._segmenter.predict(
-                picture_id, working, (*clicks, made.click), opened.start(working)
-            )  # what fails must not be in the log
+            probs = self.segmenter.predict(
+                image_id, working, (*clicks, made.click), opened.start(working)
+            )  # a failed change must not be in the log
             event = {"event": "click", "click": click_event(made), "class_id": self._class_of(state)}
-            opened.history.append({**event, "threshold": request.threshold})
+            event |= self.project.window_event(state)
+            if request.keep_outside is None:
+                opened.history.append({**event, "threshold": request.threshold})
+            else:
+                after = working.mask(probs, request.threshold)
+                opened.history.append({**event, **self._local(turn, made.click, request, after)})
             return self._answer(turn)
 
-    def paint(self, picture_id: str, request: schemas.NewPaint) -> schemas.Picture:
-        """Add a manual step to the draft; a stroke that adds pixels can start it."""
+    def _local(
+        self, turn: _Edit, click: Click, request: schemas.NewClick, after: NDArray[np.bool_]
+    ) -> dict[str, Any]:
+        """Make the log entries of a click that changes the mask only inside a circle."""
+        assert request.keep_outside is not None
+        before = self._mask_before(turn, request.threshold)
+        circle = (click.row, click.col, request.keep_outside)
+        paint = Paint("keep_outside", points=(circle,), threshold=request.threshold)
+        return {
+            "event": "paint",
+            "paint": paint.event(),
+            "mask": encode(kept_outside(before, after, circle)),
+        }
+
+    def paint(self, image_id: str, request: schemas.NewPaint) -> schemas.AnnotatedImage:
+        """Add a manual step to the draft; a stroke that adds pixels can start a draft."""
         given = {**request.paint.model_dump(), "threshold": request.threshold}
         paint = Paint.read(given)
-        with self._change(picture_id, request) as turn:
+        with self._change(image_id, request) as turn:
             draft = turn.state.draft
             if draft is None and not (paint.positive and paint.kind in ("brush", "lasso")):
                 raise HistoryError("there is no object to change; drag on one, or paint one first")
-            if draft is not None and len(draft.earlier) + len(draft.clicks) >= MAX_STEPS:
-                raise ValueError(f"this object has {MAX_STEPS} steps already; finish it")
-            before = (
-                np.zeros(turn.working.size, bool)
-                if draft is None
-                else self._mask(turn.opened, turn.working, draft, request.threshold)
-            )
+            before = self._mask_before(turn, request.threshold)
             after = painted(before, paint)
             if paint.kind in UNCHANGED and np.array_equal(before, after):
                 raise ValueError(UNCHANGED[paint.kind])
-            event = {"event": "paint", "paint": paint.event(), "mask": encode(after)}
-            turn.opened.history.append({**event, "class_id": self._class_of(turn.state)})
+            event: dict[str, Any] = {"event": "paint", "paint": paint.event(), "mask": encode(after)}
+            event |= {"class_id": self._class_of(turn.state), **self.project.window_event(turn.state)}
+            turn.opened.history.append(event)
             return self._answer(turn)
 
-    def undo(self, picture_id: str, request: schemas.Change) -> schemas.Picture:
+    def undo(self, image_id: str, request: schemas.Change) -> schemas.AnnotatedImage:
         """Undo the last change."""
-        return self._simple(picture_id, request, {"event": "undo"})
+        return self._simple(image_id, request, {"event": "undo"})
 
-    def redo(self, picture_id: str, request: schemas.Change) -> schemas.Picture:
+    def redo(self, image_id: str, request: schemas.Change) -> schemas.AnnotatedImage:
         """Redo the change that was undone last."""
-        return self._simple(picture_id, request, {"event": "redo"})
+        return self._simple(image_id, request, {"event": "redo"})
 
-    def discard(self, picture_id: str, request: schemas.Change) -> schemas.Picture:
+    def discard(self, image_id: str, request: schemas.Change) -> schemas.AnnotatedImage:
         """Discard the draft; a reopened object is restored."""
-        return self._simple(picture_id, request, {"event": "discard"})
+        return self._simple(image_id, request, {"event": "discard"})
 
-    def nothing_here(self, picture_id: str, request: schemas.NothingHere) -> schemas.Picture:
+    def nothing_here(self, image_id: str, request: schemas.NothingHere) -> schemas.AnnotatedImage:
         """Mark an image without objects as done or not done."""
-        with self._change(picture_id, request) as turn:
+        with self._change(image_id, request) as turn:
             if turn.state.objects or turn.state.draft:
-                raise HistoryError(
-                    "there are objects on this image; delete them before saying that it has none"
-                )
+                raise HistoryError("there are objects on this image; delete them before marking it as empty")
             turn.opened.history.append({"event": "nothing", "nothing": request.nothing})
             return self._answer(turn)
 
-    def finish(self, picture_id: str, request: schemas.Finish) -> schemas.Picture:
+    def choose_window(self, image_id: str, request: schemas.NewWindow) -> schemas.AnnotatedImage:
+        """Choose the window of an image."""
+        window = None if request.window is None else request.window.checked()
+        with self._change(image_id, request) as turn:
+            if turn.state.draft is not None:
+                raise HistoryError("the draft keeps its window; finish or discard it before choosing another")
+            if turn.working.window is None:
+                raise ValueError(f"{turn.opened.name} has 8 bits per channel; windows need more")
+            event = {"event": "window", "window": None if window is None else list(window)}
+            turn.opened.history.append(event)
+            return self._answer(turn)
+
+    def finish(self, image_id: str, request: schemas.Finish) -> schemas.AnnotatedImage:
         """Finish the draft as an object."""
-        with self._change(picture_id, request) as turn:
+        with self._change(image_id, request) as turn:
             self.project.check_class(request.class_id)
             opened, state = turn.opened, turn.state
             if state.draft is None:
@@ -196,45 +226,49 @@ class Editor:
                 removed=None if taken is None else encode(taken),
                 earlier=state.draft.earlier,
                 origin=state.draft.origin,
+                window=state.draft.window,
             )
             opened.history.append({"event": "finish", "object": object_event(done)})
             return self._answer(turn)
 
-    def edit(self, picture_id: str, number: int, request: schemas.Change) -> schemas.Picture:
-        """Reopen a finished object as the draft.
+    def edit(self, image_id: str, number: int, request: schemas.Change) -> schemas.AnnotatedImage:
+        """Reopen a finished object as a draft.
 
         It keeps its steps; without steps, its mask becomes the start mask.
         """
-        with self._change(picture_id, request) as turn:
+        with self._change(image_id, request) as turn:
             if turn.state.draft is not None:
                 raise HistoryError("there is a draft already; finish or discard it first")
             one = turn.state.object(number)
             from_mask = not one.clicks and not one.earlier
-            turn.opened.history.append({"event": "edit", "id": number, "from_mask": from_mask})
+            event = {"event": "edit", "id": number, "from_mask": from_mask}
+            turn.opened.history.append({**event, **self.project.window_event(turn.state)})
             return self._answer(turn)
 
-    def change_object(self, picture_id: str, number: int, request: schemas.ObjectChange) -> schemas.Picture:
+    def change_object(
+        self, image_id: str, number: int, request: schemas.ObjectChange
+    ) -> schemas.AnnotatedImage:
         """Change the class or the lock of a finished object."""
-        return self._set(picture_id, [number], request)
+        return self._set(image_id, [number], request)
 
-    def change_objects(self, picture_id: str, request: schemas.ObjectsChange) -> schemas.Picture:
+    def change_objects(self, image_id: str, request: schemas.ObjectsChange) -> schemas.AnnotatedImage:
         """Change the class or the lock of several finished objects."""
-        return self._set(picture_id, request.ids, request)
+        return self._set(image_id, request.ids, request)
 
-    def delete(self, picture_id: str, number: int, request: schemas.Change) -> schemas.Picture:
+    def delete(self, image_id: str, number: int, request: schemas.Change) -> schemas.AnnotatedImage:
         """Delete a finished object."""
-        return self._simple(picture_id, request, {"event": "delete", "ids": [number]})
+        return self._simple(image_id, request, {"event": "delete", "ids": [number]})
 
-    def delete_objects(self, picture_id: str, request: schemas.NamedObjects) -> schemas.Picture:
+    def delete_objects(self, image_id: str, request: schemas.NamedObjects) -> schemas.AnnotatedImage:
         """Delete several finished objects."""
-        return self._simple(picture_id, request, {"event": "delete", "ids": sorted(set(request.ids))})
+        return self._simple(image_id, request, {"event": "delete", "ids": sorted(set(request.ids))})
 
-    def merge(self, picture_id: str, request: schemas.NamedObjects) -> schemas.Picture:
+    def merge(self, image_id: str, request: schemas.NamedObjects) -> schemas.AnnotatedImage:
         """Merge finished objects into one mask without steps; it keeps the first one's number and class."""
-        with self._change(picture_id, request) as turn:
+        with self._change(image_id, request) as turn:
             merged = [turn.state.object(number) for number in sorted(set(request.ids))]
             if len(merged) < 2:
-                raise ValueError("one object is merged with nothing; give two or more")
+                raise ValueError("merging needs two or more objects")
             mask = np.zeros(turn.working.size, bool)
             for one in merged:
                 found = decode_part(one.rle)
@@ -253,17 +287,17 @@ class Editor:
             turn.opened.history.append(event)
             return self._answer(turn)
 
-    def carry(self, picture_id: str, request: schemas.Carry) -> schemas.Picture:
+    def carry(self, image_id: str, request: schemas.Carry) -> schemas.AnnotatedImage:
         """Copy objects from another image, moved along the optical flow between the two."""
         with self.project.open(request.source) as (source, working), source.lock.reading():
             objects = [source.history.state.object(number) for number in sorted(set(request.ids))]
             size, before = working.size, working.image
-        with self._change(picture_id, request) as turn:
+        with self._change(image_id, request) as turn:
             if turn.working.size != size:
                 (height, width), (rows, cols) = turn.working.size, size
                 raise ValueError(
                     f"this image is {width}x{height}, the one before {cols}x{rows}; objects are carried "
-                    "between images of one size"
+                    "only between images of the same size"
                 )
             locked, number = turn.opened.locked(), turn.state.next_id
             added: list[SegmentedObject] = []
@@ -280,122 +314,94 @@ class Editor:
                 added.append(replace(made, locked=one.locked))
             if not added:
                 raise ValueError(
-                    "nothing of these objects is found here: they are out of sight, or marked already"
+                    "these objects are not found here: they are out of view, or annotated already"
                 )
             turn.opened.history.append({"event": "import", "objects": [object_event(one) for one in added]})
             return self._answer(turn)
 
-    def import_masks(self, picture_id: str, png: bytes, revision: int | None) -> schemas.Picture:
-        """Import the objects of a mask PNG (indexed, or 0 and 255) into the first class."""
+    def import_masks(self, image_id: str, png: bytes, revision: int | None) -> schemas.AnnotatedImage:
+        """Import the objects of a mask PNG, of the first class unless the PNG names another."""
         change = None if revision is None else schemas.Change(revision=revision)
-        with self._change(picture_id, change) as turn:
-            opened, working = turn.opened, turn.working
-            labels = imports.read_labels(png, working.size)
-            number, class_id = opened.history.state.next_id, self.project.classes[0].id
-            values = [int(value) for value in np.unique(labels) if value not in (0, IGNORE)]
-            added = [
-                imports.imported(number + place, class_id, encode(labels == value))
-                for place, value in enumerate(values)
-            ]
-            if not added:
-                raise ValueError("the PNG holds no object; each has a value of its own from 1 to 254")
-            added = _new(added, turn.state)
-            if added:  # else all of them are on this image already, which is what was asked for
+        with self._change(image_id, change) as turn:
+            opened, size = turn.opened, turn.working.size
+            image = FoundImage(opened.name, size)
+            text = own_text(png)
+            add_png(image, png, size, None if text is None else text["classes"])
+            if not image.objects:
+                raise ValueError("the PNG has no object; give each object its own value from 1 to 254")
+            numbers = imports.class_numbers(self.project, Found(), {one.label for one in image.objects})
+            added, _ = imports.objects_of(image, size, numbers, turn.state.next_id)
+            added = imports.new(added, turn.state)
+            if added:  # otherwise all of them exist on this image already
                 opened.history.append({"event": "import", "objects": [object_event(one) for one in added]})
             return self._answer(turn)
 
-    def import_file(self, content: bytes) -> schemas.Imported:
-        """Import the objects of a COCO, CVAT, Label Studio or Datumaro file."""
-        found = readers.coco_of(content)
-        try:
-            coco = schemas.CocoFile.model_validate(found)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ValueError(f"the file holds no COCO JSON ({where}: {first['msg']})") from error
-        return self.import_coco(coco)
-
-    def import_coco(self, content: schemas.CocoFile) -> schemas.Imported:
-        """Import the objects of a COCO JSON.
-
-        Annotations that do not fit are reported one by one; the others are imported.
-        """
-        plan = imports.plan(content, self.project.folder.entries())
-        class_ids = imports.add_classes(self.project, plan.categories)
-        num_pictures = num_objects = num_known = 0
-        skipped = list(plan.skipped)
-        for entry, record, objects in plan.pictures:
-            try:
-                with self._change(entry.id, None) as turn:
-                    opened, working = turn.opened, turn.working
-                    imports.check_size(record, working.size)
-                    first_id = opened.history.state.next_id
-                    added, problems = imports.objects_of(objects, working.size, class_ids, first_id)
-                    skipped += [f"{entry.name}: {line}" for line in problems]
-                    there = len(added)
-                    added = _new(added, turn.state)
-                    num_known += there - len(added)
-                    if not added:
-                        continue
-                    event = {"event": "import", "objects": [object_event(one) for one in added]}
-                    opened.history.append(event)
-            except ValueError as error:
-                skipped.append(f"{entry.name}: {error}")
-                continue
-            num_pictures, num_objects = num_pictures + 1, num_objects + len(added)
-        return schemas.Imported(
-            pictures=num_pictures, objects=num_objects, known=num_known, skipped=imports.shortened(skipped)
-        )
-
     @contextmanager
-    def _change(self, picture_id: str, change: schemas.Change | None) -> Iterator[_Turn]:
+    def _change(self, image_id: str, change: schemas.Change | None) -> Iterator[_Edit]:
         self.project.check_in_place()
-        with self.project.open(picture_id) as (opened, working), opened.lock.changing():
+        with self.project.open(image_id) as (opened, _), opened.lock.changing():
             _check_revision(opened, None if change is None else change.revision)
             brief = change is not None and change.brief
-            yield _Turn(opened, working, opened.history.state.objects if brief else None)
+            yield _Edit(self.project, opened, opened.history.state.objects if brief else None)
 
-    def _simple(self, picture_id: str, change: schemas.Change, event: Mapping[str, Any]) -> schemas.Picture:
-        with self._change(picture_id, change) as turn:
+    def _simple(
+        self, image_id: str, change: schemas.Change, event: Mapping[str, Any]
+    ) -> schemas.AnnotatedImage:
+        with self._change(image_id, change) as turn:
             turn.opened.history.append(event)
             return self._answer(turn)
 
-    def _set(self, picture_id: str, numbers: Sequence[int], request: schemas.ObjectChange) -> schemas.Picture:
+    def _set(
+        self, image_id: str, numbers: Sequence[int], request: schemas.ObjectChange
+    ) -> schemas.AnnotatedImage:
         if request.class_id is not None:
             self.project.check_class(request.class_id)
         given = (("class_id", request.class_id), ("locked", request.locked))
         changes = {name: value for name, value in given if value is not None}
         if not changes:
             raise ValueError("nothing to change; give class_id, locked or both")
-        return self._simple(picture_id, request, {"event": "set", "ids": sorted(set(numbers)), **changes})
+        return self._simple(image_id, request, {"event": "set", "ids": sorted(set(numbers)), **changes})
 
     def _class_of(self, state: State) -> int:
-        """Class of the draft, or of a new one."""
+        """Return the class of the draft, or of a new one."""
         return state.draft.class_id if state.draft else state.last_class or self.project.classes[0].id
 
     def _with_radius(
-        self, opened: OpenPicture, working: WorkingImage, clicks: tuple[Click, ...], given: schemas.GivenClick
+        self, opened: OpenImage, working: WorkingImage, clicks: tuple[Click, ...], given: schemas.GivenClick
     ) -> Click:
         click = Click(given.row, given.col, given.positive, given.radius)
         check_click(click, working.size)
-        return self._segmenter.with_radius(opened.id, working, clicks, click, opened.start(working))
+        return self.segmenter.with_radius(opened.id, working, clicks, click, opened.start(working))
 
-    def _probabilities(self, opened: OpenPicture, working: WorkingImage, draft: Draft) -> NDArray[np.float32]:
-        return self._segmenter.predict(
+    def _probabilities(self, opened: OpenImage, working: WorkingImage, draft: Draft) -> NDArray[np.float32]:
+        return self.segmenter.predict(
             opened.id, working, [made.click for made in draft.clicks], opened.start(working)
         )
 
     def _mask(
-        self, opened: OpenPicture, working: WorkingImage, draft: Draft, threshold: float
+        self, opened: OpenImage, working: WorkingImage, draft: Draft, threshold: float
     ) -> NDArray[np.bool_]:
-        """Draft mask, (H, W) of the full size; without clicks it is the start mask."""
+        """Compute the draft's mask, (H, W) at full size; without clicks, return the start mask."""
         start = opened.start_mask()
         if start is not None and not draft.clicks:
             return start
         return working.mask(self._probabilities(opened, working, draft), threshold)
 
-    def _answer(self, turn: _Turn) -> schemas.Picture:
-        """Image state for the page; after a brief request, with the changed objects only."""
+    def _mask_before(self, turn: _Edit, threshold: float) -> NDArray[np.bool_]:
+        """Compute the mask that a manual step changes, (H, W) at full size; empty without a draft.
+
+        Raises:
+            ValueError: When the draft has too many steps.
+        """
+        draft = turn.state.draft
+        if draft is None:
+            return np.zeros(turn.working.size, bool)
+        if len(draft.earlier) + len(draft.clicks) >= MAX_STEPS:
+            raise ValueError(f"this object has {MAX_STEPS} steps already; finish it")
+        return self._mask(turn.opened, turn.working, draft, threshold)
+
+    def _answer(self, turn: _Edit) -> schemas.AnnotatedImage:
+        """Describe the image for the page; a brief request gets only the changed objects."""
         opened, working, history = turn.opened, turn.working, turn.opened.history
         state, before = history.state, {one.id: one for one in turn.before or ()}
         changed = [one for one in state.objects if before.pop(one.id, None) is not one]
@@ -406,7 +412,7 @@ class Editor:
                 mask = wire.hand_mask(start, locked)
             else:
                 mask = wire.mask(self._probabilities(opened, working, state.draft), working, locked)
-        return schemas.Picture(
+        return schemas.AnnotatedImage(
             id=opened.id,
             name=opened.name,
             width=working.size[1],
@@ -420,16 +426,11 @@ class Editor:
             gone=sorted(before),
             mask=mask,
             nothing=state.nothing and not state.objects and state.draft is None,
+            window=wire.window(working, self.project.chosen_window(state)[1]),
         )
 
 
-def _new(added: Sequence[SegmentedObject], state: State) -> list[SegmentedObject]:
-    """Select the objects that do not exist yet, so that importing twice does not duplicate them."""
-    there = {(one.class_id, one.rle["counts"]) for one in state.objects}
-    return [one for one in added if (one.class_id, one.rle["counts"]) not in there]
-
-
-def _check_revision(opened: OpenPicture, revision: int | None) -> None:
+def _check_revision(opened: OpenImage, revision: int | None) -> None:
     if revision is not None and revision != opened.history.revision:
         raise StaleError(
             f"the image is at revision {opened.history.revision}, not {revision}; fetch it again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import tempfile
@@ -17,13 +18,15 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageColor
+from PIL.PngImagePlugin import PngInfo
 
 from dct_seg import __version__
 from dct_seg.app import formats
 from dct_seg.app.history import History
-from dct_seg.app.polygons import Polygon, exact_polygons
+from dct_seg.app.polygons import exact_polygons
 from dct_seg.app.project import ClassLabel, Project
-from dct_seg.app.state import SegmentedObject, click_event, step_event
+from dct_seg.app.state import SegmentedObject, click_event, step_event, window_event
+from dct_seg.data.pages import plain_stem
 from dct_seg.rle import BrokenMaskError, decode, decode_part
 
 Own = Literal["coco", "indexed_png", "object_png", "labelme", "clicks"]
@@ -31,6 +34,8 @@ OtherTool = Literal["yolo", "voc", "cvat", "label_studio", "datumaro"]
 Format = Literal[Own, OtherTool]
 MEDIA_TYPES = ("application/json", "application/jsonl", "application/zip")
 MOST_LABELS = 254
+TEXT = "dct-seg"
+"""Key of a text in mask PNGs: their image, and the class of each value."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ def write(project: Project, kind: Format) -> Written:
         ending, media_type = (
             (".json", "application/json") if kind == "coco" else (".jsonl", "application/jsonl")
         )
-        path = _temporary(ending)
+        path = _temporary(project, ending)
         try:
             path.write_text(text, encoding="utf-8")
         except BaseException:
@@ -105,7 +110,7 @@ def write(project: Project, kind: Format) -> Written:
         "object_png": _object_pngs,
         "labelme": _labelme,
     }
-    path = _temporary(".zip")
+    path = _temporary(project, ".zip")
     try:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             if kind in _OTHER_TOOLS:
@@ -154,9 +159,11 @@ def file_stems(names: Sequence[str]) -> list[str]:
     Examples:
         >>> file_stems(["a.jpg", "a.png", "a.jpg.png", "b.png", "C/d.png", "c/D.png"])
         ['a.jpg', 'a.png', 'a.jpg.png', 'b', 'C/d.png', 'c/D.png_2']
+        >>> file_stems(["stack.tif#1", "stack.tif#2"])
+        ['stack#1', 'stack#2']
     """
     plain = [name.replace("\\", "_") for name in names]
-    stems = [str(PurePosixPath(name).with_suffix("")) for name in plain]
+    stems = [plain_stem(name) for name in plain]
     times = Counter(map(_folded, stems))
     whole = set(map(_folded, plain))
     taken: set[str] = set()
@@ -178,6 +185,7 @@ def _folded(name: str) -> str:
 def _coco(project: Project, pictures: list[Annotated]) -> dict[str, Any]:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
+    numbers = category_ids(project.classes)
     for number, picture in enumerate(pictures, start=1):
         images.append(
             {"id": number, "file_name": picture.name, "height": picture.size[0], "width": picture.size[1]}
@@ -188,19 +196,35 @@ def _coco(project: Project, pictures: list[Annotated]) -> dict[str, Any]:
             record = {
                 "id": len(annotations) + 1,
                 "image_id": number,
-                "category_id": one.class_id,
+                "category_id": numbers[one.class_id],
                 "segmentation": dict(one.rle),
             }
             annotations.append(
                 {**record, "area": one.outline.area, "bbox": [col, row, width, height], "iscrowd": 0}
             )
-    categories = [{"id": one.id, "name": one.name} for one in project.classes]
+    categories = [{"id": numbers[one.id], "name": one.name} for one in project.classes]
     return {
         "info": {"description": f"dct-seg {__version__}"},
         "images": images,
         "annotations": annotations,
         "categories": categories,
     }
+
+
+def category_ids(classes: Sequence[ClassLabel]) -> dict[int, int]:
+    """Category id of each class: the imported one, else the number of the class, or a free one.
+
+    Examples:
+        >>> category_ids([ClassLabel(1, "cat", "#000000", 2), ClassLabel(2, "dog", "#000000")])
+        {1: 2, 2: 3}
+    """
+    taken = {one.category_id for one in classes}
+    free = count(max([1, *(one.id for one in classes), *(number or 0 for number in taken)]) + 1)
+    found = {}
+    for one in classes:
+        own = next(free) if one.id in taken else one.id
+        found[one.id] = own if one.category_id is None else one.category_id
+    return found
 
 
 def _click_lines(project: Project, pictures: list[Annotated]) -> Iterator[str]:
@@ -224,7 +248,7 @@ def _click_lines(project: Project, pictures: list[Annotated]) -> Iterator[str]:
                     "origin": one.origin,
                     "earlier": [step_event(step) for step in one.earlier],
                 }
-            yield json.dumps(line) + "\n"
+            yield json.dumps({**line, **window_event(one.window)}) + "\n"
 
 
 def _indexed(project: Project, picture: Annotated) -> Iterator[tuple[str, bytes]]:
@@ -248,54 +272,69 @@ def _indexed(project: Project, picture: Annotated) -> Iterator[tuple[str, bytes]
     image = Image.fromarray(labels)
     if small:
         image.putpalette(palette)
-    yield f"{picture.stem}.png", _png(image)
+    names = {one.id: one.name for one in project.classes}
+    classes = {place: names[one.class_id] for place, one in enumerate(picture.objects, start=1)}
+    yield f"{picture.stem}.png", _png(image, _text(picture, classes))
 
 
 def _object_pngs(project: Project, picture: Annotated) -> Iterator[tuple[str, bytes]]:
+    names = {one.id: one.name for one in project.classes}
     for one in picture.objects:
-        yield f"{picture.stem}/{one.id}.png", _png(Image.fromarray(decode(one.rle).astype(np.uint8) * 255))
+        image = Image.fromarray(decode(one.rle).astype(np.uint8) * 255)
+        yield f"{picture.stem}/{one.id}.png", _png(image, _text(picture, {255: names[one.class_id]}))
 
 
 def _labelme(project: Project, picture: Annotated) -> Iterator[tuple[str, bytes]]:
     names = {one.id: one.name for one in project.classes}
     shapes = [
-        {
-            "label": names[one.class_id],
-            "points": points,
-            "group_id": one.id,
-            "shape_type": "polygon",
-            "flags": {},
-        }
+        {"label": names[one.class_id], "group_id": one.id, "flags": {}, **shape}
         for one in picture.objects
-        for points in _polygons(one)
+        for shape in _labelme_shapes(one)
     ]
-    last = PurePosixPath(picture.name).name
     content: dict[str, Any] = {
-        "version": "5.0.0",
+        "version": "5.5.0",
         "flags": {},
         "shapes": shapes,
-        "imagePath": last,
+        "imagePath": PurePosixPath(picture.name).name,
         "imageData": None,
+        "imageHeight": picture.size[0],
+        "imageWidth": picture.size[1],
     }
-    content |= {"imageHeight": picture.size[0], "imageWidth": picture.size[1]}
     yield f"{picture.stem}.json", json.dumps(content).encode()
 
 
-def _polygons(one: SegmentedObject) -> list[Polygon]:
-    """Polygons that match the object exactly, in pixels of the image."""
+def _labelme_shapes(one: SegmentedObject) -> list[dict[str, Any]]:
+    """A polygon for each part of an object, or labelme's mask of its box where it has holes."""
     found = decode_part(one.rle)
     if found is None:
         return []
     (rows, cols), part = found
-    return [[[x + cols.start, y + rows.start] for x, y in polygon] for polygon in exact_polygons(part)]
+    polygons = exact_polygons(part)
+    if polygons is not None:
+        moved = [[[x + cols.start, y + rows.start] for x, y in polygon] for polygon in polygons]
+        return [{"shape_type": "polygon", "points": points} for points in moved]
+    box = [[cols.start, rows.start], [cols.stop - 1, rows.stop - 1]]
+    png = base64.b64encode(_png(Image.fromarray(part.view(np.uint8)))).decode()
+    return [{"shape_type": "mask", "points": box, "mask": png}]
 
 
-def _png(image: Image.Image) -> bytes:
+def _png(image: Image.Image, text: PngInfo | None = None) -> bytes:
     file = io.BytesIO()
-    image.save(file, format="PNG")
+    image.save(file, format="PNG", pnginfo=text)
     return file.getvalue()
 
 
-def _temporary(suffix: str) -> Path:
-    with tempfile.NamedTemporaryFile(prefix="dct-seg-", suffix=suffix, delete=False) as file:
+def _text(picture: Annotated, classes: Mapping[int, str]) -> PngInfo:
+    """Text in a mask PNG from which an import knows its image and the class of each value."""
+    text = PngInfo()
+    text.add_itxt(TEXT, json.dumps({"image": picture.name, "classes": classes}))
+    return text
+
+
+def _temporary(project: Project, suffix: str) -> Path:
+    """New file beside the work."""
+    project.check_in_place()
+    folder = project.work / "exports"
+    folder.mkdir(exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=suffix, delete=False) as file:
         return Path(file.name)

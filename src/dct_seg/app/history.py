@@ -1,6 +1,6 @@
-"""Event log of an image: one JSON line per change, appended and synced before the answer.
+"""Event log of an image: one JSON line per change, appended and synced before the response.
 
-The state is the result of replaying the log. Undo and redo are events too, so they work across restarts, and
+Replaying the log gives the state. Undo and redo are events too, so they work across restarts, and
 the file only grows. An incomplete last line was never acknowledged (the process died) and is dropped.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,54 +17,29 @@ from dct_seg.app.inside import OutsideError, open_without_links
 from dct_seg.app.state import State, apply
 from dct_seg.files import BROKEN
 
-FORMAT, VERSION = "dct-seg picture log", 2
-"""Version 2 added manual steps and events of several objects."""
+FORMAT, VERSION = "dct-seg picture log", 3
+"""Version 2 added manual steps and events of several objects, version 3 windows."""
 
 
 class HistoryError(ValueError):
-    """A log that cannot be read, or an event that does not fit the state."""
+    """Unreadable log, or an event that does not fit the state."""
 
 
 class LogChangedError(OSError):
-    """A log that another program has changed; nothing is written to it."""
+    """Log changed by another program; nothing is written to it."""
 
 
-class Mark(NamedTuple):
-    """Identity of a log file and of its state."""
-
-    device: int
-    inode: int
-    size: int
-
-
-class History:
-    """States of one image, and the log that they are replayed from.
+class Timeline:
+    """States of one image after each event; undo and redo move among them.
 
     Args:
-        path: Log file; it need not exist yet.
-        picture: Name of the image, for readers of the file.
-        size: (height, width) of the image; None takes the size in the log.
-
-    Raises:
-        HistoryError: When the log is broken, a link, of a newer format, or of an image of another size.
-        OSError: When it cannot be opened.
+        states: States up to the last event that can be redone.
+        at: Place of the current one.
     """
 
-    def __init__(self, path: Path, *, picture: str, size: tuple[int, int] | None = None) -> None:
-        self._path = path
-        self._picture = picture
-        self.size = size
-        self._states = [State()]
-        self._at = 0
-        self.revision = 0
-        self._length = 0
-        self._mark: Mark | None = None
-        self._replay()
-
-    @property
-    def mark(self) -> Mark | None:
-        """Mark of the log when it was last read or written; None for no log."""
-        return self._mark
+    def __init__(self, states: Sequence[State] = (State(),), at: int = 0) -> None:
+        self._states = states
+        self._at = at
 
     @property
     def state(self) -> State:
@@ -81,15 +56,81 @@ class History:
         """Whether there is a change to redo."""
         return self._at + 1 < len(self._states)
 
+    def after(self, event: Mapping[str, Any]) -> Timeline:
+        """The timeline after an event.
+
+        Raises:
+            HistoryError: (a ValueError) When there is nothing to undo or redo.
+            LookupError, TypeError, ValueError: When the event does not fit.
+        """
+        kind = event["event"]
+        if kind in ("undo", "redo"):
+            if not (self.can_undo if kind == "undo" else self.can_redo):
+                raise HistoryError(f"there is nothing to {kind}")
+            return Timeline(self._states, self._at + (-1 if kind == "undo" else 1))
+        return Timeline([*self._states[: self._at + 1], apply(self.state, event)], self._at + 1)
+
+
+class Mark(NamedTuple):
+    """Identity and state of a log file."""
+
+    device: int
+    inode: int
+    size: int
+
+
+class History:
+    """Annotation states of one image, replayed from its log.
+
+    Args:
+        path: Log file, which may not exist yet.
+        image_name: Name of the image, recorded in the file.
+        size: (height, width) of the image; None uses the size in the log.
+
+    Raises:
+        HistoryError: When the log is damaged, a link, of a newer format, or of an image of another size.
+        OSError: When it cannot be opened.
+    """
+
+    def __init__(self, path: Path, *, image_name: str, size: tuple[int, int] | None = None) -> None:
+        self._path = path
+        self._image_name = image_name
+        self.size = size
+        self._timeline = Timeline()
+        self.revision = 0
+        self._length = 0
+        self._mark: Mark | None = None
+        self._replay()
+
+    @property
+    def mark(self) -> Mark | None:
+        """Mark of the log when it was last read or written here; None without a log."""
+        return self._mark
+
+    @property
+    def state(self) -> State:
+        """Current state."""
+        return self._timeline.state
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a change to undo."""
+        return self._timeline.can_undo
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is a change to redo."""
+        return self._timeline.can_redo
+
     def append(self, event: Mapping[str, Any]) -> State:
-        """Apply an event: it is on disk when this returns, and not at all when this raises.
+        """Apply an event: on return it is on disk; after an error nothing is written.
 
         Raises:
             HistoryError: When it does not fit the state; nothing is written.
             LogChangedError: (an OSError) when another program has changed the log; nothing is written.
             OSError: When it cannot be written; nothing has changed.
         """
-        states, at = self._after(event)
+        after = self._timeline.after(event)
         lines = [] if self._length else [self._header()]
         lines.append({**event, "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds")})
         self._write(
@@ -97,28 +138,19 @@ class History:
                 json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n" for line in lines
             ).encode()
         )
-        self._states = states
-        self._at = at
+        self._timeline = after
         self.revision += 1
         return self.state
-
-    def _after(self, event: Mapping[str, Any]) -> tuple[list[State], int]:
-        kind = event["event"]
-        if kind in ("undo", "redo"):
-            if not (self.can_undo if kind == "undo" else self.can_redo):
-                raise HistoryError(f"there is nothing to {kind}")
-            return self._states, self._at + (-1 if kind == "undo" else 1)
-        return [*self._states[: self._at + 1], apply(self.state, event)], self._at + 1
 
     def _header(self) -> dict[str, Any]:
         if self.size is None:
             raise HistoryError(
-                f"the size of {self._picture} is not known, so nothing can be written to its log"
+                f"the size of {self._image_name} is unknown, so nothing can be written to its log"
             )
         return {
             "format": FORMAT,
             "version": VERSION,
-            "picture": self._picture,
+            "picture": self._image_name,
             "height": self.size[0],
             "width": self.size[1],
         }
@@ -130,7 +162,7 @@ class History:
 
     def _write(self, content: bytes) -> None:
         try:
-            self._path.parent.mkdir(exist_ok=True)  # not its parent: a moved project is not created again
+            self._path.parent.mkdir(exist_ok=True)  # not its parent: a moved project stays gone
             handle = self._open(os.O_RDWR | (os.O_CREAT | os.O_EXCL if self._mark is None else 0))
         except (FileNotFoundError, FileExistsError, OutsideError) as error:
             raise self.changed() from error
@@ -139,7 +171,7 @@ class History:
             if self._mark not in (None, found) or found.size < self._length:
                 raise self.changed()
             try:
-                os.ftruncate(handle, self._length)  # the incomplete line of a process that died
+                os.ftruncate(handle, self._length)  # incomplete line of a killed process
                 os.lseek(handle, self._length, os.SEEK_SET)
                 written = 0
                 while written < len(content):
@@ -158,7 +190,7 @@ class History:
         self._length += len(content)
 
     def _check_place(self, handle: int) -> None:
-        """Check that the log's path still leads to the written file."""
+        """Check that the log's path still refers to the file written here."""
         try:
             same = os.path.samestat(os.fstat(handle), os.lstat(self._path))
         except OSError:
@@ -167,10 +199,10 @@ class History:
             raise self.changed()
 
     def changed(self) -> LogChangedError:
-        """Error for a log that was changed since it was last read or written here."""
+        """Make the error for a log that changed since it was last read or written here."""
         return LogChangedError(
-            f"{self._name}, the log of {self._picture}, was moved, removed or changed by another program; "
-            "nothing was written: put it back as it was, or restart the annotator to go on with what is there"
+            f"{self._name}, the log of {self._image_name}, was moved, removed or changed by another program; "
+            "nothing was written; restore it, or restart the annotator to use the file as it is"
         )
 
     def _replay(self) -> None:
@@ -179,7 +211,7 @@ class History:
         except FileNotFoundError:
             return
         except OutsideError as error:
-            raise HistoryError(f"{self._name} is a link; put the log itself there") from error
+            raise HistoryError(f"{self._name} is a link; replace it by the log itself") from error
         with os.fdopen(handle, "rb") as file:
             self._mark = _mark(handle)
             whole, _, _ = file.read(self._mark.size).rpartition(b"\n")
@@ -193,30 +225,20 @@ class History:
             if number == 1:
                 self._check_header(event)
             else:
-                self._states, self._at = self._after(event)
-                self._check_masks(event)
+                self._timeline = self._timeline.after(event)
+                check_masks(event, self.size)
                 self.revision += 1
         except HistoryError:
             raise
         except BROKEN as error:
             raise HistoryError(
-                f"line {number} of {self._name} cannot be read ({error}); mend that file or move it away"
+                f"line {number} of {self._name} cannot be read ({error}); repair that file or move it away"
             ) from error
 
-    def _check_masks(self, event: Mapping[str, Any]) -> None:
-        """Check that masks have the image's size; their runs are checked when they are used."""
-        objects = [event["object"]] if "object" in event else event.get("objects", ())
-        masks = [one["rle"] for one in objects]
-        masks += [one[name] for one in objects for name in ("start", "removed") if one[name] is not None]
-        masks += [event["mask"]] if event.get("mask") is not None else []
-        for rle in masks:
-            if rle["size"] != list(self.size or ()) or not isinstance(rle["counts"], (str, list)):
-                raise ValueError("a mask is no run-length encoding of the image's size")
-
     def broken_mask(self, error: Exception) -> HistoryError:
-        """The error for a mask in the log whose runs cannot be read."""
+        """Make the error for a mask in the log whose runs cannot be read."""
         return HistoryError(
-            f"{self._name} holds a mask that cannot be read ({error}); mend that file or move it away"
+            f"{self._name} holds a mask that cannot be read ({error}); repair that file or move it away"
         )
 
     def _check_header(self, header: Mapping[str, Any]) -> None:
@@ -230,14 +252,28 @@ class History:
         self.size = self.size or (height, width)
         if self.size != (height, width):
             raise HistoryError(
-                f"{self._picture} is {self.size[1]}x{self.size[0]}, but it was {width}x{height} when it was "
-                "annotated; "
-                f"bring that image back or move {self._name} away"
+                f"{self._image_name} is {self.size[1]}x{self.size[0]}, but it was {width}x{height} when "
+                f"it was annotated; bring that image back or move {self._name} away"
             )
 
     @property
     def _name(self) -> str:
-        return "/".join(self._path.parts[-3:])  # inside the folder of the images
+        return "/".join(self._path.parts[-3:])  # inside the image folder
+
+
+def check_masks(event: Mapping[str, Any], size: tuple[int, int] | None) -> None:
+    """Check that the masks of an event have the image's size; their runs are checked at first use.
+
+    Raises:
+        LookupError, TypeError, ValueError: When one has not.
+    """
+    objects = [event["object"]] if "object" in event else event.get("objects", ())
+    masks = [one["rle"] for one in objects]
+    masks += [one[name] for one in objects for name in ("start", "removed") if one[name] is not None]
+    masks += [event["mask"]] if event.get("mask") is not None else []
+    for rle in masks:
+        if rle["size"] != list(size or ()) or not isinstance(rle["counts"], (str, list)):
+            raise ValueError("a mask is not a run-length encoding of the image's size")
 
 
 def _mark(handle: int) -> Mark:

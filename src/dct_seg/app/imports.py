@@ -1,70 +1,28 @@
-"""Import of masks to correct: indexed PNGs and COCO JSON, as untrusted input."""
+"""Import of masks to correct: which image and which class of the folder each object belongs to."""
 
 from __future__ import annotations
 
-import struct
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import takewhile
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from dct_seg.app import schemas
+from dct_seg.app.exports import file_stems
 from dct_seg.app.folder import Entry
+from dct_seg.app.found import Found, FoundImage
+from dct_seg.app.painting import Paint
 from dct_seg.app.project import COLORS, ClassLabel, Project
-from dct_seg.app.state import SegmentedObject
-from dct_seg.data.images import values_of_png
-from dct_seg.data.labels import SOFT_CURE, as_labels, soft_problem
-from dct_seg.data.segmentation import from_segmentation
-
-M = TypeVar("M", bound=schemas.CocoPart)
+from dct_seg.app.state import MadeClick, SegmentedObject, State
+from dct_seg.methods.base import check_click
+from dct_seg.rle import area
 
 MOST_LINES = 100
-_PNG = b"\x89PNG\r\n\x1a\n"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Assignment of a COCO JSON's annotations to images.
-
-    Args:
-        pictures: Images with their record and their annotations, numbered by place in the file.
-        categories: Names of their classes by id.
-        skipped: Annotations without an image, one line each.
-    """
-
-    pictures: list[tuple[Entry, schemas.CocoImage, list[tuple[int, schemas.CocoAnnotation]]]]
-    categories: Mapping[int, str]
-    skipped: list[str]
-
-
-def read_labels(png: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Read the labels of a mask PNG, (H, W): indexed, gray, or color with equal channels, as datasets do.
-
-    0 and 255 only, or a 1-bit PNG, is one object; otherwise 1..254 are objects and 255 is ignored.
-
-    Args:
-        png: The file.
-        size: (height, width) that it must have.
-
-    Raises:
-        ValueError: When it is no such mask.
-    """
-    if not png.startswith(_PNG) or len(png) < 24:
-        raise ValueError("the mask is no PNG that can be decoded (its first bytes are not those of a PNG)")
-    width, height = struct.unpack(">II", png[16:24])  # before anything is decoded: a PNG can be a bomb
-    values = None if {height, width} != {*size} else values_of_png(png, "the mask")
-    if values is None or values.shape != size:
-        width, height = (width, height) if values is None else values.shape[::-1]
-        raise ValueError(f"the mask is {width}x{height}, but the image is {size[1]}x{size[0]}")
-    labels = as_labels(values, "the mask")
-    problem = soft_problem(labels)
-    if problem:
-        raise ValueError(f"the mask holds {problem}; {SOFT_CURE}")
-    return labels
+Label = str | int | None
+_LINE: TypeAdapter[str] = TypeAdapter(schemas.Line)
 
 
 def imported(number: int, class_id: int, rle: Mapping[str, Any]) -> SegmentedObject:
@@ -73,101 +31,182 @@ def imported(number: int, class_id: int, rle: Mapping[str, Any]) -> SegmentedObj
 
 
 def shortened(lines: list[str]) -> list[str]:
-    """First lines, and the number of the others."""
+    """First lines, as text that can be sent, and the number of the others."""
+    lines = [line.encode(errors="replace").decode() for line in lines]
     more = len(lines) - MOST_LINES
     return lines if more <= 0 else [*lines[:MOST_LINES], f"... and {more} more"]
 
 
-def plan(content: schemas.CocoFile, entries: Iterable[Entry]) -> Plan:
-    """Find the image of each object by its whole name, or by its last part if that is unique."""
+def fitting(
+    images: Iterable[FoundImage], entries: Iterable[Entry]
+) -> tuple[list[tuple[Entry, FoundImage]], list[str]]:
+    """Images of the folder for those of a file that have objects, and one line for each without.
+
+    An image is found by its whole name, or by its last part, and by the folders before it if several have
+    that.
+    """
     by_name = {entry.name: entry for entry in entries}
-    by_last: dict[str, list[Entry]] = defaultdict(list)
-    for entry in by_name.values():
-        by_last[entry.name.rpartition("/")[2]].append(entry)
-    skipped: list[str] = []
-    named = _valid(schemas.CocoCategory, content.categories, "category", skipped)
-    categories = {one.id: one.name for one in named.values()}
-    records = {one.id: one for one in _valid(schemas.CocoImage, content.images, "image", skipped).values()}
-    objects: dict[int, list[tuple[int, schemas.CocoAnnotation]]] = defaultdict(list)
-    annotations = _valid(schemas.CocoAnnotation, content.annotations, "annotation", skipped)
-    for place, annotation in annotations.items():
-        if annotation.image_id not in records or annotation.category_id not in categories:
-            skipped.append(
-                f"annotation {place}: no image {annotation.image_id} or no category {annotation.category_id}"
-            )
+    by_stem = dict(zip(file_stems(list(by_name)), by_name.values(), strict=True))
+    indexes = [(names, _by_last_part(names)) for names in (by_name, by_stem)]
+    found, skipped = [], []
+    for image in images:
+        if not image.objects:
+            continue
+        whole, by_last = indexes[image.is_stem]
+        same = by_last[image.name.rpartition("/")[2]]
+        shared = [_num_shared(name, image.name) for name in same]
+        best = [name for name, number in zip(same, shared, strict=True) if number == max(shared)]
+        if image.name in whole:
+            found.append((whole[image.name], image))
+        elif len(best) == 1:
+            found.append((whole[best[0]], image))
         else:
-            objects[annotation.image_id].append((place, annotation))
-    pictures = []
-    for number, found in objects.items():
-        record = records[number]
-        same = by_last[record.file_name.rpartition("/")[2]]
-        fitting = by_name.get(record.file_name) or (same[0] if len(same) == 1 else None)
-        if fitting is None:
-            skipped.append(f"{record.file_name[:200]}: {len(same) or 'no'} images here are called so")
-        else:
-            pictures.append((fitting, record, found))
-    used = {annotation.category_id for _, _, found in pictures for _, annotation in found}
-    return Plan(pictures, {number: name for number, name in categories.items() if number in used}, skipped)
+            skipped.append(f"{image.name[:200]}: {len(best) or 'no'} images here are called so")
+    return found, skipped
 
 
-def add_classes(project: Project, categories: Mapping[int, str]) -> dict[int, int]:
-    """Match each category with a class of the project by name; missing classes are added."""
-    classes = list(project.classes)
-    numbers = {one.name: one.id for one in classes}
-    for name in categories.values():
-        if name not in numbers:
-            numbers[name] = max(numbers.values()) + 1
-            classes.append(ClassLabel(numbers[name], name, COLORS[(numbers[name] - 1) % len(COLORS)]))
-    if len(classes) > len(project.classes):
-        project.set_classes(classes)
-    return {number: numbers[name] for number, name in categories.items()}
+def _by_last_part(names: Iterable[str]) -> Mapping[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        found[name.rpartition("/")[2]].append(name)
+    return found
 
 
-def check_size(record: schemas.CocoImage, size: tuple[int, int]) -> None:
-    """Check that a record has this (height, width).
+def _num_shared(one: str, other: str) -> int:
+    """Number of parts that two paths have in common at their ends.
+
+    Examples:
+        >>> _num_shared("images/train/a.png", "labels/train/a.png")
+        2
+    """
+    pairs = zip(reversed(one.split("/")), reversed(other.split("/")), strict=False)
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+
+
+def class_numbers(project: Project, found: Found, used: set[Label]) -> dict[Label, int]:
+    """Number of the class of each label; missing classes are added, bad names are left out.
 
     Raises:
-        ValueError: When it has another size.
+        ValueError: When there would be too many classes.
     """
-    if None not in (record.height, record.width) and (record.height, record.width) != size:
-        raise ValueError(f"it is {size[1]}x{size[0]}, but the COCO JSON says {record.width}x{record.height}")
+    classes = list(project.classes)
+    numbers: dict[Label, int] = {None: classes[0].id}
+    numbers |= {one.id: one.id for one in classes} | {one.name: one.id for one in classes}
+    for label in dict.fromkeys([*found.categories, *sorted(one for one in used if isinstance(one, str))]):
+        if label in used and label not in numbers and _is_name(label):
+            number = max(one.id for one in classes) + 1
+            numbers[label] = number
+            classes.append(ClassLabel(number, label, COLORS[(number - 1) % len(COLORS)]))
+    classes = _with_category_ids(classes, found.categories)
+    if len(classes) > schemas.MAX_CLASSES:
+        raise ValueError(
+            f"there would be {len(classes)} classes, {schemas.MAX_CLASSES} are taken; import fewer classes"
+        )
+    if classes != project.classes:
+        project.set_classes(classes)
+    return numbers
+
+
+def _with_category_ids(
+    classes: Sequence[ClassLabel], categories: Mapping[str, int | None]
+) -> list[ClassLabel]:
+    """Classes with the ids of a file's categories; an id that a class has already stays."""
+    taken = {one.category_id for one in classes}
+    return [
+        replace(one, category_id=categories[one.name])
+        if one.category_id is None and one.name in categories and categories[one.name] not in taken
+        else one
+        for one in classes
+    ]
+
+
+def _is_name(label: str) -> bool:
+    try:
+        return _LINE.validate_python(label) == label
+    except ValidationError:
+        return False
+
+
+def check_size(image: FoundImage, size: tuple[int, int]) -> None:
+    """Check that an image has this (height, width).
+
+    Raises:
+        ValueError: When the file says another size.
+    """
+    if image.size not in (None, size):
+        height, width = image.size
+        raise ValueError(f"it is {size[1]}x{size[0]}, but the file says {width}x{height}")
 
 
 def objects_of(
-    found: Iterable[tuple[int, schemas.CocoAnnotation]],
+    image: FoundImage,
     size: tuple[int, int],
-    class_ids: Mapping[int, int],
+    numbers: Mapping[Label, int],
     first_id: int,
+    replayed: Callable[[SegmentedObject], SegmentedObject] = lambda one: one,
 ) -> tuple[list[SegmentedObject], list[str]]:
-    """Objects of an image's annotations, and one line for each unusable annotation.
+    """Objects of an image, and one line for each that cannot be used.
 
     Masks stay run lengths: the pixels of many objects on a large image would not fit into memory.
 
     Args:
-        found: Annotations by place in the file.
-        size: (height, width) of the image.
-        class_ids: Class of each category.
+        image: Image in the file.
+        size: (height, width) of the image here.
+        numbers: Class of each label.
         first_id: Number of the first object.
+        replayed: Function that predicts the mask of an object from its steps.
     """
+    lines = Found()
     objects: list[SegmentedObject] = []
-    problems = []
-    for place, annotation in found:
-        try:
-            runs = from_segmentation(annotation.segmentation, size)
-        except ValueError as error:  # noqa: PERF203  # one that is bad must not take the others with it
-            problems.append(f"annotation {place}: {error}")
+    for one in image.objects:
+        with lines.trying(one.place):
+            if one.label not in numbers:
+                raise ValueError(
+                    f"no class {one.label} here; import a zip of the whole .dct-seg, which has the names"
+                    if isinstance(one.label, int)
+                    else f"no class {one.label!r}; a name has 1 to 100 printable characters"
+                )
+            made = one.steps or imported(0, 0, {})
+            _check_steps(made, size)
+            made = replayed(made) if one.rle is None else replace(made, rle=one.rle(size))
+            if not area(made.rle):
+                raise ValueError("its mask is empty")
+            objects.append(replace(made, id=first_id + len(objects), class_id=numbers[one.label]))
+    return objects, lines.skipped
+
+
+def _check_steps(one: SegmentedObject, size: tuple[int, int]) -> None:
+    """Check what goes into the log beside the mask.
+
+    Raises:
+        ValueError: When a click lies outside the image, a mask is broken, or the threshold is not in 0..1.
+    """
+    for step in (*one.earlier, *one.clicks):
+        numbers: list[float] = [step.threshold] if isinstance(step, Paint) else [step.click.radius or 0]
+        if isinstance(step, MadeClick):
+            check_click(step.click, size)
         else:
-            objects.append(imported(first_id + len(objects), class_ids[annotation.category_id], runs))
-    return objects, problems
+            numbers += [number for point in step.points for number in point]
+        if not all(abs(number) <= schemas.FARTHEST for number in numbers):
+            raise ValueError("one of its steps has a number that is not finite, or far too large")
+    for mask in (one.start, one.removed, one.origin):
+        if mask is not None and (area(mask) < 0 or mask["size"] != list(size)):
+            raise ValueError(f"a mask has the size {mask['size']}, the image {list(size)} (height, width)")
+    if not 0 <= one.threshold < 1:
+        raise ValueError(f"its threshold is {one.threshold}; wanted 0 or more, below 1")
 
 
-def _valid(kind: type[M], given: list[Any], what: str, skipped: list[str]) -> dict[int, M]:
-    """Readable records by place in the file, and one line for each of the others."""
-    found = {}
-    for place, one in enumerate(given):
-        try:
-            found[place] = kind.model_validate(one)
-        except ValidationError as error:  # noqa: PERF203  # likewise
-            first = error.errors()[0]
-            skipped.append(f"{what} {place}: {'.'.join(map(str, (*first['loc'], '')))} {first['msg']}")
-    return found
+def new(added: Sequence[SegmentedObject], state: State) -> list[SegmentedObject]:
+    """Select the objects that do not exist yet, so that importing twice does not duplicate them.
+
+    One exists if there is one of its class with the same mask or the same steps.
+    """
+    there = {key for one in state.objects for key in _keys(one)}
+    return [one for one in added if not any(key in there for key in _keys(one))]
+
+
+def _keys(one: SegmentedObject) -> Iterator[Hashable]:
+    yield one.class_id, one.rle["counts"]
+    if one.clicks or one.earlier:
+        masks = (one.start, one.removed, one.origin)
+        yield one.class_id, one.clicks, one.earlier, one.threshold, *(str(mask) for mask in masks)

@@ -1,4 +1,4 @@
-"""Open files of a folder without following a symlink out of it."""
+"""Opening files of a folder without following symlinks out of it."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from pathlib import Path
 
 _ALWAYS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _FOLDER = os.O_RDONLY | _ALWAYS | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_DIRECTORY", 0)
-_FILE = _ALWAYS | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe must not block
+_FILE = _ALWAYS | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # opening a pipe must not block
 
 
 _CAN_WALK = os.open in os.supports_dir_fd
-"""Not on Windows."""
+"""Zero on Windows, which lacks the flag."""
 
 
 class OutsideError(OSError):
-    """A symlink that leads out of its folder, or that was swapped in while a file was opened."""
+    """Symlink out of the folder, or one swapped in while a file was being opened."""
 
 
 def open_inside(root: Path, path: Path, *, private: str = "") -> int:
-    """Open the file that a path leads to for reading, if it lies inside ``root``.
+    """Open a file for reading if its path, with links resolved, lies inside ``root``.
 
-    Symlinks may lead to other places inside. They are resolved once. The resolved path is then opened folder
+    Symlinks may point to other places inside. They are resolved once. The resolved path is then opened folder
     by folder and must hold no symlink, so that one swapped in meanwhile is refused.
 
     Args:
         root: Folder, as a resolved path.
         path: Path below ``root``.
-        private: Name of folders that are off limits.
+        private: Name of folders that must not be read.
 
     Returns:
-        The descriptor of a regular file.
+        Descriptor of a regular file.
 
     Raises:
-        OutsideError: When it lies outside, or a link was swapped in.
-        OSError: When it cannot be opened.
+        OutsideError: When the file lies outside, or a link was swapped in.
+        OSError: When the file cannot be opened.
     """
     target = path.resolve(strict=True)
     if not target.is_relative_to(root) or private in target.relative_to(root).parts:
@@ -45,24 +45,24 @@ def open_inside(root: Path, path: Path, *, private: str = "") -> int:
 
 
 def open_without_links(root: Path, relative: Path, flags: int) -> int:
-    """Open a regular file below ``root``; neither it nor a folder on the way may be a link.
+    """Open a regular file below ``root``; neither the file nor a folder on its path may be a link.
 
     Args:
         root: Folder that holds the file.
         relative: Path of the file, relative to ``root``.
-        flags: Flags of :func:`os.open`; a new file is readable by all.
+        flags: Flags of `os.open`; a new file is readable by all.
 
     Returns:
-        The descriptor of a regular file.
+        Descriptor of a regular file.
 
     Raises:
-        OutsideError: When there is a link.
-        OSError: When it cannot be opened, or is no regular file.
+        OutsideError: When there is a link on the path.
+        OSError: When the file cannot be opened, or is not a regular file.
     """
     handle = _open(root, relative, flags | _FILE)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise OSError(errno.EINVAL, "no regular file", str(root / relative))
+        raise OSError(errno.EINVAL, "not a regular file", str(root / relative))
     return handle
 
 
@@ -78,7 +78,7 @@ def _open(root: Path, relative: Path, flags: int) -> int:
         return os.open(relative.name, flags, 0o666, dir_fd=folder)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENOTDIR):
-            raise OutsideError(errno.ELOOP, "a link where none may be", str(root / relative)) from error
+            raise OutsideError(errno.ELOOP, "a link where none is allowed", str(root / relative)) from error
         raise
     finally:
         os.close(folder)
@@ -88,5 +88,5 @@ def _open_and_compare(path: Path, flags: int) -> int:
     handle = os.open(path, flags, 0o666)
     if path.resolve() != path.absolute() or not os.path.samestat(os.fstat(handle), os.lstat(path)):
         os.close(handle)
-        raise OutsideError(errno.ELOOP, "a link where none may be", str(path))
+        raise OutsideError(errno.ELOOP, "a link where none is allowed", str(path))
     return handle

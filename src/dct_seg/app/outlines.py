@@ -21,9 +21,9 @@ class Outline:
     """Area, box and outlines of a mask.
 
     Args:
-        area: Pixels.
-        bbox: (row, col, height, width), pixels.
-        polygons: Outlines to draw, outer ones and holes, each a list of [col, row] at pixels' centers.
+        area: Number of pixels.
+        bbox: Bounding box (row, col, height, width) in pixels.
+        polygons: Outlines to draw, outer and holes, each a list of [col, row] at pixel centers.
     """
 
     area: int
@@ -32,7 +32,7 @@ class Outline:
 
 
 def outline_of(rle: Mapping[str, Any]) -> Outline:
-    """Area, box and polygons of a mask."""
+    """Measure the area, box and outlines of a mask."""
     found = decode_part(rle)
     if found is None:
         return Outline(0, (0, 0, 0, 0), [])

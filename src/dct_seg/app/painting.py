@@ -1,6 +1,6 @@
-"""Brush strokes, lassos and clean-ups: pure functions of a mask, the same bits on every machine.
+"""Brush strokes, lassos, clean-ups and local corrections: pure functions of a mask, bit-identical everywhere.
 
-A pixel belongs to a stroke when its center lies inside. Places are (row, col), an integer is a pixel's
+A pixel belongs to a stroke if its center lies inside. Positions are (row, col); an integer is a pixel's
 center.
 """
 
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from dct_seg.app.working_image import bounding_box
 
 Kind = Literal["brush", "lasso", "fill_holes", "drop_specks", "keep_largest"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+StepKind = Literal[Kind, "keep_outside"]
+KINDS: tuple[StepKind, ...] = get_args(StepKind)
 SPECK = 0.01
-"""A part smaller than this share of the largest part is a speck."""
+"""Area of the largest speck, as a fraction of the largest part."""
 
 MAX_WORK = 50_000_000  # rows of discs in one stroke
 Box = tuple[slice, slice]
@@ -27,39 +28,39 @@ Box = tuple[slice, slice]
 
 @dataclass(frozen=True)
 class Paint:
-    """One step made by hand.
+    """Manual step.
 
     Args:
-        kind: The tool.
-        positive: Whether it adds to the object (brush and lasso).
-        points: (row, col, radius) of a brush, (row, col) of a lasso, none for a clean-up.
-        threshold: Turns the probabilities before it into the mask that it changes.
+        kind: Tool; ``keep_outside`` limits the preceding click to a circle.
+        positive: Whether the step adds pixels to the object (brush and lasso).
+        points: (row, col, radius) for a brush or the circle, (row, col) for a lasso, none for a clean-up.
+        threshold: Probability threshold of the mask that the step changes.
     """
 
-    kind: Kind
+    kind: StepKind
     positive: bool = True
     points: tuple[tuple[float, ...], ...] = ()
     threshold: float = 0.5
 
     @classmethod
     def read(cls, event: Mapping[str, Any]) -> Paint:
-        """The step of a log.
+        """Read a step from its log entry.
 
         Raises:
-            LookupError, TypeError, ValueError: When it is none.
+            LookupError, TypeError, ValueError: When the entry is not a step.
         """
         if event["kind"] not in KINDS:
-            raise ValueError(f"no tool is called {event['kind']!r}; known: {', '.join(KINDS)}")
+            raise ValueError(f"unknown tool {event['kind']!r}; known: {', '.join(KINDS)}")
         points = tuple(tuple(float(value) for value in point) for point in event["points"])
-        wanted = {"brush": 3, "lasso": 2}.get(event["kind"], 0)
+        wanted = {"brush": 3, "lasso": 2, "keep_outside": 3}.get(event["kind"], 0)
         if any(len(point) != wanted for point in points) or (wanted and not points):
             raise ValueError(f"a step of '{event['kind']}' has points of {wanted} numbers")
-        if event["kind"] == "brush" and min(point[2] for point in points) <= 0:
-            raise ValueError("a brush has a radius above 0 at each point")
+        if wanted == 3 and min(point[2] for point in points) <= 0:
+            raise ValueError("a brush needs a radius above 0 at each point")
         return cls(event["kind"], bool(event["positive"]), points, float(event["threshold"]))
 
     def event(self) -> dict[str, Any]:
-        """The step as it stands in the log."""
+        """Convert the step to its log entry."""
         return {
             "kind": self.kind,
             "positive": self.positive,
@@ -69,7 +70,7 @@ class Paint:
 
 
 def painted(mask: NDArray[np.bool_], paint: Paint) -> NDArray[np.bool_]:
-    """The mask after a step, a new array, (H, W) bool.
+    """Apply a step to a mask: a new array, (H, W) bool.
 
     Raises:
         ValueError: When the stroke is too long to draw at once.
@@ -85,11 +86,33 @@ def painted(mask: NDArray[np.bool_], paint: Paint) -> NDArray[np.bool_]:
     return after
 
 
-def brush(points: Sequence[Sequence[float]], size: tuple[int, int]) -> tuple[Box, NDArray[np.bool_]] | None:
-    """The pixels under a round brush; None when they all lie outside of the image.
+def kept_outside(
+    before: NDArray[np.bool_], after: NDArray[np.bool_], circle: Sequence[float]
+) -> NDArray[np.bool_]:
+    """Combine ``after`` inside a circle with ``before`` outside it: a new array, (H, W) bool.
 
     Args:
-        points: (row, col, radius) in order; the radius changes evenly between two points (a pen's pressure).
+        before: Mask before the click, (H, W) bool.
+        after: Mask after the click, (H, W) bool.
+        circle: (row, col, radius) in pixels.
+
+    Examples:
+        >>> kept_outside(np.zeros((3, 4), bool), np.ones((3, 4), bool), (1, 1, 1.0)).astype(int).tolist()
+        [[0, 1, 0, 0], [1, 1, 1, 0], [0, 1, 0, 0]]
+    """
+    mixed = before.copy()
+    found = brush([circle], (before.shape[0], before.shape[1]))
+    if found is not None:
+        box, inside = found
+        mixed[box] = np.where(inside, after[box], before[box])
+    return mixed
+
+
+def brush(points: Sequence[Sequence[float]], size: tuple[int, int]) -> tuple[Box, NDArray[np.bool_]] | None:
+    """Rasterize a round brush stroke; None if it lies outside the image.
+
+    Args:
+        points: (row, col, radius) in order; the radius is linear between two points (pen pressure).
         size: (height, width) of the image.
 
     Raises:
@@ -107,7 +130,7 @@ def brush(points: Sequence[Sequence[float]], size: tuple[int, int]) -> tuple[Box
     bottom, right = (min(side, int(np.floor(edge)) + 1) for side, edge in zip(size, high, strict=True))
     if bottom <= top or right <= left:
         return None
-    # +1 where a row of a disc begins, -1 behind its end: their sum along the row is how many discs cover it.
+    # +1 at the first pixel of a disc's row, -1 after its last: the cumulative sum counts the covering discs.
     depth = np.zeros((bottom - top) * (right - left + 1), np.int32)
     reach = int(np.ceil(discs[:, 2].max()))
     offsets = np.arange(-reach, reach + 1)
@@ -129,14 +152,14 @@ def brush(points: Sequence[Sequence[float]], size: tuple[int, int]) -> tuple[Box
 
 
 def _discs(points: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
-    """Discs so close to each other that their union is the stroke to a hundredth of a pixel or so."""
+    """Place discs so densely that their union equals the stroke to about 0.01 pixel."""
     before, after = points[:-1], points[1:]
     lengths = np.hypot(*(after - before)[:, :2].T)
     steps = np.maximum(0.5, np.minimum(before[:, 2], after[:, 2]) / 16)
     counts = np.maximum(1, np.ceil(lengths / steps)).astype(np.int64)
     work = (counts.sum() + 1) * (2 * min(points[:, 2].max(), max(size)) + 1)
     if work > MAX_WORK or points[:, 2].max() > 2 * max(size):
-        raise ValueError("the stroke is too long or too wide to draw at once; lift the brush now and then")
+        raise ValueError("the stroke is too long or too wide to draw at once; draw it as several strokes")
     pieces = [points[:1]]
     for start, end, count in zip(before, after, counts.tolist(), strict=True):
         pieces.append(start + (end - start) * (np.arange(1, count + 1)[:, None] / count))
@@ -144,10 +167,10 @@ def _discs(points: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.flo
 
 
 def lasso(points: Sequence[Sequence[float]], size: tuple[int, int]) -> tuple[Box, NDArray[np.bool_]] | None:
-    """The pixels inside a closed polygon, by the even-odd rule; None when there are none.
+    """Rasterize a closed polygon by the even-odd rule; None if it contains no pixel.
 
     Args:
-        points: (row, col) of its corners in order.
+        points: (row, col) of the corners in order.
         size: (height, width) of the image.
 
     Examples:
@@ -172,7 +195,7 @@ def lasso(points: Sequence[Sequence[float]], size: tuple[int, int]) -> tuple[Box
 
 
 def fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The mask without holes: background that the object encloses becomes object."""
+    """Fill the holes of a mask: enclosed background becomes object."""
     after = mask.copy()
     box = bounding_box(mask)
     if box is not None:
@@ -183,12 +206,12 @@ def fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def drop_specks(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The mask without parts that are smaller than a hundredth of its largest part."""
+    """Remove the parts smaller than a hundredth of the largest part."""
     return _parts(mask, lambda areas: areas >= SPECK * areas.max())
 
 
 def keep_largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The largest part of the mask alone; pixels that touch at a corner are of one part."""
+    """Keep only the largest part; pixels that touch at a corner belong to one part."""
     return _parts(mask, lambda areas: np.arange(len(areas)) == areas.argmax())
 
 

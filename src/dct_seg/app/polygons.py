@@ -1,60 +1,63 @@
-"""Polygons that say exactly which pixels are object, for programs that fill polygons and know no holes."""
+"""Polygons of pixel centers, filled together with their outline, as labelme and YOLO read them."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 Polygon = list[list[int]]
 """[col, row] of pixel centers, three or more."""
 
 
-def exact_polygons(mask: NDArray[np.bool_]) -> list[Polygon]:
-    """Polygons whose union, filled and drawn with their outline, is the mask, pixel for pixel.
+def exact_polygons(mask: NDArray[np.bool_]) -> list[Polygon] | None:
+    """Polygons, one for each part, whose union is the mask, pixel for pixel; None when it has holes.
 
-    A filled polygon has no holes, so a part with holes is cut in two through one of them until none is left.
     Lines and single pixels become polygons of no width.
 
     Args:
         mask: (H, W) bool.
 
     Examples:
-        >>> exact_polygons(np.array([[True, True, True, False], [True, False, True, True]]))
-        [[[0, 0], [0, 1], [1, 0], [2, 1], [3, 1], [2, 0]]]
+        >>> exact_polygons(np.array([[True, True, True], [True, False, False]]))
+        [[[0, 0], [0, 1], [1, 0], [2, 0]]]
         >>> exact_polygons(np.eye(2, dtype=bool))
         [[[0, 0], [1, 1], [1, 1]]]
+        >>> exact_polygons(np.array([[True, True, True], [True, False, True], [True, True, True]])) is None
+        True
     """
-    found = []
-    for part, row, col in _without_holes(np.ascontiguousarray(mask)):
-        contours, _ = cv2.findContours(part.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-        points = [[int(x) + col, int(y) + row] for x, y in contours[0][:, 0]]
-        found.append(points + [points[-1]] * (3 - len(points)))
-    return found
+    contours, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    polygons = []
+    union = np.zeros_like(mask)
+    for line in contours:
+        points: Polygon = line[:, 0].tolist()
+        points += [points[-1]] * (3 - len(points))
+        (top, left), part = filled(np.array(points, np.float64), (mask.shape[0], mask.shape[1]))
+        union[top : top + part.shape[0], left : left + part.shape[1]] |= part
+        polygons.append(points)
+    return polygons if np.array_equal(union, mask) else None
 
 
-def _without_holes(mask: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.bool_], int, int]]:
-    """The connected parts of a mask, cut until no hole is left: (pixels of its box, top, left)."""
-    left = [(mask, 0, 0)]
-    while left:
-        whole, top, start = left.pop()
-        _, labels, boxes, _ = cv2.connectedComponentsWithStats(whole.view(np.uint8), connectivity=8)
-        for label, (x, y, width, height, _) in enumerate(boxes.tolist()[1:], start=1):
-            part = np.ascontiguousarray(labels[y : y + height, x : x + width] == label)
-            row, col, cut = top + y, start + x, _column_through_a_hole(part)
-            if cut is None:
-                yield part, row, col
-            else:  # the column of the cut is in both halves, so nothing opens between them
-                left.append((np.ascontiguousarray(part[:, : cut + 1]), row, col))
-                left.append((np.ascontiguousarray(part[:, cut:]), row, col + cut))
+def filled(points: NDArray[np.float64], size: tuple[int, int]) -> tuple[tuple[int, int], NDArray[np.bool_]]:
+    """First pixel, (row, col), of the box of a polygon in an image, and the pixels in the box.
 
+    Args:
+        points: (N, 2) of (col, row), pixels.
+        size: (height, width) of the image, which cuts it off.
 
-def _column_through_a_hole(part: NDArray[np.bool_]) -> int | None:
-    """A column of the hole that is nearest the middle, so that both halves shrink; None without a hole."""
-    outside = np.pad(~part, 1, constant_values=True)
-    _, labels, boxes, _ = cv2.connectedComponentsWithStats(outside.view(np.uint8), connectivity=4)
-    around = {0, int(labels[0, 0])}
-    holes = [x - 1 + w // 2 for label, (x, _, w, _, _) in enumerate(boxes.tolist()) if label not in around]
-    return min(holes, key=lambda column: abs(2 * column - part.shape[1]), default=None)
+    Raises:
+        ValueError: When it has less than three points, or lies outside of the image.
+    """
+    if len(points) < 3:
+        raise ValueError(f"its polygon has {len(points)} points, a polygon has three or more")
+    left, top = (max(0, int(edge)) for edge in np.floor(points.min(axis=0)))
+    right, bottom = (
+        min(side - 1, int(edge)) for side, edge in zip(size[::-1], np.ceil(points.max(axis=0)), strict=True)
+    )
+    if right < left or bottom < top:
+        raise ValueError("its polygon lies outside of the image")
+    canvas = Image.new("L", (right - left + 1, bottom - top + 1))
+    corners = [(x - left, y - top) for x, y in points.tolist()]
+    ImageDraw.Draw(canvas).polygon(corners, outline=1, fill=1)
+    return (top, left), np.asarray(canvas) > 0

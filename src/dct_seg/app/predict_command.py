@@ -6,52 +6,67 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dct_seg.app.folder import OUTPUTS, PREDICTED, Folder
-from dct_seg.app.replay import ObjectClicks, read_click_log, replay
+from dct_seg.app.folder import OUTPUTS, PREDICTED, ImageFolder
+from dct_seg.app.replay import ObjectClicks, read_click_log, replay_together, replay_windows
 from dct_seg.app.working_image import WorkingImage
 from dct_seg.arguments import CommandParser
 from dct_seg.clicks import Click
-from dct_seg.data.images import read_image, read_nonzero
+from dct_seg.data.brightness import Window
+from dct_seg.data.images import (
+    SEVERAL_SUFFIXES,
+    UnreadableFileError,
+    page_numbers,
+    read_image,
+    read_nonzero,
+)
+from dct_seg.data.pages import plain_stem, split_page, suffix_of
+from dct_seg.drawing import Turn, draw_turn, save_png
 from dct_seg.files import hold_folder, naming, write_whole
 from dct_seg.methods.base import Method
 from dct_seg.models.pretrained import DEFAULT
-from dct_seg.pictures import Turn, draw_turn, save_png
 from dct_seg.stopping import advising
+
+if TYPE_CHECKING:
+    pass
 
 OVERLAY_HEIGHT = 720  # pixels
 DONE = PREDICTED
-"""Journal with a line per finished image: its inputs and its objects."""
+"""Journal with one line per finished image: its inputs and its objects."""
 
 
 @dataclass(frozen=True)
-class Picture:
+class InputImage:
     """Image to predict on.
 
     Args:
         name: Name of the outputs, with ``/`` for subfolders.
         path: Path of the image.
-        problem: Reason that it cannot be opened, or None.
+        problem: Why the image cannot be opened, or None.
+        page: Number of the image in its file, from 1.
     """
 
     name: str
     path: Path
     problem: str | None = None
+    page: int = 1
 
 
 def main(args: Sequence[str]) -> int:
     """Run ``dct-seg predict``.
 
     Returns:
-        0, or 1 when an image failed; the others are done.
+        0, or 1 if an image failed; the other images are still predicted.
 
     Raises:
         ValueError, FileNotFoundError, ImportError: When an argument cannot be used.
@@ -59,67 +74,91 @@ def main(args: Sequence[str]) -> int:
     given = _parser().parse_args(args)
     if bool(given.click) == bool(given.clicks):
         raise ValueError("give either --click ROW,COL or --clicks FILE, the click log of the annotator")
-    if not 0 < given.threshold < 1:
-        raise ValueError(f"--threshold lies between 0 and 1, got {given.threshold:g}")
-    pictures = list(_pictures(given.images, Path(given.out)))
+    if given.threshold is not None and given.clicks:
+        raise ValueError("a click log holds the threshold of each object; leave out --threshold")
+    threshold = 0.5 if given.threshold is None else given.threshold
+    if not 0 < threshold < 1:
+        raise ValueError(f"--threshold lies between 0 and 1, got {threshold:g}")
+    if given.batch < 1:
+        raise ValueError(f"--batch is a number of objects of 1 or more, got {given.batch}")
+    if given.window and given.clicks:
+        raise ValueError("a click log holds the window of each object; leave out --window")
+    window = Window.read(given.window) if given.window else None
+    sources = list(_input_images(given.images, Path(given.out)))
     jobs = (
-        _of_log(read_click_log(given.clicks), pictures)
+        _of_log(read_click_log(given.clicks), sources)
         if given.clicks
-        else _of_clicks(_clicks(given.click), pictures, given.threshold)
+        else _of_clicks(_clicks(given.click), sources, threshold, window)
     )
     if given.coco:
         _check_coco()
-    with hold_folder(Path(given.out), "dct-seg predict"), advising("the same command goes on from here"):
+    with hold_folder(Path(given.out), "dct-seg predict"), advising("the same command continues from here"):
         return _predict_all(jobs, given)
 
 
 def _predict_all(jobs: Jobs, given: argparse.Namespace) -> int:
     out = Path(given.out)
     done = _read_done(out)
-    failed = 0
-    method: Method | None = None
-    records = []
-    for picture, objects in tqdm(jobs, unit="picture", disable=None):
-        request = _request(picture, objects, given.weights)
-        record = done.get(picture.name)
-        is_done = record is not None and record["request"] == request
-        if record is not None and is_done and all((out / one["mask"]).is_file() for one in record["objects"]):
-            if (
-                given.overlay
-                and not _overlay(out, picture).is_file()
-                and not _draw(picture, objects, record, out)
-            ):
-                failed += 1
-                continue
-        else:
-            method = method or _method(given.weights)
-            record = _predict(
-                method, picture, objects, out, in_log=given.clicks is not None, overlay=given.overlay
-            )
-            if record is None:
-                failed += 1
-                continue
-            record["request"] = request
-            with (out / DONE).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-        records.append(record)
+    finished: dict[str, dict[str, Any]] = {}
+    missing: Jobs = []
+    for source, objects in jobs:
+        record = done.get(source.name)
+        if record is None or not _is_whole(record, _request(source, objects, given), out):
+            missing.append((source, objects))
+        elif not given.overlay or _overlay(out, source).is_file() or _draw(source, objects, record, out):
+            finished[source.name] = record
+    predicted = _predicted(missing, given)
+    began = time.perf_counter()
+    for (source, objects), answer in tqdm(predicted, total=len(missing), unit="image", disable=None):
+        if answer is None:
+            continue
+        record = finished[source.name] = _written(source, objects, answer, given)
+        with (out / DONE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+    seconds = time.perf_counter() - began
+    records = [finished[source.name] for source, _ in jobs if source.name in finished]
     if given.coco:
         write_whole(out / "coco.json", json.dumps(_coco(records, out)))
-    num_objects = sum(len(record["objects"]) for record in records)
-    sys.stdout.write(
-        f"{num_objects} masks of {len(records)} images in {out / 'masks'}"
-        + (f", {failed} failed\n" if failed else "\n")
-    )
-    return 1 if failed else 0
+    sys.stdout.write(_summary(jobs, missing, finished, seconds, out))
+    return 1 if len(finished) < len(jobs) else 0
+
+
+def _is_whole(record: dict[str, Any], request: str, out: Path) -> bool:
+    """Whether a record belongs to this request and its masks exist."""
+    return record["request"] == request and all((out / one["mask"]).is_file() for one in record["objects"])
+
+
+def _summary(
+    jobs: Jobs, missing: Jobs, finished: dict[str, dict[str, Any]], seconds: float, out: Path
+) -> str:
+    num_objects = sum(len(record["objects"]) for record in finished.values())
+    text = f"{num_objects} masks of {len(finished)} images in {out / 'masks'}"
+    made = sum(len(objects) for source, objects in missing if source.name in finished)
+    if made:
+        text += f", {made / seconds:.2g} objects per second"
+    failed = len(jobs) - len(finished)
+    return text + (f", {failed} failed\n" if failed else "\n")
+
+
+def _batches(jobs: Jobs, size: int) -> Iterator[Jobs]:
+    """Group consecutive images until a group has at least ``size`` objects."""
+    batch: Jobs = []
+    for job in jobs:
+        batch.append(job)
+        if sum(len(objects) for _, objects in batch) >= size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="dct-seg predict",
         description=(
-            "Masks of images, without a page: of the clicks given here, or of a click log of the annotator."
+            "Predict masks without the annotator: from clicks on the command line or from its click log."
         ),
-        epilog="Example: dct-seg predict photo.jpg --click 120,200,45 --click 80,260,- --out predicted",
+        epilog="Example: dct-seg predict image.jpg --click 120,200,45 --click 80,260,- --out predicted",
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="images, and folders of images")
     parser.add_argument(
@@ -127,8 +166,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         metavar="ROW,COL[,RADIUS][,-]",
         help=(
-            "in pixels; RADIUS is the drag, predicted where it is left out; '-' is background; may be "
-            "repeated, in order"
+            "in pixels; RADIUS is the drag, predicted if omitted; '-' marks background; repeat for "
+            "more clicks, in order"
         ),
     )
     parser.add_argument(
@@ -136,24 +175,36 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--out",
-        required=True,
+        default="predicted",
         metavar="DIR",
-        help="output folder with masks/ and overlays/; finished images are skipped",
+        help="output folder with masks/ and overlays/; finished images are skipped (predicted)",
     )
     parser.add_weights(DEFAULT)
     parser.add_argument(
         "--threshold",
         type=float,
-        default=0.5,
         metavar="P",
-        help="minimum probability of an object pixel (0.5); a log has its own",
+        help="probability above which a pixel counts as object (0.5); a click log has its own",
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of objects predicted together (1), across images; equal to 1 up to rounding; "
+        "no faster on one CPU thread",
+    )
+    parser.add_argument(
+        "--window",
+        metavar="LOW,HIGH",
+        help="values shown as black and white in images with more than 8 bits, such as --window=-160,240",
     )
     parser.add_argument("--coco", action="store_true", help="also write coco.json; needs [coco]")
     parser.add_argument(
         "--overlay",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="images with mask and clicks (yes)",
+        help="write images with mask and clicks (yes)",
     )
     return parser
 
@@ -176,8 +227,8 @@ def _click(text: str) -> Click:
         ) from error
 
 
-def _pictures(paths: Sequence[str], out: Path) -> Iterator[Picture]:
-    """List the given images, without this command's own outputs."""
+def _input_images(paths: Sequence[str], out: Path) -> Iterator[InputImage]:
+    """List the given images, except this command's own outputs."""
     made_here = [(out / name).resolve() for name in OUTPUTS]
 
     def is_output(path: Path) -> bool:
@@ -186,33 +237,52 @@ def _pictures(paths: Sequence[str], out: Path) -> Iterator[Picture]:
     for text in paths:
         path = Path(text)
         if path.is_dir():
-            entries = [entry for entry in Folder(path).entries() if not is_output(entry.path)]
+            entries = [entry for entry in ImageFolder(path).entries() if not is_output(entry.path)]
             if not entries:
-                raise ValueError(f"{path} holds no image")
-            yield from (Picture(entry.name, entry.path, entry.error) for entry in entries)
+                raise ValueError(f"{path} contains no image")
+            yield from (InputImage(entry.name, entry.path, entry.error, entry.page) for entry in entries)
         elif path.exists() and is_output(path):
-            raise ValueError(f"{path} lies where --out {out} is written to; give another --out")
+            raise ValueError(f"{path} lies in the output folder {out} is written to; give another --out")
         elif path.exists():
-            yield Picture(path.name, path)
+            yield from _of_file(path)
+        elif split_page(path)[0].is_file():
+            file, page = split_page(path)
+            yield InputImage(path.name, file, page=page)
         else:
             raise FileNotFoundError(f"no image or folder {path}")
 
 
-Jobs = list[tuple[Picture, list[ObjectClicks]]]
+def _of_file(path: Path) -> Iterator[InputImage]:
+    """List the images of a file."""
+    try:
+        numbers = list(page_numbers(path)) if suffix_of(path) in ("", *SEVERAL_SUFFIXES) else [1]
+    except UnreadableFileError as error:
+        yield InputImage(path.name, path, str(error))
+        return
+    for page in numbers:
+        yield InputImage(path.name if len(numbers) == 1 else f"{path.name}#{page}", path, page=page)
 
 
-def _of_clicks(clicks: tuple[Click, ...], pictures: Sequence[Picture], threshold: float) -> Jobs:
-    _check_names([picture.name for picture in pictures])
-    return [(picture, [ObjectClicks(picture.name, 1, "object", clicks, threshold)]) for picture in pictures]
+Jobs = list[tuple[InputImage, list[ObjectClicks]]]
 
 
-def _of_log(objects: Sequence[ObjectClicks], pictures: Sequence[Picture]) -> Jobs:
-    by_name = {picture.name: picture for picture in pictures}
-    jobs: dict[str, tuple[Picture, list[ObjectClicks]]] = {}
+def _of_clicks(
+    clicks: tuple[Click, ...], sources: Sequence[InputImage], threshold: float, window: Window | None
+) -> Jobs:
+    _check_names([source.name for source in sources])
+    return [
+        (source, [ObjectClicks(source.name, 1, "object", clicks, threshold, window=window)])
+        for source in sources
+    ]
+
+
+def _of_log(objects: Sequence[ObjectClicks], sources: Sequence[InputImage]) -> Jobs:
+    by_name = {source.name: source for source in sources}
+    jobs: dict[str, tuple[InputImage, list[ObjectClicks]]] = {}
     for one in objects:
         if one.image not in by_name:
             raise ValueError(
-                f"the log's image {one.image} is not among the {len(pictures)} given; give the folder that "
+                f"the log's image {one.image} is not among the {len(sources)} given; give the folder that "
                 "was annotated"
             )
         jobs.setdefault(one.image, (by_name[one.image], []))[1].append(one)
@@ -225,73 +295,128 @@ def _check_names(names: Sequence[str]) -> None:
     for name in names:
         stem = _stem(name)
         if stem in stems:
-            raise ValueError(
-                f"{stems[stem]} and {name} would have the same output {stem}; give them to two runs"
-            )
+            raise ValueError(f"{stems[stem]} and {name} would have the same output {stem}; use two runs")
         stems[stem] = name
 
 
 def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
+    return plain_stem(name)
 
 
-def _request(picture: Picture, objects: Sequence[ObjectClicks], weights: str) -> str:
-    """Hash of the inputs: the image file, the clicks, the weights."""
+def _request(source: InputImage, objects: Sequence[ObjectClicks], given: argparse.Namespace) -> str:
+    """Hash the inputs: image file, clicks and weights."""
+    folder = Path(given.weights)
+    used = sorted(folder.iterdir()) if folder.is_dir() else [folder]
     stamps = [
-        (path.stat().st_mtime_ns, path.stat().st_size)
-        for path in (picture.path, Path(weights))
-        if path.is_file()
+        (path.stat().st_mtime_ns, path.stat().st_size) for path in (source.path, *used) if path.is_file()
     ]
-    asked = json.dumps([stamps, weights, [asdict(one) for one in objects]], sort_keys=True)
+    ran_by = [given.weights, given.backend]
+    asked = json.dumps([stamps, ran_by, [asdict(one) for one in objects]], sort_keys=True)
     return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
 
-def _method(weights: str) -> Method:
+Masks = tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]
+"""Image and the masks of its objects."""
+
+
+def _predicted(
+    jobs: Jobs, given: argparse.Namespace
+) -> Iterator[tuple[tuple[InputImage, list[ObjectClicks]], Masks | None]]:
+    """Load the network, then predict each image; after a failure, print it and yield None."""
+    if not jobs:
+        return iter(())
+    from dct_seg.export.cache import load_for
     from dct_seg.methods.dctnet import DCTNetMethod
 
-    return DCTNetMethod(weights)
+    net = load_for(given.weights, given.backend)
+    return (
+        pair
+        for some in _batches(jobs, given.batch)
+        for pair in zip(some, _predict(lambda: DCTNetMethod(net=net), some, given.batch), strict=True)
+    )
 
 
-def _predict(
-    method: Method,
-    picture: Picture,
-    objects: Sequence[ObjectClicks],
-    out: Path,
-    *,
-    in_log: bool,
-    overlay: bool,
-) -> dict[str, Any] | None:
-    """Write the masks of an image and describe them; None after a failure, which is printed."""
+def _predict(make_method: Callable[[], Method], jobs: Jobs, batch: int) -> list[Masks | None]:
+    """Predict neighboring images.
+
+    If an image fails, the images of its batch are predicted one by one, so that the others succeed.
+    """
+    images = [_read(source, objects) for source, objects in jobs]
+    opened = [(image, objects) for image, (_, objects) in zip(images, jobs, strict=True) if image is not None]
+    has_one_window = all(len({one.window for one in objects}) == 1 for _, objects in jobs)
+    if batch > 1 and has_one_window:
+        shown = [(make_method(), WorkingImage.of(image), objects) for image, objects in opened]
+        with suppress(ValueError):
+            masks = iter(replay_together(shown, batch))
+            return [None if image is None else (image, next(masks)) for image in images]
+    return [
+        None if image is None else _alone(make_method(), source, image, objects)
+        for image, (source, objects) in zip(images, jobs, strict=True)
+    ]
+
+
+def _read(source: InputImage, objects: Sequence[ObjectClicks]) -> NDArray[np.uint8] | None:
+    """Read an image; after a failure, print it and return None."""
     try:
-        if picture.problem:
-            raise ValueError(picture.problem)
-        image = read_image(picture.path)
-        masks = replay(method, WorkingImage.of(image), objects)
+        if source.problem:
+            raise ValueError(source.problem)
+        return read_image(source.path, page=source.page, window=objects[0].window)
     except (ValueError, OSError) as error:
-        tqdm.write(f"{picture.name}: {error}", file=sys.stderr)
+        tqdm.write(f"{source.name}: {error}", file=sys.stderr)
         return None
-    stem = _stem(picture.name)
+
+
+def _alone(
+    method: Method, source: InputImage, image: NDArray[np.uint8], objects: Sequence[ObjectClicks]
+) -> Masks | None:
+    """Predict one image; after a failure, print it and return None."""
+    try:
+
+        def read(window: Window | None) -> NDArray[np.uint8]:
+            if window == objects[0].window:
+                return image
+            return read_image(source.path, page=source.page, window=window)
+
+        return image, replay_windows(method, read, objects)
+    except ValueError as error:
+        tqdm.write(f"{source.name}: {error}", file=sys.stderr)
+        return None
+
+
+def _written(
+    source: InputImage, objects: Sequence[ObjectClicks], answer: Masks, given: argparse.Namespace
+) -> dict[str, Any]:
+    """Write the masks of an image and describe them."""
+    out, stem = Path(given.out), _stem(source.name)
+    image, masks = answer
     found = []
     for one, mask in zip(objects, masks, strict=True):
-        name = f"masks/{stem}/{one.number}.png" if in_log else f"masks/{stem}.png"
+        name = f"masks/{stem}/{one.number}.png" if given.clicks is not None else f"masks/{stem}.png"
         save_png(mask.astype(np.uint8) * 255, out / name)
         found.append({"object": one.number, "class": one.label, "mask": name, "area": int(mask.sum())})
-    if overlay:
-        save_png(_drawn(image, objects, masks), _overlay(out, picture))
-    return {"image": picture.name, "height": image.shape[0], "width": image.shape[1], "objects": found}
+    if given.overlay:
+        save_png(_drawn(image, objects, masks), _overlay(out, source))
+    return {
+        "image": source.name,
+        "height": image.shape[0],
+        "width": image.shape[1],
+        "objects": found,
+        "request": _request(source, objects, given),
+    }
 
 
-def _overlay(out: Path, picture: Picture) -> Path:
-    return out / "overlays" / f"{_stem(picture.name)}.png"
+def _overlay(out: Path, source: InputImage) -> Path:
+    return out / "overlays" / f"{_stem(source.name)}.png"
 
 
-def _draw(picture: Picture, objects: Sequence[ObjectClicks], record: dict[str, Any], out: Path) -> bool:
-    """Write the overlay of existing masks; False after a failure, which is printed."""
+def _draw(source: InputImage, objects: Sequence[ObjectClicks], record: dict[str, Any], out: Path) -> bool:
+    """Write the overlay of existing masks; after a failure, print it and return False."""
     try:
         masks = [read_nonzero(out / one["mask"]) for one in record["objects"]]
-        save_png(_drawn(read_image(picture.path), objects, masks), _overlay(out, picture))
+        image = read_image(source.path, page=source.page, window=objects[0].window)
+        save_png(_drawn(image, objects, masks), _overlay(out, source))
     except (ValueError, OSError) as error:
-        tqdm.write(f"{picture.name}: {error}", file=sys.stderr)
+        tqdm.write(f"{source.name}: {error}", file=sys.stderr)
         return False
     return True
 
@@ -309,7 +434,7 @@ def _drawn(
 
 
 def _read_done(out: Path) -> dict[str, dict[str, Any]]:
-    """Last line of each image; an incomplete line after a kill is ignored.
+    """Read the last line of each image; an incomplete line after a kill is ignored.
 
     Raises:
         ValueError: When a line is something else.
@@ -320,7 +445,7 @@ def _read_done(out: Path) -> dict[str, dict[str, Any]]:
         return found
     whole, end, torn = path.read_bytes().rpartition(b"\n")
     for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
-        with naming(f"line {number} of {path} is no image that was done", "remove it, or give another --out"):
+        with naming(f"line {number} of {path} is not a finished image", "remove it, or give another --out"):
             record = json.loads(line)
             _check_done(record)
             found[record["image"]] = record
@@ -345,7 +470,7 @@ def _check_coco() -> None:
 
 
 def _coco(records: Sequence[dict[str, Any]], out: Path) -> dict[str, Any]:
-    """COCO JSON of the masks on disk."""
+    """Make the COCO JSON of the masks on disk."""
     from dct_seg.app.outlines import outline_of
     from dct_seg.rle import encode
 

@@ -6,13 +6,13 @@ from collections import deque
 from statistics import median
 
 SHARES = (1.0, 0.85, 0.71, 0.57, 0.5)
-"""Shares of the final height and width; below the last one, a preview no longer resembles the final mask."""
+"""Scales relative to the final height and width; smaller previews no longer resemble the final mask."""
 
-REMEMBERED = 5  # measurements; their median leaves out the odd slow one
+REMEMBERED = 5  # measurements; their median ignores outliers
 
 
 class PreviewRate:
-    """Choose the share from the times of the last previews, which grow with its square.
+    """Choose the scale of the next preview from the times of the last ones, which grow with its square.
 
     Args:
         seconds: Time budget of a preview, in seconds.
@@ -31,7 +31,7 @@ class PreviewRate:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.share = 0.71
-        self._whole: deque[float] = deque(maxlen=REMEMBERED)  # seconds scaled to a share of 1
+        self._whole: deque[float] = deque(maxlen=REMEMBERED)  # seconds, extrapolated to full scale
 
     def took(self, share: float, seconds: float) -> None:
         """Record the time of a preview and update ``share``."""

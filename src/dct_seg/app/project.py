@@ -1,4 +1,4 @@
-"""Project: a folder being annotated, with its images, classes, logs and lock."""
+"""Project: a folder under annotation, with its images, classes, logs and lock."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from dct_seg.app.folder import OWN_FOLDER, Entry, Folder
+from dct_seg.app.folder import OWN_FOLDER, Entry, ImageFolder
 from dct_seg.app.history import History, HistoryError, Mark
+from dct_seg.app.image_lock import ImageLock
 from dct_seg.app.inside import open_without_links
-from dct_seg.app.picture_lock import PictureLock
-from dct_seg.app.state import SegmentedObject, State
+from dct_seg.app.state import ChosenBy, SegmentedObject, State, window_event
 from dct_seg.app.watching import Watcher
 from dct_seg.app.working_image import WorkingImage, WorkingImages
+from dct_seg.data.brightness import Window
 from dct_seg.files import BROKEN, write_whole
 from dct_seg.rle import BrokenMaskError, decode, decode_part
 
@@ -30,59 +31,67 @@ COLORS = (
     *("#4c6ef5", "#f76707", "#12b886", "#e64980", "#fab005"),
     *("#7950f2", "#15aabf", "#82c91e", "#fa5252", "#868e96"),
 )
-"""Default class colors, in the order that the page uses too."""
+"""Default class colors, in the same order as on the page."""
+
+
+OWNER = "images.json"
+"""File in a separate work folder that names its image folder."""
 
 
 class ProjectMovedError(OSError):
-    """A folder that was moved since this server locked it; nothing is written."""
+    """Folder moved since this server locked it; nothing is written."""
 
 
 class ProjectError(ValueError):
-    """An unusable project file, or a folder that another server has locked."""
+    """Unusable project file, or a folder locked by another server."""
 
 
 @dataclass(frozen=True)
 class ClassLabel:
-    """A kind of object.
+    """Object class.
 
     Args:
         id: Number of the class, 1 or more.
-        name: Name that is shown and exported.
+        name: Name for display and export.
         color: Color as ``#rrggbb``.
+        category_id: Id in an imported COCO JSON, which an export keeps, or None.
     """
 
     id: int
     name: str
     color: str
+    category_id: int | None = None
 
 
 @dataclass(frozen=True)
-class Summary:
-    """Entry of the image list."""
+class ImageSummary:
+    """Entry of the image list: a summary of the image's log."""
 
     num_objects: int = 0
     has_draft: bool = False
     class_ids: frozenset[int] = frozenset()
     nothing: bool = False
     error: str | None = None
+    window: Window | None = None
 
     @classmethod
-    def of(cls, state: State) -> Summary:
-        """The summary of a state."""
+    def of(cls, state: State) -> ImageSummary:
+        """Summarize a state."""
         objects = [*state.objects, *([state.draft.edits] if state.draft and state.draft.edits else [])]
         classes = {one.class_id for one in objects} | ({state.draft.class_id} if state.draft else set())
         nothing = state.nothing and not objects and state.draft is None
-        return cls(len(state.objects), state.draft is not None, frozenset(classes), nothing)
+        window = state.window if state.draft is None else state.draft.window
+        return cls(len(state.objects), state.draft is not None, frozenset(classes), nothing, window=window)
 
 
 @dataclass
-class OpenPicture:
-    """Locked image; use it only within its turn."""
+class OpenImage:
+    """Open image; use it only while holding its lock."""
 
     id: str
     name: str
     history: History
-    lock: PictureLock = field(default_factory=PictureLock)
+    lock: ImageLock = field(default_factory=ImageLock)
     users: int = 0
     _locked: tuple[tuple[SegmentedObject, ...], NDArray[np.bool_] | None] = ((), None)
     _start: tuple[Mapping[str, Any] | None, NDArray[np.bool_] | None, NDArray[np.bool_] | None] = (
@@ -92,9 +101,9 @@ class OpenPicture:
     )
 
     def locked(self) -> NDArray[np.bool_] | None:
-        """The pixels of locked objects, (H, W) of the full size.
+        """Union of the locked objects, (H, W) at full size.
 
-        None when there are none. Cached per list of objects, and updated when objects are added.
+        None without locked objects. Cached per list of objects, and updated when objects are added.
         """
         objects = self.history.state.objects
         before, mask = self._locked
@@ -112,7 +121,7 @@ class OpenPicture:
         return self._locked[1]
 
     def start(self, working: WorkingImage) -> NDArray[np.bool_] | None:
-        """The mask that the draft corrects, (h, w) of the working image; the same array each time."""
+        """Start mask of the draft, (h, w) of the working image; the same array each time."""
         self.start_mask()
         rle, mask, reduced = self._start
         if mask is not None and reduced is None:
@@ -121,7 +130,7 @@ class OpenPicture:
         return reduced
 
     def start_mask(self) -> NDArray[np.bool_] | None:
-        """The mask that the draft corrects, (H, W) of the full size."""
+        """Start mask of the draft, (H, W) at full size."""
         draft = self.history.state.draft
         rle = None if draft is None else draft.start
         if self._start[0] is not rle:
@@ -130,46 +139,62 @@ class OpenPicture:
 
 
 class Project:
-    """A folder being annotated; everything is written to its subfolder ``.dct-seg``.
+    """Folder under annotation; all output goes to its subfolder ``.dct-seg`` or to a given folder.
 
     Args:
-        root: The folder.
-        class_names: Initial classes; those that the folder lacks are added.
+        root: Folder of the images.
+        class_names: Initial classes, added to those of the folder.
+        work: Folder for all output, outside ``root``, which may then be read-only.
         keep: Number of image histories kept in memory.
 
     Raises:
-        FileNotFoundError: When there is no such folder.
-        ProjectError: (a ValueError) When another server has locked it, or its files cannot be read.
+        FileNotFoundError: When the folder does not exist.
+        ProjectError: (a ValueError) When another server has locked it, nothing can be written, ``work``
+            belongs to other images, or its files cannot be read.
     """
 
-    def __init__(self, root: str | Path, class_names: Sequence[str] = (), *, keep: int = 32) -> None:
-        self.folder = Folder(root)
-        self._own = self.folder.root / OWN_FOLDER
-        if self._own.is_symlink():
-            raise ProjectError(
-                f"{self._own} is a link; make it a folder, so that the work stays with the images"
-            )
-        self._own.mkdir(exist_ok=True)
-        self._file_lock = FileLock(self._own / "lock")
+    def __init__(
+        self,
+        root: str | Path,
+        class_names: Sequence[str] = (),
+        *,
+        work: str | Path | None = None,
+        keep: int = 32,
+    ) -> None:
+        self.folder = ImageFolder(root)
+        self.work = work_folder(self.folder.root, work)
+        """Folder of all output."""
         try:
+            self.work.mkdir(parents=work is not None, exist_ok=True)
+            self._file_lock = FileLock(self.work / "lock")
             self._file_lock.acquire(timeout=0)
+            (self.work / "lock").touch()  # a folder that became read-only still has its old lock file
         except Timeout as error:
             raise ProjectError(
-                f"another annotator is open on {self.folder.root}; use that one, or stop it first"
+                f"another annotator is open on {self.work if work else self.folder.root}; use that one, or "
+                "stop it first"
             ) from error
-        # The file is held open, so that no other one can get its number.
-        self._lock_status = os.stat(self._own / "lock")
-        self.pictures = WorkingImages(self.folder.read)
+        except OSError as error:
+            raise ProjectError(
+                f"{self.work} cannot be written ({error.strerror or error}); give --work a folder that can"
+            ) from error
+        # The file stays open, so that its inode number is not reused.
+        self._lock_status = os.stat(self.work / "lock")
+        self._check_owner(given=work is not None)
+        for left in (self.work / "exports").glob("*"):  # left by a killed server
+            left.unlink(missing_ok=True)
+        self.images = WorkingImages(self.folder.read)
+        self.window = self._read_window()
         self._keep = keep
-        self._open: OrderedDict[str, OpenPicture] = OrderedDict()
-        self._summaries: dict[str, Summary] = {}
+        self._open: OrderedDict[str, OpenImage] = OrderedDict()
+        self._summaries: dict[str, ImageSummary] = {}
         self._marks: dict[str, Mark | None] = {}
-        """Marks of the logs read so far, so that an older copy is noticed."""
+        """Marks of the logs read so far, to detect a log restored from an older copy."""
         self._last: str | None = None
-        self._changes: dict[str, int] = {}  # image -> number of its last change in this run
+        self._changes: dict[str, int] = {}  # image -> serial number of its last change in this run
         self._serial = 0
         self._lock = threading.Lock()
-        self.watcher = Watcher(self.folder, self._own / "pictures", self._adopt)
+        self.watcher = Watcher(self.folder, self.work / "pictures", self._adopt)
         self.classes = self._read_classes()
         self._add_classes(class_names)
 
@@ -177,58 +202,75 @@ class Project:
         """Release the folder's lock."""
         self._file_lock.release()
 
+    def _check_owner(self, *, given: bool) -> None:
+        """Check that a given work folder belongs to these images; the first start records it."""
+        file = self.work / OWNER
+        if not given:
+            return
+        with self._reading(file):
+            owner = json.loads(file.read_text(encoding="utf-8"))["images"] if file.exists() else None
+        if owner == str(self.folder.root):
+            return
+        if owner is not None and Path(owner).is_dir():
+            self.close()
+            raise ProjectError(
+                f"{self.work} belongs to {owner}; give --work another folder for {self.folder.root}"
+            )
+        write_whole(file, json.dumps({"images": str(self.folder.root)}) + "\n", durable=True)
+
     def check_in_place(self) -> None:
-        """Check that the folder is still the one that this server has locked.
+        """Check that the folder is still the one locked by this server.
 
         Raises:
             ProjectMovedError: (an OSError) when the folder was moved, removed or replaced.
         """
         try:
-            same = os.path.samestat(os.lstat(self._own / "lock"), self._lock_status)
+            same = os.path.samestat(os.lstat(self.work / "lock"), self._lock_status)
         except OSError:
             same = False
         if not same:
             raise ProjectMovedError(
-                f"the folder {self.folder.root.name} was moved, or its {OWN_FOLDER} changed by another "
-                "program; nothing was written: put it back, or restart the annotator where it is now"
+                f"the folder {self.folder.root.name} was moved, or its work in {self.work.name} changed by "
+                "another program; nothing was written: put it back, or restart the annotator on its new path"
             )
 
     @contextmanager
-    def open(self, picture_id: str) -> Iterator[tuple[OpenPicture, WorkingImage]]:
-        """Image with its history, kept in memory at least until the block ends.
+    def open(self, image_id: str) -> Iterator[tuple[OpenImage, WorkingImage]]:
+        """Open an image with its history and keep it in memory at least until the block ends.
 
         Raises:
-            NoSuchPictureError: When the folder has no such image.
-            UnreadableFileError, HistoryError: (ValueErrors) when it or its log cannot be read.
+            NoSuchImageError: When the folder has no such image.
+            UnreadableFileError, HistoryError: (ValueErrors) when the image or its log cannot be read.
             LogChangedError: (an OSError) When another program has changed its log.
         """
-        entry = self.folder.entry(picture_id)
-        working = self.pictures.get(picture_id)
+        entry = self.folder.entry(image_id)
+        size = None if image_id in self._open else self.images.get(image_id, self.window).size
         with self._lock:
-            opened = self._open.get(picture_id)
+            opened = self._open.get(image_id)
             if opened is None:
-                history = History(self._log(picture_id), picture=entry.name, size=working.size)
-                if self._marks.get(picture_id, history.mark) != history.mark:
+                size = size or self.images.get(image_id, self.window).size
+                history = History(self._log(image_id), image_name=entry.name, size=size)
+                if self._marks.get(image_id, history.mark) != history.mark:
                     raise history.changed()
-                opened = OpenPicture(picture_id, entry.name, history)
-                self._open[picture_id] = opened
+                opened = OpenImage(image_id, entry.name, history)
+                self._open[image_id] = opened
             opened.users += 1
             revision = opened.history.revision
-            self._open.move_to_end(picture_id)
+            self._open.move_to_end(image_id)
         try:
-            yield opened, working
+            yield opened, self.working(opened)
         except BrokenMaskError as error:
             raise opened.history.broken_mask(error) from error
         finally:
             with self._lock:
                 opened.users -= 1
-                self._marks[picture_id] = opened.history.mark
+                self._marks[image_id] = opened.history.mark
                 changed = opened.history.revision != revision
                 if changed:
-                    self._last = picture_id
+                    self._last = image_id
                     self._serial += 1
-                    self._changes[picture_id] = self._serial
-                self._summaries[picture_id] = Summary.of(opened.history.state)
+                    self._changes[image_id] = self._serial
+                self._summaries[image_id] = ImageSummary.of(opened.history.state)
                 for idle in [key for key, one in self._open.items() if one.users == 0][
                     : max(0, len(self._open) - self._keep)
                 ]:
@@ -236,24 +278,70 @@ class Project:
             if changed:
                 self.watcher.remember(entry)
 
+    def working(self, opened: OpenImage) -> WorkingImage:
+        """Image at working size with the current window, the network's input."""
+        return self.images.get(opened.id, self.chosen_window(opened.history.state)[0])
+
+    def chosen_window(self, state: State) -> tuple[Window | None, ChosenBy | None]:
+        """Current window and who chose it; None for the default rule.
+
+        A draft keeps its initial window; otherwise the image's own applies, then the folder's.
+        """
+        if state.draft is not None:
+            return state.draft.window, "object"
+        if state.window is not None:
+            return state.window, "image"
+        return self.window, None if self.window is None else "folder"
+
+    def window_in_force(self, image_id: str) -> Window | None:
+        """Read the chosen window of an image from its log.
+
+        Raises:
+            NoSuchImageError: When the folder has no such image.
+        """
+        found = self.summary(self.folder.entry(image_id))
+        return found.window if found.has_draft or found.window else self.window
+
+    def window_event(self, state: State) -> dict[str, Any]:
+        """Window of a new draft, for the log."""
+        return {} if state.draft is not None else window_event(self.chosen_window(state)[0])
+
+    def set_window(self, window: Window | None) -> None:
+        """Choose the window of all images without their own; on disk when this returns.
+
+        Raises:
+            ProjectMovedError: (an OSError) when the folder was moved, removed or replaced.
+        """
+        self.check_in_place()
+        content = {"version": 1, "window": None if window is None else list(window)}
+        write_whole(self.work / "window.json", json.dumps(content) + "\n", durable=True)
+        self.window = window
+
+    def _read_window(self) -> Window | None:
+        file = self.work / "window.json"
+        if not file.exists():
+            return None
+        with self._reading(file):
+            return Window.stored(json.loads(file.read_text(encoding="utf-8"))["window"])
+
     def entries(self) -> list[Entry]:
-        """Images of the folder by name, and deleted images whose objects are kept."""
+        """Images of the folder sorted by name, and deleted images whose objects are kept."""
         gone = self.watcher.gone()
         return (
-            sorted([*self.folder.entries(), *gone], key=lambda one: one.name)
+            sorted([*self.folder.entries(), *gone], key=lambda one: (one.file, one.page))
             if gone
             else self.folder.entries()
         )
 
     def changed_since(self, serial: int) -> tuple[int, list[Entry]]:
-        """Number of the last change in this run, and the images changed since a given number."""
+        """Serial number of the last change in this run, and the images changed since a given one."""
         with self._lock:
             ids = {one for one, number in self._changes.items() if number > serial}
             serial = self._serial
         return serial, [one for one in self.folder.entries() if one.id in ids] if ids else []
 
     def _adopt(self, lost: str, entry: Entry) -> bool:
-        """Move the log of a deleted image to one with the same content."""
+        """Move the log of a deleted image to an image with the same content."""
         with self._lock:
             if any(self._open[one].users for one in (lost, entry.id) if one in self._open):
                 return False
@@ -271,21 +359,23 @@ class Project:
             self._last = entry.id if self._last == lost else self._last
             return True
 
-    def summary(self, entry: Entry) -> Summary:
-        """Summarize an image for the list, from its log alone."""
+    def summary(self, entry: Entry) -> ImageSummary:
+        """Summarize an image for the list from its log."""
         with self._lock:
             if entry.id not in self._summaries:
                 try:
-                    self._summaries[entry.id] = Summary.of(self.history(entry).state)
+                    self._summaries[entry.id] = ImageSummary.of(self.history(entry).state)
                 except HistoryError as error:
-                    self._summaries[entry.id] = Summary(error=str(error))
+                    self._summaries[entry.id] = ImageSummary(error=str(error))
                 except OSError as error:
-                    self._summaries[entry.id] = Summary(error=f"its log cannot be read ({error.strerror})")
+                    self._summaries[entry.id] = ImageSummary(
+                        error=f"its log cannot be read ({error.strerror})"
+                    )
             return self._summaries[entry.id]
 
     def last(self) -> str | None:
-        """Id of the image that was changed last, in this run or an earlier one."""
-        logs = self._own / "pictures"
+        """Id of the image changed last, in this run or an earlier one."""
+        logs = self.work / "pictures"
         with self._lock:
             if self._last is None and logs.is_dir():
                 found = [(one.stat().st_mtime_ns, one.name) for one in os.scandir(logs)]
@@ -293,18 +383,18 @@ class Project:
         return self._last
 
     def history(self, entry: Entry) -> History:
-        """Load an image's history from its log; the size is None without a log.
+        """Load an image's history from its log; without a log its size is None.
 
         Raises:
-            HistoryError: When the log is broken.
+            HistoryError: When the log is damaged.
         """
-        return History(self._log(entry.id), picture=entry.name)
+        return History(self._log(entry.id), image_name=entry.name)
 
     def set_classes(self, classes: Sequence[ClassLabel]) -> None:
-        """Replace the list of classes; on disk when this returns.
+        """Replace the classes; on disk when this returns.
 
         Raises:
-            ValueError: When ids or names repeat, or a class that objects have is missing.
+            ValueError: When ids or names repeat, or a class in use is missing.
             ProjectMovedError: (an OSError) when the folder was moved, removed or replaced.
         """
         self.check_in_place()
@@ -313,7 +403,7 @@ class Project:
                 twice = next(value for place, value in enumerate(values) if value in values[:place])
                 raise ValueError(f"two classes have the {what} '{twice}'; each needs its own")
         missing = {one.id: one.name for one in self.classes if one.id not in {other.id for other in classes}}
-        for entry in self.entries():
+        for entry in self.entries() if missing else ():
             used = self.summary(entry).class_ids & missing.keys()
             if used:
                 number = min(used)
@@ -321,9 +411,11 @@ class Project:
                     f"class {number} '{missing[number]}' has objects in {entry.name}; give them another "
                     "class first"
                 )
-        labels = [{"id": one.id, "name": one.name, "color": one.color} for one in classes]
+        labels = [
+            {name: value for name, value in asdict(one).items() if value is not None} for one in classes
+        ]
         write_whole(
-            self._own / "classes.json",
+            self.work / "classes.json",
             json.dumps({"version": 1, "classes": labels}, indent=1) + "\n",
             durable=True,
         )
@@ -334,7 +426,7 @@ class Project:
 
         Args:
             class_id: Number of the class.
-            of: Image that has an object of the class, or "".
+            of: Image with an object of the class, for the message, or "".
 
         Raises:
             ValueError: When it does not exist.
@@ -356,17 +448,48 @@ class Project:
             self.set_classes(classes)
 
     def _read_classes(self) -> list[ClassLabel]:
-        file = self._own / "classes.json"
+        file = self.work / "classes.json"
         try:
-            handle = open_without_links(self._own, Path(file.name), os.O_RDONLY)
+            handle = open_without_links(self.work, Path(file.name), os.O_RDONLY)
         except FileNotFoundError:
             return []
-        try:
-            with os.fdopen(handle, "rb") as opened:
-                found: Sequence[Mapping[str, Any]] = json.loads(opened.read())["classes"]
-            return [ClassLabel(int(one["id"]), str(one["name"]), str(one["color"])) for one in found]
-        except (*BROKEN, OSError) as error:
-            raise ProjectError(f"{file} cannot be read ({error}); mend it or take it away") from error
+        with self._reading(file), os.fdopen(handle, "rb") as opened:
+            found: Sequence[Mapping[str, Any]] = json.loads(opened.read())["classes"]
+            return [
+                ClassLabel(int(one["id"]), str(one["name"]), str(one["color"]), one.get("category_id"))
+                for one in found
+            ]
 
-    def _log(self, picture_id: str) -> Path:
-        return self._own / "pictures" / f"{picture_id}.jsonl"
+    @contextmanager
+    def _reading(self, file: Path) -> Iterator[None]:
+        """Release the folder's lock and name the file when it cannot be read."""
+        try:
+            yield
+        except (*BROKEN, OSError) as error:
+            self.close()
+            raise ProjectError(f"{file} cannot be read ({error}); repair or remove it") from error
+
+    def _log(self, image_id: str) -> Path:
+        return self.work / "pictures" / f"{image_id}.jsonl"
+
+
+def work_folder(root: Path, work: str | Path | None) -> Path:
+    """Folder for all output about the images in ``root``, as a resolved path.
+
+    Raises:
+        ProjectError: (a ValueError) When it is a file or a link, or one folder contains the other.
+    """
+    own = root / OWN_FOLDER
+    if work is None or Path(work).resolve() == own:
+        if own.is_symlink():
+            raise ProjectError(f"{own} is a link; make it a folder, so that the work stays with the images")
+        return own
+    found = Path(work).resolve()
+    if found.is_relative_to(root) or root.is_relative_to(found):
+        raise ProjectError(
+            f"--work {work} and the images in {root} lie inside one another; give another folder, or "
+            f"omit --work to write to {own}"
+        )
+    if found.exists() and not found.is_dir():
+        raise ProjectError(f"--work {work} is a file; give a folder")
+    return found

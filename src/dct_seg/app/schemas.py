@@ -1,6 +1,6 @@
 """Requests and responses of the HTTP interface; the OpenAPI schema is generated from them.
 
-Places and lengths are in pixels of the full-size upright image, (row, col); an integer is a pixel's center.
+Positions (row, col) and lengths are in pixels of the full-size upright image; an integer is a pixel's center.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StringConstraints
 
 from dct_seg.app.painting import Kind
+from dct_seg.app.state import ChosenBy
+from dct_seg.data.brightness import LARGEST_VALUE, Window
 
 MAX_CLASSES, MAX_CLASS_ID, MAX_REVISION = 1000, 1_000_000, 2**53
 MAX_POINTS, MAX_IDS = 5000, 10_000
-FARTHEST = 1e6  # pixels; what lies beyond is a mistake, not a click
+FARTHEST = 1e6  # pixels; anything beyond is a mistake, not a click
 
 
 def _printable(text: str) -> str:
@@ -23,7 +25,7 @@ def _printable(text: str) -> str:
 
 
 class Model(BaseModel):
-    """Strict about names: a misspelt field is an error, not a default."""
+    """Base class that rejects unknown fields, so that a misspelled one is an error, not a default."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -40,14 +42,14 @@ Line = Annotated[
 
 
 class Problem(Model):
-    """Any answer of 400 and above: one line that says what was given, what was wanted, how to mend it."""
+    """Response of any status from 400: one line with what was given, what was expected and how to fix it."""
 
     error: str
-    holder: str | None = Field(default=None, description="409 of another tab: the tab that may change things")
+    holder: str | None = Field(default=None, description="409 for another tab: the tab with write access")
 
 
 class GivenClick(Model):
-    """A click as a person makes it; without a radius, the Auto-Drag-Head chooses one."""
+    """A user's click; without a radius, the Auto-Drag-Head chooses one."""
 
     row: Pixels
     col: Pixels
@@ -56,11 +58,11 @@ class GivenClick(Model):
 
 
 class Change(Model):
-    """Base of every change: the image revision that it was made on."""
+    """Base of every change: the image revision that it applies to."""
 
     revision: Whole
     brief: StrictBool = Field(
-        default=False, description="answer with the objects that this change made, changed or removed alone"
+        default=False, description="respond only with the objects that this change added, changed or removed"
     )
 
 
@@ -69,43 +71,82 @@ class NewClick(Change):
 
     click: GivenClick
     threshold: Probability = 0.5
+    keep_outside: Annotated[float, Field(gt=0, le=FARTHEST)] | None = Field(
+        default=None, description="radius of a circle around the click; the mask outside of it is kept"
+    )
 
 
 class NewPreview(Change):
-    """A click that is not made yet; ``seq`` comes back with the answer."""
+    """A click still being dragged; the response repeats ``seq``."""
 
     click: GivenClick
     seq: Whole = 0
     live: StrictBool = Field(
-        default=False, description="sooner, and coarser where the machine could not follow a drag otherwise"
+        default=False, description="faster; coarser on a machine that is too slow to follow a drag"
     )
 
 
+Value = Annotated[float, Field(ge=-LARGEST_VALUE, le=LARGEST_VALUE)]
+
+
+class GivenWindow(Model):
+    """Values of the file shown as black and white; level and width are their mean and difference."""
+
+    low: Value
+    high: Value
+
+    def checked(self) -> Window:
+        """Return the window; ValueError when ``low`` is not below ``high``."""
+        return Window.checked(self.low, self.high)
+
+
+class NewWindow(Change):
+    """A window for one image; null uses the folder's."""
+
+    window: GivenWindow | None
+
+
+class FolderWindow(Model):
+    """The window of all images without their own; null uses each file's own, or its range."""
+
+    window: GivenWindow | None
+
+
+class WindowInForce(Model):
+    """The window of both the display and the network's input."""
+
+    low: float
+    high: float
+    lowest: float = Field(description="value in the file")
+    highest: float = Field(description="value in the file")
+    chosen_by: ChosenBy | None = Field(description="object: the draft keeps its initial window")
+
+
 class Finish(Change):
-    """The draft is to become an object."""
+    """Finish the draft as an object."""
 
     class_id: ClassId
     threshold: Probability = 0.5
 
 
 class NothingHere(Change):
-    """An image without any object is done, or is not."""
+    """Mark an image without objects as done, or as not done."""
 
     nothing: StrictBool
 
 
 class GivenPaint(Model):
-    """A step made by hand: a brush stroke, a closed lasso, or a clean-up, which has no points."""
+    """A manual step: a brush stroke, a closed lasso, or a clean-up without points."""
 
     kind: Kind
-    positive: StrictBool = Field(default=True, description="false takes away")
+    positive: StrictBool = Field(default=True, description="false removes pixels")
     points: Annotated[
         list[Annotated[list[Pixels], Field(min_length=2, max_length=3)]], Field(max_length=MAX_POINTS)
-    ] = Field(default=[], description="[row, col, radius] of a brush, [row, col] of a lasso's corners")
+    ] = Field(default=[], description="[row, col, radius] for a brush, [row, col] of the corners for a lasso")
 
 
 class NewPaint(Change):
-    """One more step made by hand; ``threshold`` makes a mask of what the network gave before it."""
+    """A new manual step; ``threshold`` makes a mask of the network's probabilities before it."""
 
     paint: GivenPaint
     threshold: Probability = 0.5
@@ -130,7 +171,7 @@ class NamedObjects(Change):
 
 
 class Carry(NamedObjects):
-    """Objects of another image that are to be carried to this one."""
+    """Objects of another image to carry to this one."""
 
     source: Annotated[str, StringConstraints(max_length=64)]
 
@@ -142,7 +183,7 @@ class ObjectsChange(ObjectChange):
 
 
 class Class(Model):
-    """A kind of object."""
+    """An object class."""
 
     id: ClassId
     name: Line
@@ -150,46 +191,47 @@ class Class(Model):
 
 
 class Classes(Model):
-    """The whole list of classes."""
+    """All classes of the folder."""
 
     classes: Annotated[list[Class], Field(min_length=1, max_length=MAX_CLASSES)]
 
 
 class ModelCard(Model):
-    """The network at work."""
+    """The method in use."""
 
     name: str
-    prompts: Literal["click", "drag"] = Field(description="drag: it makes use of a radius")
+    prompts: Literal["click", "drag"] = Field(description="drag: it uses a radius")
 
 
-class PictureLine(Model):
+class ListedImage(Model):
     """An image in the list."""
 
     id: str
     name: str
     num_objects: int
     has_draft: bool
-    nothing: bool = Field(description="a person said that there is nothing to mark")
-    error: str | None = Field(description="why it cannot be opened")
+    nothing: bool = Field(description="the user marked the image as having no object")
+    error: str | None = Field(description="why the image cannot be opened")
 
 
 class Project(Model):
-    """The folder; ``last`` is the image that was worked on last."""
+    """The folder; ``last`` is the image changed last."""
 
     name: str
     model: ModelCard
     threshold: float
     classes: list[Class]
-    pictures: list[PictureLine]
+    pictures: list[ListedImage]
     last: str | None
-    serial: int = Field(description="changes of images in this run so far")
-    files: int = Field(description="changes of the list of files so far")
+    window: GivenWindow | None = Field(description="window of the folder")
+    serial: int = Field(description="number of image changes in this run so far")
+    files: int = Field(description="number of changes of the image list so far")
 
 
 class UsedClick(Model):
-    """A click that was made, with the radius that was used.
+    """A click of the draft with its effective radius.
 
-    ``given``: by a person, not by the Auto-Drag-Head.
+    ``given``: whether the user dragged; otherwise the Auto-Drag-Head chose the radius.
     """
 
     row: float
@@ -200,12 +242,12 @@ class UsedClick(Model):
 
 
 class Draft(Model):
-    """The object being made."""
+    """The object in progress."""
 
     clicks: list[UsedClick]
     class_id: int
-    edits: int | None = Field(description="the finished object that was reopened")
-    threshold: float = Field(description="in force at its last click, or that of the object reopened")
+    edits: int | None = Field(description="reopened finished object")
+    threshold: float = Field(description="threshold at the last click, or that of the reopened object")
 
 
 class Object(Model):
@@ -216,14 +258,14 @@ class Object(Model):
     num_clicks: int
     area: int
     bbox: Annotated[list[int], Field(min_length=4, max_length=4, description="row, col, height, width")]
-    polygons: list[list[list[float]]] = Field(description="outlines to draw, each a list of [col, row]")
+    polygons: list[list[list[float]]] = Field(description="outlines, each a list of [col, row]")
     locked: bool
 
 
 class Mask(Model):
     """Probabilities of a region of the image.
 
-    Outside of it there are none. The PNG may have fewer pixels than the region.
+    They are zero elsewhere. The PNG may have fewer pixels than the region.
     """
 
     row: int
@@ -233,7 +275,7 @@ class Mask(Model):
     png: str = Field(description="base64 of an 8-bit gray PNG, probability * 255")
 
 
-class Picture(Model):
+class AnnotatedImage(Model):
     """An image, its objects and its draft."""
 
     id: str
@@ -244,11 +286,12 @@ class Picture(Model):
     can_undo: bool
     can_redo: bool
     draft: Draft | None
-    objects: list[Object] = Field(description="all of them; in a brief answer those made or changed")
+    objects: list[Object] = Field(description="all objects; in a brief response those added or changed")
     brief: bool
-    gone: list[int] = Field(description="in a brief answer: objects that are no more")
-    mask: Mask | None = Field(description="of the draft")
-    nothing: bool = Field(description="a person said that there is nothing to mark")
+    gone: list[int] = Field(description="in a brief response: removed objects")
+    mask: Mask | None = Field(description="mask of the draft")
+    nothing: bool = Field(description="the user marked the image as having no object")
+    window: WindowInForce | None = Field(description="null for an image of 8 bits, which has no window")
 
 
 class Milliseconds(Model):
@@ -259,24 +302,24 @@ class Milliseconds(Model):
 
 
 class Preview(Model):
-    """The mask as it would be after one more click."""
+    """The mask after one more click, without making it."""
 
     seq: int
     mask: Mask
-    exact: bool = Field(description="false for a coarser one: the click would give nearly this")
+    exact: bool = Field(description="false for a coarser mask, close to that of the click")
     radius: float | None
     milliseconds: Milliseconds
 
 
 class Tab(Model):
-    """A page says which image it shows; with ``take`` it becomes the one that may change that image."""
+    """Heartbeat of a page with the image that it shows; ``take`` requests write access to that image."""
 
     tab: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     picture: Annotated[str, StringConstraints(max_length=64)] | None = Field(
-        default=None, description="the image that it shows; it lets go of any other"
+        default=None, description="image shown; any other is released"
     )
     take: StrictBool = False
-    since: Whole = Field(default=0, description="the serial that it knows")
+    since: Whole = Field(default=0, description="last serial received")
 
 
 class TabState(Model):
@@ -284,20 +327,20 @@ class TabState(Model):
 
     alone: bool
     holder: str | None
-    elsewhere: list[str] = Field(description="images that other tabs work on")
+    elsewhere: list[str] = Field(description="images open in other tabs")
     serial: int
     files: int
-    changed: list[PictureLine] = Field(description="images changed after the serial that was given")
+    changed: list[ListedImage] = Field(description="images changed after the given serial")
 
 
 class CocoPart(BaseModel):
-    """COCO JSON holds more than is read of it."""
+    """Base class of COCO records; unknown fields are ignored."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
 
 class CocoImage(CocoPart):
-    """An image's record."""
+    """COCO record of an image."""
 
     id: int
     file_name: str
@@ -306,7 +349,7 @@ class CocoImage(CocoPart):
 
 
 class CocoAnnotation(CocoPart):
-    """An object's record."""
+    """COCO record of an object."""
 
     image_id: int
     category_id: int
@@ -314,24 +357,24 @@ class CocoAnnotation(CocoPart):
 
 
 class CocoCategory(CocoPart):
-    """A class's record."""
+    """COCO record of a class."""
 
     id: int
     name: Line
 
 
 class CocoFile(CocoPart):
-    """COCO JSON of masks to correct; a record that cannot be read is skipped, and the others are taken."""
+    """COCO JSON of masks to correct; unreadable records are skipped."""
 
     images: list[Any] = Field(description="each with id, file_name and, if known, height and width")
     annotations: list[Any] = Field(description="each with image_id, category_id and segmentation")
-    categories: Annotated[list[Any], Field(max_length=MAX_CLASSES, description="each with id and name")]
+    categories: list[Any] = Field(description="each with id and name")
 
 
 class Imported(Model):
-    """Result of a COCO import."""
+    """Result of an import."""
 
     pictures: int
     objects: int
-    known: int = Field(description="objects that were there already, with the same mask and class")
+    known: int = Field(description="objects that existed already, with the same mask and class")
     skipped: list[str]

@@ -21,8 +21,11 @@ from starlette.staticfiles import StaticFiles
 from dct_seg import __version__
 from dct_seg.app import exports, schemas, wire
 from dct_seg.app.editing import Editor, StaleError
-from dct_seg.app.folder import Entry, NoSuchPictureError
+from dct_seg.app.folder import Entry, NoSuchImageError
+from dct_seg.app.found import Found
+from dct_seg.app.importing import Importer
 from dct_seg.app.project import ClassLabel, Project
+from dct_seg.app.read_records import read_coco
 from dct_seg.app.state import NoSuchObjectError
 from dct_seg.app.tabs import OtherTabError, Tabs
 from dct_seg.methods.base import Method
@@ -31,19 +34,19 @@ from dct_seg.web.guard import Body, Guard
 
 API = "/api/v1"
 STATUS: dict[type[Exception], int] = {
-    NoSuchPictureError: 404,
+    NoSuchImageError: 404,
     NoSuchObjectError: 404,
     StaleError: 409,
     OtherTabError: 409,
     ValueError: 400,
     OSError: 507,
 }
-"""The first that an error is an instance of, in this order."""
+"""Status per error class; the first match counts."""
 
-PictureId = Annotated[str, PathParameter(description="opaque; GET /project lists them", max_length=64)]
+ImageId = Annotated[str, PathParameter(description="opaque; GET /project lists them", max_length=64)]
 ObjectId = Annotated[int, PathParameter(ge=1, le=schemas.MAX_REVISION)]
 TabHeader = Annotated[
-    str | None, Header(alias="X-DCT-Seg-Tab", description="the tab that asks", max_length=64)
+    str | None, Header(alias="X-DCT-Seg-Tab", description="tab that sends the request", max_length=64)
 ]
 
 
@@ -55,14 +58,14 @@ def create_app(
     token: str | None = None,
     hosts: Collection[str] | None = None,
 ) -> FastAPI:
-    """The application over a folder.
+    """Make the application for a folder.
 
     Args:
-        project: The folder; it is closed when the application shuts down.
+        project: Project of the folder; closed when the application shuts down.
         make_method: A new method for an image; networks inside may be shared.
         model: Description of the method for the page.
-        token: Every request must carry it; None for none.
-        hosts: Names that the Host header may have; None for any.
+        token: Token required in every request; None for none.
+        hosts: Allowed names in the Host header; None for any.
     """
 
     @asynccontextmanager
@@ -81,7 +84,7 @@ def create_app(
             status: {"model": schemas.Problem, "description": text} for status, text in PROBLEMS.items()
         },
     )
-    app.state.root = project.folder.root
+    app.state.folders = (project.folder.root, project.work)
     app.add_middleware(Guard, token=token, hosts=hosts, body_of=body_of, command="dct-seg annotate")
     for kind in STATUS:
         app.add_exception_handler(kind, _refused)
@@ -94,20 +97,20 @@ def create_app(
 
 
 PROBLEMS = {
-    400: "What was given is wrong.",
-    403: "The token, the Host or the Origin is wrong.",
+    400: "Invalid request.",
+    403: "Wrong token, Host or Origin.",
     404: "No such image or object.",
-    408: "The rest of the request did not come.",
-    409: "The image has changed since, or another tab is at work.",
-    413: "More bytes than are taken.",
-    415: "A body of another kind.",
-    422: "Not what the schema asks for.",
-    507: "The disk does not take it, or another program has changed the work; nothing has changed.",
+    408: "The request was incomplete.",
+    409: "The image has changed since, or another tab has write access.",
+    413: "The body is too large.",
+    415: "Unsupported content type.",
+    422: "The body does not match the schema.",
+    507: "The disk cannot be written, or another program has changed the files; nothing was changed.",
 }
 
 
 def body_of(path: str) -> Body:
-    """Limits of a request's body: COCO JSON, other tools' files, mask PNGs, anything else."""
+    """Size limits of request bodies: COCO JSON, other tools' files, mask PNGs, anything else."""
     if path.endswith("/masks"):
         return Body(64 * 2**20, ("image/png",))
     if path == f"{API}/import/file":
@@ -116,15 +119,17 @@ def body_of(path: str) -> Body:
 
 
 def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCard) -> APIRouter:
-    def may_change(picture_id: PictureId, tab: TabHeader = None) -> None:
-        tabs.check(tab, picture_id)
+    importer = Importer(project, editor.segmenter)
 
-    looks = APIRouter()  # and what changes more than one image: each waits for its turn
+    def may_change(image_id: ImageId, tab: TabHeader = None) -> None:
+        tabs.check(tab, image_id)
+
+    looks = APIRouter()  # also changes of several images: each waits for its turn
     changes = APIRouter(dependencies=[Depends(may_change)])
 
-    def line(entry: Entry) -> schemas.PictureLine:
+    def line(entry: Entry) -> schemas.ListedImage:
         summary = project.summary(entry)
-        return schemas.PictureLine(
+        return schemas.ListedImage(
             id=entry.id,
             name=entry.name,
             num_objects=summary.num_objects,
@@ -136,15 +141,16 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
     def shown_project(*, scan: bool) -> schemas.Project:
         if scan:
             project.watcher.scan()
-        pictures = [line(entry) for entry in project.entries()]
+        lines = [line(entry) for entry in project.entries()]
         classes = [schemas.Class(id=one.id, name=one.name, color=one.color) for one in project.classes]
         return schemas.Project(
             name=project.folder.root.name,
             model=model,
             threshold=0.5,
             classes=classes,
-            pictures=pictures,
+            pictures=lines,
             last=project.last(),
+            window=None if project.window is None else schemas.GivenWindow(**project.window._asdict()),
             serial=project.changed_since(0)[0],
             files=project.watcher.serial,
         )
@@ -155,97 +161,111 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
 
     @looks.put("/classes")
     def put_classes(request: schemas.Classes) -> schemas.Project:
-        project.set_classes([ClassLabel(one.id, one.name, one.color) for one in request.classes])
+        kept = {one.id: one.category_id for one in project.classes}
+        project.set_classes(
+            [ClassLabel(one.id, one.name, one.color, kept.get(one.id)) for one in request.classes]
+        )
         return shown_project(scan=False)
 
-    @looks.get("/pictures/{picture_id}")
-    def get_picture(picture_id: PictureId) -> schemas.Picture:
-        return editor.picture(picture_id)
+    @looks.put("/window")
+    def put_window(request: schemas.FolderWindow) -> schemas.Project:
+        project.set_window(None if request.window is None else request.window.checked())
+        return shown_project(scan=False)
+
+    @looks.get("/pictures/{image_id}")
+    def get_annotated_image(image_id: ImageId) -> schemas.AnnotatedImage:
+        return editor.get(image_id)
 
     @looks.get(
-        "/pictures/{picture_id}/image",
+        "/pictures/{image_id}/image",
         response_class=Response,
         responses={200: {"content": {"image/jpeg": {}}}, 304: {}},
     )
     def get_image(
         request: Request,
-        picture_id: PictureId,
+        image_id: ImageId,
         max_side: Annotated[int, Query(ge=16, le=65_535, description="pixels")] = 2048,
     ) -> Response:
-        with project.folder.open(picture_id) as file:
+        with project.folder.open(image_id) as file:
             status = os.fstat(file.fileno())
-        tag = f'"{status.st_mtime_ns:x}-{status.st_size:x}-{max_side}"'
+        chosen = project.window_in_force(image_id)
+        shown = "" if chosen is None else f"-{chosen.low!r}-{chosen.high!r}"
+        tag = f'"{status.st_mtime_ns:x}-{status.st_size:x}-{max_side}{shown}"'
         headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
         if tag in [one.strip() for one in request.headers.get("if-none-match", "").split(",")]:
             return Response(status_code=304, headers=headers)
-        data = wire.jpeg(project.folder, project.pictures, picture_id, max_side)
+        data = wire.jpeg(project.folder, project.images, image_id, max_side, chosen)
         return Response(data, media_type="image/jpeg", headers=headers)
 
     @looks.post(
-        "/pictures/{picture_id}/preview",
-        responses={204: {"description": "Something newer was asked meanwhile."}},
+        "/pictures/{image_id}/preview",
+        responses={204: {"description": "A newer request has replaced this one."}},
     )
-    def post_preview(picture_id: PictureId, request: schemas.NewPreview) -> schemas.Preview:
-        preview = editor.preview(picture_id, request)
+    def post_preview(image_id: ImageId, request: schemas.NewPreview) -> schemas.Preview:
+        preview = editor.preview(image_id, request)
         return preview if preview is not None else Response(status_code=204)  # type: ignore[return-value]
 
-    @changes.post("/pictures/{picture_id}/clicks")
-    def post_click(picture_id: PictureId, request: schemas.NewClick) -> schemas.Picture:
-        return editor.add_click(picture_id, request)
+    @changes.post("/pictures/{image_id}/clicks")
+    def post_click(image_id: ImageId, request: schemas.NewClick) -> schemas.AnnotatedImage:
+        return editor.add_click(image_id, request)
 
-    @changes.post("/pictures/{picture_id}/paint")
-    def post_paint(picture_id: PictureId, request: schemas.NewPaint) -> schemas.Picture:
-        return editor.paint(picture_id, request)
+    @changes.post("/pictures/{image_id}/paint")
+    def post_paint(image_id: ImageId, request: schemas.NewPaint) -> schemas.AnnotatedImage:
+        return editor.paint(image_id, request)
 
-    @changes.post("/pictures/{picture_id}/undo")
-    def post_undo(picture_id: PictureId, request: schemas.Change) -> schemas.Picture:
-        return editor.undo(picture_id, request)
+    @changes.post("/pictures/{image_id}/undo")
+    def post_undo(image_id: ImageId, request: schemas.Change) -> schemas.AnnotatedImage:
+        return editor.undo(image_id, request)
 
-    @changes.post("/pictures/{picture_id}/redo")
-    def post_redo(picture_id: PictureId, request: schemas.Change) -> schemas.Picture:
-        return editor.redo(picture_id, request)
+    @changes.post("/pictures/{image_id}/redo")
+    def post_redo(image_id: ImageId, request: schemas.Change) -> schemas.AnnotatedImage:
+        return editor.redo(image_id, request)
 
-    @changes.post("/pictures/{picture_id}/finish")
-    def post_finish(picture_id: PictureId, request: schemas.Finish) -> schemas.Picture:
-        return editor.finish(picture_id, request)
+    @changes.post("/pictures/{image_id}/finish")
+    def post_finish(image_id: ImageId, request: schemas.Finish) -> schemas.AnnotatedImage:
+        return editor.finish(image_id, request)
 
-    @changes.post("/pictures/{picture_id}/discard")
-    def post_discard(picture_id: PictureId, request: schemas.Change) -> schemas.Picture:
-        return editor.discard(picture_id, request)
+    @changes.post("/pictures/{image_id}/discard")
+    def post_discard(image_id: ImageId, request: schemas.Change) -> schemas.AnnotatedImage:
+        return editor.discard(image_id, request)
 
-    @changes.post("/pictures/{picture_id}/nothing")
-    def post_nothing(picture_id: PictureId, request: schemas.NothingHere) -> schemas.Picture:
-        return editor.nothing_here(picture_id, request)
+    @changes.post("/pictures/{image_id}/window")
+    def post_window(image_id: ImageId, request: schemas.NewWindow) -> schemas.AnnotatedImage:
+        return editor.choose_window(image_id, request)
 
-    @changes.post("/pictures/{picture_id}/objects/{number}/edit")
-    def post_edit(picture_id: PictureId, number: ObjectId, request: schemas.Change) -> schemas.Picture:
-        return editor.edit(picture_id, number, request)
+    @changes.post("/pictures/{image_id}/nothing")
+    def post_nothing(image_id: ImageId, request: schemas.NothingHere) -> schemas.AnnotatedImage:
+        return editor.nothing_here(image_id, request)
 
-    @changes.patch("/pictures/{picture_id}/objects/{number}")
+    @changes.post("/pictures/{image_id}/objects/{number}/edit")
+    def post_edit(image_id: ImageId, number: ObjectId, request: schemas.Change) -> schemas.AnnotatedImage:
+        return editor.edit(image_id, number, request)
+
+    @changes.patch("/pictures/{image_id}/objects/{number}")
     def patch_object(
-        picture_id: PictureId, number: ObjectId, request: schemas.ObjectChange
-    ) -> schemas.Picture:
-        return editor.change_object(picture_id, number, request)
+        image_id: ImageId, number: ObjectId, request: schemas.ObjectChange
+    ) -> schemas.AnnotatedImage:
+        return editor.change_object(image_id, number, request)
 
-    @changes.delete("/pictures/{picture_id}/objects/{number}")
-    def delete_object(picture_id: PictureId, number: ObjectId, request: schemas.Change) -> schemas.Picture:
-        return editor.delete(picture_id, number, request)
+    @changes.delete("/pictures/{image_id}/objects/{number}")
+    def delete_object(image_id: ImageId, number: ObjectId, request: schemas.Change) -> schemas.AnnotatedImage:
+        return editor.delete(image_id, number, request)
 
-    @changes.patch("/pictures/{picture_id}/objects")
-    def patch_objects(picture_id: PictureId, request: schemas.ObjectsChange) -> schemas.Picture:
-        return editor.change_objects(picture_id, request)
+    @changes.patch("/pictures/{image_id}/objects")
+    def patch_objects(image_id: ImageId, request: schemas.ObjectsChange) -> schemas.AnnotatedImage:
+        return editor.change_objects(image_id, request)
 
-    @changes.delete("/pictures/{picture_id}/objects")
-    def delete_objects(picture_id: PictureId, request: schemas.NamedObjects) -> schemas.Picture:
-        return editor.delete_objects(picture_id, request)
+    @changes.delete("/pictures/{image_id}/objects")
+    def delete_objects(image_id: ImageId, request: schemas.NamedObjects) -> schemas.AnnotatedImage:
+        return editor.delete_objects(image_id, request)
 
-    @changes.post("/pictures/{picture_id}/carry")
-    def post_carry(picture_id: PictureId, request: schemas.Carry) -> schemas.Picture:
-        return editor.carry(picture_id, request)
+    @changes.post("/pictures/{image_id}/carry")
+    def post_carry(image_id: ImageId, request: schemas.Carry) -> schemas.AnnotatedImage:
+        return editor.carry(image_id, request)
 
-    @changes.post("/pictures/{picture_id}/objects/merge")
-    def post_merge(picture_id: PictureId, request: schemas.NamedObjects) -> schemas.Picture:
-        return editor.merge(picture_id, request)
+    @changes.post("/pictures/{image_id}/objects/merge")
+    def post_merge(image_id: ImageId, request: schemas.NamedObjects) -> schemas.AnnotatedImage:
+        return editor.merge(image_id, request)
 
     @looks.post("/tabs")
     def post_tab(request: schemas.Tab) -> schemas.TabState:
@@ -262,26 +282,28 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
         )
 
     @changes.put(
-        "/pictures/{picture_id}/masks",
+        "/pictures/{image_id}/masks",
         openapi_extra={"requestBody": {"required": True, "content": {"image/png": {}}}},
     )
     async def put_masks(
         request: Request,
-        picture_id: PictureId,
+        image_id: ImageId,
         revision: Annotated[int | None, Query(ge=0, le=schemas.MAX_REVISION)] = None,
-    ) -> schemas.Picture:
-        return await run_in_threadpool(editor.import_masks, picture_id, await request.body(), revision)
+    ) -> schemas.AnnotatedImage:
+        return await run_in_threadpool(editor.import_masks, image_id, await request.body(), revision)
 
     @looks.post("/import")
     def post_import(request: schemas.CocoFile) -> schemas.Imported:
-        return editor.import_coco(request)
+        found = Found()
+        read_coco(request.model_dump(), found)
+        return importer.take(found)
 
     @looks.put(
         "/import/file",
         openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {}}}},
     )
     async def put_import_file(request: Request) -> schemas.Imported:
-        return await run_in_threadpool(editor.import_file, await request.body())
+        return await run_in_threadpool(importer.take_file, await request.body())
 
     @looks.get(
         "/export",
@@ -319,8 +341,10 @@ def _add_page(app: FastAPI) -> None:
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     status = next(status for kind, status in STATUS.items() if isinstance(error, kind))
     line = str(error)
-    if isinstance(error, OSError) and error.strerror:  # its text would name a path of this machine
-        line = f"the disk does not take or give it ({error.strerror}); nothing has changed, try again"
-    root: Path = request.app.state.root
+    if isinstance(error, OSError) and error.strerror:  # its text would contain a path of this machine
+        line = f"the disk cannot be read or written ({error.strerror}); nothing has changed, try again"
+    folders: tuple[Path, ...] = request.app.state.folders
+    for folder in folders:
+        line = line.replace(str(folder), folder.name)
     holder = {"holder": error.holder} if isinstance(error, OtherTabError) else {}
-    return problem(status, line.replace(str(root), root.name), **holder)
+    return problem(status, line, **holder)

@@ -1,24 +1,28 @@
-"""State of an image's annotation, and the transition for each event of its log."""
+"""State of an image's annotation, and its transition for each event of the log."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from dct_seg.app.outlines import Outline, outline_of
 from dct_seg.app.painting import Paint
 from dct_seg.clicks import Click
+from dct_seg.data.brightness import Window
+
+ChosenBy: TypeAlias = Literal["image", "folder", "object"]
+"""Owner of the current window; a draft keeps its initial window."""
 
 
 class NoSuchObjectError(LookupError):
-    """A number that no finished object of the image has."""
+    """Unknown number of a finished object."""
 
 
 @dataclass(frozen=True)
 class MadeClick:
-    """A click with the radius that was used.
+    """A click with its effective radius.
 
     Args:
         click: Click in pixels of the full-size image.
@@ -39,14 +43,15 @@ class SegmentedObject:
     Args:
         id: Number of the object, never reused within an image.
         class_id: Class of the object.
-        clicks: Clicks that made it; none for an imported object.
+        clicks: Clicks since ``start``; none for an imported object.
         threshold: Probability above which a pixel counts as object.
         rle: Mask as a COCO run-length encoding.
         locked: Whether its pixels are background for later objects.
         start: Mask that the first click corrected, as an encoding, or None.
-        removed: Pixels of locked objects that were subtracted when it was finished, as an encoding, or None.
-        earlier: Steps up to the last manual one, whose result is ``start``; none without a manual step.
-        origin: Mask that the first of the earlier steps changed, as an encoding, or None.
+        removed: Pixels of locked objects subtracted at the end, as an encoding, or None.
+        earlier: Steps up to the last manual one, which result in ``start``; none without a manual step.
+        origin: Start mask of the first earlier step, as an encoding, or None.
+        window: Chosen window, or None for the default rule.
     """
 
     id: int
@@ -59,6 +64,7 @@ class SegmentedObject:
     removed: Mapping[str, Any] | None = None
     earlier: tuple[Step, ...] = ()
     origin: Mapping[str, Any] | None = None
+    window: Window | None = None
 
     @property
     def num_clicks(self) -> int:
@@ -73,16 +79,17 @@ class SegmentedObject:
 
 @dataclass(frozen=True)
 class Draft:
-    """The object being made.
+    """The object in progress.
 
     Args:
         clicks: Clicks in order, since the last manual step.
         class_id: Current class.
-        edits: Reopened finished object, or None.
+        edits: Number of the reopened object, or None.
         start: Mask that the first click corrects, as an encoding, or None.
         threshold: Threshold at the last click, or that of the reopened object.
-        earlier: Earlier version, see :class:`SegmentedObject`.
-        origin: Origin, see :class:`SegmentedObject`.
+        earlier: Earlier steps, see `SegmentedObject`.
+        origin: Start mask of the first earlier step, see `SegmentedObject`.
+        window: Chosen window until the draft is finished, or None for the default rule.
     """
 
     clicks: tuple[MadeClick, ...]
@@ -92,6 +99,7 @@ class Draft:
     threshold: float = 0.5
     earlier: tuple[Step, ...] = ()
     origin: Mapping[str, Any] | None = None
+    window: Window | None = None
 
 
 @dataclass(frozen=True)
@@ -104,12 +112,14 @@ class State:
     last_class: int | None = None
     nothing: bool = False
     """Whether the image was marked as having no object."""
+    window: Window | None = None
+    """Window chosen for this image, or None."""
 
     def object(self, number: int) -> SegmentedObject:
-        """The finished object of an id.
+        """Look up a finished object by its id.
 
         Raises:
-            NoSuchObjectError: When there is none.
+            NoSuchObjectError: When no object has this id.
         """
         for one in self.objects:
             if one.id == number:
@@ -119,34 +129,35 @@ class State:
 
 
 def apply(state: State, event: Mapping[str, Any]) -> State:
-    """The state after an event; a pure function.
+    """Apply an event to a state; a pure function.
 
     Args:
         state: State before the event.
         event: ``{"event": NAME, ...}`` from the log.
 
     Raises:
-        LookupError, TypeError, ValueError: When the event is of no known kind, or does not fit.
+        LookupError, TypeError, ValueError: When the event is unknown or does not fit the state.
     """
     change = _EVENTS.get(event["event"])
     if change is None:
-        raise ValueError(f"no event is called {event['event']!r}")
+        raise ValueError(f"unknown event {event['event']!r}")
     return change(state, event)
 
 
 def _click(state: State, event: Mapping[str, Any]) -> State:
-    draft = state.draft or Draft((), int(event["class_id"]))
+    draft = state.draft or Draft((), int(event["class_id"]), window=Window.stored(event.get("window")))
     clicks = (*draft.clicks, _made_click(event["click"]))
     return replace(state, draft=replace(draft, clicks=clicks, threshold=float(event.get("threshold", 0.5))))
 
 
 def _paint(state: State, event: Mapping[str, Any]) -> State:
-    draft = state.draft or Draft((), int(event["class_id"]))
+    draft = state.draft or Draft((), int(event["class_id"]), window=Window.stored(event.get("window")))
+    local = () if event.get("click") is None else (_made_click(event["click"]),)
     painted = replace(
         draft,
         clicks=(),
         start=event["mask"],
-        earlier=(*draft.earlier, *draft.clicks, Paint.read(event["paint"])),
+        earlier=(*draft.earlier, *draft.clicks, *local, Paint.read(event["paint"])),
         origin=draft.origin if draft.earlier else draft.start,
     )
     return replace(state, draft=painted)
@@ -170,10 +181,22 @@ def _discard(state: State, event: Mapping[str, Any]) -> State:
 
 def _edit(state: State, event: Mapping[str, Any]) -> State:
     one = state.object(int(event["id"]))
-    reopened = Draft((), one.class_id, edits=one, start=one.rle, threshold=one.threshold)
+    reopened = Draft(
+        (),
+        one.class_id,
+        edits=one,
+        start=one.rle,
+        threshold=one.threshold,
+        window=Window.stored(event.get("window")),
+    )
     if not event["from_mask"]:
         reopened = replace(
-            reopened, clicks=one.clicks, start=one.start, earlier=one.earlier, origin=one.origin
+            reopened,
+            clicks=one.clicks,
+            start=one.start,
+            earlier=one.earlier,
+            origin=one.origin,
+            window=one.window,
         )
     return replace(state, draft=reopened, objects=_without(state, [one]))
 
@@ -209,6 +232,10 @@ def _import(state: State, event: Mapping[str, Any]) -> State:
     )
 
 
+def _choose_window(state: State, event: Mapping[str, Any]) -> State:
+    return replace(state, window=Window.stored(event.get("window")))
+
+
 def _nothing(state: State, event: Mapping[str, Any]) -> State:
     return replace(state, nothing=bool(event["nothing"]))
 
@@ -224,11 +251,12 @@ _EVENTS: Mapping[str, Callable[[State, Mapping[str, Any]], State]] = {
     "merge": _merge,
     "import": _import,
     "nothing": _nothing,
+    "window": _choose_window,
 }
 
 
 def _named(state: State, event: Mapping[str, Any]) -> list[SegmentedObject]:
-    """Objects that an event names; an event of version 1 names one."""
+    """Find the objects named in an event; an event of version 1 names one."""
     numbers = event["ids"] if "ids" in event else [event["id"]]
     return [state.object(int(number)) for number in numbers]
 
@@ -243,7 +271,7 @@ def _in_order(objects: Iterable[SegmentedObject]) -> tuple[SegmentedObject, ...]
 
 
 def object_event(one: SegmentedObject) -> dict[str, Any]:
-    """Object in the format of the log."""
+    """Convert an object to its log format."""
     by_hand = {
         "earlier": [step_event(step) for step in one.earlier],
         "origin": None if one.origin is None else dict(one.origin),
@@ -258,16 +286,22 @@ def object_event(one: SegmentedObject) -> dict[str, Any]:
         "start": None if one.start is None else dict(one.start),
         "removed": None if one.removed is None else dict(one.removed),
         **(by_hand if one.earlier else {}),
+        **window_event(one.window),
     }
 
 
+def window_event(window: Window | None) -> dict[str, Any]:
+    """Convert a chosen window to its log format; empty for None."""
+    return {} if window is None else {"window": list(window)}
+
+
 def step_event(step: Step) -> dict[str, Any]:
-    """Click or manual step in the format of the log."""
+    """Convert a click or manual step to its log format."""
     return step.event() if isinstance(step, Paint) else click_event(step)
 
 
 def click_event(made: MadeClick) -> dict[str, Any]:
-    """Click in the format of the log; floats are written so that reading gives the same bits."""
+    """Convert a click to its log format; floats round-trip bit for bit."""
     click = made.click
     return {
         "row": click.row,
@@ -299,4 +333,5 @@ def _object(event: Mapping[str, Any]) -> SegmentedObject:
             Paint.read(step) if "kind" in step else _made_click(step) for step in event.get("earlier", ())
         ),
         origin=event.get("origin"),
+        window=Window.stored(event.get("window")),
     )

@@ -1,4 +1,4 @@
-"""New, renamed and deleted images of a folder that is being annotated."""
+"""Detection of new, renamed and deleted images in a folder under annotation."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dct_seg.app.folder import Entry, Folder
+from dct_seg.app.folder import Entry, ImageFolder
 from dct_seg.files import BROKEN
 
 PAUSE = 3.0  # seconds between two scans of the folder
-SHARE = 20  # a slow scan is followed by a pause this many times as long
+SHARE = 20  # pause after a scan, as a multiple of the scan's duration
 
 
 class Watcher:
-    """Rescan a folder, and detect renamed and deleted images.
+    """Watcher that rescans a folder and detects renamed and deleted images.
 
     The size and the SHA-256 of each annotated image are stored as a line of JSON. A new file with the same
-    content takes over the log of a deleted one.
+    content inherits the log of a deleted one.
 
     Args:
         folder: Folder of the images.
         logs: Folder of their logs, ``ID.jsonl`` each.
-        adopt: Moves a log from the deleted image (first id) to the new one; returns whether it could.
+        adopt: Function that moves a log from a deleted image (first id) to a new one; False if it cannot.
         clock: Monotonic clock, in seconds.
     """
 
     def __init__(
         self,
-        folder: Folder,
+        folder: ImageFolder,
         logs: Path,
         adopt: Callable[[str, Entry], bool],
         clock: Callable[[], float] = time.monotonic,
@@ -71,11 +71,11 @@ class Watcher:
         if entry.id in self._known or self._file.is_symlink():
             return
         try:
-            line = {"id": entry.id, "name": entry.name, **_content(entry.path)}
+            line = {"id": entry.id, "name": entry.name, "page": entry.page, **_content(entry.path)}
             with self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError:
-            return  # annotation continues; the hash is retried at the next change
+            return  # the hash is retried at the next change
         self._known[entry.id] = line
 
     def gone(self) -> list[Entry]:
@@ -86,13 +86,11 @@ class Watcher:
     def _log_ids(self) -> list[str]:
         return sorted(path.stem for path in self._logs.glob("*.jsonl")) if self._logs.is_dir() else []
 
-    def _lost(self, picture_id: str) -> Entry:
-        name = self._known.get(picture_id, {}).get("name") or _name_in(self._logs / f"{picture_id}.jsonl")
-        name = name or picture_id
-        error = (
-            f"{name} is gone; its objects are kept, and exported. Put the file back, or under another name"
-        )
-        return Entry(picture_id, name, self._folder.root / name, error)
+    def _lost(self, image_id: str) -> Entry:
+        name = self._known.get(image_id, {}).get("name") or _name_in(self._logs / f"{image_id}.jsonl")
+        name = name or image_id
+        error = f"{name} is gone; its objects are kept and exported. Restore the file, under any name"
+        return Entry(image_id, name, self._folder.root / name, error)
 
     def _settle(self) -> bool:
         """Move the logs of deleted images to new files with the same content."""
@@ -108,7 +106,8 @@ class Watcher:
                 content = _content(entry.path)
             except OSError:
                 continue
-            lost = next((one for one, line in known.items() if line["sha256"] == content["sha256"]), None)
+            same = (content["sha256"], entry.page)
+            lost = next((one for one, line in known.items() if (line["sha256"], line["page"]) == same), None)
             if lost is not None and self._adopt(lost, entry):
                 del known[lost]
                 self.remember(entry)
@@ -124,6 +123,7 @@ class Watcher:
             try:
                 one = json.loads(line)
                 kept = {"name": str(one["name"]), "bytes": int(one["bytes"]), "sha256": str(one["sha256"])}
+                kept["page"] = int(one.get("page", 1))
                 self._known[str(one["id"])] = kept
             except BROKEN:  # noqa: PERF203  # a torn line costs one image
                 continue

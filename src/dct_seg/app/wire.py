@@ -1,4 +1,4 @@
-"""Encoding of images and masks for the page: JPEGs to look at, gray PNGs of probabilities."""
+"""Encoding of images and masks for the page: JPEG images, gray PNGs of probabilities."""
 
 from __future__ import annotations
 
@@ -9,30 +9,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dct_seg.app import schemas
-from dct_seg.app.folder import Folder
+from dct_seg.app.folder import ImageFolder
 from dct_seg.app.segmenter import Preview
-from dct_seg.app.state import MadeClick, SegmentedObject, State
+from dct_seg.app.state import ChosenBy, MadeClick, SegmentedObject, State
 from dct_seg.app.working_image import WorkingImage, WorkingImages, bounding_box
+from dct_seg.data.brightness import Window
 
 MASK_SIDE = 1024  # pixels; the network sees fewer
-LIVE_SIDE = 512  # pixels of a short-lived mask
-HAND_SIDE = 2048  # pixels of a manual mask, where every pixel counts
-FAINTEST = 0.02  # probabilities below are not sent
+LIVE_SIDE = 512  # pixels of a preview mask
+HAND_SIDE = 2048  # pixels of a manual mask, in which every pixel counts
+FAINTEST = 0.02  # lower probabilities are not sent
 JPEG_QUALITY = 88
+THUMBNAIL_SIDE = 256  # pixels; up to this size, images are thumbnails of the list
 
 
-def jpeg(folder: Folder, pictures: WorkingImages, picture_id: str, max_side: int) -> bytes:
-    """JPEG of the upright image, alpha on white, its longer side at most ``max_side`` pixels.
+def jpeg(
+    folder: ImageFolder, images: WorkingImages, image_id: str, max_side: int, chosen: Window | None = None
+) -> bytes:
+    """Encode the upright image as JPEG, alpha on white, its longer side at most ``max_side`` pixels.
+
+    Its brightness equals that of the network's input; ``chosen`` is the window of both.
 
     Raises:
-        NoSuchPictureError, UnreadableFileError: When :meth:`Folder.read` does.
+        NoSuchImageError, UnreadableFileError: When `ImageFolder.read` does.
     """
-    working = pictures.get(picture_id)
-    on_white = folder.read_on_white(picture_id)
+    working = images.get(image_id, chosen, keep=max_side > THUMBNAIL_SIDE)
+    on_white = folder.read_on_white(image_id, chosen)
     if on_white is not None:
         image = on_white
     elif working.factor > 1 and max_side > max(working.image.shape[:2]):
-        image = folder.read(picture_id)
+        image = folder.read(image_id, chosen).image
     else:
         image = working.image
     encoded, data = cv2.imencode(
@@ -51,17 +57,17 @@ def _shrunk(image: NDArray[np.uint8], max_side: int) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
 
 
-def mask(probs: NDArray[np.float32], picture: WorkingImage, locked: NDArray[np.bool_] | None) -> schemas.Mask:
+def mask(probs: NDArray[np.float32], working: WorkingImage, locked: NDArray[np.bool_] | None) -> schemas.Mask:
     """Encode the nonzero region of the probabilities, at no more pixels than the network outputs.
 
     Args:
         probs: (h, w) probabilities of the working image.
-        picture: Image that they belong to.
-        locked: (H, W) of the full size; pixels that are background at any probability.
+        working: Image of the probabilities.
+        locked: Locked pixels, (H, W) at full size, which are background at any probability.
     """
     rows, cols = bounding_box(probs > FAINTEST) or (slice(0, 1), slice(0, 1))
     return _mask(
-        probs[rows, cols], (rows.start, rows.stop, cols.start, cols.stop), picture, locked, MASK_SIDE
+        probs[rows, cols], (rows.start, rows.stop, cols.start, cols.stop), working, locked, MASK_SIDE
     )
 
 
@@ -70,26 +76,26 @@ def hand_mask(found: NDArray[np.bool_], locked: NDArray[np.bool_] | None) -> sch
 
     Args:
         found: (H, W) mask of the full size.
-        locked: Locked pixels, see :func:`mask`.
+        locked: Locked pixels, see `mask`.
     """
     rows, cols = bounding_box(found) or (slice(0, 1), slice(0, 1))
     part = found[rows, cols].astype(np.uint8) * 255
     return _encoded(part, (rows, cols), locked, HAND_SIDE)
 
 
-def live_mask(look: Preview, picture: WorkingImage, locked: NDArray[np.bool_] | None) -> schemas.Mask:
-    """Encode a live preview of the whole region, at no more pixels than a drag needs.
+def live_mask(look: Preview, working: WorkingImage, locked: NDArray[np.bool_] | None) -> schemas.Mask:
+    """Encode a live preview of the whole region, at reduced resolution.
 
     Args:
-        look: View that the network saw.
-        picture: Image that they belong to.
-        locked: Locked pixels, see :func:`mask`.
+        look: Preview of the network's view.
+        working: Image of the probabilities.
+        locked: Locked pixels, see `mask`.
     """
     view = look.view
     return _mask(
         look.probs,
         (view.top, view.top + view.height, view.left, view.left + view.width),
-        picture,
+        working,
         locked,
         LIVE_SIDE,
     )
@@ -98,15 +104,15 @@ def live_mask(look: Preview, picture: WorkingImage, locked: NDArray[np.bool_] | 
 def _mask(
     probs: NDArray[np.float32],
     box: tuple[int, int, int, int],
-    picture: WorkingImage,
+    working: WorkingImage,
     locked: NDArray[np.bool_] | None,
     max_side: int,
 ) -> schemas.Mask:
-    """Probabilities of a box (first row, end of rows, first column, end of columns) of an image."""
+    """Encode probabilities of a box (first row, end row, first column, end column) of an image."""
     part = np.rint(probs * 255).astype(np.uint8)
     rows, cols = (
-        slice(start * picture.factor, min(side, end * picture.factor))
-        for start, end, side in ((*box[:2], picture.size[0]), (*box[2:], picture.size[1]))
+        slice(start * working.factor, min(side, end * working.factor))
+        for start, end, side in ((*box[:2], working.size[0]), (*box[2:], working.size[1]))
     )
     return _encoded(part, (rows, cols), locked, max_side)
 
@@ -114,7 +120,7 @@ def _mask(
 def _encoded(
     part: NDArray[np.uint8], box: tuple[slice, slice], locked: NDArray[np.bool_] | None, max_side: int
 ) -> schemas.Mask:
-    """Values of 0 to 255 over a box (rows, columns) of the full-size image."""
+    """Encode values of 0 to 255 over a box (rows, columns) of the full-size image."""
     rows, cols = box
     if max(part.shape) > max_side:
         scale = max_side / max(part.shape)
@@ -133,8 +139,16 @@ def _encoded(
     )
 
 
+def window(working: WorkingImage, chosen_by: ChosenBy | None) -> schemas.WindowInForce | None:
+    """Describe an image's window for the page; None for an image of 8 bits."""
+    if working.window is None or working.extent is None:
+        return None
+    (low, high), (lowest, highest) = working.window, working.extent
+    return schemas.WindowInForce(low=low, high=high, lowest=lowest, highest=highest, chosen_by=chosen_by)
+
+
 def finished(one: SegmentedObject) -> schemas.Object:
-    """Finished object for the page."""
+    """Describe a finished object for the page."""
     return schemas.Object(
         id=one.id,
         class_id=one.class_id,
@@ -147,7 +161,7 @@ def finished(one: SegmentedObject) -> schemas.Object:
 
 
 def draft(state: State) -> schemas.Draft | None:
-    """Current draft, or None."""
+    """Describe the current draft for the page, or None."""
     if state.draft is None:
         return None
     edits = None if state.draft.edits is None else state.draft.edits.id

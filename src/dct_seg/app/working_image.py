@@ -1,4 +1,4 @@
-"""Images at working size: full size up to 16 megapixels, above that reduced by an integer factor."""
+"""Images at working size: full size up to 16 megapixels, reduced by an integer factor above that."""
 
 from __future__ import annotations
 
@@ -13,27 +13,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dct_seg.clicks import Click
+from dct_seg.data.brightness import Window
+from dct_seg.data.images import Shown
 
 MAX_WORKING_PIXELS = 16_000_000
 
 
 @dataclass(frozen=True)
 class WorkingImage:
-    """Reduced image, whose pixels cover ``factor`` x ``factor`` pixels of the full size.
+    """Reduced image, each pixel of which covers ``factor`` x ``factor`` full-size pixels.
 
     Args:
         image: (h, w, 3) uint8 RGB; the last row and column may cover less.
         factor: Reduction factor; 1 for the full size.
         size: (H, W) of the full size.
+        window: Current window, or None for an image of 8 bits.
+        extent: Lowest and highest value of the file, or None for an image of 8 bits.
     """
 
     image: NDArray[np.uint8]
     factor: int
     size: tuple[int, int]
+    window: Window | None = None
+    extent: Window | None = None
 
     @classmethod
     def of(cls, image: NDArray[np.uint8], max_pixels: int | None = None) -> WorkingImage:
-        """Make the working image of a full-size one, (H, W, 3), by default of at most 16 megapixels."""
+        """Reduce a full-size image, (H, W, 3), to a working image, by default of at most 16 megapixels."""
         height, width = image.shape[:2]
         factor = max(1, math.ceil(math.sqrt(height * width / (max_pixels or MAX_WORKING_PIXELS))))
         if factor == 1:
@@ -61,14 +67,14 @@ class WorkingImage:
         )
 
     def mask(self, probs: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
-        """The mask of full size, (H, W), of probabilities of the working image.
+        """Threshold the probabilities of the working image into a full-size mask, (H, W).
 
-        Enlarged linearly, then thresholded.
+        They are upsampled linearly first.
         """
         if self.factor == 1:
             return probs > threshold
         mask = np.zeros(self.size, bool)
-        region = bounding_box(probs > threshold, margin=2)  # enlarging looks one pixel around
+        region = bounding_box(probs > threshold, margin=2)  # linear upsampling reads one pixel around
         if region is not None:
             rows, cols = region
             part = probs[rows, cols]
@@ -82,14 +88,12 @@ class WorkingImage:
         return mask
 
     def reduced(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """A mask of full size at the size of the working image."""
+        """Subsample a full-size mask to the size of the working image."""
         return mask[:: self.factor, :: self.factor]
 
 
 def bounding_box(mask: NDArray[np.bool_], *, margin: int = 0) -> tuple[slice, slice] | None:
-    """The rows and columns of the smallest box around a mask, ``margin`` pixels wider where the image goes
-    on; None if empty.
-    """
+    """Find the bounding box of a mask plus ``margin`` pixels as (rows, columns); None if empty."""
     rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return None
@@ -100,26 +104,39 @@ def bounding_box(mask: NDArray[np.bool_], *, margin: int = 0) -> tuple[slice, sl
 
 
 class WorkingImages:
-    """Cache of recently used images; they are decoded one at a time to bound memory.
+    """Cache of recently used images, decoded one at a time to bound memory.
 
     Args:
-        read: Function from an id to the full-size image, (H, W, 3) uint8.
+        read: Function from an id and a chosen window to the full-size image.
         keep: Number of images kept.
     """
 
-    def __init__(self, read: Callable[[str], NDArray[np.uint8]], *, keep: int = 4) -> None:
+    def __init__(self, read: Callable[[str, Window | None], Shown], *, keep: int = 4) -> None:
         self._read = read
         self._keep = keep
-        self._pictures: OrderedDict[str, WorkingImage] = OrderedDict()
-        """Cache of decoded images; this class owns it."""
+        self._images: OrderedDict[tuple[str, Window | None], WorkingImage] = OrderedDict()
+        """Decoded images; this class owns the cache."""
         self._decoding = threading.Lock()
 
-    def get(self, picture_id: str) -> WorkingImage:
-        """Working image of an id; errors of ``read`` are passed on."""
+    def get(self, image_id: str, window: Window | None = None, *, keep: bool = True) -> WorkingImage:
+        """Get the working image of an id; errors of ``read`` propagate.
+
+        Args:
+            image_id: Id of the image.
+            window: Chosen window, or None for the default rule.
+            keep: Whether to cache it; a list of thumbnails must not displace the open image.
+        """
+        key = (image_id, window)
         with self._decoding:
-            if picture_id not in self._pictures:
-                self._pictures[picture_id] = WorkingImage.of(self._read(picture_id))
-            self._pictures.move_to_end(picture_id)
-            while len(self._pictures) > self._keep:
-                self._pictures.popitem(last=False)
-            return self._pictures[picture_id]
+            found = self._images.get(key) or self._made(key)
+            if not keep:
+                return found
+            self._images[key] = found
+            self._images.move_to_end(key)
+            while len(self._images) > self._keep:
+                self._images.popitem(last=False)
+            return found
+
+    def _made(self, key: tuple[str, Window | None]) -> WorkingImage:
+        shown = self._read(*key)
+        return replace(WorkingImage.of(shown.image), window=shown.window, extent=shown.extent)

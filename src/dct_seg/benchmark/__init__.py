@@ -1,4 +1,4 @@
-"""One benchmark for every method and dataset."""
+"""Benchmark of all methods on all datasets."""
 
 from dct_seg.benchmark.compare import compare, compare_runs
 from dct_seg.benchmark.results import Results, load_results

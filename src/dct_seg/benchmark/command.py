@@ -1,4 +1,4 @@
-"""``dct-seg benchmark``: command line of the benchmark."""
+"""``dct-seg benchmark``: run and compare benchmarks from the command line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, get_args
 
@@ -33,7 +34,7 @@ from dct_seg.simulation import Prompt, Rule
 from dct_seg.stopping import advising
 
 DONE, SAMPLES_FAILED = 0, 1
-"""Exit codes."""
+"""Exit codes: success, and failed samples."""
 
 
 def main(args: Sequence[str]) -> int:
@@ -47,30 +48,36 @@ def main(args: Sequence[str]) -> int:
         FileNotFoundError: When a folder or file is missing.
     """
     if args[:1] == ["compare"]:
-        parser = CommandParser(prog="dct-seg benchmark compare", description="B against A, sample by sample.")
+        parser = CommandParser(
+            prog="dct-seg benchmark compare", description="Compare run B with run A, sample by sample."
+        )
         add_compare_arguments(parser)
         given = parser.parse_args(args[1:])
         sys.stdout.write(compare_runs(given.a, given.b, out=given.out, first=given.first))
         return DONE
     if args[:1] == ["table2"]:
-        parser = CommandParser(prog="dct-seg benchmark table2", description="Table 2 of several runs.")
-        parser.add_argument("folders", nargs="+", metavar="DIR", help="folders that a benchmark wrote to")
+        parser = CommandParser(
+            prog="dct-seg benchmark table2", description="Write Table 2 from several runs."
+        )
+        parser.add_argument("folders", nargs="+", metavar="DIR", help="output folders of benchmarks")
         parser.add_argument("--out", required=True, metavar="DIR", help="folder for table2.md, .csv and .tex")
         given = parser.parse_args(args[1:])
         sys.stdout.write(join_runs(given.folders, given.out))
         return DONE
     parser = CommandParser(
         prog="dct-seg benchmark",
-        description="Run interactive segmentation methods over datasets under the field's protocol.",
+        description="Run interactive segmentation methods on datasets under the standard protocol.",
         epilog=(
             "`dct-seg benchmark compare A B` compares two runs sample by sample; "
-            "`dct-seg benchmark table2 A B --out C` prints the paper's Table 2 beside them."
+            "`dct-seg benchmark table2 A B --out C` prints them next to the paper's Table 2."
         ),
     )
     add_arguments(parser)
     given = parser.parse_args(args)
+    if given.full and given.target is not None:
+        raise ValueError(f"--full makes all clicks, --target {given.target:g} stops before; give one of them")
     given.out = given.out or _new_folder()
-    with advising(f"the same command with --out {given.out} goes on from here"):
+    with advising(f"the same command with --out {given.out} continues from here"):
         return _benchmark(given)
 
 
@@ -80,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method",
         default="dctnet",
         metavar="NAME[,NAME]",
-        help="registered methods; LABEL=NAME to run one under another label",
+        help="registered methods; LABEL=NAME runs one under another label",
     )
     parser.add_argument(
         "--weights",
@@ -91,7 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoints",
         metavar="DIR",
-        help="take the weights of each learned method from DIR/LABEL/checkpoints/last.ckpt, or DIR/ROW/...",
+        help="load the weights of each learned method from DIR/LABEL/checkpoints/last.ckpt, or DIR/ROW/...",
     )
     parser.add_argument(
         "--option",
@@ -101,16 +108,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="option of a method; may be repeated",
     )
     parser.add_argument(
-        "--data", nargs="+", required=True, metavar="NAME=PATH", help="datasets and their folders"
+        "--data",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="NAME=PATH",
+        help="datasets and their folders; may be repeated",
     )
     parser.add_argument(
-        "--prompt", required=True, choices=get_args(Prompt), help="drag tells the method each click's radius"
+        "--prompt", required=True, choices=get_args(Prompt), help="drag gives the method each click's radius"
     )
     parser.add_argument(
         "--out",
         metavar="DIR",
         help=(
-            "where results, tables and images go; a second run goes on from there (a new runs/benchmark/TIME)"
+            "folder for results, tables and images; a second run resumes there (a new runs/benchmark/TIME)"
         ),
     )
     parser.add_argument(
@@ -120,19 +132,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target",
         type=float,
         metavar="IOU",
-        help="a sample is done at this IoU: faster, but no mIoU@k, AuC and curves",
+        help="stop a sample at this IoU: faster, but without mIoU@k, AuC and curves",
     )
     parser.add_argument(
         "--full",
         action="store_true",
-        help="make all clicks, for mIoU@k, AuC and curves; not with --target",
+        help="make all clicks, as mIoU@k, AuC and curves require; not with --target",
     )
     parser.add_argument(
         "--threshold",
         type=float,
         default=0.5,
         metavar="P",
-        help="minimum probability of an object pixel (0.5)",
+        help="probability above which a pixel counts as object (0.5)",
     )
     parser.add_argument(
         "--rule",
@@ -152,8 +164,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help=(
-            "threads in each process (the cores, shared among the workers); float32 networks give the same "
-            "last digit at the same N only"
+            "threads per process (the cores, shared among the workers); float32 networks give identical bits "
+            "only at the same N"
         ),
     )
     parser.add_argument(
@@ -179,14 +191,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="F",
-        help="only the images that data.holdout F keeps out of training",
+        help="only the images that data.holdout F excludes from training",
     )
     parser.add_argument(
         "--strips",
         type=int,
         default=20,
         metavar="N",
-        help="images of the first N samples of each dataset and method (20)",
+        help="draw strips of the first N samples of each dataset and method (20)",
     )
 
 
@@ -195,21 +207,23 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "a",
         metavar="A",
-        help="folder or results.json to compare with; FOLDER:METHOD if it has several methods",
+        help="reference run: a folder or results.json; FOLDER:METHOD if it has several methods",
     )
-    parser.add_argument("b", metavar="B", help="folder or results.json to judge; or FOLDER:METHOD")
+    parser.add_argument("b", metavar="B", help="run to compare: a folder or results.json, or FOLDER:METHOD")
     parser.add_argument(
         "--out", metavar="DIR", help="write compare.md, and images of the samples that changed most"
     )
     parser.add_argument(
-        "--first", type=int, default=10, metavar="N", help="samples to list and draw, better and worse (10)"
+        "--first",
+        type=int,
+        default=10,
+        metavar="N",
+        help="number of samples to list and draw, for gains and losses each (10)",
     )
 
 
 def write_tables(results: Results, folder: Path) -> None:
-    """Write ``table.md``, ``table.csv`` and ``details.csv``, ``table.tex``, ``robustness.csv``, and the
-    curves of a full run.
-    """
+    """Write the tables as Markdown, CSV and LaTeX, and the curves of a full run."""
     write_whole(folder / "table.md", markdown(results))
     write_whole(folder / "table.csv", as_csv(comparison_table(results)))
     write_whole(folder / "details.csv", as_csv(detail_table(results)))
@@ -252,8 +266,10 @@ def _benchmark(args: argparse.Namespace) -> int:
 
 def _new_folder() -> str:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("several ranks write to one folder; name it with --out DIR")
-    return f"runs/benchmark/{time.strftime('%Y%m%d-%H%M%S')}"
+        raise ValueError("several ranks need a common folder; give --out DIR")
+    name = f"runs/benchmark/{time.strftime('%Y%m%d-%H%M%S')}"
+    others = (f"{name}-{number}" for number in count(2))
+    return next(path for path in chain([name], others) if not Path(path).exists())
 
 
 def parse_methods(
@@ -262,33 +278,34 @@ def parse_methods(
     """Collect the methods of ``--method``, ``--option``, ``--weights`` and ``--checkpoints``.
 
     Raises:
-        ValueError: When an option belongs to no requested method, or is no METHOD.KEY=VALUE.
+        ValueError: When an option belongs to no requested method, or is not METHOD.KEY=VALUE.
 
     Examples:
         >>> parse_methods("disc", ["disc.seed_radius=3"])
         {'disc': MethodSpec(name='disc', options={'seed_radius': 3})}
     """
-    wanted = {
-        label: name or label
-        for label, _, name in (entry.strip().partition("=") for entry in names.split(","))
-        if label
-    }
+    entries = [entry.strip().partition("=") for entry in names.split(",")]
+    wanted = {label: name or label for label, _, name in entries if label}
+    _check_labels("--method", [label for label, _, _ in entries if label], "LABEL=METHOD")
     given: dict[str, dict[str, Any]] = {label: {} for label in wanted}
     if weights is not None:
         labels = [label for label, name in wanted.items() if name == "dctnet"]
         if len(labels) != 1:
             raise ValueError(
-                f"--weights is for one dctnet, and --method is {names}; give --option LABEL.checkpoint=FILE"
+                f"--weights is for a single dctnet, not --method {names}; give --option LABEL.checkpoint=FILE"
             )
         given[labels[0]]["checkpoint"] = weights
     for option in options:
         key, equals, value = option.partition("=")
         label, dot, name = key.partition(".")
         if not (equals and dot and name):
-            raise ValueError(f"--option wants METHOD.KEY=VALUE, got '{option}'")
+            raise ValueError(f"--option takes METHOD.KEY=VALUE, got '{option}'")
         if label not in given:
             raise ValueError(f"--option {option} is for '{label}', but --method is {names}")
         given[label][name] = _value(value)
+    learned = [name for name in wanted.values() if getattr(METHODS.get(name), "row", None) is not None]
+    if checkpoints is not None and not learned:
+        raise ValueError(f"--checkpoints is for learned methods, and --method {names} has none; leave it out")
     for label, name in wanted.items() if checkpoints is not None else ():
         row = getattr(METHODS.get(name), "row", None)
         if row is not None and "checkpoint" not in given[label]:
@@ -297,7 +314,7 @@ def parse_methods(
 
 
 def _last_checkpoint(folder: Path, label: str, row: str) -> Path:
-    """Newest checkpoint of the method's own run, or of the row whose weights it uses."""
+    """Find the newest checkpoint of the method's own run, or of the row whose weights it uses."""
     places = [folder / name / "checkpoints" / "last.ckpt" for name in dict.fromkeys((label, row))]
     for place in places:
         if place.is_file():
@@ -308,13 +325,27 @@ def _last_checkpoint(folder: Path, label: str, row: str) -> Path:
 
 
 def parse_data(entries: Sequence[str]) -> Mapping[str, str | None]:
-    """The datasets of ``--data NAME=PATH``; a set without files is a name alone.
+    """Parse ``--data NAME=PATH``; a dataset without files is given by its name only.
+
+    Raises:
+        ValueError: When two datasets have one name.
 
     Examples:
         >>> parse_data(["GrabCut=data/GrabCut", "Shapes"])
         {'GrabCut': 'data/GrabCut', 'Shapes': None}
     """
-    return {name: path or None for name, _, path in (entry.partition("=") for entry in entries)}
+    parts = [entry.partition("=") for entry in entries]
+    _check_labels(
+        "--data", [name for name, _, _ in parts], "LABEL=PATH (for a folder with images/ and masks/)"
+    )
+    return {name: path or None for name, _, path in parts}
+
+
+def _check_labels(argument: str, labels: Sequence[str], form: str) -> None:
+    """Raise ValueError when a label is repeated, since the second would replace the first."""
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValueError(f"{argument} names '{label}' twice; give each its own label, as {form}")
 
 
 def _value(text: str) -> Any:

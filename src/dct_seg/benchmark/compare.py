@@ -1,4 +1,4 @@
-"""Compare two runs sample by sample: gains, losses, and the significance of the difference."""
+"""Comparison of two runs sample by sample: gains, losses, and the significance of the difference."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import numpy as np
 
 from dct_seg.benchmark.results import Results, SampleRecord, iou_table, load_results
 from dct_seg.benchmark.strips import folder_name, stack_strips, strip_path
-from dct_seg.benchmark.tables import as_markdown, percent, thresholds_of
+from dct_seg.benchmark.tables import as_markdown, noc_ious, percent
 from dct_seg.files import write_whole
 from dct_seg.metrics import bootstrap_interval, hold_last, num_clicks_to
+from dct_seg.ranges import check_number
 
 
-class Pair(NamedTuple):
-    """One sample in both runs: number of clicks and final IoU."""
+class PairedSample(NamedTuple):
+    """Result of one sample in both runs: number of clicks and final IoU."""
 
     a: SampleRecord
     b: SampleRecord
@@ -25,7 +26,7 @@ class Pair(NamedTuple):
 
     @property
     def difference(self) -> int:
-        """Clicks of B minus clicks of A; B is better below 0."""
+        """Clicks of B minus clicks of A; negative when B is better."""
         return self.clicks_b - self.clicks_a
 
 
@@ -35,45 +36,39 @@ class Comparison:
 
     Args:
         data: Label of the dataset.
-        threshold: IoU to reach.
+        min_iou: IoU to reach.
         pairs: Samples with a result in both runs, B's gains first.
-        mean: Mean difference in clicks; B is better below 0.
+        mean: Mean difference in clicks; negative when B is better.
         interval: Bootstrap 95 % interval of the mean.
-        auc: Mean difference of AuC and its interval, where both runs were full.
+        auc: Mean difference of AuC and its interval, if both runs were full.
         num_unpaired: Number of samples in only one run.
     """
 
     data: str
-    threshold: float
-    pairs: list[Pair]
+    min_iou: float
+    pairs: list[PairedSample]
     mean: float
     interval: tuple[float, float]
     auc: tuple[float, float, float] | None
     num_unpaired: int
 
     @property
-    def better(self) -> list[Pair]:
-        """Samples for which B took fewer clicks, largest saving first."""
+    def better(self) -> list[PairedSample]:
+        """Samples for which B needed fewer clicks, largest saving first."""
         return [pair for pair in self.pairs if pair.difference < 0]
 
     @property
-    def worse(self) -> list[Pair]:
-        """Samples for which B took more clicks, largest loss first."""
+    def worse(self) -> list[PairedSample]:
+        """Samples for which B needed more clicks, largest loss first."""
         return [pair for pair in reversed(self.pairs) if pair.difference > 0]
 
     def describe(self, first: int = 10) -> str:
-        """Markdown: the difference, and the ``first`` samples that changed most either way."""
+        """Format as Markdown: the difference, and the ``first`` samples that changed most either way."""
         low, high = self.interval
-        verdict = (
-            "B is better"
-            if high < 0
-            else "B is worse"
-            if low > 0
-            else "no difference that is more than chance"
-        )
+        verdict = "B is better" if high < 0 else "B is worse" if low > 0 else "no significant difference"
         lines = [
             f"## {self.data}: {len(self.pairs)} samples",
-            f"NoC@{percent(self.threshold)}: B - A = {self.mean:+.2f} clicks [{low:+.2f}, {high:+.2f}]: "
+            f"NoC@{percent(self.min_iou)}: B - A = {self.mean:+.2f} clicks [{low:+.2f}, {high:+.2f}]: "
             f"{verdict}. "
             f"Better on {len(self.better)}, worse on {len(self.worse)}, equal on "
             f"{len(self.pairs) - len(self.better) - len(self.worse)}.",
@@ -81,7 +76,7 @@ class Comparison:
         if self.auc is not None:
             lines.append("AuC: B - A = {:+.4f} [{:+.4f}, {:+.4f}].".format(*self.auc))
         if self.num_unpaired:
-            lines.append(f"{self.num_unpaired} samples have a result in one run only and are left out.")
+            lines.append(f"{self.num_unpaired} samples have a result in only one run and are left out.")
         for title, pairs in (("Better", self.better), ("Worse", self.worse)):
             rows = [[p.a.name, str(p.clicks_a), str(p.clicks_b), f"{p.difference:+d}"] for p in pairs[:first]]
             if rows:
@@ -101,7 +96,7 @@ def compare(a: Results, b: Results, method_a: str, method_b: str) -> list[Compar
         method_b: Label of a method in ``b``.
 
     Raises:
-        ValueError: When the runs were made under different protocols, or share no sample.
+        ValueError: When the runs used different protocols, or share no sample.
     """
     if (a.settings.rule, a.settings.protocol_version, a.settings.max_clicks) != (
         b.settings.rule,
@@ -109,16 +104,15 @@ def compare(a: Results, b: Results, method_a: str, method_b: str) -> list[Compar
         b.settings.max_clicks,
     ):
         raise ValueError(
-            f"A is under {a.settings.describe()}; B under {b.settings.describe()}; their clicks cannot be "
-            "compared"
+            f"A has {a.settings.describe()}; B has {b.settings.describe()}; their clicks cannot be compared"
         )
-    threshold = max(set(thresholds_of(a)) & set(thresholds_of(b)), default=None)
-    if threshold is None:
+    min_iou = max(set(noc_ious(a)) & set(noc_ious(b)), default=None)
+    if min_iou is None:
         raise ValueError(
-            f"A stops at IoU {a.settings.target}, B at {b.settings.target}: they share no threshold; run one "
-            "again with --target"
+            f"A stops at IoU {a.settings.target}, B at {b.settings.target}: they share no IoU to reach; run "
+            "one again with --target"
         )
-    found = [_compare_on(data, a, b, method_a, method_b, threshold) for data in a.data if data in b.data]
+    found = [_compare_on(data, a, b, method_a, method_b, min_iou) for data in a.data if data in b.data]
     comparisons = [comparison for comparison in found if comparison is not None]
     if not comparisons:
         raise ValueError(
@@ -128,19 +122,19 @@ def compare(a: Results, b: Results, method_a: str, method_b: str) -> list[Compar
 
 
 def compare_runs(a: str, b: str, *, out: str | Path | None = None, first: int = 10) -> str:
-    """The Markdown of B against A, and with ``out`` the file ``compare.md`` and images of the samples that
-    changed most.
+    """Compare two runs as Markdown; with ``out``, also write ``compare.md`` and images.
 
     Args:
-        a: A results file or the folder of a run; ``FOLDER:METHOD`` where it has several methods.
+        a: Results file or folder of the first run; ``FOLDER:METHOD`` if it has several methods.
         b: Results of the second run.
-        out: Folder to write to.
+        out: Folder to write to, with images of the samples that changed most.
         first: Number of samples to list and draw, for gains and losses each.
 
     Raises:
         FileNotFoundError: When a run is missing.
         ValueError: When the runs cannot be compared.
     """
+    check_number("--first", first, least=0, unit="a number of samples")
     (path_a, results_a, method_a), (path_b, results_b, method_b) = _open_run(a), _open_run(b)
     comparisons = compare(results_a, results_b, method_a, method_b)
     heading = [
@@ -168,7 +162,7 @@ def compare_runs(a: str, b: str, *, out: str | Path | None = None, first: int = 
 
 
 def _compare_on(
-    data: str, a: Results, b: Results, method_a: str, method_b: str, threshold: float
+    data: str, a: Results, b: Results, method_a: str, method_b: str, min_iou: float
 ) -> Comparison | None:
     records_a, records_b = (
         {r.name: r for r in run.select(data, m)} for run, m in ((a, method_a), (b, method_b))
@@ -180,11 +174,11 @@ def _compare_on(
     chosen = [records_a[name] for name in shared], [records_b[name] for name in shared]
     tables = [iou_table(records, most) for records in chosen]
     clicks = [
-        num_clicks_to(table, threshold, most, target=run.settings.target or 1.0).tolist()
+        num_clicks_to(table, min_iou, most, target=run.settings.target or 1.0).tolist()
         for table, run in zip(tables, (a, b), strict=True)
     ]
     pairs = sorted(
-        (Pair(*row) for row in zip(*chosen, *clicks, strict=True)),
+        (PairedSample(*row) for row in zip(*chosen, *clicks, strict=True)),
         key=lambda pair: (pair.difference, pair.a.name),
     )
     differences = [pair.difference for pair in pairs]
@@ -194,18 +188,18 @@ def _compare_on(
         auc = (float((areas[1] - areas[0]).mean()), *bootstrap_interval(areas[1] - areas[0]))
     unpaired = len(records_a) + len(records_b) - 2 * len(shared)
     return Comparison(
-        data, threshold, pairs, float(np.mean(differences)), bootstrap_interval(differences), auc, unpaired
+        data, min_iou, pairs, float(np.mean(differences)), bootstrap_interval(differences), auc, unpaired
     )
 
 
 def _open_run(name: str) -> tuple[Path, Results, str]:
-    """The folder, the results and the method that ``FOLDER`` or ``FOLDER:METHOD`` names."""
+    """Read folder, results and method from an argument ``FOLDER`` or ``FOLDER:METHOD``."""
     path, _, method = name.rpartition(":") if ":" in name and not Path(name).exists() else (name, "", "")
     results = load_results(path)
     if not method:
         if len(results.methods) > 1:
             raise ValueError(
-                f"{path} has the methods {', '.join(results.methods)}; say which as {path}:METHOD"
+                f"{path} has the methods {', '.join(results.methods)}; choose one as {path}:METHOD"
             )
         method = next(iter(results.methods))
     elif method not in results.methods:

@@ -1,4 +1,4 @@
-"""The mean IoU after each click, drawn for each dataset."""
+"""Curves of the mean IoU after each click."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from dct_seg.metrics import hold_last
 
 
 def draw_curves(results: Results, folder: Path) -> list[Path]:
-    """Write ``miou_vs_clicks.png`` and ``.svg``: one panel a dataset, one line a method.
+    """Write ``miou_vs_clicks.png`` and ``.svg``: one panel per dataset, one line per method.
 
     Args:
         results: Results of a run without a target; a run that stops early has no such curve.
         folder: Output folder.
 
     Returns:
-        The files; none when the runs stopped at a target.
+        Paths of the files; none if the runs stopped at a target.
     """
     if results.settings.target is not None:
         return []

@@ -1,4 +1,4 @@
-"""Several processes on one machine, and several ranks on one or many."""
+"""Parallel runs: several processes on one machine, and several ranks on one or more machines."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Ranks:
             dist.init_process_group("gloo")
         if dist.get_world_size() == 1:
             return cls()
-        # records are objects on the CPU, and the slowest rank may take its time
+        # records are objects on the CPU, and the slowest rank may take long
         return cls(
             dist.get_rank(),
             dist.get_world_size(),
@@ -80,7 +80,7 @@ class Ranks:
 
 
 def is_first_rank() -> bool:
-    """True on the one process that prints and writes for all."""
+    """Whether this is the process that prints and writes for all."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank() == 0
     return not _is_under_torchrun() or os.environ.get("RANK", "0") == "0"
@@ -90,19 +90,19 @@ def _is_under_torchrun() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "MASTER_ADDR" in os.environ
 
 
-def run_tasks(
+def run_all(
     worker: Callable[[T], R],
-    tasks: Sequence[T],
+    runs: Sequence[T],
     *,
     workers: int,
     threads: int | None = None,
     show: bool = True,
 ) -> Iterator[R]:
-    """Yield the result of each task as it completes, in any order.
+    """Yield the result of each run as it completes, in any order.
 
     Args:
-        worker: Function of a task; picklable for several workers.
-        tasks: Tasks to run.
+        worker: Function of a run; picklable for several workers.
+        runs: Runs to make.
         workers: Number of processes; 1 uses this process.
         threads: Threads of torch and OpenCV per process; None leaves them unchanged.
         show: Show a progress bar.
@@ -110,31 +110,31 @@ def run_tasks(
     Raises:
         RuntimeError: When a process dies.
     """
-    with tqdm(total=len(tasks), unit="sample", disable=None if show else True) as bar:
-        if workers == 1 or len(tasks) < 2:
+    with tqdm(total=len(runs), unit="sample", disable=None if show else True) as bar:
+        if workers == 1 or len(runs) < 2:
             _set_threads(threads)
-            for task in tasks:
-                yield worker(task)
+            for run in runs:
+                yield worker(run)
                 bar.update()
             return
         others = set(multiprocessing.active_children())
         pool = ProcessPoolExecutor(
-            min(workers, len(tasks)),
+            min(workers, len(runs)),
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_start,
             initargs=(worker, threads),
         )
         try:
-            for future in as_completed([pool.submit(_work, task) for task in tasks]):
+            for future in as_completed([pool.submit(_work, run) for run in runs]):
                 yield future.result()
                 bar.update()
         except BrokenProcessPool as error:
             raise RuntimeError(
-                "a worker process died, perhaps for want of memory; run again with fewer --workers to go on"
+                "a worker process died, perhaps out of memory; run again with fewer --workers to resume"
             ) from error
         except (Stopped, GeneratorExit):
             for process in set(multiprocessing.active_children()) - others:
-                process.terminate()  # do not wait for their samples
+                process.terminate()  # do not wait for running samples
             raise
         finally:
             pool.shutdown(cancel_futures=True)
@@ -147,14 +147,12 @@ def _start(worker: Callable[[Any], Any], threads: int | None) -> None:
     global _worker
     _worker = worker
     _set_threads(threads)
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl+C in a terminal is for the parent, which stops its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl+C and stops its workers
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 
-def _work(task: Any) -> Any:
-    return _worker(task)
+def _work(run: Any) -> Any:
+    return _worker(run)
 
 
 def _set_threads(threads: int | None) -> None:
@@ -164,7 +162,7 @@ def _set_threads(threads: int | None) -> None:
 
 
 def _leave_with_parent() -> None:
-    """Stop a worker whose parent was killed; it would wait forever."""
+    """Stop a worker if its parent was killed; it would otherwise wait forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])

@@ -1,4 +1,4 @@
-"""Published NoC@90 results to print beside ours; lower is better."""
+"""Published NoC@90 results for comparison with ours; lower is better."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from dct_seg.simulation import Prompt
 
 FIELD_ORDER = ("GrabCut", "Berkeley", "SBD", "DAVIS", "COCOMVal", "VOC")
-"""Order of the datasets in the field's tables; others follow in the given order."""
+"""Order of the datasets in published tables; others follow in the given order."""
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class Published:
     Args:
         method: Name of the method, with the training set if the authors give several.
         training: Training set; empty for a method without training.
-        source: Publication that the numbers come from.
+        source: Publication of the numbers.
         noc90: NoC@90 for each dataset.
-        prompt: ``drag`` if the method was told the true radius of each click, else ``click``.
+        prompt: ``drag`` if the method received the true radius of each click, otherwise ``click``.
     """
 
     method: str
@@ -64,13 +64,13 @@ PUBLISHED = (
 )
 
 TABLE_2 = tuple(row for row in PUBLISHED if row.source == PAPER)
-"""The paper's own table, row by row.
+"""Rows of the paper's Table 2.
 
 The published BRS and f-BRS start each click from the optimum of the previous click. Our refiners start from
-zero, so that an answer depends only on image and clicks."""
+zero, so that a prediction depends only on image and clicks."""
 
 DISC_FLOOR = _row("disc (no model)", "", "measured by us", 18.68, 19.85, prompt="drag")
-"""Baseline: only the circles of the drags, whose radius is read from the ground truth."""
+"""Baseline that draws only the circles of the drags, with radii from the ground truth."""
 
 
 @dataclass(frozen=True)

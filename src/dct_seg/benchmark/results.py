@@ -28,7 +28,7 @@ class Settings:
     Results are resumed and shown together only if their settings are equal.
 
     Args:
-        prompt: ``drag`` tells the method the radius, ``click`` does not.
+        prompt: ``drag`` gives the method the radius, ``click`` does not.
         rule: Rule by which the simulated user chooses a click.
         protocol_version: Version of the rules.
         threshold: Probability above which a pixel counts as object.
@@ -44,7 +44,7 @@ class Settings:
     target: float | None = 0.9
 
     def describe(self) -> str:
-        """One line that every table carries.
+        """Describe the settings in one line, printed with every table.
 
         Examples:
             >>> Settings("drag").describe()
@@ -73,7 +73,7 @@ class Condition:
 
     @property
     def is_exact(self) -> bool:
-        """True for clicks without noise."""
+        """Whether the clicks have no noise."""
         return not self.click_jitter and not self.radius_noise
 
     @property
@@ -87,7 +87,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class ClickRecord:
-    """One click: pixels, sign, the radius that the method used (or None) and the true one."""
+    """Record of a click: position in pixels, sign, radius used by the method (or None) and true radius."""
 
     row: float
     col: float
@@ -111,8 +111,8 @@ class SampleRecord:
         ious: IoU after each click.
         encode_seconds: Time of ``reset``.
         seconds: Time of the method after each click.
-        wall_seconds: Total time of the sample, with reading, clicks, IoU and writing.
-        error: Reason for a missing result, in one line; None when there is a result.
+        wall_seconds: Total time of the sample, including reading, clicks, IoU and writing.
+        error: Reason for a missing result, in one line; None if there is a result.
     """
 
     data: str
@@ -135,10 +135,10 @@ class SampleRecord:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SampleRecord:
-        """The record of what ``asdict`` gave, after a journey through JSON.
+        """Restore a record from the JSON of ``asdict``.
 
         Raises:
-            LookupError, TypeError, ValueError: When it is something else.
+            LookupError, TypeError, ValueError: When the JSON is not a record.
         """
         height, width = values["size"]
         ious = tuple(float(iou) for iou in values["ious"])
@@ -164,9 +164,9 @@ class Results:
 
     Args:
         settings: Settings shared by all records.
-        methods: For each label: the registered name, the paper and the options.
-        data: For each label: the kind, the root and the number of samples.
-        runs: For each time the command ran: versions, machine, threads, when.
+        methods: Registered name, paper and options by label.
+        data: Kind, root and number of samples by label.
+        runs: Versions, machine, threads and time of each run of the command.
         samples: Records ordered by dataset, method, condition and index.
     """
 
@@ -178,13 +178,13 @@ class Results:
 
     @property
     def failed(self) -> list[SampleRecord]:
-        """The samples without a result."""
+        """Samples without a result."""
         return [record for record in self.samples if record.error is not None]
 
     def select(
         self, data: str, method: str, conditions: Iterable[Condition] | None = None
     ) -> list[SampleRecord]:
-        """The records with a result of one method on one dataset, exact clicks unless told otherwise."""
+        """Select the records with a result of one method on one dataset; by default with exact clicks."""
         wanted = {Condition()} if conditions is None else set(conditions)
         return [
             r
@@ -193,7 +193,7 @@ class Results:
         ]
 
     def absorb(self, records: Iterable[SampleRecord]) -> None:
-        """Add records; where two have one key, the one with a result stays, else the later one."""
+        """Add records; of two with the same key, keep the one with a result, otherwise the later one."""
         table = {record.key: record for record in self.samples}
         for record in records:
             if record.error is None or record.key not in table:
@@ -215,7 +215,7 @@ class Results:
         self.samples = sorted(table.values(), key=place)
 
     def header(self) -> dict[str, Any]:
-        """All but the samples, plain values."""
+        """Convert everything except the samples to plain values."""
         return {
             "settings": asdict(self.settings),
             "methods": self.methods,
@@ -224,10 +224,10 @@ class Results:
         }
 
     def merge_header(self, other: dict[str, Any], where: str) -> None:
-        """Take in methods, datasets and runs of an earlier header.
+        """Merge methods, datasets and runs of an earlier header.
 
         Raises:
-            ValueError: When the earlier run was made under other settings, or its methods have other options.
+            ValueError: When the earlier run has other settings, or its methods have other options.
         """
         theirs, ours = other["settings"], asdict(self.settings)
         for name, value in ours.items():
@@ -251,7 +251,7 @@ class Results:
         self.runs = [*other["runs"], *(run for run in self.runs if run not in other["runs"])]
 
     def save(self, path: Path) -> None:
-        """Write all to one file, whole or not at all."""
+        """Write everything to one file, atomically."""
         samples = ",\n".join(json.dumps(asdict(record)) for record in self.samples)
         header = json.dumps({"format": FORMAT_VERSION, **self.header()}, indent=1).removesuffix("\n}")
         write_whole(path, f'{header},\n "samples": [\n{samples}\n]}}\n')
@@ -261,21 +261,21 @@ def load_results(path: str | Path) -> Results:
     """Read the results of a file or of a benchmark's folder.
 
     Raises:
-        FileNotFoundError: When there is none.
-        ValueError: When the file is something else.
+        FileNotFoundError: When the file does not exist.
+        ValueError: When the file has another format.
     """
     path = Path(path)
     file = path / RESULTS if path.is_dir() else path
     if not file.is_file():
-        raise FileNotFoundError(f"no {file}; `dct-seg benchmark --out {path}` writes one when it is done")
-    with naming(f"{file} is no results file of dct-seg benchmark", _REMEDY):
+        raise FileNotFoundError(f"no {file}; `dct-seg benchmark --out {path}` writes one when it finishes")
+    with naming(f"{file} is not a results file of dct-seg benchmark", _REMEDY):
         content = json.loads(file.read_bytes())
         version = content["format"]
     if version != FORMAT_VERSION:
         raise ValueError(
             f"{file} has format {version}, this dct-seg reads {FORMAT_VERSION}; run the benchmark again"
         )
-    with naming(f"{file} is no results file of dct-seg benchmark", _REMEDY):
+    with naming(f"{file} is not a results file of dct-seg benchmark", _REMEDY):
         samples = [SampleRecord.from_dict(values) for values in content["samples"]]
         _check_header(content)
         known = {f.name for f in fields(Settings)}
@@ -284,9 +284,9 @@ def load_results(path: str | Path) -> Results:
 
 
 class Journal:
-    """JSON Lines file with a header, and a record as soon as its sample is done.
+    """JSON Lines file with a header and one record per finished sample.
 
-    A kill leaves at most one incomplete line, which the next opening removes.
+    A kill leaves at most one incomplete line, which is removed when the file is next opened.
     """
 
     def __init__(self, folder: Path, rank: int, header: dict[str, Any]) -> None:
@@ -300,7 +300,7 @@ class Journal:
         self._write({"header": header})
 
     def add(self, record: SampleRecord) -> None:
-        """Write one record; it survives the end of this process, whatever its cause."""
+        """Write one record and flush it to disk."""
         self._write({"sample": asdict(record)})
 
     def close(self) -> None:
@@ -313,10 +313,10 @@ class Journal:
 
 
 def read_earlier(folder: Path, results: Results) -> list[SampleRecord]:
-    """The records that earlier runs left in a folder; their headers are merged into ``results``.
+    """Read the records of earlier runs in a folder, and merge their headers into ``results``.
 
     Raises:
-        ValueError: When they have other settings.
+        ValueError: When an earlier run has other settings.
     """
     records: list[SampleRecord] = []
     if (folder / RESULTS).is_file():
@@ -326,7 +326,7 @@ def read_earlier(folder: Path, results: Results) -> list[SampleRecord]:
     for path in journals(folder):
         whole, _, _ = path.read_bytes().rpartition(b"\n")  # an incomplete line after a kill
         for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
-            with naming(f"line {number} of {path} is no line of a benchmark's journal", _REMEDY):
+            with naming(f"line {number} of {path} is not a line of a benchmark's journal", _REMEDY):
                 entry = json.loads(line)
                 if "header" in entry:
                     _check_header(entry["header"])
@@ -343,7 +343,7 @@ def _check_header(header: dict[str, Any]) -> None:
     """Check that a header can be merged and shown.
 
     Raises:
-        LookupError, TypeError, ValueError: When it cannot.
+        LookupError, TypeError, ValueError: When the header is invalid.
     """
     settings = header["settings"]
     check_choice("prompt", settings["prompt"], get_args(Prompt))
@@ -361,14 +361,14 @@ def _check_header(header: dict[str, Any]) -> None:
 
 
 def journals(folder: Path) -> list[Path]:
-    """The journals in a folder, of all ranks."""
+    """List the journals of all ranks in a folder."""
     return sorted(folder.glob(JOURNAL.format(rank="*")))
 
 
 def iou_table(records: Sequence[SampleRecord], max_clicks: int) -> Tensor:
-    """(n, ``max_clicks``) float64, one run a row, NaN after its end.
+    """Make the table of IoUs, (n, ``max_clicks``) float64: one run per row, NaN after its end.
 
-    What the functions of ``dct_seg.metrics`` take.
+    Input of the functions in ``dct_seg.metrics``.
     """
     table = torch.full((len(records), max_clicks), torch.nan, dtype=torch.float64)
     for row, record in zip(table, records, strict=True):
@@ -377,7 +377,7 @@ def iou_table(records: Sequence[SampleRecord], max_clicks: int) -> Tensor:
 
 
 def _plain(value: Any) -> Any:
-    """The value as it comes back from JSON."""
+    """Round-trip a value through JSON."""
     return json.loads(json.dumps(value))
 
 

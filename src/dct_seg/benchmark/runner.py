@@ -1,4 +1,4 @@
-"""Run methods over datasets, on any number of processes and machines; resume after a kill."""
+"""Running of methods on datasets, on any number of processes and machines; resumes after a kill."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from dct_seg.benchmark.environment import describe_environment
-from dct_seg.benchmark.parallel import Ranks, run_tasks
+from dct_seg.benchmark.parallel import Ranks, run_all
 from dct_seg.benchmark.results import (
     RESULTS,
     ClickRecord,
@@ -35,12 +35,14 @@ from dct_seg.clicks import Click, ClickBatch
 from dct_seg.data.base import Sample
 from dct_seg.data.datasets import DATASETS, open_dataset
 from dct_seg.data.sampling import is_held_out
+from dct_seg.drawing import Turn, draw_strip
 from dct_seg.files import hold_folder
 from dct_seg.methods.base import METHODS, Method
 from dct_seg.metrics import iou
-from dct_seg.pictures import Turn, draw_strip
 from dct_seg.predictor import Predictor
-from dct_seg.simulation import Prompt, Rule, SimulatedUser
+from dct_seg.ranges import check_number
+from dct_seg.simulation import Prompt, Rule
+from dct_seg.simulation.user import SimulatedUser
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,15 @@ class MethodSpec:
             raise ValueError(
                 f"method '{self.name}' has no option {', '.join(unknown)}; it has {', '.join(known)}"
             )
-        return build(**self.options)
+        try:
+            return build(**self.options)
+        except TypeError as error:
+            given = ", ".join(f"{option} {value!r}" for option, value in self.options.items())
+            raise ValueError(f"method '{self.name}' cannot be made with {given}: {error}") from error
 
 
 MethodSource = Mapping[str, Any] | Callable[[], Method]
-"""Options of the registered method with that name, or a factory of a method."""
+"""Source of a method: options of the registered method of that name, or a factory."""
 
 
 class SampleSource(Protocol):
@@ -83,9 +89,8 @@ class SampleSource(Protocol):
     def name(self, index: int) -> str: ...
 
 
-Task = tuple[str, str, Condition, int]
-"""One sample to run: the dataset's label, the method's, the condition and the index; the key of its record.
-"""
+SampleRun = tuple[str, str, Condition, int]
+"""Sample to run: labels of dataset and method, condition and index; also the key of its record."""
 
 
 @dataclass
@@ -119,7 +124,7 @@ class Bench:
         return Bench, (self.methods, self.data, self.settings, self.strips, self.num_strips)
 
     def method(self, label: str) -> Method:
-        """The method under ``label``.
+        """Get the method with this label.
 
         Raises:
             ValueError: When the name or an option is unknown.
@@ -129,7 +134,7 @@ class Bench:
         return self._methods[label]
 
     def dataset(self, label: str) -> SampleSource:
-        """Dataset under ``label``; the ``val`` split if it has splits."""
+        """Get the dataset with this label; its ``val`` split if it has splits."""
         if label not in self._data:
             source = self.data[label]
             self._data[label] = (
@@ -137,9 +142,9 @@ class Bench:
             )
         return self._data[label]
 
-    def __call__(self, task: Task) -> SampleRecord:
-        """The record of a task; a failure is a record too."""
-        data, label, condition, index = task
+    def __call__(self, run: SampleRun) -> SampleRecord:
+        """Run one sample and return its record; a failure is a record too."""
+        data, label, condition, index = run
         record = SampleRecord(data, label, condition, index, f"#{index}")
         started = time.perf_counter()
         try:
@@ -181,10 +186,10 @@ def run_sample(
         settings: Run settings.
 
     Returns:
-        The record with clicks, IoUs and times, and the first turns to draw.
+        Record with clicks, IoUs and times, and the first steps, for drawing.
 
     Raises:
-        ValueError: When the method returns something else than probabilities of the image's size.
+        ValueError: When the method does not return probabilities of the image's size.
     """
     mask, ignore = torch.from_numpy(sample.mask)[None], torch.from_numpy(sample.ignore)[None]
     user = SimulatedUser(
@@ -264,17 +269,17 @@ def run_benchmark(
     held_out: float = 0.0,
     num_strips: int = 20,
 ) -> Results:
-    """Run each method on each dataset under the protocol.
+    """Run each method on each dataset under the standard protocol.
 
     With a process group, or under ``torchrun``, the samples are shared among the ranks and every rank returns
-    all results. With ``out``, each sample is written as soon as it is done, and a second run resumes
+    all results. With ``out``, each sample is written as soon as it finishes, and a second run resumes
     from there.
 
     Args:
         methods: Options by label, which is then the registered name, or a factory of the method (picklable
             for several workers).
         data: Folder by label, which is then the kind of dataset, or a dataset.
-        prompt: ``drag`` tells the method each click's radius, ``click`` does not.
+        prompt: ``drag`` gives the method each click's radius, ``click`` does not.
         out: Folder for the results and images.
         max_clicks: Maximum clicks per sample.
         target: IoU at which a sample is done.
@@ -288,28 +293,39 @@ def run_benchmark(
             for each seed.
         radius_noise: Relative error of a drag's radius; runs as for ``click_jitter``.
         limit: Number of samples per dataset, from the first; None runs all.
-        held_out: Share ``data.holdout`` of training; runs only the images that it holds out. 0 takes all.
+        held_out: Value of ``data.holdout`` in training; runs only the images held out by it. 0 runs all.
         num_strips: Number of samples per dataset and method that get a strip; only with ``out``.
 
     Returns:
-        All records, with those of earlier runs in ``out``; failed samples have an error.
+        All records, including those of earlier runs in ``out``; failed samples have an error.
 
     Raises:
-        ValueError: When an option is wrong, or ``out`` holds a run under other settings.
+        ValueError: When an option is invalid, or ``out`` contains a run with other settings.
         FileNotFoundError: When a folder is missing.
     """
     if not methods or not data:
-        raise ValueError("a benchmark needs a method and a dataset or more, got none")
+        raise ValueError("a benchmark needs at least one method and one dataset")
     if radius_noise and prompt == "click":
         raise ValueError(
-            "radius_noise changes the length of drags, and prompt 'click' has none; use prompt 'drag'"
+            "radius_noise changes the length of drags, but prompt 'click' has none; use prompt 'drag'"
         )
-    if workers < 1 or max_clicks < 1:
-        raise ValueError(f"workers and max_clicks are 1 or more, got {workers} and {max_clicks}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit is a number of samples, 1 or more, got {limit}")
-    if not 0 <= held_out < 1:
-        raise ValueError(f"held_out is a share of the images, 0 <= held_out < 1, got {held_out}")
+    for name, count in (
+        ("workers", workers),
+        ("max_clicks", max_clicks),
+        ("limit", limit),
+        ("threads", threads),
+    ):
+        if count is not None:
+            check_number(name, count, least=1)
+    check_number("num_strips", num_strips, least=0)
+    for seed in seeds:
+        check_number("seed", seed, least=0, whole=True)
+    check_number("held_out", held_out, least=0, below=1, unit="a share of the images")
+    check_number("threshold", threshold, above=0, below=1, unit="a probability")
+    check_number("click_jitter", click_jitter, least=0, unit="a distance in pixels")
+    check_number("radius_noise", radius_noise, least=0, below=1, unit="a share of the radius")
+    if target is not None:
+        check_number("target", target, above=0, most=1, unit="an IoU")
     settings = Settings(
         prompt, rule, threshold=threshold, max_clicks=max_clicks, target=None if full else target
     )
@@ -318,7 +334,7 @@ def run_benchmark(
     bench = Bench(methods, data, settings, None if folder is None else folder / "strips", num_strips)
     ranks = Ranks.find()
 
-    samples = {label: _samples(bench.dataset(label), label, held_out)[:limit] for label in data}
+    samples = {label: samples_of(bench.dataset(label), label, held_out)[:limit] for label in data}
     results = Results(
         settings,
         {label: _describe_method(bench.method(label), _spec(label, methods[label])) for label in methods},
@@ -331,7 +347,7 @@ def run_benchmark(
         if not (click_jitter or radius_noise)
         else [exact, *(Condition(click_jitter, radius_noise, s) for s in seeds)]
     )
-    tasks: list[Task] = [
+    runs: list[SampleRun] = [
         (d, m, condition, index)
         for d in data
         for m in methods
@@ -343,11 +359,11 @@ def run_benchmark(
         for records in ranks.gather(earlier):
             results.absorb(records)
         done = {record.key for record in results.samples if record.error is None}
-        left = [task for task in tasks if task not in done]
+        left = [run for run in runs if run not in done]
         new: list[SampleRecord] = []
         journal = None if folder is None else Journal(folder, ranks.rank, results.header())
         try:
-            for record in run_tasks(
+            for record in run_all(
                 bench, left[ranks.rank :: ranks.size], workers=workers, threads=threads, show=ranks.rank == 0
             ):
                 new.append(record)
@@ -369,10 +385,10 @@ def run_benchmark(
 
 @contextmanager
 def _only_writer(folder: Path | None, ranks: Ranks) -> Iterator[None]:
-    """Lock the folder of a run; the first rank does it for all.
+    """Lock the folder of a run, on the first rank for all.
 
     Raises:
-        ValueError: On every rank, when another run holds it.
+        ValueError: On every rank, when another run holds the lock.
     """
     with ExitStack() as stack:
         refused = []
@@ -396,12 +412,12 @@ def _spec(label: str, source: MethodSource) -> Callable[[], Method]:
 
 
 def _describe_method(method: Method, spec: Callable[[], Method]) -> dict[str, Any]:
-    """Name, paper, options, and a digest of each file among the options.
+    """Describe a method: name, paper, options, and a digest of each file in the options.
 
     New weights under an old name count as another method.
     """
     given = dict(spec.options) if isinstance(spec, MethodSpec) else {}
-    # A class without ``options`` would record none, and runs with different options would mix in one folder.
+    # Without this, a class without ``options`` would mix runs with different options in one folder.
     options = {**method.options, **{name: given[name] for name in given if name not in method.options}}
     files = {
         name: Path(value)
@@ -418,13 +434,18 @@ def _describe_method(method: Method, spec: Callable[[], Method]) -> dict[str, An
     }
 
 
-def _samples(dataset: SampleSource, label: str, held_out: float) -> list[int]:
+def samples_of(dataset: SampleSource, label: str, held_out: float) -> list[int]:
+    """List the samples to run: all, or those that training with ``data.holdout`` ``held_out`` leaves out.
+
+    Raises:
+        ValueError: When none is held out.
+    """
     if not held_out:
         return list(range(len(dataset)))
     found = [index for index in range(len(dataset)) if is_held_out(dataset.name(index), held_out)]
     if not found:
         raise ValueError(
-            f"{label}: none of its {len(dataset)} samples falls to a held-out share of {held_out:g}"
+            f"{label}: none of its {len(dataset)} samples is held out at a share of {held_out:g}"
         )
     return found
 
@@ -438,11 +459,11 @@ def _describe_data(
 
 
 def _seed_of(record: SampleRecord) -> int:
-    """Seed of the sample, independent of process and order."""
+    """Make the seed of a sample, independent of process and order."""
     words = f"{record.condition.seed}/{record.data}/{record.index}"
     return int.from_bytes(hashlib.sha256(words.encode()).digest()[:7], "little")
 
 
 def _check_finite(probs: NDArray[np.float32]) -> None:
     if not np.isfinite(probs).all():
-        raise ValueError("the method returned numbers that are not finite; wanted probabilities")
+        raise ValueError("the method returned values that are not finite; wanted probabilities in 0..1")

@@ -1,4 +1,4 @@
-"""Strips of a run: one row of images per sample, with its first clicks from left to right."""
+"""Strips: one row of images per sample, with its first clicks from left to right."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from dct_seg.benchmark.results import SampleRecord
 from dct_seg.files import write_whole
 
 NUM_TURNS = 5
-"""Clicks in a strip, as in the paper's Fig. 4."""
+"""Number of clicks in a strip, as in the paper's Fig. 4."""
 
 _QUALITY = 92
-"""JPEG quality; a JPEG is written seven times as fast as a PNG, which keeps the benchmark's overhead small.
+"""JPEG quality; a JPEG is written seven times as fast as a PNG, to keep the benchmark's overhead small.
 """
 
 
 def strip_path(folder: Path, record: SampleRecord) -> Path:
-    """Path of a sample's strip, relative to the strips folder.
+    """Make the path of a sample's strip, relative to the strips folder.
 
     Examples:
         >>> from dct_seg.benchmark.results import Condition
@@ -42,9 +42,9 @@ def folder_name(label: str) -> str:
     return name if name.strip(". ") else "_"
 
 
-def save_strip(picture: NDArray[np.uint8], path: Path) -> Path:
+def save_strip(strip: NDArray[np.uint8], path: Path) -> Path:
     """Write an image, (H, W, 3) RGB uint8, atomically; creates its folder."""
-    written, content = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    written, content = cv2.imencode(".jpg", strip[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     assert written
     return write_whole(path, content.tobytes())
 

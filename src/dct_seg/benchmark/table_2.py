@@ -1,4 +1,4 @@
-"""The paper's Table 2 beside our runs of the same rows."""
+"""Table 2 of the paper, next to our runs of the same rows."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from dct_seg.files import write_whole
 DATA = ("GrabCut", "Berkeley", "DAVIS")
 CAPTION = (
     "NoC@90, lower is better. Published: Lin et al. 2021, Table 2, each row with its own backbone and "
-    "training. Ours: rows trained at equal budget with one backbone; never a reproduction of the published "
-    "number."
+    "training. Ours: rows trained at equal budget with one backbone; not a reproduction of the published "
+    "numbers."
 )
 
 
 def table_2(runs: Sequence[Results]) -> list[list[str]]:
-    """A heading and one row per published one: for each dataset published, ours, and our 95 % interval.
+    """Format a heading and one line per published row: its value, ours and our 95 % interval per dataset.
 
-    A row with drags stands beside a run with drags, all others beside runs with clicks. Rows never run have
-    ``-``.
+    A published row with drags is compared with a run with drags, all others with runs with clicks. Rows
+    without a run show ``-``.
 
     Args:
-        runs: One or more runs, of one prompt each.
+        runs: One or more runs, each with a single prompt.
     """
     head = ["method", "prompt"]
     for data in DATA:
@@ -44,12 +44,12 @@ def table_2(runs: Sequence[Results]) -> list[list[str]]:
 
 
 def covered(runs: Sequence[Results]) -> int:
-    """Number of rows with a result of ours."""
+    """Count the rows with our results."""
     return sum(any(_ours(runs, row, data) for data in DATA) for row in TABLE_2)
 
 
 def write_table_2(runs: Sequence[Results], folder: Path) -> str:
-    """Write ``table2.md``, ``table2.csv`` and ``table2.tex``; the Markdown is returned."""
+    """Write ``table2.md``, ``table2.csv`` and ``table2.tex``; return the Markdown."""
     rows = table_2(runs)
     text = f"{CAPTION}\n\n{as_markdown(rows)}\n"
     write_whole(folder / "table2.md", text)
@@ -59,10 +59,10 @@ def write_table_2(runs: Sequence[Results], folder: Path) -> str:
 
 
 def join_runs(folders: Sequence[str], out: str) -> str:
-    """Table 2 of several benchmark folders, such as one with clicks and one with drags, written to ``out``.
+    """Write Table 2 of several benchmark folders, such as one with clicks and one with drags.
 
     Raises:
-        FileNotFoundError: When a folder holds no results.
+        FileNotFoundError: When a folder contains no results.
     """
     return write_table_2([load_results(folder) for folder in folders], Path(out))
 

@@ -1,4 +1,4 @@
-"""Tables of a run as Markdown, CSV and LaTeX, beside published results."""
+"""Tables of a run as Markdown, CSV and LaTeX, next to published results."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Summary:
         data, method: Labels of dataset and method.
         num_samples: Number of samples with a result.
         num_failed: Number of samples without a result.
-        noc: Mean NoC for each threshold, with its bootstrap 95 % interval.
-        nof: Number of samples that never reach each threshold.
-        at_least_max: Failures as the field counts them, with the samples that reach the threshold at the
+        noc: Mean NoC for each IoU, with its bootstrap 95 % interval.
+        nof: Number of samples that never reach each IoU.
+        at_least_max: Failures as the literature counts them, including samples that reach the IoU at the
             last click.
         miou: mIoU@k for each k; empty when the runs stop at a target.
         auc: AuC; None when the runs stop at a target.
@@ -56,7 +56,7 @@ def summarise(results: Results, data: str, method: str) -> Summary | None:
         return None
     settings = results.settings
     table, target = iou_table(records, settings.max_clicks), settings.target or 1.0
-    shown = thresholds_of(results)
+    shown = noc_ious(results)
     clicks = {t: num_clicks_to(table, t, settings.max_clicks, target=target).double().numpy() for t in shown}
     seconds = np.concatenate([r.seconds for r in records])
     encode = [r.encode_seconds for r in records]
@@ -81,13 +81,13 @@ def summarise(results: Results, data: str, method: str) -> Summary | None:
 
 
 def overhead_share(results: Results) -> float:
-    """Share of the time spent outside the methods, 0..1."""
+    """Fraction of the time outside the methods, 0..1."""
     wall = sum(r.wall_seconds for r in results.samples)
     methods = sum(r.encode_seconds + sum(r.seconds) for r in results.samples if r.error is None)
     return 1 - methods / wall if wall else 0.0
 
 
-def thresholds_of(results: Results) -> tuple[float, ...]:
+def noc_ious(results: Results) -> tuple[float, ...]:
     """Thresholds that the runs can measure."""
     target = results.settings.target
     return tuple(t for t in THRESHOLDS if target is None or np.float32(t) <= np.float32(target)) or (
@@ -96,15 +96,15 @@ def thresholds_of(results: Results) -> tuple[float, ...]:
 
 
 def ordered_data(results: Results) -> list[str]:
-    """The datasets in the field's order."""
+    """Sort the datasets as published tables do."""
     rank = {name: i for i, name in enumerate(FIELD_ORDER)}
     return sorted(results.data, key=lambda label: rank.get(label, len(rank)))
 
 
 def detail_table(results: Results) -> list[list[str]]:
-    """A heading and one row for each dataset and method, with intervals, failures and times."""
+    """Format a heading and one row per dataset and method, with intervals, failures and times."""
     most = results.settings.max_clicks
-    shown = thresholds_of(results)
+    shown = noc_ious(results)
     full = results.settings.target is None
     head = ["data", "method", "n", *(f"NoC@{percent(t)} [95 %]" for t in shown)]
     head += [name for t in shown for name in (f"NoF@{percent(t)}", f">={most}@{percent(t)}")]
@@ -132,12 +132,12 @@ def detail_table(results: Results) -> list[list[str]]:
 
 
 def comparison_table(results: Results) -> list[list[str]]:
-    """A heading and one row for each method, published ones first, with the datasets in the field's order.
+    """Format a heading and one row per method, published ones first, with the datasets in the usual order.
 
-    A drag row is always shown with the baseline that paints the drags as discs.
+    Rows with drags are always shown with the baseline that draws the drags as discs.
     """
     prompt, sets = results.settings.prompt, ordered_data(results)
-    shown = thresholds_of(results)
+    shown = noc_ious(results)
     rows = [
         [
             "method",
@@ -166,18 +166,15 @@ def comparison_table(results: Results) -> list[list[str]]:
 
 
 def robustness_table(results: Results) -> list[list[str]]:
-    """Heading and one row for each dataset, method and kind of click error.
-
-    Only the heading without click errors.
-    """
-    threshold = thresholds_of(results)[-1]
+    """Format a heading and one row per dataset, method and click error; only the heading without errors."""
+    min_iou = noc_ious(results)[-1]
     rows = [
         [
             "data",
             "method",
             "clicks",
             "seeds",
-            f"NoC@{percent(threshold)} exact",
+            f"NoC@{percent(min_iou)} exact",
             "off: mean",
             "std over seeds",
             "worse by",
@@ -187,8 +184,8 @@ def robustness_table(results: Results) -> list[list[str]]:
     for data in ordered_data(results):
         for method in results.methods:
             for label in labels:
-                by_seed = _noc_by_seed(results, data, method, label, threshold)
-                exact = _noc(results, results.select(data, method), threshold)
+                by_seed = _noc_by_seed(results, data, method, label, min_iou)
+                exact = _noc(results, results.select(data, method), min_iou)
                 if not by_seed or exact is None:
                     continue
                 mean, spread = float(np.mean(by_seed)), float(np.std(by_seed))
@@ -198,7 +195,7 @@ def robustness_table(results: Results) -> list[list[str]]:
 
 
 def markdown(results: Results) -> str:
-    """All tables, with the settings above them and what was run on below."""
+    """Format all tables as Markdown, with the settings above and the environment below."""
     parts = [
         f"Protocol: {results.settings.describe()}.",
         as_markdown(comparison_table(results)),
@@ -206,7 +203,7 @@ def markdown(results: Results) -> str:
     ]
     robustness = robustness_table(results)
     if len(robustness) > 1:
-        parts.append("Clicks that are off, inside the same wrong region:\n\n" + as_markdown(robustness))
+        parts.append("Clicks with errors, inside the same wrong region:\n\n" + as_markdown(robustness))
     parts.append("\n".join(f"- {label}: {_options(m['options'])}" for label, m in results.methods.items()))
     parts += [_machine(run) for run in results.runs[-1:]]
     parts.append(f"Reading, clicks, IoU and writing took {100 * overhead_share(results):.1f} % of the time.")
@@ -218,7 +215,7 @@ def markdown(results: Results) -> str:
 
 
 def as_markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first row is its heading.
+    """Format rows as a Markdown table; the first row is the heading.
 
     Examples:
         >>> print(as_markdown([["a", "b"], ["1", "22"]]))
@@ -236,14 +233,14 @@ def as_markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def as_csv(rows: Sequence[Sequence[str]]) -> str:
-    """Comma-separated values; the first row is the heading."""
+    """Format rows as comma-separated values; the first row is the heading."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue()
 
 
 def as_latex(rows: Sequence[Sequence[str]]) -> str:
-    r"""A tabular for the ``booktabs`` package; a rule separates published rows from ours.
+    r"""Format rows as a tabular for the ``booktabs`` package, with a rule between published rows and ours.
 
     Examples:
         >>> head = ["method", "GrabCut NoC@90", "source"]
@@ -270,9 +267,9 @@ def as_latex(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def percent(threshold: float) -> str:
-    """0.9 as 90."""
-    return f"{100 * threshold:.4g}"
+def percent(fraction: float) -> str:
+    """Format a fraction as a percentage: 0.9 as 90."""
+    return f"{100 * fraction:.4g}"
 
 
 def _latex_text(text: str) -> str:
@@ -282,20 +279,18 @@ def _latex_text(text: str) -> str:
     )
 
 
-def _noc(results: Results, records: Sequence[SampleRecord], threshold: float) -> float | None:
+def _noc(results: Results, records: Sequence[SampleRecord], min_iou: float) -> float | None:
     if not records:
         return None
     most, target = results.settings.max_clicks, results.settings.target or 1.0
-    return float(num_clicks_to(iou_table(records, most), threshold, most, target=target).double().mean())
+    return float(num_clicks_to(iou_table(records, most), min_iou, most, target=target).double().mean())
 
 
-def _noc_by_seed(results: Results, data: str, method: str, label: str, threshold: float) -> list[float]:
+def _noc_by_seed(results: Results, data: str, method: str, label: str, min_iou: float) -> list[float]:
     conditions = {
         r.condition for r in results.samples if r.condition.label == label and not r.condition.is_exact
     }
-    found = [
-        _noc(results, results.select(data, method, [c]), threshold) for c in sorted(conditions, key=_seed)
-    ]
+    found = [_noc(results, results.select(data, method, [c]), min_iou) for c in sorted(conditions, key=_seed)]
     return [value for value in found if value is not None]
 
 
@@ -314,7 +309,7 @@ def _machine(run: dict[str, object]) -> str:
     gpu = f", {machine['gpu']}" if machine["gpu"] else ""
     packages = ", ".join(f"{name} {version}" for name, version in versions.items())
     return (
-        f"Seconds are the method's alone, after a warm-up; s/image is the encoding. {machine['processor']}, "
+        f"Seconds count only the method, after a warm-up; s/image is the encoding. {machine['processor']}, "
         f"{machine['cores']} cores{gpu}; "
         f"{run['threads']} threads, {run['workers']} workers, {run['ranks']} ranks; Python {run['python']}, "
         f"{packages}."

@@ -1,13 +1,15 @@
-"""Apply a transform to one sample: albumentations, torchvision's v2, or any callable."""
+"""Transforms of a sample: albumentations, torchvision's v2, or any callable."""
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import Module
 
 from dct_seg.data.images import IGNORE
 from dct_seg.ranges import check_unit_range
@@ -17,7 +19,7 @@ Augmented = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
 def augment(transform: Any, image: NDArray[np.uint8], mask: NDArray[np.uint8], seed: int) -> Augmented:
-    """Apply a transform; the result depends on the sample and the seed alone.
+    """Apply a transform; the result depends only on the sample and the seed.
 
     Args:
         transform: Callable ``(image=, mask=) -> dict``, or one of ``torchvision.transforms.v2``.
@@ -26,7 +28,7 @@ def augment(transform: Any, image: NDArray[np.uint8], mask: NDArray[np.uint8], s
         seed: Seed of the sample.
 
     Raises:
-        ValueError: When the output is no image and mask.
+        ValueError: When the output is not an image and a mask.
         TypeError: When the transform takes no mask.
     """
     home = type(transform).__module__
@@ -34,14 +36,32 @@ def augment(transform: Any, image: NDArray[np.uint8], mask: NDArray[np.uint8], s
         return _checked(*_torchvision(transform, image, mask, seed), transform)
     if home.startswith("torchvision."):
         raise TypeError(
-            f"{_name(transform)} changes the image alone; use torchvision.transforms.v2, which knows masks"
+            f"{_name(transform)} changes only the image; use torchvision.transforms.v2, which supports masks"
         )
     if hasattr(transform, "set_random_seed"):
         transform.set_random_seed(seed)
-    drawn = transform(image=image, mask=mask)
+    try:
+        drawn = transform(image=image, mask=mask)
+    except TypeError:  # its signature is read only now, not for each sample
+        _check_arguments(transform)
+        raise
     if not isinstance(drawn, dict) or not {"image", "mask"} <= drawn.keys():
         raise ValueError(f"{_name(transform)} returns a dict with image and mask, got {type(drawn).__name__}")
     return _checked(drawn["image"], drawn["mask"], transform)
+
+
+def _check_arguments(transform: Any) -> None:
+    """Raise TypeError unless the transform takes ``image`` and ``mask`` by name."""
+    try:
+        parameters = inspect.signature(transform.forward if isinstance(transform, Module) else transform)
+        parameters.bind(image=None, mask=None)
+    except TypeError as error:
+        raise TypeError(
+            f"{_name(transform)} cannot be called as transform(image=, mask=): {error}; give such a "
+            "function, one of albumentations, or torchvision.transforms.v2.Compose"
+        ) from error
+    except ValueError:  # a built-in without a signature
+        return
 
 
 def _torchvision(
@@ -62,7 +82,7 @@ def _torchvision(
 def _checked(image: Any, mask: Any, transform: Any) -> Augmented:
     """Check the output of a transform and convert it to bytes."""
     name = _name(transform)
-    if isinstance(image, Tensor):  # channels first, as torch has them
+    if isinstance(image, Tensor):  # channels first, as in torch
         image = (
             image.detach().cpu().as_subclass(Tensor).movedim(0, -1).numpy()
             if image.ndim == 3

@@ -1,4 +1,4 @@
-"""Base classes of datasets: images with labeled pixels, listed once, read one object at a time."""
+"""Base classes of datasets: labeled images, listed once, read one object at a time."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from dct_seg.data.brightness import Window
 from dct_seg.data.images import IGNORE, UnreadableFileError, image_size, read_image, size_mismatch
 from dct_seg.registry import Registry
 
@@ -28,11 +29,11 @@ DATASETS: Registry[type[InteractiveDataset]] = Registry("dataset", group="dct_se
 
 @dataclass(frozen=True)
 class Sample:
-    """One object to segment.
+    """Image with an object to segment.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        mask: (H, W) bool, the object.
+        mask: Mask of the object, (H, W) bool.
         ignore: (H, W) bool, pixels that are neither object nor background; never overlaps ``mask``.
         name: Name of the sample, unique in its dataset, e.g. ``images/a.jpg#3``.
     """
@@ -44,11 +45,8 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Photo:
-    """Decoded image with its labels.
-
-    (H, W, 3) uint8 and (H, W) uint8, 0 background, 1..254 objects, 255 ignore.
-    """
+class LabeledImage:
+    """Decoded image (H, W, 3) uint8 and labels (H, W) uint8: 0 background, 1..254 objects, 255 ignore."""
 
     image: NDArray[np.uint8]
     labels: NDArray[np.uint8]
@@ -57,6 +55,10 @@ class Photo:
     def nbytes(self) -> int:
         """Memory of the two arrays, in bytes."""
         return self.image.nbytes + self.labels.nbytes
+
+
+Photo = LabeledImage
+"""Earlier name, for datasets of other packages."""
 
 
 @dataclass(frozen=True)
@@ -74,55 +76,71 @@ class Listing:
     areas: tuple[int, ...]
 
 
-class PhotoCache:
+class ImageCache:
     """LRU cache of decoded images, at most ``max_bytes`` in total."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.num_bytes = 0
-        self._photos: OrderedDict[tuple[int, int], Photo] = OrderedDict()
+        self._images: OrderedDict[tuple[int, int], LabeledImage] = OrderedDict()
 
-    def get(self, key: tuple[int, int]) -> Photo | None:
-        """The image under ``key``, or None."""
-        if key not in self._photos:
+    def get(self, key: tuple[int, int]) -> LabeledImage | None:
+        """Get the image under ``key``, or None."""
+        if key not in self._images:
             return None
-        self._photos.move_to_end(key)
-        return self._photos[key]
+        self._images.move_to_end(key)
+        return self._images[key]
 
-    def put(self, key: tuple[int, int], photo: Photo) -> None:
+    def put(self, key: tuple[int, int], decoded: LabeledImage) -> None:
         """Store an image, unless it is larger than the cache."""
-        if photo.nbytes > self.max_bytes or key in self._photos:
+        if decoded.nbytes > self.max_bytes or key in self._images:
             return
-        self._photos[key] = photo
-        self.num_bytes += photo.nbytes
+        self._images[key] = decoded
+        self.num_bytes += decoded.nbytes
         while self.num_bytes > self.max_bytes:
-            self.num_bytes -= self._photos.popitem(last=False)[1].nbytes
+            self.num_bytes -= self._images.popitem(last=False)[1].nbytes
 
     def __len__(self) -> int:
-        return len(self._photos)
+        return len(self._images)
 
 
 class InteractiveDataset(ABC):
     """Dataset of images whose objects are the samples.
 
-    A subclass writes ``_list`` and ``read_photo``; it is added with ``@DATASETS.register()`` or through the
-    entry-point group ``dct_seg.datasets``. Every class takes ``root`` and these two options, and may take
-    more:
+    A subclass implements ``_list`` and ``read_labeled_image``, and is added with ``@DATASETS.register()`` or
+    through the entry-point group ``dct_seg.datasets``. It may take further options.
 
     Args:
-        root: Folder of the dataset; None if it needs no files.
-        min_object_size: Objects with fewer pixels are no samples (0 keeps all that have any).
+        root: Folder of the dataset, ``~`` being the home folder; None if it needs no files.
+        min_object_size: Minimum pixels of an object (0 keeps all nonempty ones).
 
     Raises:
         FileNotFoundError: When the folder is missing or has another layout.
         ValueError: When no usable object is found.
+
+    Examples:
+        >>> class Squares(InteractiveDataset):
+        ...     def _list(self):
+        ...         yield Listing("square", objects=(1,), areas=(4,))
+        ...     def read_labeled_image(self, image):
+        ...         labels = np.zeros((4, 4), np.uint8)
+        ...         labels[1:3, 1:3] = 1
+        ...         return LabeledImage(np.zeros((4, 4, 3), np.uint8), labels)
+        >>> data = Squares(None)
+        >>> len(data), int(data.read(0).mask.sum())
+        (1, 4)
     """
 
     layout: str = "files"
     """Layout that the root must have, for the error message."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "read_photo" in vars(cls):  # the earlier name, in datasets of other packages
+            cls.read_labeled_image = vars(cls)["read_photo"]  # type: ignore[method-assign]
+
     def __init__(self, root: str | Path | None, *, min_object_size: int = 0) -> None:
-        self.root = Path(root) if root is not None else Path()
+        self.root = Path(root).expanduser() if root is not None else Path()
         self.min_object_size = min_object_size
         self._listings: list[Listing] = []
         images: list[int] = []
@@ -151,7 +169,7 @@ class InteractiveDataset(ABC):
         """List all images in a fixed order, with the labels of their objects."""
 
     @abstractmethod
-    def read_photo(self, image: int) -> Photo:
+    def read_labeled_image(self, image: int) -> LabeledImage:
         """Decode image number ``image``.
 
         Raises:
@@ -159,36 +177,36 @@ class InteractiveDataset(ABC):
             ValueError: When image and mask do not match.
         """
 
-    def object_mask(self, image: int, photo: Photo, label: int) -> NDArray[np.bool_]:
-        """(H, W) bool: the pixels of one object of an image."""
-        return np.equal(photo.labels, label)
+    def object_mask(self, image: int, decoded: LabeledImage, label: int) -> NDArray[np.bool_]:
+        """Make the mask of one object of an image, (H, W) bool."""
+        return np.equal(decoded.labels, label)
 
     def __len__(self) -> int:
         return len(self._images)
 
     @property
     def num_images(self) -> int:
-        """Number of images listed, with or without a usable object."""
+        """Number of listed images, with or without a usable object."""
         return len(self._listings)
 
     def samples_of(self, image: int) -> range:
-        """Indices of the samples in image number ``image``."""
+        """Get the indices of the samples in image number ``image``."""
         return range(int(self._starts[image]), int(self._starts[image + 1]))
 
     def image_index(self, index: int) -> int:
-        """Number of the image that sample ``index`` belongs to."""
+        """Get the number of the image of sample ``index``."""
         return int(self._images[self._checked(index)])
 
     def label(self, index: int) -> int:
-        """Label of sample ``index`` in the mask of its image."""
+        """Get the label of sample ``index`` in the mask of its image."""
         return int(self._labels[self._checked(index)])
 
     def image_name(self, index: int) -> str:
-        """Path of the image of sample ``index``, below the root."""
+        """Get the path of the image of sample ``index``, below the root."""
         return self._listings[self.image_index(index)].name
 
     def name(self, index: int) -> str:
-        """Unique name of sample ``index``: the image name, and ``#`` and the label if there are several."""
+        """Make a unique name of sample ``index``: image name, ``#`` and the label if there are several."""
         listing = self._listings[self.image_index(index)]
         return listing.name if len(listing.objects) == 1 else f"{listing.name}#{self.label(index)}"
 
@@ -200,11 +218,11 @@ class InteractiveDataset(ABC):
             ValueError: When a file cannot be decoded, or image and mask do not match.
         """
         image = self.image_index(index)
-        photo = self.read_photo(image)
-        mask = self.object_mask(image, photo, self.label(index))
-        if not mask.any():  # an empty object would count as found without a click
+        decoded = self.read_labeled_image(image)
+        mask = self.object_mask(image, decoded, self.label(index))
+        if not mask.any():  # an empty object would count as segmented without a click
             raise ValueError(f"{self.root}: the mask of {self.name(index)} is empty; take it out")
-        return Sample(photo.image, mask, (photo.labels == IGNORE) & ~mask, self.name(index))
+        return Sample(decoded.image, mask, (decoded.labels == IGNORE) & ~mask, self.name(index))
 
     def __getitem__(self, index: int) -> Sample:
         return self.read(index)
@@ -234,7 +252,7 @@ def require_layout(root: Path, parts: Sequence[str], wanted: str) -> None:
         raise FileNotFoundError(f"no folder {root}; {wanted}")
     if missing:
         inside = sorted(path.name for path in root.iterdir() if all((path / part).exists() for part in parts))
-        hint = f"; these folders in it have that: {', '.join(inside)}" if inside else ""
+        hint = f"; these folders inside have this layout: {', '.join(inside)}" if inside else ""
         raise FileNotFoundError(f"{root} has no {' and no '.join(missing)}; {wanted}{hint}")
 
 
@@ -248,7 +266,15 @@ class Pair:
 
 
 class PairedDataset(InteractiveDataset):
-    """Dataset with one mask file per image; a subclass writes ``_pairs`` and ``read_labels``."""
+    """Dataset with one mask file per image; a subclass implements ``_pairs`` and ``read_labels``.
+
+    Examples:
+        >>> sorted(PairedDataset.__abstractmethods__)
+        ['_pairs', 'read_labels']
+    """
+
+    window: Window | None = None
+    """Values shown as 0 and 255 in images with more than 8 bits, or None for the default rule."""
 
     def __init__(self, root: str | Path | None, *, min_object_size: int = 0) -> None:
         self._files: list[Pair] = []
@@ -260,7 +286,7 @@ class PairedDataset(InteractiveDataset):
 
     @abstractmethod
     def read_labels(self, path: Path) -> NDArray[np.uint8]:
-        """(H, W) uint8 of a mask file: 0 background, 1..254 objects, 255 ignore."""
+        """Read a mask file as (H, W) uint8: 0 background, 1..254 objects, 255 ignore."""
 
     def _list(self) -> Iterator[Listing]:
         pairs = self._pairs()
@@ -277,8 +303,7 @@ class PairedDataset(InteractiveDataset):
             warnings.warn(f"{self.root}: {len(broken)} files are left out; first: {broken[0]}", stacklevel=2)
 
     def _objects_of(self, pair: Pair) -> tuple[tuple[int, ...], tuple[int, ...]] | UnreadableFileError:
-        # The size is compared here, from the image's header, so that a run stops at its start and not hours
-        # later.
+        # The size is compared here, from the image's header, so that a run fails early, not after hours.
         try:
             labels = self.read_labels(pair.mask)
             size = image_size(pair.image)
@@ -293,21 +318,23 @@ class PairedDataset(InteractiveDataset):
     def check_labels(self, name: str, labels: NDArray[np.uint8], objects: Sequence[int]) -> None:
         """Inspect each mask during listing; a subclass may collect warnings."""
 
-    def read_photo(self, image: int) -> Photo:
+    def read_labeled_image(self, image: int) -> LabeledImage:
         pair = self._files[image]
-        photo = Photo(read_image(pair.image), self.read_labels(pair.mask))
-        if photo.image.shape[:2] != photo.labels.shape:
+        decoded = LabeledImage(read_image(pair.image, window=self.window), self.read_labels(pair.mask))
+        if decoded.image.shape[:2] != decoded.labels.shape:
             raise ValueError(
-                size_mismatch(pair.name, photo.image.shape[:2], self._below(pair.mask), photo.labels.shape)
+                size_mismatch(
+                    pair.name, decoded.image.shape[:2], self._below(pair.mask), decoded.labels.shape
+                )
             )
-        return photo
+        return decoded
 
     def _below(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
 
 
 def count_labels(labels: NDArray[np.uint8]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Labels 1..254 that occur in (H, W) uint8, and their pixel counts.
+    """Count the pixels of each label 1..254 in (H, W) uint8.
 
     Examples:
         >>> count_labels(np.array([[0, 1], [3, 3], [255, 0]], dtype=np.uint8))

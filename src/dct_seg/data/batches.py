@@ -50,7 +50,7 @@ def checked_batch(batch: Any) -> dict[str, Any]:
 
 
 def names_of(batch: Mapping[str, Any]) -> Sequence[str]:
-    """The names of a batch's samples, or their numbers in the batch."""
+    """Get the names of a batch's samples, or their numbers in the batch."""
     names: Sequence[str] = batch.get("name") or [str(number) for number in range(len(batch["image"]))]
     return names
 

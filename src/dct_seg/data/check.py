@@ -1,4 +1,4 @@
-"""Check a folder of images and masks for problems that would spoil training."""
+"""Check of a folder of images and masks for problems that affect training."""
 
 from __future__ import annotations
 
@@ -16,36 +16,47 @@ from PIL import Image
 
 from dct_seg.arguments import CommandParser
 from dct_seg.data.base import count_labels, in_threads, require_layout
-from dct_seg.data.formats import Folder, deeper_images, files_in, has_gaps_beside_ignore, match_stems
+from dct_seg.data.formats import (
+    Folder,
+    deeper_images,
+    files_in,
+    has_gaps_beside_ignore,
+    images_in,
+    match_stems,
+    stem,
+)
 from dct_seg.data.images import (
     IGNORE,
     IMAGE_SUFFIXES,
     MASK_SUFFIXES,
+    OTHER_SUFFIXES,
     UnreadableFileError,
     read_image,
     read_values,
     size_mismatch,
 )
 from dct_seg.data.labels import as_labels, soft_problem
+from dct_seg.data.pages import split_page
+from dct_seg.ranges import check_number
 
 KINDS = {
     "unreadable": "cannot be decoded",
     "size_mismatch": "image and mask differ in size",
     "no_mask": "image without a mask",
     "no_image": "mask without an image",
-    "not_read": "not read: in a folder below, or of another kind",
-    "odd_values": "mask values that are no labels",
+    "not_read": "not read: in a subfolder, or of another type",
+    "odd_values": "mask values that are not labels",
     "empty": "mask without an object",
     "full": "one object fills the whole image",
-    "duplicate": "the same image twice",
+    "duplicate": "duplicate image",
     "nothing": "no image has a mask",
 }
-"""Problems to look for, each with its heading."""
+"""Kinds of problems, each with its heading."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One problem.
+    """Problem found by the check.
 
     Args:
         kind: A key of ``KINDS``.
@@ -78,12 +89,12 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was found; the command's exit code is 0 then, else 1."""
+        """Whether nothing was found; the command's exit code is then 0, otherwise 1."""
         return not self.findings
 
     @property
     def counts(self) -> dict[str, int]:
-        """Findings of each kind, in the order of ``KINDS``, those without any left out."""
+        """Group findings by kind, in the order of ``KINDS``, without empty kinds."""
         found = Counter(finding.kind for finding in self.findings)
         return {kind: found[kind] for kind in KINDS if found[kind]}
 
@@ -100,10 +111,8 @@ class Report:
         }
 
     def render(self, first: int = 5) -> str:
-        """Lines to print: the totals, then each kind with its count and its ``first`` offenders."""
-        lines = [
-            f"{self.root}: {self.num_images} pictures, {self.num_masks} masks, {self.num_objects} objects"
-        ]
+        """Format the totals, then each kind with its count and its ``first`` files."""
+        lines = [f"{self.root}: {self.num_images} images, {self.num_masks} masks, {self.num_objects} objects"]
         for kind, count in self.counts.items():
             lines.append(f"{count} x {KINDS[kind]}")
             offenders = [finding for finding in self.findings if finding.kind == kind]
@@ -119,16 +128,16 @@ def check_folder(root: str | Path) -> Report:
     Raises:
         FileNotFoundError: When the folder is missing or has another layout.
     """
-    root = Path(root)
+    root = Path(root).expanduser()
     images, masks = _files(root)
-    stems = Counter(path.stem for path in images)
+    stems = Counter(stem(path) for path in images)
     pairs, alone, orphans = match_stems(images, masks)
     findings = [
-        Finding("no_mask", f"images/{path.name}", f"images/{path.name} has no masks/{path.stem}.png")
+        Finding("no_mask", f"images/{path.name}", f"images/{path.name} has no masks/{stem(path)}.png")
         for path in alone
     ]
     findings += [
-        Finding("no_image", f"masks/{path.name}", f"masks/{path.name} has no images/{path.stem}.jpg")
+        Finding("no_image", f"masks/{path.name}", f"masks/{path.name} has no images/{stem(path)}.jpg")
         for path in orphans
     ]
     findings += [
@@ -138,13 +147,13 @@ def check_folder(root: str | Path) -> Report:
             f"images/{path.name} shares its mask with another image of the same stem",
         )
         for path in images
-        if stems[path.stem] > 1
+        if stems[stem(path)] > 1
     ]
-    mask_stems = Counter(path.stem for path in masks)
+    mask_stems = Counter(stem(path) for path in masks)
     findings += [
         Finding("duplicate", f"masks/{path.name}", f"masks/{path.name} is one of several masks of one stem")
         for path in masks
-        if mask_stems[path.stem] > 1
+        if mask_stems[stem(path)] > 1
     ]
     findings += [Finding("not_read", name, line) for name, line in deeper_images(root, Folder.folders)]
     findings += _other_kinds(root)
@@ -170,12 +179,12 @@ def check_folder(root: str | Path) -> Report:
 
 def _files(root: Path) -> tuple[list[Path], list[Path]]:
     require_layout(root, Folder.folders, f"the check wants {Folder.layout}")
-    return files_in(root / "images", IMAGE_SUFFIXES), files_in(root / "masks", MASK_SUFFIXES)
+    return images_in(root / "images"), files_in(root / "masks", MASK_SUFFIXES)
 
 
 def _other_kinds(root: Path) -> list[Finding]:
-    """Image files of a type that is not supported in their folder."""
-    known = {*Image.registered_extensions(), ".dcm", ".heic", ".heif", ".npy", ".npz"}
+    """Find image files of a type that is not supported in their folder."""
+    known = {*Image.registered_extensions(), *OTHER_SUFFIXES}
     findings = []
     for folder, suffixes in zip(Folder.folders, (IMAGE_SUFFIXES, MASK_SUFFIXES), strict=True):
         for path in files_in(root / folder, sorted(known - {*suffixes})):
@@ -186,9 +195,13 @@ def _other_kinds(root: Path) -> list[Finding]:
 
 
 def _check_pair(pair: tuple[Path, Path]) -> tuple[bytes, int, list[Finding]]:
-    """Hash of the image file, number of objects, and problems of the pair."""
+    """Check a pair: hash of the image file, number of objects, and problems."""
     image, mask = f"images/{pair[0].name}", f"masks/{pair[1].name}"
-    digest = hashlib.blake2b(pair[0].read_bytes()).digest()
+    file, page = split_page(pair[0])
+    for path, name in ((file, image), (pair[1], mask)):
+        if not path.is_file():  # a link to a file that is gone
+            return name.encode(), 0, [Finding("unreadable", name, f"{name} is no file; is it a broken link?")]
+    digest = hashlib.blake2b(file.read_bytes() + b"#%d" % page).digest()
     findings = []
     size = None
     try:
@@ -215,8 +228,7 @@ def _check_pair(pair: tuple[Path, Path]) -> tuple[bytes, int, list[Finding]]:
         )
     soft = soft_problem(labels)
     if soft or has_gaps_beside_ignore(labels, objects):
-        # Labels with gaps beside 255 are what anti-aliasing and JPEG make of a 0/255 mask, and what a trimap
-        # looks like.
+        # Anti-aliasing and JPEG turn a 0/255 mask into labels with gaps beside 255; a trimap has them, too.
         why = soft or "labels with gaps beside 255, which is read as ignore"
         line = f"{mask} holds {_listed(np.unique(values).tolist())}: {why}; was a 0/255 mask smoothed?"
         findings.append(Finding("odd_values", mask, line))
@@ -224,7 +236,7 @@ def _check_pair(pair: tuple[Path, Path]) -> tuple[bytes, int, list[Finding]]:
 
 
 def _listed(values: list[int]) -> str:
-    """At most eight values in words."""
+    """Format at most eight values."""
     return ", ".join(map(str, values[:8])) + (f" ... ({len(values)} values)" if len(values) > 8 else "")
 
 
@@ -238,11 +250,12 @@ def main(args: Sequence[str]) -> int:
     actions = parser.add_subparsers(dest="action", required=True, parser_class=CommandParser)
     check = actions.add_parser("check", help="find problems in a folder of images and masks")
     check.add_argument("folder", help="a folder with images/ and masks/")
-    check.add_argument("--json", action="store_true", help="print everything found as JSON")
+    check.add_argument("--json", action="store_true", help="print all findings as JSON")
     check.add_argument(
         "--first", type=int, default=5, metavar="N", help="number of files to show for each problem (5)"
     )
     given = parser.parse_args(args)
+    check_number("--first", given.first, least=0, unit="a number of files")
     report = check_folder(given.folder)
     text = json.dumps(report.to_json(), indent=1) if given.json else report.render(given.first)
     sys.stdout.write(f"{text}\n")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dct_seg import rle
-from dct_seg.data.base import DATASETS, InteractiveDataset, Listing, Photo, in_threads
+from dct_seg.data.base import DATASETS, InteractiveDataset, LabeledImage, Listing, in_threads
 from dct_seg.data.images import IGNORE, UnreadableFileError, image_size, read_image, size_mismatch
 from dct_seg.data.segmentation import from_segmentation, mask_tools
 
@@ -24,7 +24,7 @@ _MOST_LABELS = 254
 
 @dataclass(frozen=True)
 class _Object:
-    """Usable annotation: its name after ``#``, its packed run lengths, its pixel count."""
+    """Usable annotation: name after ``#``, packed run lengths, pixel count."""
 
     name: str
     runs: dict[str, Any]
@@ -33,7 +33,7 @@ class _Object:
 
 @dataclass(frozen=True)
 class _Image:
-    """An image with its usable annotations, below the root."""
+    """Image with its usable annotations."""
 
     name: str
     size: tuple[int, int]
@@ -43,19 +43,19 @@ class _Image:
 
 @DATASETS.register()
 class COCO(InteractiveDataset):
-    """Images with a JSON file of ``images`` and ``annotations``; one sample per annotation.
+    """COCO dataset: images with a JSON file of ``images`` and ``annotations``; one sample per annotation.
 
-    Crowds (``iscrowd``) are ignored. Objects may overlap: each sample has its own whole mask. Every
-    annotation is decoded at the start, and ``area`` is not trusted. An unusable annotation is skipped
+    Crowds (``iscrowd``) are ignored. Objects may overlap: each sample has a separate mask. Every annotation
+    is decoded at the start, and ``area`` is not used. An unusable annotation is skipped
     with a warning that names it, and so is an image that is missing or differs in size from its record.
 
     Args:
         root: Folder of the dataset.
         annotations: JSON file below the root; optional if there is exactly one, in the root or in
             ``annotations/``.
-        images: The folder of images below the root; by default ``images``, the last part of the JSON file's
+        images: Folder of images below the root; by default ``images``, the last part of the JSON file's
             name (``instances_val2017.json``: ``val2017``) or the root, whichever holds the first image.
-        min_object_size: Objects with fewer pixels are no samples.
+        min_object_size: Minimum pixels of an object.
 
     Raises:
         ModuleNotFoundError: pycocotools is not installed.
@@ -107,8 +107,11 @@ class COCO(InteractiveDataset):
         """List the images with their usable annotations; the others are reported in ``problems``."""
         found: dict[Any, _Image] = {}
         bad: dict[Any, str] = {}
+        uses = Counter(record["id"] for record in records)
         for record in records:
             problem = _record_problem(record)
+            if uses[record["id"]] > 1:
+                problem = f"names image {record['id']!r}, which {uses[record['id']]} images have as their id"
             if problem:
                 bad[record["id"]] = problem
             else:
@@ -119,7 +122,7 @@ class COCO(InteractiveDataset):
         tools = mask_tools()
         for place, one in enumerate(tqdm(annotations, desc="decoding annotations", delay=2, leave=False)):
             if not isinstance(one, dict):
-                problems.append(f"annotation number {place} is no record")
+                problems.append(f"annotation number {place} is not a record")
                 continue
             number = one.get("id")
             label = str(number) if _is_key(number) and times[number] == 1 else f"number {place}"
@@ -140,7 +143,7 @@ class COCO(InteractiveDataset):
         return list(found.values())
 
     def _file_problem(self, image: _Image) -> str | None:
-        """Problem of an image's file, from its header, or None."""
+        """Describe the problem of an image file, from its header, or return None."""
         if not image.objects:
             return None
         try:
@@ -164,7 +167,7 @@ class COCO(InteractiveDataset):
         return found[0]
 
     def _images_below(self, path: Path, records: list[dict[str, Any]]) -> str:
-        """Folder of the images: the given one, or the first that contains any of them."""
+        """Find the folder of the images: the given one, or the first that contains any of them."""
         if self._image_folder is not None:
             self._wanted(self._image_folder)
             return self._image_folder
@@ -174,21 +177,23 @@ class COCO(InteractiveDataset):
             for folder in tried:
                 if (self.root / folder / name).exists():
                     return folder
-        first = names[0] if names else "any image"
+        if not names:
+            raise ValueError(f"{path} lists no image with a file_name and an id, which is a whole number")
+        first = names[0]
         raise FileNotFoundError(
             f"{self.root} has no {first} in {', '.join(tried)}; name the folder of the images by the option "
             f"images; COCO wants {self.layout}"
         )
 
     def _name(self, file_name: str) -> str:
-        """An image's path below the root, with forward slashes; an absolute one stays as it is elsewhere."""
+        """Make an image's path relative to the root, with forward slashes; paths elsewhere stay absolute."""
         path = self.root / self._folder / file_name
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
 
-    def read_photo(self, image: int) -> Photo:
-        """Image and labels, with the smaller object on top where objects overlap.
+    def read_labeled_image(self, image: int) -> LabeledImage:
+        """Read image and labels, with the smaller object on top if objects overlap.
 
-        ``object_mask`` has each one whole.
+        ``object_mask`` gives the complete mask of an object.
         """
         listed = self._images_listed[image]
         pixels = read_image(self.root / listed.name)
@@ -200,9 +205,9 @@ class COCO(InteractiveDataset):
         objects = listed.objects[:_MOST_LABELS]
         for position in sorted(range(len(objects)), key=lambda one: -objects[one].area):
             labels[rle.decode(objects[position].runs)] = position + 1
-        return Photo(pixels, labels)
+        return LabeledImage(pixels, labels)
 
-    def object_mask(self, image: int, photo: Photo, label: int) -> NDArray[np.bool_]:
+    def object_mask(self, image: int, decoded: LabeledImage, label: int) -> NDArray[np.bool_]:
         return rle.decode(self._images_listed[image].objects[label - 1].runs)
 
     def name(self, index: int) -> str:
@@ -213,14 +218,14 @@ class COCO(InteractiveDataset):
 def _content(path: Path) -> tuple[list[dict[str, Any]], list[Any]]:
     """Image records by id, and annotation records."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())
         records, annotations = content["images"], content["annotations"]
         if not (isinstance(records, list) and isinstance(annotations, list)):
-            raise TypeError("they are no lists")
+            raise TypeError("they are not lists")
         records = [one for one in records if isinstance(one, dict) and _is_key(one.get("id"))]
         records.sort(key=lambda one: (isinstance(one["id"], str), one["id"]))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        line = f"{path} is no COCO file ({error!r}); it wants 'images' and 'annotations'"
+        line = f"{path} is not a COCO file ({error!r}); it wants 'images' and 'annotations'"
         raise ValueError(line) from error
     return records, annotations
 
@@ -231,7 +236,7 @@ def _is_key(value: Any) -> bool:
 
 
 def _record_problem(record: dict[str, Any]) -> str | None:
-    """Problem of an image's record, or None; follows "annotation 7 " in the message."""
+    """Describe the problem of an image's record, or return None; follows "annotation 7 " in the message."""
     name = record.get("file_name")
     if not isinstance(name, str) or not name:
         return f"of image {record['id']}: that record has no file_name"

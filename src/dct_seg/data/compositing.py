@@ -9,7 +9,7 @@ from scipy.ndimage import find_objects
 
 Mask = NDArray[np.bool_]
 
-_LARGEST_UNION = 0.8  # of the image: beyond that there is no background left to learn from
+_LARGEST_UNION = 0.8  # of the image: beyond, too little background is left to learn from
 
 
 def union_of(labels: NDArray[np.uint8], usable: list[int], start: int, rng: np.random.Generator) -> list[int]:
@@ -25,7 +25,7 @@ def union_of(labels: NDArray[np.uint8], usable: list[int], start: int, rng: np.r
         rng: Random generator for the group's size.
 
     Returns:
-        The group, or ``[start]`` where it would be alone or cover more than 0.8 of the image.
+        Group, or ``[start]`` if it would be alone or the group would cover more than 0.8 of the image.
     """
     if len(usable) < 2:
         return [start]
@@ -43,7 +43,7 @@ def union_of(labels: NDArray[np.uint8], usable: list[int], start: int, rng: np.r
 
 
 def _gap(one: tuple[slice, ...], other: tuple[slice, ...]) -> float:
-    """Pixels between two boxes (0 where they touch or overlap)."""
+    """Compute the gap between two boxes in pixels (0 if they touch or overlap)."""
     rows, cols = (max(0, b.start - a.stop, a.start - b.stop) for a, b in zip(one, other, strict=True))
     return float(np.hypot(rows, cols))
 
@@ -51,17 +51,17 @@ def _gap(one: tuple[slice, ...], other: tuple[slice, ...]) -> float:
 def paste(
     image: NDArray[np.uint8], source: NDArray[np.uint8], mask: Mask, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], Mask]:
-    """Paste an object onto another image, with an edge about two pixels soft.
+    """Paste an object onto another image, with a soft edge of about two pixels.
 
     Args:
         image: (H, W, 3) target image; not changed.
         source: (h, w, 3) image that contains the object.
         mask: (h, w) bool mask of the object; not empty.
-        rng: Random generator for place and size (a fifth to four fifths of the shorter side, enlarged at
+        rng: Random generator for position and size (a fifth to four fifths of the shorter side, enlarged at
             most 1.5 times).
 
     Returns:
-        The new image and the pasted object's mask, (H, W) bool.
+        New image, and the pasted object's mask, (H, W) bool.
     """
     height, width = image.shape[:2]
     left, top, cols, rows = cv2.boundingRect(mask.view(np.uint8))
@@ -73,7 +73,7 @@ def paste(
     )
     size = max(1, int(cols * zoom)), max(1, int(rows * zoom))
     shrink = cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR
-    colours = cv2.resize(source[top : top + rows, left : left + cols], size, interpolation=shrink)
+    colors = cv2.resize(source[top : top + rows, left : left + cols], size, interpolation=shrink)
     shape = mask[top : top + rows, left : left + cols].astype(np.float32)
     alpha = cv2.GaussianBlur(
         cv2.resize(shape, size, interpolation=shrink), (3, 3), 0, borderType=cv2.BORDER_CONSTANT
@@ -82,6 +82,6 @@ def paste(
     result, pasted = image.copy(), np.zeros((height, width), dtype=bool)
     place = slice(row, row + size[1]), slice(col, col + size[0])
     under = result[place].astype(np.float32)
-    result[place] = np.rint(under + alpha[:, :, None] * (colours - under)).astype(np.uint8)
+    result[place] = np.rint(under + alpha[:, :, None] * (colors - under)).astype(np.uint8)
     pasted[place] = alpha > 0.5
     return result, pasted

@@ -1,6 +1,4 @@
-"""ClickSimulatorDataModule: images and masks of any registered dataset, as batches for training and
-evaluation.
-"""
+"""Lightning data module: batches of images and masks of any registered dataset."""
 
 from __future__ import annotations
 
@@ -16,8 +14,8 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from dct_seg.data.base import in_threads
-from dct_seg.data.datasets import DATASETS, InteractiveDataset, open_dataset
+from dct_seg.data.base import InteractiveDataset, in_threads
+from dct_seg.data.datasets import DATASETS, open_dataset
 from dct_seg.data.images import UnreadableFileError
 from dct_seg.data.samples import EvaluationSet, TrainingSet, collate
 from dct_seg.data.sampling import (
@@ -34,11 +32,11 @@ Batch = dict[str, Any]
 
 
 class ClickSimulatorDataModule(LightningDataModule):
-    """Batches of one object each: cropped and augmented for training, as they are for validation.
+    """Data module of images with one object each: augmented crops for training, whole images for validation.
 
     A batch is ``image`` (B, 3, H, W) float32 in 0..1, ``mask`` and ``ignore`` (B, H, W) bool, ``sample_id``
     (B,) int64 and ``name``, a list. In training it also has ``first_click`` (B, 3), row, column and radius in
-    pixels: the workers make the simulated user's first click, which depends on the ground truth alone, and
+    pixels: the workers make the simulated user's first click, which depends only on the ground truth, and
     the task makes the later ones with the same user. An epoch of training shows every image once, with
     one of its objects (the paper's 8,498 samples of SBD), unless ``root`` has weights or
     ``samples_per_epoch`` is given. The Trainer must run with ``use_distributed_sampler=False``: the samplers
@@ -46,38 +44,38 @@ class ClickSimulatorDataModule(LightningDataModule):
 
     Args:
         dataset: Name of a registered dataset.
-        root: Folder of the dataset, several folders (each image once), or folders with their share of the
-            samples.
+        root: Folder of the dataset, several folders (each image once), or folders with their share
+            of the samples.
         options: Additional arguments of the dataset, e.g. ``{split: train}``.
         val_dataset: Dataset for validation and test; by default that of training.
         val_root: Folder of the validation set; by default those of ``root`` if the dataset is the same.
             Without any ``val_`` argument, a fixed part of the training images is held out.
         val_options: Additional arguments of the validation set, e.g. ``{split: val}``.
-        holdout: Share of the images that is held out for validation, chosen by a hash of the file name:
-            the same images on every machine and in every run. 0 holds out none.
+        holdout: Fraction of the images held out for validation, chosen by a hash of the file name, so
+            it is the same on every machine and in every run. 0 holds out none.
         batch_size: Training samples per batch and process.
         val_batch_size: Evaluation samples per batch; images of several sizes are padded, and the padding is
             ignored.
         crop_size: Side of the training crop in pixels.
         scale: Random resize of the image before the crop: (low, high).
-        object_scale: Side of the object as a share of the crop's, instead of ``scale``: (low, high), drawn
+        object_scale: Side of the object relative to the crop's, instead of ``scale``: (low, high), drawn
             log-uniformly. Not in the paper.
-        object_scale_prob: Probability of using ``object_scale`` where it is given.
+        object_scale_prob: Probability of using ``object_scale`` if given.
         max_zoom: Maximum enlargement by ``object_scale``.
         aspect: Largest random stretch of height against width (1: none). Not in the paper.
-        flip: Mirror half of the samples.
-        color_jitter: Change brightness, contrast, saturation and hue.
+        flip: Whether to mirror half of the samples.
+        color_jitter: Whether to change brightness, contrast, saturation and hue.
         copy_paste: Probability that an object is pasted onto another image. Not in the paper.
         union: Probability that several objects of an image become one; a number, or one per folder. Not in
             the paper.
-        min_object_size: Minimum pixels of an object in the file, in training and in the held-out part.
-        val_size: Maximum longer side of validation images, larger ones are reduced; None reduces none.
+        min_object_size: Minimum pixels of an object in the file, for training and held-out images.
+        val_size: Maximum longer side of validation images; larger ones are reduced. None reduces none.
         max_val_samples: Maximum number of validation samples, spread evenly over folders and images.
         samples_per_epoch: Training samples in an epoch over all processes.
-        num_workers: Processes that decode and augment.
-        cache_mb: Memory for decoded training images, of all workers together.
+        num_workers: Number of processes that decode and augment.
+        cache_mb: Memory for decoded training images in MB, of all workers together.
         seed: Seed of all randomness in the data, together with the epoch.
-        transform: Transform for training, replaces everything from ``crop_size`` to ``color_jitter``: any
+        transform: Training transform instead of everything from ``crop_size`` to ``color_jitter``: any
             callable ``(image=, mask=) -> dict``, such as an ``albumentations.Compose``; mask is 0, 1 or 255
             (ignore).
         rule: Rule by which the simulated user chooses each training click after the first;
@@ -85,11 +83,19 @@ class ClickSimulatorDataModule(LightningDataModule):
         place: Click at the region's ``center``, or anywhere in its ``core``. Not in the paper.
         radius_noise: Relative noise F of a given radius, uniform in 1 - F .. 1 + F. Not in the paper.
         click_jitter: Maximum shift of a training click, in pixels. Not in the paper.
-        drag_share: Share of training images whose clicks come with their radius; the others get that of the
-            Auto-Drag-Head.
+        drag_share: Fraction of training images whose clicks have a radius; for the others, the
+            Auto-Drag-Head predicts it.
 
     Raises:
         ValueError: When an argument is out of range, or the dataset's name is unknown.
+
+    Examples:
+        >>> data = ClickSimulatorDataModule(
+        ...     "Shapes", options={"num_images": 4}, crop_size=64, batch_size=2, num_workers=0, holdout=0
+        ... )
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> batch["image"].shape, batch["first_click"].shape
+        (torch.Size([2, 3, 64, 64]), torch.Size([2, 3]))
     """
 
     def __init__(
@@ -130,7 +136,14 @@ class ClickSimulatorDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         for name in (dataset, val_dataset or dataset):
+            if not isinstance(name, str):
+                raise ValueError(
+                    f"dataset is a registered name, got {type(name).__name__}; give a Dataset of your own to "
+                    "trainer.fit in a DataLoader, see dct_seg.data.batches"
+                )
             DATASETS.get(name)
+        if scale is None:
+            raise ValueError("scale is (low, high) with 0 < low <= high, got None; (1, 1) keeps the size")
         at_least = {
             "batch_size": (batch_size, 1),
             "val_batch_size": (val_batch_size, 1),
@@ -145,10 +158,16 @@ class ClickSimulatorDataModule(LightningDataModule):
         }
         for name, (value, low) in at_least.items():
             if value is not None:
-                check_number(name, value, least=low)
+                check_number(name, value, least=low, whole=True)
         check_number("holdout", holdout, least=0, below=1, unit="a share of the images")
         check_number("object_scale_prob", object_scale_prob, least=0, most=1, unit="a probability")
         check_number("aspect", aspect, least=1, unit="a factor")
+        check_number("max_zoom", max_zoom, above=0, unit="a factor")
+        if transform is not None and not callable(transform):
+            raise ValueError(
+                f"transform is a function transform(image=, mask=) or one of torchvision.transforms.v2, got "
+                f"{transform!r}"
+            )
         for name, span in (("scale", scale), ("object_scale", object_scale)):
             check_span(name, span)
         self.dataset = dataset
@@ -191,11 +210,11 @@ class ClickSimulatorDataModule(LightningDataModule):
 
     @property
     def skipped(self) -> dict[str, int]:
-        """The images that could not be decoded in training, and how often each was drawn."""
+        """Images that could not be decoded in training, and how often each was drawn."""
         return {} if self._loader is None else self._loader.skipped
 
     def setup(self, stage: str | None = None) -> None:
-        """List the files that ``stage`` needs; done once."""
+        """List the files that ``stage`` needs, once."""
         if stage in (None, "fit") and self.train_set is None:
             self.train_set = self._make_train_set()
         if self.val_set is None:
@@ -222,12 +241,12 @@ class ClickSimulatorDataModule(LightningDataModule):
             self._folders = [open_dataset(self.dataset, root, **options) for root in self.roots]
         return self._folders
 
-    def _threshold(self) -> float:
-        """Hash below which an image is held out: ``holdout``, or more if that would take no image."""
+    def _held_out_share(self) -> float:
+        """Compute the hash below which an image is held out: ``holdout``, or more if that held out none."""
         if not self.holdout:
             return 0.0
         hashes = sorted(
-            {hash_fraction(_photo_name(one, image)) for one in self._open_folders() for image in _usable(one)}
+            {hash_fraction(_image_name(one, image)) for one in self._open_folders() for image in _usable(one)}
         )
         if len(hashes) < 2:
             raise ValueError(
@@ -242,17 +261,17 @@ class ClickSimulatorDataModule(LightningDataModule):
         )
 
         folders = self._open_folders()
-        threshold = 0.0 if self.has_own_val else self._threshold()
-        photos = [
+        held_out = 0.0 if self.has_own_val else self._held_out_share()
+        images = [
             (number, image)
             for number, dataset in enumerate(folders)
             for image in _usable(dataset)
-            if not is_held_out(_photo_name(dataset, image), threshold)
+            if not is_held_out(_image_name(dataset, image), held_out)
         ]
         union = [_per_folder(self.union, dataset.root.name) for dataset in folders]
         return TrainingSet(
             folders,
-            photos,
+            images,
             self.transform or training_transform(**self.augmentation),
             union=union,
             copy_paste=self.copy_paste,
@@ -268,12 +287,12 @@ class ClickSimulatorDataModule(LightningDataModule):
             entries = _spread([range(len(one)) for one in datasets], self.max_val_samples)
             return EvaluationSet(datasets, entries, max_side=self.val_size)
         datasets = self._open_folders()
-        threshold = self._threshold()
+        held_out = self._held_out_share()
         held = [
             [
                 index
                 for image in _usable(one)
-                if is_held_out(_photo_name(one, image), threshold)
+                if is_held_out(_image_name(one, image), held_out)
                 for index in one.samples_of(image)
             ]
             for one in datasets
@@ -282,7 +301,7 @@ class ClickSimulatorDataModule(LightningDataModule):
         return EvaluationSet(datasets, entries, max_side=self.val_size)
 
     def _val_roots(self, kind: str) -> list[str | None]:
-        """Folders of a validation set of its own: ``val_root``, or those of the same dataset in training."""
+        """Folders of a separate validation set: ``val_root``, or those of the same dataset in training."""
         if self.val_root is not None:
             return [self.val_root]
         if kind == self.dataset:
@@ -294,12 +313,12 @@ class ClickSimulatorDataModule(LightningDataModule):
         return [None]
 
     def train_dataloader(self) -> TrainingLoader:
-        """Batches of augmented crops; the order and every sample follow from ``seed`` and the epoch."""
+        """Make the loader of augmented crops; order and samples depend only on ``seed`` and the epoch."""
         if self.train_set is None:
             self.setup("fit")
         assert self.train_set is not None
         sizes = [0] * len(self.train_set.datasets)
-        for folder, _ in self.train_set.photos:
+        for folder, _ in self.train_set.images:
             sizes[folder] += 1
         sampler = TrainingSampler(
             sizes,
@@ -314,7 +333,7 @@ class ClickSimulatorDataModule(LightningDataModule):
         return self._loader
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
-        """Batches of whole images; no loader at all where nothing is held out."""
+        """Make the loader of whole images; an empty list if nothing is held out."""
         val = self._prepared_val()
         if not len(val):
             return []
@@ -323,11 +342,11 @@ class ClickSimulatorDataModule(LightningDataModule):
         )
 
     def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
-        """The validation samples."""
+        """Make the loader of the validation samples."""
         return self.val_dataloader()
 
     def predict_dataloader(self) -> DataLoader[Batch] | list[Any]:
-        """The validation samples."""
+        """Make the loader of the validation samples."""
         return self.val_dataloader()
 
     def _loading(self) -> dict[str, Any]:
@@ -354,7 +373,7 @@ def _roots_and_weights(
             raise ValueError(f"root wants folders with weights of 0 or more, not all 0, got {root}")
         used = {folder: float(weight) for folder, weight in root.items() if weight > 0}
         return list(used), list(used.values())
-    if isinstance(root, list):
+    if isinstance(root, (list, tuple)):
         if not root:
             raise ValueError("root wants at least one folder, got an empty list")
         return list(root), None
@@ -370,14 +389,14 @@ def _check_probabilities(
     folders = [Path(root).name for root in roots if root is not None]
     for folder in shares if isinstance(union, dict) else ():
         if folder not in folders:
-            raise ValueError(f"union names '{folder}', which is no folder of root ({', '.join(folders)})")
+            raise ValueError(f"union names '{folder}', which is not a folder of root ({', '.join(folders)})")
 
 
 def _usable(dataset: InteractiveDataset) -> list[int]:
     return [image for image in range(dataset.num_images) if len(dataset.samples_of(image))]
 
 
-def _photo_name(dataset: InteractiveDataset, image: int) -> str:
+def _image_name(dataset: InteractiveDataset, image: int) -> str:
     return dataset.image_name(dataset.samples_of(image)[0])
 
 
@@ -386,7 +405,7 @@ def _per_folder(value: float | dict[str, float], folder: str) -> float:
 
 
 def _spread(groups: Sequence[Sequence[int]], most: int | None) -> list[tuple[int, int]]:
-    """(group, member) of all, or of at most ``most``.
+    """Choose at most ``most`` pairs (group, member).
 
     Groups get equal shares, and members are evenly spaced within a group.
 
@@ -411,23 +430,21 @@ def _readable(
 ) -> list[tuple[int, int]]:
     """Select the entries whose files can be decoded, before the first epoch."""
 
-    def broken(photo: tuple[int, int]) -> bool:
+    def broken(one: tuple[int, int]) -> bool:
         try:
-            datasets[photo[0]].read_photo(photo[1])
+            datasets[one[0]].read_labeled_image(one[1])
         except UnreadableFileError:
             return True
         return False
 
-    photos = sorted({(which, datasets[which].image_index(index)) for which, index in entries})
+    images = sorted({(which, datasets[which].image_index(index)) for which, index in entries})
     bad = {
-        photo
-        for photo, is_broken in zip(
-            photos, in_threads(broken, photos, "checking held-out images"), strict=True
-        )
+        one
+        for one, is_broken in zip(images, in_threads(broken, images, "checking held-out images"), strict=True)
         if is_broken
     }
     for which, image in bad:
-        path = datasets[which].root / _photo_name(datasets[which], image)
+        path = datasets[which].root / _image_name(datasets[which], image)
         warnings.warn(f"{path} cannot be decoded and is left out of validation", stacklevel=3)
     return [
         (which, index) for which, index in entries if (which, datasets[which].image_index(index)) not in bad

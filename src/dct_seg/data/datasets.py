@@ -1,11 +1,11 @@
-"""All datasets by name, and the one way to open one."""
+"""Datasets by name, and `open_dataset`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from dct_seg.data.base import DATASETS, InteractiveDataset, Photo, PhotoCache, Sample
+from dct_seg.data.base import DATASETS, ImageCache, InteractiveDataset, LabeledImage, Sample
 from dct_seg.data.coco import COCO
 from dct_seg.data.formats import DAVIS, SBD, VOC, Berkeley, COCOMVal, Folder, GrabCut
 from dct_seg.data.shapes import Shapes
@@ -20,9 +20,8 @@ __all__ = [
     "COCOMVal",
     "Folder",
     "GrabCut",
-    "InteractiveDataset",
-    "Photo",
-    "PhotoCache",
+    "ImageCache",
+    "LabeledImage",
     "Sample",
     "Shapes",
     "open_dataset",
@@ -30,25 +29,30 @@ __all__ = [
 
 
 def open_dataset(kind: str, root: str | Path | None = None, **options: Any) -> InteractiveDataset:
-    """The dataset called ``kind`` under ``root``.
+    """Open the dataset ``kind`` in the folder ``root``.
 
-    A name that nobody registered is a label of the caller's own, as in ``--data cats=pictures/cats``, when
-    ``root`` holds ``images/`` and ``masks/``: it is read as ``Folder``.
+    An unregistered name is a label, as in ``--data cats=data/cats``, if ``root`` has ``images/`` and
+    ``masks/``: it is read as ``Folder``.
 
     Args:
-        kind: A name in ``DATASETS``.
-        root: Its folder; None for a set without files.
-        options: Arguments of the dataset's class, e.g. ``split="val"``.
+        kind: Name in ``DATASETS``.
+        root: Folder of the dataset; None for a dataset without files.
+        options: Arguments of the dataset's class, such as ``split="val"``.
 
     Raises:
         ValueError: When the name is unknown, an option is unknown, or nothing usable is found.
         FileNotFoundError: When the folder or its layout is missing.
+
+    Examples:
+        >>> data = open_dataset("Shapes", num_images=2)
+        >>> data.read(0).mask.dtype
+        dtype('bool')
     """
     if (
         kind not in DATASETS
         and root is not None
-        and (Path(root) / "images").is_dir()
-        and (Path(root) / "masks").is_dir()
+        and (Path(root).expanduser() / "images").is_dir()
+        and (Path(root).expanduser() / "masks").is_dir()
     ):
         kind = "Folder"
     dataset = DATASETS.get(kind)
@@ -56,10 +60,11 @@ def open_dataset(kind: str, root: str | Path | None = None, **options: Any) -> I
         raise ValueError(f"the dataset {kind} needs a folder: {dataset.layout}")
     try:
         return dataset(root, **options)
-    except TypeError as error:
-        if "unexpected keyword" not in str(error):
-            raise
-        raise ValueError(
-            f"the dataset {kind} was given {', '.join(sorted(options))}: "
-            f"{str(error).partition('() ')[2] or error}"
-        ) from error
+    except (TypeError, AttributeError) as error:
+        if "unexpected keyword" in str(error):
+            reason = str(error).partition("() ")[2] or error
+            raise ValueError(
+                f"the dataset {kind} was given {', '.join(sorted(options))}: {reason}"
+            ) from error
+        shown = ", ".join(f"{name} {value!r}" for name, value in options.items()) or "no option"
+        raise ValueError(f"the dataset {kind} cannot be made with {shown}: {error}") from error

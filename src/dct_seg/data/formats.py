@@ -1,4 +1,4 @@
-"""The datasets that are files on disk, each in the layout in which the field packs it."""
+"""Datasets of files on disk, each in its published layout."""
 
 from __future__ import annotations
 
@@ -12,38 +12,62 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 
 from dct_seg.data.base import DATASETS, Pair, PairedDataset
+from dct_seg.data.brightness import Window
 from dct_seg.data.images import (
     IGNORE,
     IMAGE_SUFFIXES,
     MASK_SUFFIXES,
+    SEVERAL_SUFFIXES,
     UnreadableFileError,
+    page_numbers,
     read_first_channel,
     read_nonzero,
     read_values,
 )
 from dct_seg.data.labels import SOFT_CURE, as_bytes, as_labels, soft_problem
+from dct_seg.data.pages import plain_stem, suffix_of
 
 
 def files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """The files of a folder that end in one of these, sorted by name; hidden ones are left out."""
+    """List the files in a folder with one of these suffixes, sorted by name, without hidden ones."""
     return sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith(".")
+        path for path in folder.iterdir() if suffix_of(path) in suffixes and not path.name.startswith(".")
     )
 
 
+def images_in(folder: Path) -> list[Path]:
+    """List the images of a folder, sorted by name; ``stack.tif#3`` is the third image in a file."""
+    return [image for path in files_in(folder, IMAGE_SUFFIXES) for image in _images_of(path)]
+
+
+def _images_of(path: Path) -> list[Path]:
+    if suffix_of(path) not in SEVERAL_SUFFIXES:
+        return [path]
+    try:
+        numbers = page_numbers(path)
+    except UnreadableFileError:
+        return [path]  # the error is reported when it is read
+    return [path] if len(numbers) == 1 else [path.with_name(f"{path.name}#{page}") for page in numbers]
+
+
+def stem(path: Path) -> str:
+    """Make the name that matches image and mask: without suffix, with the number in a file of several."""
+    return plain_stem(path.name)
+
+
 def has_gaps_beside_ignore(labels: NDArray[np.uint8], objects: Sequence[int]) -> bool:
-    """Whether labels skip numbers beside 255: what a trimap looks like, or a smoothed 0/255 mask."""
+    """Whether labels have gaps and 255 occurs, as in a trimap or a smoothed 0/255 mask."""
     has_gaps = tuple(objects) != tuple(range(1, len(objects) + 1))
     return has_gaps and bool((labels == IGNORE).any())
 
 
 def deeper_images(root: Path, folders: Sequence[str]) -> list[tuple[str, str]]:
-    """The folders inside these that hold images, which nothing reads: (path below the root, a line)."""
+    """Find subfolders with images, which are not read: (path below the root, message)."""
     found = []
     for folder in folders:
         for inside in sorted(path for path in (root / folder).iterdir() if path.is_dir()):
             suffixes = {*IMAGE_SUFFIXES, *MASK_SUFFIXES}
-            count = sum(path.suffix.lower() in suffixes for path in inside.rglob("*"))
+            count = sum(suffix_of(path) in suffixes for path in inside.rglob("*"))
             if count and not inside.name.startswith("."):
                 name = f"{folder}/{inside.name}"
                 line = f"{name}/ holds {count} images that are not read; move them up into {folder}/"
@@ -54,28 +78,28 @@ def deeper_images(root: Path, folders: Sequence[str]) -> list[tuple[str, str]]:
 def match_stems(
     images: Sequence[Path], masks: Sequence[Path]
 ) -> tuple[list[tuple[Path, Path]], list[Path], list[Path]]:
-    """Pairs with one stem, images without a mask, masks without an image."""
-    by_stem = {path.stem: path for path in masks}
-    pairs = [(path, by_stem[path.stem]) for path in images if path.stem in by_stem]
-    stems = {path.stem for path in images}
+    """Match files by stem: pairs, images without a mask, masks without an image."""
+    by_stem = {stem(path): path for path in masks}
+    pairs = [(path, by_stem[stem(path)]) for path in images if stem(path) in by_stem]
+    stems = {stem(path) for path in images}
     return (
         pairs,
-        [path for path in images if path.stem not in by_stem],
-        [path for path in masks if path.stem not in stems],
+        [path for path in images if stem(path) not in by_stem],
+        [path for path in masks if stem(path) not in stems],
     )
 
 
 class _TwoFolders(PairedDataset):
-    """Images in one folder, masks under the same stem in another."""
+    """Dataset with images in one folder and masks of the same stem in another."""
 
     folders: tuple[str, str]
 
     def _pairs(self) -> list[Pair]:
         self._wanted(*self.folders)
-        images = files_in(self.root / self.folders[0], IMAGE_SUFFIXES)
+        images = images_in(self.root / self.folders[0])
         masks = files_in(self.root / self.folders[1], MASK_SUFFIXES)
         for folder, what, files in zip(self.folders, ("images", "masks"), (images, masks), strict=True):
-            twice = [stem for stem, count in Counter(path.stem for path in files).items() if count > 1]
+            twice = [one for one, count in Counter(stem(path) for path in files).items() if count > 1]
             if twice:
                 raise ValueError(
                     f"{self.root / folder} has several {what} named '{twice[0]}'; a mask is found by "
@@ -98,16 +122,29 @@ class _TwoFolders(PairedDataset):
 
 @DATASETS.register()
 class Folder(_TwoFolders):
-    """Any folder with ``images/`` and ``masks/``.
+    """Dataset of any folder with ``images/`` and ``masks/``.
 
-    Indexed masks (0 background, 1..254 objects, 255 ignore) or 0/255 ones.
+    Indexed masks (0 background, 1..254 objects, 255 ignore) or 0/255 ones. The third image of
+    ``images/stack.tif`` has the mask ``masks/stack#3.png``.
+
+    Args:
+        root: Folder of the dataset.
+        window: Lowest and highest value of images with more than 8 bits, or None for `to_uint8`'s rule.
+        min_object_size: Minimum pixels of an object.
     """
 
     folders = ("images", "masks")
     layout = "images/NAME.jpg with masks/NAME.png: 0 background, 1..254 objects, 255 ignore; or 0 and 255"
 
-    def __init__(self, root: str | Path | None, *, min_object_size: int = 0) -> None:
+    def __init__(
+        self,
+        root: str | Path | None,
+        *,
+        window: tuple[float, float] | None = None,
+        min_object_size: int = 0,
+    ) -> None:
         self._doubtful: list[str] = []
+        self.window = None if window is None else Window.checked(*window)
         super().__init__(root, min_object_size=min_object_size)
         if self._doubtful:
             first = sorted(self._doubtful)[0]
@@ -132,7 +169,7 @@ class Folder(_TwoFolders):
 
 @DATASETS.register()
 class GrabCut(_TwoFolders):
-    """GrabCut, 50 images with one object; a 128 band along the outline is ignored."""
+    """GrabCut: 50 images with one object; a band of 128 along the outline is ignored."""
 
     folders = ("data_GT", "boundary_GT")
     layout = "data_GT/NAME.jpg (or .bmp) with boundary_GT/NAME.bmp: 255 object, 128 ignore, 0 background"
@@ -147,7 +184,7 @@ class GrabCut(_TwoFolders):
 
 @DATASETS.register()
 class DAVIS(_TwoFolders):
-    """DAVIS, 345 frames as the field samples them; the object is every label above 0."""
+    """DAVIS: the usual 345 frames; the object is every label above 0."""
 
     folders = ("img", "gt")
     layout = "img/NAME.jpg with gt/NAME.png: a palette PNG, object > 0"
@@ -158,14 +195,14 @@ class DAVIS(_TwoFolders):
 
 @DATASETS.register("COCO_MVal")
 class COCOMVal(DAVIS):
-    """COCO_MVal, 800 single objects, ten of each class; the object is every value above 0."""
+    """COCO_MVal: 800 single objects, ten per class; the object is every value above 0."""
 
     layout = "img/NAME.jpg with gt/NAME.png: object > 0"
 
 
 @DATASETS.register()
 class Berkeley(PairedDataset):
-    """Berkeley, 100 objects on 96 images.
+    """Berkeley: 100 objects on 96 images.
 
     ``NAME#001.png`` and ``NAME#002.png`` are two objects of one image.
     """
@@ -174,14 +211,14 @@ class Berkeley(PairedDataset):
 
     def _pairs(self) -> list[Pair]:
         self._wanted("images", "masks")
-        images = {path.stem: path for path in files_in(self.root / "images", IMAGE_SUFFIXES)}
+        images = {stem(path): path for path in images_in(self.root / "images")}
         pairs = []
         for mask in files_in(self.root / "masks", MASK_SUFFIXES):
-            stem, mark, number = mask.stem.partition("#")
-            image = images.get(stem)
+            name, mark, number = mask.stem.partition("#")
+            image = images.get(name)
             if image is None:
                 raise ValueError(
-                    f"{self._below(mask)} has no image images/{stem}.jpg; {type(self).__name__} wants "
+                    f"{self._below(mask)} has no image images/{name}.jpg; {type(self).__name__} wants "
                     f"{self.layout}"
                 )
             pairs.append(Pair(f"images/{image.name}{mark}{number}", image, mask))
@@ -195,7 +232,7 @@ class Berkeley(PairedDataset):
 
 
 class _Listed(PairedDataset):
-    """A dataset whose split is a text file of names."""
+    """Dataset with a text file of names per split."""
 
     def __init__(self, root: str | Path | None, *, split: str = "train", min_object_size: int = 0) -> None:
         self.split = split
@@ -204,7 +241,7 @@ class _Listed(PairedDataset):
     def _names(self, path: str) -> list[str]:
         names = (self.root / path).read_text(encoding="utf-8").split()
         if not names:
-            raise ValueError(f"{self.root / path} lists no image; it wants one name a line")
+            raise ValueError(f"{self.root / path} lists no image; it needs one name per line")
         return names
 
 
@@ -213,9 +250,9 @@ class SBD(_Listed):
     """Semantic Boundaries: 8,498 train and 2,857 val images; one sample per object (6,671 in val).
 
     Args:
-        root: The folder.
-        split: The text file to follow, ``train`` or ``val``.
-        min_object_size: Objects with fewer pixels are no samples.
+        root: Folder of the dataset.
+        split: Text file with the names, ``train`` or ``val``.
+        min_object_size: Minimum pixels of an object.
     """
 
     layout = "img/NAME.jpg, inst/NAME.mat (GTinst.Segmentation), train.txt and val.txt"
@@ -233,7 +270,7 @@ class SBD(_Listed):
             labels = loadmat(path)["GTinst"][0]["Segmentation"][0]
         except FileNotFoundError:
             raise
-        except Exception as error:  # scipy raises many kinds for a damaged file
+        except Exception as error:  # scipy raises many types for a damaged file
             raise UnreadableFileError(
                 f"{path} cannot be read as SBD's .mat ({error}); replace it or take it out of the list"
             ) from error
@@ -246,8 +283,8 @@ class VOC(_Listed):
 
     Args:
         root: The folder, usually ``VOCdevkit/VOC2012``.
-        split: The text file in ``ImageSets/Segmentation`` to follow, ``train`` or ``val``.
-        min_object_size: Objects with fewer pixels are no samples.
+        split: Text file in ``ImageSets/Segmentation`` with the names, ``train`` or ``val``.
+        min_object_size: Minimum pixels of an object.
     """
 
     layout = (

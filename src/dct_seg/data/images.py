@@ -1,6 +1,7 @@
-"""Read image and mask files of any mode, rotated upright by their EXIF tag.
+"""Reading of image and mask files of any mode, rotated upright by their EXIF tag.
 
-Every reader converts images to 8 bits per channel by one rule, `to_uint8`.
+Every reader converts images to 8 bits per channel by one rule, `to_uint8`. A file of several images (a
+TIFF of pages, DICOM frames, NIfTI slices) is read image by image: ``stack.tif#3`` is the third one.
 """
 
 from __future__ import annotations
@@ -9,40 +10,53 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from dct_seg.data import medical
+from dct_seg.data.brightness import Stored, Window
+from dct_seg.data.pages import split_page, suffix_of
+
 IGNORE = 255
 """Label of ignored pixels: never clicked, never counted."""
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"),
+    *HEIF_SUFFIXES,
+    *medical.SUFFIXES,
+)
+OTHER_SUFFIXES = (
+    *(".psd", ".svg", ".eps", ".wmf", ".exr", ".hdr", ".jxl", ".npy", ".npz", ".mha", ".mhd", ".nrrd"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"),
+    *(".czi", ".nd2", ".lif", ".svs", ".ndpi"),
+)
+"""Suffixes of unsupported image formats, which are listed with an error."""
+SEVERAL_SUFFIXES = (".tif", ".tiff", *medical.SUFFIXES)
+"""Suffixes of files that may contain several images."""
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 """Formats that Pillow decodes itself; it would pass EPS and WMF to other programs."""
 
-STRAY_PIXELS = 10_000
-"""One pixel in this many is an outlier at either end of the value range."""
-LARGEST_VALUE = 1e30
-"""Larger floats are fill values of other programs, not brightness."""
-
 MAX_PIXELS = 100_000_000
-MAX_SIDE = 65_500  # limit of JPEG, which the annotator sends to its page
+MAX_SIDE = 65_500  # limit of JPEG, the format of the annotator's page
 TOO_LARGE = f"at most {MAX_PIXELS // 10**6} megapixels and {MAX_SIDE} a side are taken: cut it in parts"
 
 _ORIENTATION = 0x0112
 _SIDES_SWAP = (5, 6, 7, 8)  # the EXIF orientations that exchange width and height
+_SUBFILE = 254  # TIFF tag: bits 1 and 4 mark a page as a smaller copy or a mask of another one
 _NO_DATA = 42113  # GDAL's TIFF tag: the value of pixels that hold nothing
 
 
 class UnreadableFileError(ValueError):
-    """A file that exists and cannot be decoded; training skips it, everything else stops."""
+    """File that cannot be decoded; training skips it, other commands stop."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +65,8 @@ class _Decoded:
 
     Args:
         image: Loaded image.
-        deep: (H, W, 3 or 4) values of a color image with 16 bits per channel, of which Pillow keeps 8.
-        orientation: EXIF's number; 1 is upright.
+        deep: (H, W, 3 or 4) values of a color image with 16 bits per channel; Pillow keeps only 8.
+        orientation: EXIF orientation; 1 is upright.
     """
 
     image: Image.Image
@@ -60,42 +74,120 @@ class _Decoded:
     orientation: int
 
 
+@dataclass(frozen=True)
+class Shown:
+    """Image for the display and the network.
+
+    Args:
+        image: (H, W, 3) RGB uint8, upright.
+        window: Effective window, or None for an image of 8 bits, which has none.
+        extent: Lowest and highest value of the file, or None for an image of 8 bits.
+    """
+
+    image: NDArray[np.uint8]
+    window: Window | None = None
+    extent: Window | None = None
+
+
 @cache
 def image_formats() -> tuple[str, ...]:
-    """The names of `FORMATS` that this Pillow was built with."""
+    """Names of `FORMATS` that this Pillow supports; HEIF with the extra ``[heic]``."""
     Image.init()
+    try:
+        import pi_heif
+    except ImportError:
+        pass
+    else:
+        pi_heif.register_heif_opener()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def read_image(path: str | Path, *, file: BinaryIO | None = None) -> NDArray[np.uint8]:
-    """An image file as (H, W, 3) RGB uint8, upright, whatever it holds.
+def page_numbers(path: str | Path, *, file: BinaryIO | None = None) -> dict[int, tuple[int, int]]:
+    """List the numbers of the images in a file, from 1, each with its (height, width), from the headers.
+
+    Pages of a TIFF that are smaller copies or masks of others are left out.
+
+    Args:
+        path: Image file.
+        file: Open image file; ``path`` is then only its name, for messages.
+
+    Raises:
+        FileNotFoundError: When the file does not exist.
+        UnreadableFileError: (a ValueError) When the file cannot be decoded.
+    """
+    with _decoding(path, file), _opened(path, file) as stream:
+        kind = medical.kind_of(path, stream)
+        if kind is not None:
+            sizes = medical.slice_sizes(kind, str(path), stream)
+            return dict(enumerate(sizes, start=1))
+        with Image.open(stream, formats=image_formats()) as image:
+            found = {}
+            for page in range(getattr(image, "n_frames", 1) if image.format == "TIFF" else 1):
+                if page:
+                    image.seek(page)
+                if page == 0 or not int(getattr(image, "tag_v2", {}).get(_SUBFILE, 0)) & 5:
+                    found[page + 1] = (image.size[1], image.size[0])
+            return found
+
+
+def read_image(
+    path: str | Path, *, file: BinaryIO | None = None, page: int | None = None, window: Window | None = None
+) -> NDArray[np.uint8]:
+    """Read an image file as (H, W, 3) RGB uint8, upright, from any mode.
 
     Gray is repeated and alpha is dropped. 16 and 32 bits and floats are scaled by `to_uint8`.
 
     Args:
-        path: Image file.
-        file: Image file where it is open already; ``path`` is then its name in messages.
+        path: Image file; ``stack.tif#3`` is the third image in it.
+        file: Open image file, or None; ``path`` is then only its name, for messages.
+        page: Number of the image in the file, from 1, or None for the one in ``path``.
+        window: Values shown as 0 and 255 above 8 bits per channel, or None for the default rule.
 
     Raises:
-        FileNotFoundError: No such file.
-        UnreadableFileError: (a ValueError) The file cannot be decoded.
+        FileNotFoundError: When the file does not exist.
+        UnreadableFileError: (a ValueError) When the file cannot be decoded.
     """
-    with _decoding(path, file):
-        found = _decode(Path(path).read_bytes() if file is None else file.read())
-        return _upright(_colors(found)[:, :, :3], found)
+    return _read(path, file, page, window, measured=False).image
+
+
+def read_shown(
+    path: str | Path, *, file: BinaryIO | None = None, page: int | None = None, window: Window | None = None
+) -> Shown:
+    """Read an image file and its effective window, see `read_image`."""
+    return _read(path, file, page, window, measured=True)
+
+
+def _read(
+    path: str | Path, file: BinaryIO | None, page: int | None, window: Window | None, *, measured: bool
+) -> Shown:
+    whole, number = split_page(path)
+    number = page or number
+    with _decoding(path, file), _opened(whole, file) as stream:
+        kind = medical.kind_of(whole, stream)
+        found = None if kind is not None else _decode(stream.read(), page=number)
+        stored = _deep(found) if kind is None else medical.read_slice(kind, str(whole), stream, number)
+        if stored is None:
+            assert found is not None
+            return Shown(_upright(_colors(found)[:, :, :3], found))
+        image = stored.to_uint8(window)
+        image = np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else image[:, :, :3]
+        image = image if found is None else _upright(image, found)
+        if not (measured and stored.has_levels):
+            return Shown(image)
+        return Shown(image, stored.levels(window) or Window(0.0, 255.0), stored.extent())
 
 
 def decode_image(data: bytes) -> NDArray[np.uint8]:
-    """Decode an image that came over a wire, and trust nothing in it.
+    """Decode an untrusted image from the network.
 
     Args:
-        data: A whole image file.
+        data: Content of an image file.
 
     Returns:
-        (H, W, 3) RGB, upright; gray, alpha, 16 bits and floats as in :func:`read_image`.
+        (H, W, 3) RGB, upright; gray, alpha, 16 bits and floats as in `read_image`.
 
     Raises:
-        UnreadableFileError: When it is no image, one of an unsafe format, or a huge one.
+        UnreadableFileError: When the data is not an image, has an unsafe format, or is too large.
     """
     try:
         with _quiet():
@@ -113,124 +205,90 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
     raise UnreadableFileError(f"the image is {width}x{height}; {TOO_LARGE}")
 
 
-def read_on_white(path: str | Path, *, file: BinaryIO | None = None) -> NDArray[np.uint8] | None:
-    """An image with transparency laid on white, (H, W, 3) RGB uint8, upright; None for one without.
+def read_on_white(
+    path: str | Path, *, file: BinaryIO | None = None, page: int | None = None, window: Window | None = None
+) -> NDArray[np.uint8] | None:
+    """Read an image with transparency on white, (H, W, 3) RGB uint8, upright; None for an opaque one.
 
     Args:
         path: Image file.
-        file: Image file where it is open already; ``path`` is then its name in messages.
+        file: Open image file, or None; ``path`` is then only its name, for messages.
+        page: Number of the image in the file, see `read_image`.
+        window: Values that become 0 and 255, see `read_image`.
 
     Raises:
-        FileNotFoundError: No such file.
-        UnreadableFileError: (a ValueError) The file cannot be decoded.
+        FileNotFoundError: When the file does not exist.
+        UnreadableFileError: (a ValueError) When the file cannot be decoded.
     """
     with _decoding(path, file):
-        with Image.open(file or path, formats=image_formats()) as image:
-            if not image.has_transparency_data:
+        whole, number = split_page(path)
+        with _opened(whole, file) as stream:
+            if medical.kind_of(whole, stream) is not None:
                 return None
-        if file is not None:
-            file.seek(0)
-        found = _decode(Path(path).read_bytes() if file is None else file.read())
-        colors = _colors(found).astype(np.uint16)
+            with Image.open(stream, formats=image_formats()) as image:
+                if not image.has_transparency_data:
+                    return None
+            stream.seek(0)
+            found = _decode(stream.read(), page=page or number)
+        colors = _colors(found, window).astype(np.uint16)
         alpha = colors[:, :, 3:]
         on_white = (colors[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255
         return _upright(on_white.astype(np.uint8), found)
 
 
-def to_uint8(values: NDArray[Any], *, missing: float | None = None) -> NDArray[np.uint8]:
-    """Brightness of any type as 0..255, by the one rule that all readers share.
-
-    Whole numbers from 0 to 255 stay as they are, whatever type holds them. All others are stretched: the
-    lowest becomes 0 and the highest 255, over all channels together. One pixel in 10,000 at either end may
-    lie beyond, so that a dead pixel does not darken the rest. NaN, ``missing`` and fill values (beyond 1e30)
-    become 0, infinity 255; none of them counts for the range.
-
-    Args:
-        values: Numbers, any shape.
-        missing: The value of pixels that hold nothing.
-
-    Raises:
-        TypeError: The array holds no numbers.
-
-    Examples:
-        >>> to_uint8(np.array([0, 16, 4080], np.uint16)), to_uint8(np.array([0, 200], np.int32))
-        (array([  0,   1, 255], dtype=uint8), array([  0, 200], dtype=uint8))
-        >>> to_uint8(np.array([-1.0, 0.0, 1.0, np.inf, np.nan]))
-        array([  0, 128, 255, 255,   0], dtype=uint8)
-    """
-    if values.dtype == np.uint8:
-        return values
-    if values.dtype == np.bool_:
-        return values.astype(np.uint8) * np.uint8(255)
-    if values.dtype.kind not in "iuf":
-        raise TypeError(f"an image holds numbers, got an array of {values.dtype}")
-    counts = np.ones(values.shape, bool) if missing is None else values != missing
-    if values.dtype.kind == "f":
-        counts &= np.abs(values) <= LARGEST_VALUE
-    low, high = _range(values[counts])
-    is_small = values.dtype.itemsize <= (4 if values.dtype.kind == "f" else 2)
-    numbers = values.astype(np.float32 if is_small else np.float64)
-    if not _holds_bytes(values, counts):
-        numbers = (np.where(counts, numbers, low) - low) * (255 / (high - low))
-    result: NDArray[np.uint8] = np.rint(np.clip(np.where(counts, numbers, 0), 0, 255)).astype(np.uint8)
-    if values.dtype.kind == "f":
-        result[np.isposinf(values)] = 255
-    return result
-
-
-def _range(numbers: NDArray[Any]) -> tuple[float, float]:
-    """The lowest and the highest of the numbers but for the stray ones; never the same."""
-    if not numbers.size:
-        return 0.0, 1.0
-    stray = numbers.size // STRAY_PIXELS
-    if stray:
-        ends = (stray, numbers.size - 1 - stray)
-        numbers = np.partition(numbers.ravel(), ends)[list(ends)]
-    low, high = float(numbers.min()), float(numbers.max())
-    if low == high:  # one value alone: white, or black where it is 0 or less
-        low = min(low, 0.0)
-        high = max(high, low + 1) if high <= 0 else high
-    return low, high
-
-
-def _holds_bytes(values: NDArray[Any], counts: NDArray[np.bool_]) -> bool:
-    """Whether the numbers are those of an 8-bit image in a wider type."""
-    numbers = values[counts]
-    if not numbers.size or numbers.min() < 0 or numbers.max() > 255:
-        return False
-    return values.dtype.kind in "iu" or (numbers.max() > 1 and bool((numbers == np.rint(numbers)).all()))
-
-
 def read_values(path: str | Path) -> NDArray[np.integer]:
-    """A mask file's stored numbers, (H, W): palette indices, gray values, or the one value of its channels.
+    """Read the numbers stored in a mask file, (H, W): palette indices, or gray values.
 
     Raises:
-        FileNotFoundError: No such file.
-        UnreadableFileError: The file cannot be decoded.
-        ValueError: A color image, or one with fractions.
+        FileNotFoundError: When the file does not exist.
+        UnreadableFileError: When the file cannot be decoded.
+        ValueError: When the image has color or fractional values.
     """
     with _decoding(path):
         found = _decode(Path(path).read_bytes())
     return _one_channel(found, str(path))
 
 
-def values_of_png(data: bytes, name: str) -> NDArray[np.integer]:
-    """Read the values of a PNG in memory, as `read_values` does; ``name`` stands for it in messages.
+class PngMask(NamedTuple):
+    """Values of a mask PNG in the box of its values above 0; the others are 0.
+
+    Args:
+        size: (height, width) of the whole mask.
+        corner: (row, col) of the first value.
+        values: (h, w), with one pixel around the box where the mask has it.
+    """
+
+    size: tuple[int, int]
+    corner: tuple[int, int]
+    values: NDArray[np.integer]
+
+
+def mask_of_png(data: bytes, name: str) -> PngMask:
+    """Read the values of a PNG in memory like `read_values`; ``name`` is for messages.
 
     Raises:
-        UnreadableFileError: The bytes are no PNG that can be decoded.
-        ValueError: A color image.
+        UnreadableFileError: When the bytes are not a decodable PNG.
+        ValueError: When the image has color.
     """
     try:
         with _quiet():
             found = _decode(data, formats=("PNG",))
     except Exception as error:
-        raise UnreadableFileError(f"{name} is no PNG that can be decoded ({_reason(error)})") from error
-    return _one_channel(found, name)
+        raise UnreadableFileError(f"{name} is not a PNG that can be decoded ({_reason(error)})") from error
+    image = found.image
+    if image.mode not in ("1", "L", "P", "RGB") or found.deep is not None or found.orientation != 1:
+        values = _one_channel(found, name)
+        return PngMask((values.shape[0], values.shape[1]), (0, 0), values)
+    # Cropped in Pillow: a large image with a small object is not copied three times.
+    left, top, right, bottom = image.getbbox() or (0, 0, 0, 0)
+    left, top = max(0, left - 1), max(0, top - 1)
+    cropped = image.crop((left, top, min(image.width, right + 1), min(image.height, bottom + 1)))
+    values = _one_channel(replace(found, image=cropped), name)
+    return PngMask((image.height, image.width), (top, left), values)
 
 
 def read_nonzero(path: str | Path) -> NDArray[np.bool_]:
-    """Read a mask file as (H, W) bool, True above 0: by palette index, or in any channel but alpha."""
+    """Read a mask file as (H, W) bool, True above 0: by palette index, or in any channel except alpha."""
     with _decoding(path):
         found = _decode(Path(path).read_bytes())
     values = np.greater(_stored(found), 0)
@@ -238,26 +296,39 @@ def read_nonzero(path: str | Path) -> NDArray[np.bool_]:
 
 
 def read_first_channel(path: str | Path) -> NDArray[np.uint8]:
-    """The first channel of a mask file as it would be shown, (H, W): gray, or the red of a color image."""
+    """Read the first channel of a mask file as displayed, (H, W): gray, or red of a color image."""
     return np.ascontiguousarray(read_image(path)[:, :, 0])
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) of an image as `read_image` gives it, from the header; of PNG and TIFF, from the whole.
+    """Read the upright size (height, width) of an image from the header; PNG and TIFF are decoded.
 
     Raises:
-        FileNotFoundError: No such file.
-        UnreadableFileError: The header says nothing.
+        FileNotFoundError: When the file does not exist.
+        UnreadableFileError: When the header does not contain it.
     """
-    with _decoding(path), Image.open(path, formats=image_formats()) as image:
-        if image.format == "TIFF":  # Pillow turns these itself, and tells so only once they are loaded
+    whole, page = split_page(path)
+    if page > 1 or medical.kind_of(whole) is not None:
+        return _size_of_page(path)
+    with _decoding(path), Image.open(whole, formats=image_formats()) as image:
+        if image.format == "TIFF":  # Pillow rotates these itself, and reports it only after loading
             image.load()
         width, height = image.size
         return (width, height) if _orientation(image) in _SIDES_SWAP else (height, width)
 
 
+def _size_of_page(path: str | Path) -> tuple[int, int]:
+    whole, page = split_page(path)
+    if medical.kind_of(whole) is None:  # a TIFF is turned while it is loaded
+        return read_image(path).shape[:2]
+    sizes = page_numbers(whole)
+    if page not in sizes:
+        raise UnreadableFileError(f"{path} cannot be decoded (it holds {len(sizes)} images)")
+    return sizes[page]
+
+
 def size_mismatch(image: str, image_size: tuple[int, int], mask: str, mask_size: tuple[int, int]) -> str:
-    """The line that says that an image and its mask differ in size; sizes are (height, width)."""
+    """Make the message that an image and its mask differ in size; sizes are (height, width)."""
     (height, width), (rows, cols) = image_size, mask_size
     return (
         f"{image} is {width}x{height} but {mask} is {cols}x{rows}; is one of them rotated by EXIF? "
@@ -268,8 +339,8 @@ def size_mismatch(image: str, image_size: tuple[int, int], mask: str, mask_size:
 @contextmanager
 def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
-        # Large images and broken EXIF are no news here. Threads share these filters and may put back each
-        # other's, so nothing of anyone else may be silenced.
+        # Warnings about large images and broken EXIF are not useful here. Threads share these filters and may
+        # restore each other's, so only these warnings are silenced.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
@@ -277,16 +348,38 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _decoding(path: str | Path, file: BinaryIO | None = None) -> Iterator[None]:
-    """Name the file in whatever goes wrong: a broken one makes Pillow raise almost anything."""
-    if file is None and not Path(path).exists():
+    """Add the file's name to any error, since Pillow raises many types for broken files."""
+    if file is None and not split_page(path)[0].exists():
         raise FileNotFoundError(f"no file {path}")
     try:
         with _quiet():
             yield
+    except ModuleNotFoundError as error:
+        raise UnreadableFileError(f"{path} is not read: {error}") from error
     except Exception as error:
+        needed = heif_needed(path)
+        if needed:
+            raise UnreadableFileError(needed) from error
         raise UnreadableFileError(
             f"{path} cannot be decoded ({_reason(error)}); replace it or take it out of the folder"
         ) from error
+
+
+def heif_needed(path: str | Path) -> str | None:
+    """Make the message for a HEIC file without the extra."""
+    if suffix_of(path) not in HEIF_SUFFIXES or "HEIF" in image_formats():
+        return None
+    return f"{path} is not read: HEIC needs pi-heif; pip install 'dct-seg[heic]'"
+
+
+@contextmanager
+def _opened(path: str | Path, file: BinaryIO | None) -> Iterator[BinaryIO]:
+    """Use the given file, which stays open, or open the path."""
+    if file is not None:
+        yield file
+        return
+    with Path(path).open("rb") as opened:
+        yield opened
 
 
 def _reason(error: Exception) -> str:
@@ -295,23 +388,36 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _decode(data: bytes, formats: tuple[str, ...] | None = None) -> _Decoded:
+def _decode(data: bytes, formats: tuple[str, ...] | None = None, *, page: int = 1) -> _Decoded:
     image: Image.Image = Image.open(io.BytesIO(data), formats=formats or image_formats())
+    if page > 1:
+        if image.format != "TIFF" or page > getattr(image, "n_frames", 1):
+            raise ValueError(f"it holds {getattr(image, 'n_frames', 1)} images")
+        image.seek(page - 1)
     is_deep = image.mode in ("RGB", "RGBA") and image.format in ("PNG", "TIFF") and "16" in _raw_mode(image)
     image.load()
-    # Pillow and OpenCV turn a TIFF themselves.
+    # Pillow and OpenCV rotate a TIFF themselves.
     orientation = 1 if image.format == "TIFF" else _orientation(image)
     deep = None
     if is_deep:
-        deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        deep = _decode_deep(data, page)
         if deep is None or deep.ndim != 3 or deep.dtype != np.uint16:
             raise ValueError("its 16-bit colors cannot be read")
         deep = deep[:, :, [2, 1, 0, 3][: deep.shape[2]]]  # OpenCV's are BGR
     return _Decoded(image, deep, orientation)
 
 
+def _decode_deep(data: bytes, page: int) -> NDArray[Any] | None:
+    """Decode a page by OpenCV, which keeps 16 bits per channel, or return None."""
+    raw = np.frombuffer(data, np.uint8)
+    if page == 1:
+        return cv2.imdecode(raw, cv2.IMREAD_UNCHANGED)
+    _, pages = cv2.imdecodemulti(raw, cv2.IMREAD_UNCHANGED, None, (page - 1, page))
+    return pages[0] if pages else None
+
+
 def _raw_mode(image: Image.Image) -> str:
-    """Raw mode of the file's pixels, in Pillow's terms, such as ``RGB;16B``."""
+    """Get the raw mode of the file's pixels in Pillow, such as ``RGB;16B``."""
     tiles = getattr(image, "tile", None)
     if not tiles:
         return ""
@@ -322,27 +428,39 @@ def _raw_mode(image: Image.Image) -> str:
 def _orientation(image: Image.Image) -> int:
     try:
         found = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # broken EXIF: the image is not rotated, as in other viewers
+    except Exception:  # broken EXIF: no rotation, as in other viewers
         return 1
     return found if isinstance(found, int) else 1
 
 
 def _upright(array: NDArray[Any], found: _Decoded) -> NDArray[Any]:
-    """The array turned as EXIF says, contiguous."""
+    """Rotate an array by its EXIF orientation; the result is contiguous."""
     if found.orientation in _SIDES_SWAP:
         array = array.swapaxes(0, 1)
     flip_rows, flip_cols = found.orientation in (3, 4, 7, 8), found.orientation in (2, 3, 6, 7)
     return np.ascontiguousarray(array[:: -1 if flip_rows else 1, :: -1 if flip_cols else 1])
 
 
-def _colors(found: _Decoded) -> NDArray[np.uint8]:
-    """(H, W, 3) RGB, or (H, W, 4) with alpha where there is any transparency."""
-    image = found.image
+def _deep(found: _Decoded | None) -> Stored | None:
+    """Get the values of an image with more than 8 bits per channel, or None."""
+    if found is None:
+        return None
     if found.deep is not None:
-        colors = to_uint8(found.deep[:, :, :3])
-        return np.dstack([colors, (found.deep[:, :, 3:] // 257).astype(np.uint8)])
-    if image.mode.startswith(("I", "F")):
-        return np.repeat(to_uint8(np.asarray(image), missing=_no_data(image))[:, :, None], 3, axis=2)
+        return Stored(found.deep[:, :, :3])
+    if found.image.mode.startswith(("I", "F")):
+        return Stored(np.asarray(found.image), missing=_no_data(found.image))
+    return None
+
+
+def _colors(found: _Decoded, window: Window | None = None) -> NDArray[np.uint8]:
+    """Convert to (H, W, 3) RGB, or (H, W, 4) with alpha if there is any transparency."""
+    stored = _deep(found)
+    if stored is not None:
+        shown = stored.to_uint8(window)
+        if found.deep is None:
+            return np.repeat(shown[:, :, None], 3, axis=2)
+        return np.dstack([shown, (found.deep[:, :, 3:] // 257).astype(np.uint8)])
+    image = found.image
     return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
 
 
@@ -354,7 +472,7 @@ def _no_data(image: Image.Image) -> float | None:
 
 
 def _stored(found: _Decoded) -> NDArray[np.generic]:
-    """The numbers in the file, (H, W) or (H, W, C), without alpha."""
+    """Get the stored numbers, (H, W) or (H, W, C), without alpha."""
     image = found.image
     if found.deep is not None:
         return found.deep[:, :, :3]

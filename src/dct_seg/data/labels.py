@@ -1,4 +1,4 @@
-"""Stored mask values as labels: 0 background, 1..254 objects, 255 ignored."""
+"""Conversion of stored mask values to labels: 0 background, 1..254 objects, 255 ignored."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _FEWEST_SOFT_VALUES = 8
 
 
 def as_labels(values: NDArray[np.integer], path: Path | str) -> NDArray[np.uint8]:
-    """Stored mask values as labels.
+    """Convert stored mask values to labels.
 
-    0 and 255 alone are one object, else 1..254 are objects and 255 is ignored.
+    Masks with only 0 and 255 have one object; otherwise 1..254 are objects and 255 is ignored.
 
     Raises:
-        ValueError: A value is not in 0..255.
+        ValueError: When a value is not in 0..255.
 
     Examples:
         >>> [as_labels(np.array([row]), "a.png").tolist() for row in ([0, 255], [2, 255])]
@@ -32,10 +32,10 @@ def as_labels(values: NDArray[np.integer], path: Path | str) -> NDArray[np.uint8
 
 
 def as_bytes(values: NDArray[np.integer], path: Path | str) -> NDArray[np.uint8]:
-    """Stored mask values as they are, uint8.
+    """Convert stored mask values to uint8, unchanged.
 
     Raises:
-        ValueError: A value is not in 0..255.
+        ValueError: When a value is not in 0..255.
     """
     low, high = int(values.min(initial=0)), int(values.max(initial=0))
     if low < 0 or high > IGNORE:
@@ -47,13 +47,13 @@ def as_bytes(values: NDArray[np.integer], path: Path | str) -> NDArray[np.uint8]
 
 
 def soft_problem(labels: NDArray[np.uint8]) -> str | None:
-    """Reason that labels look like the edge of a blurred or anti-aliased mask, or None.
+    """Describe labels that look like the edge of a blurred or anti-aliased mask; None if they do not.
 
-    In such a mask most values are bands one or two pixels wide that touch other values. Objects have an
-    inside, and one that is too thin for it mostly stands alone.
+    In such a mask, most values are bands one or two pixels wide that touch other values. Objects have an
+    interior, and one that is too thin for it is mostly isolated.
 
     Args:
-        labels: (H, W), 255 too where it is not the object itself.
+        labels: (H, W), including 255 unless it is the object itself.
 
     Examples:
         >>> ramp = np.tile(np.arange(0, 250, 10, dtype=np.uint8), (20, 1))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from dct_seg.data.augment import augment
-from dct_seg.data.base import InteractiveDataset, Photo, PhotoCache
+from dct_seg.data.base import ImageCache, InteractiveDataset, LabeledImage
 from dct_seg.data.compositing import paste, union_of
 from dct_seg.data.images import IGNORE, UnreadableFileError
 from dct_seg.simulation import UserSettings
@@ -25,11 +25,11 @@ class TrainingSet(Dataset[dict[str, Any]]):
 
     Args:
         datasets: Datasets to draw from.
-        photos: Usable images as (folder, image) numbers; each has a usable object.
+        images: Usable images as (folder, image) numbers; each has a usable object.
         transform: See ``dct_seg.data.transforms``.
         union: Probability per folder that several objects of an image become one.
         copy_paste: Probability that an object is pasted onto another image; it is the target in half of these
-            cases, and lies before or beside the image's own object in the others.
+            cases, and lies in front of or next to the target in the others.
         min_object_size: Minimum size in pixels; a target with less than a quarter of it after augmentation is
             drawn again.
         user: Simulated user that makes the first click of each sample; None makes none.
@@ -39,7 +39,7 @@ class TrainingSet(Dataset[dict[str, Any]]):
     def __init__(
         self,
         datasets: Sequence[InteractiveDataset],
-        photos: Sequence[tuple[int, int]],
+        images: Sequence[tuple[int, int]],
         transform: Any,
         *,
         union: Sequence[float],
@@ -49,17 +49,17 @@ class TrainingSet(Dataset[dict[str, Any]]):
         cache_bytes: int = 0,
     ) -> None:
         self.datasets = datasets
-        self.photos = photos
+        self.images = images
         self.transform = transform
         self.union = union
         self.copy_paste = copy_paste
         self.min_object_size = min_object_size
         self.user = user
-        self.cache = PhotoCache(cache_bytes)
+        self.cache = ImageCache(cache_bytes)
         self._broken: set[tuple[int, int]] = set()
 
     def __len__(self) -> int:
-        return len(self.photos)
+        return len(self.images)
 
     def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
         """Sample of (image number, seed); a number alone always gives the same sample, as in overfitting.
@@ -72,61 +72,60 @@ class TrainingSet(Dataset[dict[str, Any]]):
         for attempt in range(_ATTEMPTS):
             rng = np.random.default_rng([seed, attempt])
             if attempt:
-                number = int(rng.integers(len(self.photos)))
+                number = int(rng.integers(len(self.images)))
             item = self._draw(number, rng, skipped)
             if item is not None:
                 return {**item, "skipped": skipped}
         raise ValueError(
-            f"{_ATTEMPTS} samples in a row had no usable object (the last from {self.photo_name(number)}, "
+            f"{_ATTEMPTS} samples in a row had no usable object (the last from {self.image_name(number)}, "
             f"{len(skipped)} unreadable); "
             "does the transform cut the objects off, or is min_object_size too large?"
         )
 
-    def photo_name(self, number: int) -> str:
+    def image_name(self, number: int) -> str:
         """Folder and path of an image, for messages."""
-        folder, image = self.photos[number]
+        folder, image = self.images[number]
         dataset = self.datasets[folder]
         return f"{dataset.root.name}/{dataset.image_name(dataset.samples_of(image)[0])}"
 
-    def _photo(self, number: int, skipped: list[str]) -> Photo | None:
-        key = self.photos[number]
-        photo = self.cache.get(key)
-        if photo is not None:
-            return photo
+    def _decoded(self, number: int, skipped: list[str]) -> LabeledImage | None:
+        key = self.images[number]
+        decoded = self.cache.get(key)
+        if decoded is not None:
+            return decoded
         if key not in self._broken:
             try:
-                photo = self.datasets[key[0]].read_photo(key[1])
+                decoded = self.datasets[key[0]].read_labeled_image(key[1])
             except UnreadableFileError:
                 self._broken.add(key)
-        if photo is None:
-            skipped.append(self.photo_name(number))
+        if decoded is None:
+            skipped.append(self.image_name(number))
             return None
-        self.cache.put(key, photo)
-        return photo
+        self.cache.put(key, decoded)
+        return decoded
 
-    def _target(self, number: int, photo: Photo, rng: np.random.Generator) -> tuple[int, NDArray[np.bool_]]:
-        """A random object of an image, or the union of some.
-
-        The sample it began with, and (H, W) bool.
-        """
-        folder, image = self.photos[number]
+    def _target(
+        self, number: int, decoded: LabeledImage, rng: np.random.Generator
+    ) -> tuple[int, NDArray[np.bool_]]:
+        """Choose a random object of an image, or a union of several; return its sample and mask."""
+        folder, image = self.images[number]
         dataset = self.datasets[folder]
         samples = dataset.samples_of(image)
         index = samples[int(rng.integers(len(samples)))]
         group = [dataset.label(index)]
         if rng.random() < self.union[folder]:
-            group = union_of(photo.labels, [dataset.label(one) for one in samples], group[0], rng)
-        mask = dataset.object_mask(image, photo, group[0])
+            group = union_of(decoded.labels, [dataset.label(one) for one in samples], group[0], rng)
+        mask = dataset.object_mask(image, decoded, group[0])
         for label in group[1:]:
-            mask = mask | dataset.object_mask(image, photo, label)
+            mask = mask | dataset.object_mask(image, decoded, label)
         return index, mask
 
     def _draw(self, number: int, rng: np.random.Generator, skipped: list[str]) -> dict[str, Any] | None:
-        photo = self._photo(number, skipped)
-        if photo is None:
+        decoded = self._decoded(number, skipped)
+        if decoded is None:
             return None
-        index, mask = self._target(number, photo, rng)
-        image, ignore = photo.image, photo.labels == IGNORE
+        index, mask = self._target(number, decoded, rng)
+        image, ignore = decoded.image, decoded.labels == IGNORE
         if rng.random() < self.copy_paste:
             image, mask, ignore = self._paste(image, mask, ignore, rng, skipped)
         codes = mask.astype(np.uint8)
@@ -134,7 +133,7 @@ class TrainingSet(Dataset[dict[str, Any]]):
         image, codes = augment(self.transform, image, codes, int(rng.integers(2**31)))
         if np.count_nonzero(codes == 1) < max(1, self.min_object_size // 4):
             return None
-        folder = self.photos[number][0]
+        folder = self.images[number][0]
         name = self.datasets[folder].name(index)
         item = to_tensors(image, codes == 1, codes == IGNORE, index, name)
         if self.user is not None:
@@ -149,11 +148,11 @@ class TrainingSet(Dataset[dict[str, Any]]):
         rng: np.random.Generator,
         skipped: list[str],
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.bool_]]:
-        number = int(rng.integers(len(self.photos)))
-        photo = self._photo(number, skipped)
-        if photo is None:
+        number = int(rng.integers(len(self.images)))
+        decoded = self._decoded(number, skipped)
+        if decoded is None:
             return image, mask, ignore
-        image, pasted = paste(image, photo.image, self._target(number, photo, rng)[1], rng)
+        image, pasted = paste(image, decoded.image, self._target(number, decoded, rng)[1], rng)
         own = mask & ~pasted
         if rng.random() < 0.5 or 2 * np.count_nonzero(own) < np.count_nonzero(mask):
             return image, pasted, ignore & ~pasted
@@ -166,7 +165,7 @@ class EvaluationSet(Dataset[dict[str, Any]]):
     Args:
         datasets: Datasets to read.
         entries: Samples to show, as (dataset, sample) numbers.
-        max_side: Maximum of the longer side, larger images are reduced to it; None reduces none.
+        max_side: Maximum longer side, to which larger images are reduced; None reduces none.
     """
 
     def __init__(
@@ -184,7 +183,7 @@ class EvaluationSet(Dataset[dict[str, Any]]):
         return len(self.entries)
 
     def name(self, number: int) -> str:
-        """Name of a sample, with its folder's where there are several."""
+        """Name of a sample, with the name of its folder if there are several."""
         which, index = self.entries[number]
         dataset = self.datasets[which]
         return (
@@ -204,7 +203,9 @@ class EvaluationSet(Dataset[dict[str, Any]]):
                 cv2.resize(one.view(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT).astype(bool)
                 for one in (mask, ignore)
             )
-            if not mask.any():  # smaller than a pixel: an empty object would count as found without a click
+            if (
+                not mask.any()
+            ):  # smaller than a pixel: an empty object would count as segmented without a click
                 share = cv2.resize(sample.mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
                 mask = np.asarray(share == share.max())
                 ignore &= ~mask
@@ -225,18 +226,16 @@ def to_tensors(
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A batch: samples of one size are stacked, others padded below and to the right, where everything is
-    ignored.
+    """Collate samples into a batch; smaller images are padded below and to the right, and ignored there.
 
     Returns:
-        image (B, 3, H, W) float32 in 0..1; mask, ignore (B, H, W) bool; sample_id (B,) int64; name and, from
-        the training set,
-        skipped: lists of strings, and first_click (B, 3) float32.
+        Mapping of image (B, 3, H, W) float32 in 0..1, mask and ignore (B, H, W) bool, sample_id (B,) int64
+        and name; from the training set also skipped, a list of strings, and first_click (B, 3) float32.
     """
     height, width = (max(one["mask"].shape[axis] for one in samples) for axis in (0, 1))
     image = torch.zeros(
         len(samples), 3, height, width, dtype=torch.uint8
-    )  # moved as bytes: twice as fast as floats
+    )  # moving bytes is twice as fast as moving floats
     mask = torch.zeros(len(samples), height, width, dtype=torch.bool)
     ignore = torch.ones(len(samples), height, width, dtype=torch.bool)
     for b, one in enumerate(samples):

@@ -14,35 +14,34 @@ import torch.distributed
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Sampler
 
-_PHOTO_NUMBER = re.compile(r"\d{6,}")
+_IMAGE_NUMBER = re.compile(r"\d{6,}")
 
 
-def photo_key(name: str) -> str:
-    """Key that identifies an image by its file name.
+def image_key(name: str) -> str:
+    """Make a key that identifies an image by its file name.
 
-    Its longest number of six digits or more, or else its stem.
+    The key is the longest number of six digits or more, otherwise the stem.
 
-    COCO's images have one such number under many names, and all of them must be on the same side of a
-    split.
+    COCO's images have one such number under many names, and all copies must be in the same split.
 
     Examples:
-        >>> photo_key("images/airplane00_000000281693.jpg"), photo_key("images/cat.jpg")
+        >>> image_key("images/airplane00_000000281693.jpg"), image_key("images/cat.jpg")
         ('000000281693', 'cat')
     """
     stem = PurePosixPath(name).stem
-    return max(_PHOTO_NUMBER.findall(stem), key=len, default=stem)
+    return max(_IMAGE_NUMBER.findall(stem), key=len, default=stem)
 
 
 def hash_fraction(name: str) -> float:
-    """Number in 0..1 that depends only on the image's ``photo_key``.
+    """Hash the image's ``image_key`` to a number in 0..1.
 
     It is the same on every machine.
     """
-    return int.from_bytes(hashlib.sha256(photo_key(name).encode()).digest()[:8], "big") / 2**64
+    return int.from_bytes(hashlib.sha256(image_key(name).encode()).digest()[:8], "big") / 2**64
 
 
 def is_held_out(name: str, fraction: float) -> bool:
-    """Whether an image belongs to the fixed ``fraction`` that is never trained on."""
+    """Whether an image belongs to the fixed ``fraction`` excluded from training."""
     return hash_fraction(name) < fraction
 
 
@@ -62,7 +61,7 @@ class TrainingSampler(Sampler[tuple[int, int]]):
     Args:
         sizes: Number of images in each folder; they are numbered consecutively.
         weights: Relative share of the samples for each folder; None shows each image once.
-        num_samples: Samples per epoch over all ranks; None takes the number of images.
+        num_samples: Samples per epoch over all ranks; None uses the number of images.
         batch_size: Batch size of one rank.
         seed: Seed of the whole run.
         rank: Rank of this process; None reads it from torch.distributed.
@@ -91,11 +90,11 @@ class TrainingSampler(Sampler[tuple[int, int]]):
         self._world_size = world_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this at the start of each epoch."""
+        """Set the epoch; called by Lightning at its start."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Samples of one rank in an epoch: whole batches, at least one."""
+        """Count the samples of one rank in an epoch: whole batches, at least one."""
         world = self._world_size or _rank_and_world()[1]
         return max(1, self.num_samples // (world * self.batch_size)) * self.batch_size
 
@@ -105,26 +104,26 @@ class TrainingSampler(Sampler[tuple[int, int]]):
         world = self._world_size or world
         rng = np.random.default_rng([self.seed, self.epoch])
         count = len(self) * world
-        photos = self._draw(count, rng)
+        images = self._draw(count, rng)
         seeds = rng.integers(2**62, size=count)
         start, self.start = self.start, 0
         for position in range(rank + start * world, count, world):
-            yield int(photos[position]), int(seeds[position])
+            yield int(images[position]), int(seeds[position])
 
     def _draw(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Draw ``count`` images; an image repeats only after all images of its folder."""
         if self.weights is None:
             return _cycle(sum(self.sizes), count, rng)
         folder = rng.choice(len(self.sizes), size=count, p=self.weights)
-        photos = np.zeros(count, dtype=np.int64)
+        images = np.zeros(count, dtype=np.int64)
         for number, size in enumerate(self.sizes):
             where = np.flatnonzero(folder == number)
-            photos[where] = _cycle(size, len(where), rng) + sum(self.sizes[:number])
-        return photos
+            images[where] = _cycle(size, len(where), rng) + sum(self.sizes[:number])
+        return images
 
 
 def _cycle(size: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """``count`` numbers below ``size`` as one random order after another."""
+    """Yield ``count`` numbers below ``size``, one random order after another."""
     rounds = [rng.permutation(size) for _ in range(-(-count // size))]
     return np.concatenate(rounds)[:count] if rounds else np.zeros(0, dtype=np.int64)
 
@@ -132,7 +131,7 @@ def _cycle(size: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]
 class EvaluationSampler(Sampler[int]):
     """Sampler of all samples in order, split over the ranks and padded by repeats to equal length.
 
-    A metric must therefore go by ``sample_id``, as ``NumberOfClicks`` does.
+    A metric must therefore use ``sample_id``, as ``NumberOfClicks`` does.
     """
 
     def __init__(self, size: int, *, rank: int | None = None, world_size: int | None = None) -> None:
@@ -161,21 +160,32 @@ class TrainingLoader(DataLoader[dict[str, Any]]):
 
     @property
     def skipped(self) -> dict[str, int]:
-        """Number of times each unreadable image was drawn; another was shown instead."""
+        """Number of times each unreadable image was drawn and replaced by another."""
         found: dict[str, int] = self.__dict__.setdefault("_skipped", {})
         return found
 
     def state_dict(self) -> dict[str, int]:
-        """Number of batches of this epoch that were yielded."""
-        return {"batches": self._num_yielded % max(1, len(self))}
+        """Number of batches yielded in this epoch, and their size."""
+        return {"batches": self._num_yielded % max(1, len(self)), "batch_size": self.batch_size or 1}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Skip the batches that were yielded before, in the next iteration."""
+        """Skip the batches that were yielded before, in the next iteration.
+
+        Warns:
+            UserWarning: When those had another size, so that the epoch repeats or misses samples.
+        """
         self._resume_at = state["batches"]
+        before = state.get("batch_size", self.batch_size)  # older checkpoints do not have it
+        if self._resume_at and before != self.batch_size:
+            warnings.warn(
+                f"data.batch_size is {self.batch_size}, and the checkpoint was written within an epoch of "
+                f"batches of {before}: this epoch resumes at batch {self._resume_at} and does not see each "
+                f"sample once; keep {before} until the epoch ends",
+                stacklevel=2,
+            )
 
     def __iter__(self) -> Any:
-        # A generator: Lightning asks for an iterator before it has set the epoch, and reads from it only
-        # afterwards.
+        # A generator, because Lightning creates the iterator before it sets the epoch.
         start, self._resume_at = self._resume_at, 0
         sampler = self.sampler
         if isinstance(sampler, TrainingSampler):

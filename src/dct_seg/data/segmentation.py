@@ -1,4 +1,4 @@
-"""COCO's ``segmentation`` of an annotation, checked before pycocotools sees it."""
+"""COCO's ``segmentation`` of an annotation, validated before pycocotools decodes it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dct_seg.rle import area, packed
 
 
 def mask_tools() -> Any:
-    """pycocotools.mask.
+    """Import ``pycocotools.mask``.
 
     Raises:
-        ModuleNotFoundError: pycocotools is not installed; the message says how to install it.
+        ModuleNotFoundError: When pycocotools is not installed; the message tells how to install it.
     """
     try:
         from pycocotools import mask
@@ -27,11 +27,11 @@ def mask_tools() -> Any:
 
 
 def from_segmentation(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:
-    """The packed run lengths of an annotation's ``segmentation``; never an empty mask.
+    """Decode an annotation's ``segmentation`` to packed run lengths, which must not be empty.
 
     Args:
-        segmentation: Polygons, each x, y, x, y, ..., or run lengths, packed or as a list. Polygons may reach
-            beyond the image, which cuts them off.
+        segmentation: Polygons, each x, y, x, y, ..., or run lengths, packed or as a list. Polygons may extend
+            beyond the image and are clipped.
         size: (height, width) of the image.
 
     Raises:
@@ -65,7 +65,7 @@ def _from_polygons(polygons: list[Any], size: tuple[int, int]) -> dict[str, Any]
         try:
             points = np.array(polygon, np.float64)
         except (TypeError, ValueError, OverflowError) as error:
-            raise ValueError("its polygon has a corner that is no number") from error
+            raise ValueError("its polygon has a corner that is not a number") from error
         if len(points) % 2 or not np.isfinite(points).all():
             raise ValueError("its polygon is not x, y, x, y, ...: an odd count, or a number not finite")
         if len(points) >= 6:
@@ -80,9 +80,9 @@ def _from_polygons(polygons: list[Any], size: tuple[int, int]) -> dict[str, Any]
 
 
 def _near(points: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
-    """Clip a polygon, (n, 2) of x, y, to the image and a margin of the image's own size.
+    """Clip a polygon, (n, 2) of x, y, to the image with a margin of the image's size.
 
-    pycocotools walks along every edge, so one of a billion pixels would take a billion steps.
+    pycocotools traces every edge, so an edge of a billion pixels would take a billion steps.
     """
     for axis, side in ((0, size[1]), (1, size[0])):
         for sign, limit in ((1.0, -side), (-1.0, -2 * side)):

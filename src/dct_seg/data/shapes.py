@@ -1,4 +1,4 @@
-"""Shapes: procedurally drawn, textured, overlapping objects, for trials without a download."""
+"""Shapes: a procedural dataset of textured, overlapping objects, without a download."""
 
 from __future__ import annotations
 
@@ -10,26 +10,28 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dct_seg.data.base import DATASETS, InteractiveDataset, Listing, Photo, count_labels
+from dct_seg.data.base import DATASETS, InteractiveDataset, LabeledImage, Listing, count_labels
 
 Array = NDArray[np.float32]
 
 
 @DATASETS.register()
 class Shapes(InteractiveDataset):
-    """Polygons, ellipses, stars, blobs and rings that cover each other, each with a texture, under shading
-    and noise.
+    """Textured polygons, ellipses, stars, blobs and rings that overlap, with shading and noise.
 
     An image is a pure function of (seed, split, its number, size); splits share no image.
 
     Args:
-        root: Not used; None.
-        split: Name of the split, such as ``train`` or ``val``; any word works.
+        root: None; the images are drawn.
+        split: Name of the split, such as ``train`` or ``val``; any name works.
         num_images: Number of images.
         size: (height, width) in pixels.
-        max_shapes: Each image has 2 to this many shapes; each is a sample while enough of it is seen.
+        max_shapes: Maximum number of shapes per image, at least 2; a shape is a sample if enough is visible.
         seed: Seed of all images.
-        min_object_size: Shapes with fewer visible pixels are no samples.
+        min_object_size: Minimum visible pixels of a shape.
+
+    Raises:
+        ValueError: When a root is given, or a number is out of range.
 
     Examples:
         >>> shapes = Shapes(num_images=4, size=(64, 80))
@@ -52,6 +54,11 @@ class Shapes(InteractiveDataset):
         seed: int = 0,
         min_object_size: int = 80,
     ) -> None:
+        if root is not None:
+            raise ValueError(
+                f"Shapes draws its images and reads no folder, got '{root}'; "
+                "for images of your own give the dataset Folder"
+            )
         if num_images < 1 or min(size) < 16 or max_shapes < 2:
             raise ValueError(
                 f"Shapes wants num_images >= 1, sides >= 16 pixels and max_shapes >= 2, got {num_images}, "
@@ -72,20 +79,20 @@ class Shapes(InteractiveDataset):
         return np.random.default_rng([self._entropy, number, stage])
 
     def _labels_of(self, number: int) -> NDArray[np.uint8]:
-        """(H, W) labels, drawn from their own random numbers, so that listing does not render."""
+        """Labels (H, W), drawn from separate random numbers, so that listing need not render."""
         rng = self._rng(number, 0)
         labels = np.zeros(self.size, dtype=np.uint8)
         for label in range(1, int(rng.integers(2, self.max_shapes + 1)) + 1):
             labels[draw_shape(rng, self.size)] = label
         return labels
 
-    def read_photo(self, image: int) -> Photo:
+    def read_labeled_image(self, image: int) -> LabeledImage:
         labels = self._labels_of(image)
-        return Photo(paint(self._rng(image, 1), labels), labels)
+        return LabeledImage(paint(self._rng(image, 1), labels), labels)
 
 
 def draw_shape(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """(H, W) bool: one random shape, most of it inside the image."""
+    """Draw one random shape, mostly inside the image, (H, W) bool."""
     height, width = size
     reach = min(size) * rng.uniform(0.12, 0.38)
     middle = np.array([rng.uniform(0.1, 0.9) * width, rng.uniform(0.1, 0.9) * height])
@@ -121,13 +128,13 @@ def draw_shape(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.bo
 
 
 def smooth_noise(rng: np.random.Generator, size: tuple[int, int], cells: int) -> Array:
-    """(H, W) float32 in about -1..1: random numbers on a coarse grid, smoothly enlarged."""
+    """Smooth noise (H, W) in about -1..1: random numbers on a coarse grid, enlarged."""
     grid = rng.uniform(-1, 1, (cells, cells)).astype(np.float32)
     return np.asarray(cv2.resize(grid, (size[1], size[0]), interpolation=cv2.INTER_CUBIC))
 
 
 def texture(rng: np.random.Generator, size: tuple[int, int]) -> Array:
-    """(H, W, 3) float32, 0..255: two near colors mixed by noise, stripes or checks."""
+    """Texture (H, W, 3) in 0..255: two similar colors mixed by noise, stripes or checks."""
     first = rng.uniform(30, 225, 3)
     second = np.clip(first + rng.normal(0, 45, 3), 0, 255)
     rows, cols = np.mgrid[: size[0], : size[1]].astype(np.float32)
@@ -147,7 +154,7 @@ def texture(rng: np.random.Generator, size: tuple[int, int]) -> Array:
 
 
 def paint(rng: np.random.Generator, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8: a texture per label (background too), then uneven light, blur and noise."""
+    """Render (H, W, 3) uint8: a texture per label, including the background, then shading, blur and noise."""
     size = (labels.shape[0], labels.shape[1])
     canvas = texture(rng, size)
     for label in range(1, int(labels.max(initial=0)) + 1):

@@ -1,8 +1,8 @@
-"""Augmentation of training samples; the only file that knows albumentations.
+"""Augmentation of training samples, with albumentations.
 
 A transform is any callable ``transform(image=, mask=) -> {"image": …, "mask": …}`` with image (H, W, 3) uint8
-and mask (H, W) uint8 of 0 background, 1 object, 255 ignore. One that has ``set_random_seed`` is told each
-sample's seed, which makes a sample the same in every worker.
+and mask (H, W) uint8 of 0 background, 1 object, 255 ignore. If it has ``set_random_seed``, it gets each
+sample's seed, so that samples do not depend on the worker.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dct_seg.data.images import IGNORE
 from dct_seg.ranges import check_number, check_span
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would check for a newer version at import
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise it checks for a newer version at import
 
 import albumentations as A
 
@@ -32,7 +32,7 @@ class Transform(Protocol):
     """Interface of a training transform; an ``albumentations.Compose`` implements it."""
 
     def __call__(self, *, image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> dict[str, Any]:
-        """The augmented ``image`` and ``mask``."""
+        """Return the augmented ``image`` and ``mask``."""
 
 
 class ObjectCrop(A.DualTransform):  # type: ignore[misc]
@@ -45,12 +45,12 @@ class ObjectCrop(A.DualTransform):  # type: ignore[misc]
         size: Side of the crop in pixels.
         scale: Drawn pixels per image pixel, uniformly from (low, high) (the paper, section 3.2: 0.75 to
             1.25).
-        object_scale: Side of the object (square root of its bounding box's area) as a share of the crop's
+        object_scale: Side of the object (square root of its bounding box's area) relative to the crop's
             side, instead of ``scale``, log-uniformly from (low, high); the crop is then placed with
             nearly all of the object inside.
         object_scale_prob: Probability of using ``object_scale`` where it is given.
         aspect: Maximum relative stretch of height and width (1: none).
-        min_object_size: Minimum pixels of the object in a crop, or half of a smaller object. The place is
+        min_object_size: Minimum pixels of the object in a crop, or half of a smaller object. The position is
             drawn again up to ten times, then set around a pixel of the object.
         max_zoom: Maximum enlargement by ``object_scale``.
     """
@@ -83,7 +83,7 @@ class ObjectCrop(A.DualTransform):  # type: ignore[misc]
         return {"window": self.draw_window(data["mask"], self.random_generator)}
 
     def draw_window(self, mask: NDArray[np.uint8], rng: np.random.Generator) -> tuple[int, int, int, int]:
-        """(top, left, height, width) in pixels of the image; it may reach beyond the edge."""
+        """Window (top, left, height, width) in pixels of the image, which may extend beyond the edge."""
         target = (mask == 1).view(np.uint8)
         left, top, width, height = cv2.boundingRect(target)
         box = (
@@ -120,14 +120,14 @@ class ObjectCrop(A.DualTransform):  # type: ignore[misc]
     def _zoom(
         self, box: tuple[tuple[int, int], tuple[int, int]], shape: tuple[int, ...], rng: np.random.Generator
     ) -> float:
-        """Scale, in output pixels per image pixel, that gives the object its share.
+        """Compute the scale, in output pixels per image pixel, for the object's relative size.
 
-        At least the scale at which the image fills the crop.
+        It is at least the scale at which the image fills the crop.
         """
         assert self.object_scale is not None
         side = math.sqrt((box[0][1] - box[0][0]) * (box[1][1] - box[1][0]))
         share = math.exp(rng.uniform(math.log(self.object_scale[0]), math.log(self.object_scale[1])))
-        # A window beyond the image's mean side is mostly padding; it is as large only where the object is.
+        # A window larger than the image's mean side is mostly padding; only a large object needs one.
         largest = min(
             max(shape), max(math.sqrt(shape[0] * shape[1]), 1.1 * max(end - start for start, end in box))
         )
@@ -147,7 +147,7 @@ class ObjectCrop(A.DualTransform):  # type: ignore[misc]
 def _place(side: int, limit: int, span: tuple[int, int] | None, rng: np.random.Generator) -> int:
     """Draw the start of a window of ``side`` pixels on an axis of ``limit``.
 
-    With ``span``, so that at most a seventh of it is cut off.
+    With ``span``, at most a seventh of the span is cut off.
     """
     low, high = min(0, limit - side), max(0, limit - side)
     if span is not None:
@@ -160,8 +160,7 @@ def _place(side: int, limit: int, span: tuple[int, int] | None, rng: np.random.G
 def cut(
     array: NDArray[np.uint8], window: tuple[int, int, int, int], size: int, *, fill: tuple[int, ...]
 ) -> NDArray[np.uint8]:
-    """The window (top, left, height, width) of an image or a mask as a (size, size) one, ``fill`` beyond the
-    edge.
+    """Resize a window (top, left, height, width) to (size, size), with ``fill`` beyond the edge.
 
     Masks keep their values (nearest); images are averaged when they shrink.
     """
@@ -196,7 +195,7 @@ def training_transform(
         object_scale: See ``ObjectCrop``; not in the paper.
         object_scale_prob: See ``ObjectCrop``; not in the paper.
         aspect: See ``ObjectCrop``; not in the paper.
-        flip: Mirror half of the samples.
+        flip: Whether to mirror half of the samples.
         color_jitter: Change brightness, contrast and saturation by up to 30 %, hue by up to 5 %, in four of
             five samples.
         min_object_size: See ``ObjectCrop``.
@@ -208,6 +207,7 @@ def training_transform(
     for name, span in (("scale", scale), ("object_scale", object_scale)):
         check_span(name, span)
     check_number("aspect", aspect, least=1, unit="a factor")
+    check_number("max_zoom", max_zoom, above=0, unit="a factor")
     crop = ObjectCrop(
         crop_size,
         scale=scale,

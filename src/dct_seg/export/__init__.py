@@ -1,1 +1,1 @@
-"""Export to ONNX and to ``torch.export`` archives."""
+"""Export of networks to ONNX and to ``torch.export`` archives."""

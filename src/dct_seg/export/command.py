@@ -1,4 +1,4 @@
-"""``dct-seg export``: a network as ONNX or ``torch.export`` graphs."""
+"""``dct-seg export``: write a network as ONNX or ``torch.export`` graphs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def main(args: Sequence[str]) -> int:
         0.
 
     Raises:
-        ValueError, FileNotFoundError, ImportError: When what was given cannot be exported.
+        ValueError, FileNotFoundError, ImportError: When the network cannot be exported.
     """
     parser = CommandParser(
         prog="dct-seg export",

@@ -1,4 +1,4 @@
-"""The network as graphs of tensors: image in, features out; features and clicks in, logits out."""
+"""Networks as graphs of tensors: image to features, then features and clicks to logits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dct_seg.models.network import InteractiveNetwork
 
 
 class ImageEncoder(nn.Module):
-    """Features of the image alone, fine to coarse.
+    """Encoder from the image alone to features, fine to coarse.
 
     Args:
         net: Network in evaluation mode.
@@ -27,12 +27,12 @@ class ImageEncoder(nn.Module):
         self.net = net
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) RGB in 0..1, sides multiples of ``net.backbone.multiple`` -> (B, C_i, h_i, w_i)."""
+        """Encode images, (B, 3, H, W) to (B, C_i, h_i, w_i); sides are multiples of the backbone's."""
         return self.net.encode_image(image)
 
 
 class ClickDecoder(nn.Module):
-    """Logits of a ``late`` network from features, of an ``early`` one from the image.
+    """Decoder from clicks to logits, given features (``late`` network) or the image (``early``).
 
     Args:
         net: Network in evaluation mode.
@@ -51,15 +51,15 @@ class ClickDecoder(nn.Module):
         previous: Tensor,
         size: Tensor,
     ) -> Tensor:
-        """The logits, (B, 1, H, W); NaN where a click has no radius though the network needs it.
+        """Compute the logits, (B, 1, H, W); NaN where the network needs a radius and a click has none.
 
         Args:
-            seen: Output of :class:`ImageEncoder`, or the image (B, 3, H, W) alone.
-            coords: (B, N, 2) float32 pixels (row, col).
-            labels: (B, N) int64 1 positive, 0 negative, -1 padding.
-            radii: (B, N) float32 pixels.
-            previous: (B, 1, H, W) probabilities before the last click, zeros before the first.
-            size: (2,) int64, height and width of the image without its padding.
+            seen: Output of `ImageEncoder`, or only the image (B, 3, H, W).
+            coords: Positions (row, col) in pixels, (B, N, 2) float32.
+            labels: Signs, (B, N) int64: 1 positive, 0 negative, -1 padding.
+            radii: Radii in pixels, (B, N) float32.
+            previous: Probabilities before the last click, (B, 1, H, W); zeros before the first.
+            size: Height and width of the image without padding, (2,) int64.
         """
         clicks = ClickBatch(coords, labels, radii)
 
@@ -68,7 +68,7 @@ class ClickDecoder(nn.Module):
             cols = torch.minimum(torch.arange(maps.shape[3]), size[1] - 1)
             return maps.index_select(2, rows).index_select(3, cols)
 
-        if self.net.is_late:  # reads of the image only its size
+        if self.net.is_late:  # reads only the image's size
             image, features = previous.expand(-1, 3, -1, -1), seen
         else:
             image, features = seen[0], None
@@ -81,7 +81,7 @@ class ClickDecoder(nn.Module):
 
 
 class DragHead(nn.Module):
-    """Radii of clicks without a drag.
+    """Auto-Drag-Head: radii of clicks without a drag.
 
     Args:
         net: Network in evaluation mode, with an Auto-Drag-Head.
@@ -94,14 +94,14 @@ class DragHead(nn.Module):
     def forward(
         self, features: list[Tensor], coords: Tensor, labels: Tensor, previous: Tensor, size: Tensor
     ) -> Tensor:
-        """(B, N) radii in pixels.
+        """Predict the radii in pixels, (B, N).
 
         Args:
-            features: Output of :class:`ImageEncoder`, without the coarsest.
-            coords: Positions, see :class:`ClickDecoder`.
-            labels: Signs, see :class:`ClickDecoder`.
-            previous: Previous mask, see :class:`ClickDecoder`, padded by its border.
-            size: Image size, see :class:`ClickDecoder`.
+            features: Output of `ImageEncoder`, without the coarsest.
+            coords: Positions, see `ClickDecoder`.
+            labels: Signs, see `ClickDecoder`.
+            previous: Previous mask, see `ClickDecoder`, padded by its border.
+            size: Image size, see `ClickDecoder`.
         """
         assert self.net.auto_drag is not None
         clicks = ClickBatch(coords, labels, torch.zeros_like(coords[..., 0]))
@@ -111,7 +111,7 @@ class DragHead(nn.Module):
 
 
 class _EvenSameConv(nn.Module):
-    """A convolution with TensorFlow's padding, which is the same at each length that its stride divides."""
+    """Convolution with TensorFlow's padding, which is constant for lengths divisible by the stride."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class _EvenSameConv(nn.Module):
 
 
 class _WindowBlock(nn.Module):
-    """A TinyViT block that pads to whole windows without asking whether it must."""
+    """TinyViT block that pads to whole windows unconditionally."""
 
     def __init__(self, block: TinyVitBlock) -> None:
         super().__init__()
@@ -152,9 +152,9 @@ class _WindowBlock(nn.Module):
 
 
 def exportable(net: InteractiveNetwork) -> InteractiveNetwork:
-    """A copy of the network on the CPU whose padding does not depend on the image's size."""
+    """Copy a network to the CPU with padding that does not depend on the image's size."""
     net = copy.deepcopy(net).cpu().float().eval().to(memory_format=torch.contiguous_format)
-    net.requires_grad_(False)  # a loop in a graph would else be traced for its gradient
+    net.requires_grad_(False)  # otherwise a loop in a graph is traced for its gradient
     for name, module in list(net.named_modules()):
         if type(module) is Conv2dSame:
             net.set_submodule(name, _EvenSameConv(module))

@@ -1,4 +1,4 @@
-"""Network to ONNX or ``torch.export`` graphs, which are checked against the network before they are kept."""
+"""Writing of ONNX or ``torch.export`` graphs, checked against the network before they are kept."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from dct_seg.models.network import InteractiveNetwork
 Kind = Literal["onnx", "pt2"]
 
 LARGEST_DIFFERENCE = 1e-3
-"""Maximum error of a probability; an export with a larger one is refused."""
-MOST_CELLS = 256  # an image's side over the multiple
+"""Maximum error in probability; an export with a larger one is rejected."""
+MOST_CELLS = 256  # ratio of an image's side to the network's multiple
 MOST_CLICKS = 4096
-EXAMPLE_CELLS = 8  # so that attention has several windows; one would be taken for always one
+EXAMPLE_CELLS = 8  # several attention windows; a single one would be traced as a constant
 
 Graph = tuple[nn.Module, tuple[Any, ...], tuple[Any, ...], list[str], str]
-"""Module, example inputs, their dynamic shapes, names of the inputs, name of the output."""
+"""Module, example inputs, dynamic shapes, input names and output name of a graph."""
 
 
 def export(
@@ -40,16 +40,16 @@ def export(
     """Write the graphs of a network to a folder: all of them, or none.
 
     Args:
-        net: Any registered network; it stays as it is.
-        folder: Made if missing; an export in it is replaced.
-        kind: ``onnx``, or ``pt2`` for ``torch.export.load``.
-        source: Name or path of the weights, for the card.
+        net: Any registered network; it is not modified.
+        folder: Output folder, created if missing; an export in it is replaced.
+        kind: Format: ``onnx``, or ``pt2`` for ``torch.export.load``.
+        source: Name or path of the weights, recorded in the card.
 
     Returns:
-        The files written.
+        Paths of the written files.
 
     Raises:
-        ValueError: When the network cannot be traced, or the graphs answer otherwise than it does.
+        ValueError: When the network cannot be traced, or the graphs' outputs differ from its own.
         ImportError: When ``onnx``, ``onnxscript`` or ``onnxruntime`` is missing.
     """
     if kind == "onnx":
@@ -78,11 +78,10 @@ def export(
                 f"the exported graphs of '{net.config.backbone}' are off by {difference:.2g} in probability "
                 f"(at most {LARGEST_DIFFERENCE:g}); nothing was written"
             )
-        written = []
-        for file in sorted(Path(temporary).iterdir()):
+        written = sorted(Path(temporary).iterdir(), key=lambda file: file.name == CARD)
+        for file in written:  # the card is written last: a folder with a card is complete
             shutil.move(file, folder / file.name)
-            written.append(folder / file.name)
-    return written
+    return sorted(folder / file.name for file in written)
 
 
 def _check_installed() -> None:
@@ -95,7 +94,7 @@ def _check_installed() -> None:
 
 
 def _graphs(net: InteractiveNetwork) -> dict[str, Graph]:
-    """The graphs of a network, by their files' names."""
+    """List the graphs of a network by file name."""
     m = net.backbone.multiple
     cells_h, cells_w = (torch.export.Dim(name, min=1, max=MOST_CELLS) for name in ("cells_h", "cells_w"))
     clicks = torch.export.Dim("clicks", min=1, max=MOST_CLICKS)
@@ -116,7 +115,7 @@ def _graphs(net: InteractiveNetwork) -> dict[str, Graph]:
             seen = (features, *prompt), (shapes, *prompt_shapes)
             graphs["decoder"] = (ClickDecoder(net).eval(), *seen, [*names, *prompt_names], "logits")
         if net.auto_drag is not None:
-            given, given_shapes, given_names = (  # all but the radii
+            given, given_shapes, given_names = (  # all except the radii
                 [*part[:2], *part[3:]] for part in (prompt, prompt_shapes, prompt_names)
             )
             graphs["radii"] = (
@@ -133,7 +132,7 @@ def _graphs(net: InteractiveNetwork) -> dict[str, Graph]:
 
 
 def _scaled(cells: tuple[Any, Any], factor: int) -> dict[int, Any]:
-    """Dynamic shape of features that are ``factor`` times as large as the coarsest."""
+    """Make the dynamic shape of features ``factor`` times as large as the coarsest."""
     return {axis: factor * cell if factor > 1 else cell for axis, cell in zip((2, 3), cells, strict=True)}
 
 
@@ -188,7 +187,7 @@ def _refusal(name: str, net: InteractiveNetwork, error: Exception) -> ValueError
 
 @contextlib.contextmanager
 def _quiet() -> Any:
-    """The exporters print progress and warn of what is checked here anyway."""
+    """Silence the exporters' progress output and warnings; the checks here cover them."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -200,7 +199,7 @@ def _quiet() -> Any:
 
 
 class _Example:
-    """An image with clicks on it, as the graphs take them.
+    """Inputs of the graphs: an image with clicks.
 
     Args:
         image: (1, 3, H, W), sides multiples of the network's.
@@ -215,7 +214,7 @@ class _Example:
 
     @classmethod
     def of(cls, net: InteractiveNetwork, size: tuple[int, int], num_clicks: int) -> _Example:
-        """One of a size in pixels, from fixed random numbers."""
+        """Make an example of a given size in pixels from fixed random numbers."""
         image, clicks, previous = random_call(size, num_clicks)
         return cls(net.padded(image), clicks, net.padded(previous), torch.tensor(size))
 
@@ -223,7 +222,7 @@ class _Example:
 def random_call(
     size: tuple[int, int], num_clicks: int, *, seed: int = 0
 ) -> tuple[Tensor, ClickBatch, Tensor]:
-    """An image (1, 3, H, W), clicks (1, N) with radii and a mask before them, from random numbers."""
+    """Make a random image (1, 3, H, W), clicks (1, N) with radii, and a previous mask."""
     rng = torch.Generator().manual_seed(seed)
     coords = torch.rand(1, num_clicks, 2, generator=rng) * (torch.tensor(size) - 1)
     labels = (torch.rand(1, num_clicks, generator=rng) < 0.6).long()
@@ -240,11 +239,11 @@ def random_call(
 
 
 Runner = Callable[[Tensor, ClickBatch, Tensor], tuple[Tensor, Tensor | None]]
-"""Image, clicks and previous mask in; logits, and the radii of clicks without a drag out."""
+"""Function from image, clicks and previous mask to logits and the radii of clicks without a drag."""
 
 
 def _runner(folder: Path, programs: dict[str, Any], kind: Kind, net: InteractiveNetwork) -> Runner:
-    """The graphs themselves, as they were written."""
+    """Load the written graphs."""
     if kind == "onnx":
         network = ExportedNetwork(folder, threads=1)
 
@@ -273,7 +272,7 @@ def _runner(folder: Path, programs: dict[str, Any], kind: Kind, net: Interactive
 
 
 def _difference(net: InteractiveNetwork, run: Runner) -> float:
-    """Largest difference from the network in probability, and of a radius in its logarithm."""
+    """Measure the largest difference from the network in probability and in the logarithm of a radius."""
     m = net.backbone.multiple
     worst = 0.0
     calls: Sequence[tuple[tuple[int, int], int]] = (((2 * m - 3, 3 * m + 5), 1), ((4 * m, 3 * m - 1), 7))

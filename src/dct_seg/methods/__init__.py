@@ -1,15 +1,14 @@
-"""Interactive segmentation systems behind one protocol.
+"""Interactive segmentation methods with a common interface.
 
-Importing this package registers every method; what a method needs beyond the core is imported when it is
-made.
+Importing this package registers every method; optional dependencies are imported when a method is created.
 """
 
 from dct_seg.methods import classical, dctnet, learned, sam_onnx
-from dct_seg.methods.base import METHODS, Method
+from dct_seg.methods.base import METHODS, Answer
 
 __all__ = [
     "METHODS",
-    "Method",
+    "Answer",
     "classical",
     "dctnet",
     "learned",

@@ -1,4 +1,4 @@
-"""Post-processing of a whole image: a graph cut (DOS), or the clicked parts alone (FCA-Net)."""
+"""Post-processing of a whole image: a graph cut (DOS), or only the clicked parts (FCA-Net)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,22 @@ from dct_seg.methods.classical.seeds import UNMARKED, keep_seeded, mark_seeds
 from dct_seg.methods.extras import import_extra
 from dct_seg.registry import unknown_name
 
-FLOOR = np.float32(1e-6)
-"""Probability of a pixel that was removed from the object; above 0, so that the view can be recovered."""
+REMOVED = np.float32(1e-6)
+"""Probability of a pixel that was removed from the object; the network gets it back with the next click."""
 
 _CLIP = 1e-4
 
 
 class After(Protocol):
-    """Post-processing of the probabilities of a whole image."""
+    """Post-processing of the probabilities of a whole image.
+
+    Examples:
+        >>> def halve(image, probs, clicks, inside):
+        ...     return probs / 2
+        >>> after: After = halve
+        >>> after(np.zeros((1, 2, 3), np.uint8), np.ones((1, 2), np.float32), [], np.s_[:, :])
+        array([[0.5, 0.5]], dtype=float32)
+    """
 
     def __call__(
         self,
@@ -31,32 +39,39 @@ class After(Protocol):
         clicks: Sequence[Click],
         inside: tuple[slice, slice],
     ) -> NDArray[np.float32]:
-        """New probabilities, (H, W).
+        """Return new probabilities, (H, W).
 
         Args:
             image: (H, W, 3) RGB.
-            probs: (H, W) in 0..1.
+            probs: (H, W) probabilities in 0..1.
             clicks: All clicks.
-            inside: Rows and columns that the network saw; nothing outside them is object.
+            inside: Rows and columns of the predicted region; all pixels outside are background.
         """
 
 
 @dataclass
 class CutAfter:
-    """The cheapest cut with data terms -log Q and -log(1 - Q); clicked pixels and what lies outside are hard.
+    """Minimum cut with data terms -log Q and -log(1 - Q); clicked pixels and the outside are hard.
 
     Args:
-        smoothness: Weight of the boundary term against the data terms in nats.
+        smoothness: Weight of the boundary term relative to the data terms in nats.
 
-    Source: DOS, after (Xu, Price, Cohen, Yang and Huang 2016), which does not give the weight. The boundary
+    Source: based on DOS (Xu, Price, Cohen, Yang and Huang 2016), which does not give the weight. The boundary
     term is that of the method ``graph_cut``.
 
     Raises:
         ImportError: When the extra ``classical`` is not installed.
+
+    Examples:
+        >>> image = np.repeat(np.uint8([[[0], [0], [200], [200]]]), 3, axis=2)
+        >>> probs = np.float32([[0.9, 0.6, 0.6, 0.1]])
+        >>> CutAfter()(image, probs, [Click(0, 0)], np.s_[0:1, 0:4]).round()  # cut along the edge
+        array([[1., 1., 0., 0.]], dtype=float32)
     """
 
     smoothness: float = 5.0
     _graph: GridGraph | None = field(default=None, init=False, repr=False)
+    """Cache of the last image's graph; this class owns it."""
     _image: NDArray[np.uint8] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -71,7 +86,7 @@ class CutAfter:
         clicks: Sequence[Click],
         inside: tuple[slice, slice],
     ) -> NDArray[np.float32]:
-        """0 and 1; see :class:`After`."""
+        """Return probabilities of 1 in the object; see `After`."""
         if self._graph is None or self._image is not image:
             self._graph, self._image = GridGraph(image, smoothness=self.smoothness), image
         clicked = _clicked_pixels(probs, clicks)
@@ -80,17 +95,21 @@ class CutAfter:
         seeds[clicked != UNMARKED] = clicked[clicked != UNMARKED]
         q = np.clip(probs.astype(np.float64), _CLIP, 1 - _CLIP)
         mask = self._graph.cut(-np.log(q), -np.log(1 - q), seeds)
-        return np.where(mask, np.float32(1), np.minimum(probs, FLOOR)).astype(np.float32)
+        return np.where(mask, np.float32(1), np.minimum(probs, REMOVED)).astype(np.float32)
 
 
 @dataclass
 class ConnectedAfter:
     """Keep only the 8-connected parts of the mask with a positive click.
 
-    Without a positive click in the mask, all of it is kept.
+    Without a positive click in the mask, all parts are kept.
 
-    Source: FCA-Net's structural integrity (Lin et al. 2020). Its code fills from the clicks 4-connected, the
-    paper says 8.
+    Source: FCA-Net's structural integrity (Lin et al. 2020). Its code uses 4-connectivity, the paper 8.
+
+    Examples:
+        >>> probs = np.float32([[0.9, 0.1, 0.8]])
+        >>> ConnectedAfter()(np.zeros((1, 3, 3), np.uint8), probs, [Click(0, 0)], np.s_[:, :]).round(1)
+        array([[0.9, 0.1, 0. ]], dtype=float32)
     """
 
     def __call__(
@@ -100,31 +119,35 @@ class ConnectedAfter:
         clicks: Sequence[Click],
         inside: tuple[slice, slice],
     ) -> NDArray[np.float32]:
-        """The probabilities of the kept parts; see :class:`After`."""
+        """Return the probabilities without the removed parts; see `After`."""
         mask = probs > 0.5
         seeds = _clicked_pixels(probs, clicks)
         if not ((seeds == 1) & mask).any():
             return probs
         dropped = mask & ~keep_seeded(mask, seeds)
-        return np.where(dropped, FLOOR, probs)
+        return np.where(dropped, REMOVED, probs)
 
 
 def _clicked_pixels(probs: NDArray[np.float32], clicks: Sequence[Click]) -> NDArray[np.int8]:
-    """Seeds of the clicked pixels alone, whatever the drags."""
+    """Seeds of the clicked pixels only, without the drags' circles."""
     shape = (probs.shape[0], probs.shape[1])
     return mark_seeds(shape, [replace(c, radius=0.0) for c in clicks], seed_radius=0.0)
 
 
 AFTER: Mapping[str, Callable[..., After]] = {"graph_cut": CutAfter, "connected": ConnectedAfter}
-"""Beside ``none``."""
+"""Post-processing by name; ``none`` is another valid name."""
 
 
 def make_after(name: str, options: Mapping[str, float]) -> After | None:
-    """The post-processing under a name, or None for ``none``.
+    """Make a post-processing by name; None for ``none``.
 
     Raises:
         ValueError: When the name or an option is unknown.
-        ImportError: When a package is missing that it needs.
+        ImportError: When a required package is missing.
+
+    Examples:
+        >>> make_after("connected", {})
+        ConnectedAfter()
     """
     if name == "none":
         return None

@@ -1,9 +1,10 @@
-"""Interface that every interactive segmentation method implements for the predictor and the benchmark."""
+"""Interface of interactive segmentation methods for the predictor and the benchmark."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,11 +17,38 @@ from dct_seg.registry import Registry
 METHODS: Registry[type[Method]] = Registry("method", group="dct_seg.methods")
 
 
+@dataclass(frozen=True)
+class Answer:
+    """Result of a method after one click, given back to the method with the next click.
+
+    Args:
+        probs: (H, W) float32 probabilities of the object, 0..1.
+        view: Predicted region of the image, with 0 outside; None from a method without views.
+
+    Examples:
+        >>> Answer(np.zeros((2, 3), np.float32)).view is None
+        True
+    """
+
+    probs: NDArray[np.float32]
+    view: View | None = None
+
+
 class Method(ABC):
     """Interactive segmentation method: gets an image once, and predicts a mask after each click.
 
     A subclass takes its options as keyword arguments of ``__init__`` (plain values, with defaults) and is
     added with ``@METHODS.register("name")`` or through the entry-point group ``dct_seg.methods``.
+
+    Examples:
+        >>> class Everything(Method):
+        ...     def reset(self, image):
+        ...         pass
+        ...     def predict(self, image, clicks, previous):
+        ...         return np.ones(image.shape[:2], np.float32)
+        >>> Everything().answer(np.zeros((2, 3, 3), np.uint8), [Click(0, 0)], None).probs
+        array([[1., 1., 1.],
+               [1., 1., 1.]], dtype=float32)
     """
 
     name: ClassVar[str]
@@ -28,7 +56,7 @@ class Method(ABC):
     """Authors and year, or "" if unpublished."""
 
     holder: object = None
-    """Predictor whose image the method has; another predictor must set its own image again."""
+    """Predictor whose image is set; another predictor must first set its own."""
 
     encode_seconds: float = 0.0
     """Total seconds spent on encodings that serve several clicks; 0 for a method without encodings."""
@@ -40,54 +68,57 @@ class Method(ABC):
 
     @abstractmethod
     def reset(self, image: NDArray[np.uint8]) -> None:
-        """Prepare for an image, (H, W, 3) RGB: what does not depend on clicks is computed here."""
+        """Prepare for an image, (H, W, 3) RGB: compute everything that does not depend on clicks."""
 
     @abstractmethod
     def predict(
         self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None
     ) -> NDArray[np.float32]:
-        """The probability of the object at each pixel, (H, W) in 0..1, given all clicks so far.
+        """Predict the probability of the object at each pixel, (H, W) in 0..1, from all clicks so far.
 
         Args:
-            image: (H, W, 3) RGB, the one given to ``reset``.
+            image: Image given to ``reset``, (H, W, 3) RGB.
             clicks: Clicks in order, possibly none. Each has a radius, unless the method needs none.
             previous: Result of ``predict`` for the previous click, or None at the first.
         """
 
-    def predict_many(
-        self,
-        image: NDArray[np.uint8],
-        clicks: Sequence[Sequence[Click]],
-        previous: Sequence[NDArray[np.float32] | None],
-    ) -> list[NDArray[np.float32]]:
-        """Predict several objects of one image.
+    def answer(self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: Answer | None) -> Answer:
+        """Predict like `predict`, and also return the view; optional.
 
         Args:
             image: (H, W, 3) image, see ``predict``.
-            clicks: Clicks of each object, at least one.
-            previous: Answer before the last click of each object, or None.
+            clicks: Clicks, see ``predict``.
+            previous: Answer before the last click, or None.
         """
-        return [self.predict(image, *one) for one in zip(clicks, previous, strict=True)]
+        return Answer(self.predict(image, clicks, None if previous is None else previous.probs))
+
+    def answer_many(self, questions: Sequence[Question]) -> list[Answer]:
+        """Predict several objects, of one image or of several; optional.
+
+        Args:
+            questions: Next click of each object; one of the objects is on this method's image.
+        """
+        return [one.method.answer(one.image, one.clicks, one.previous) for one in questions]
 
     def preview(
         self,
         image: NDArray[np.uint8],
         clicks: Sequence[Click],
-        previous: NDArray[np.float32] | None,
+        previous: Answer | None,
         *,
         share: float,
     ) -> tuple[View, NDArray[np.float32]] | None:
-        """A faster, coarser answer than ``predict``, for a drag that has not ended; optional.
+        """Predict faster and more coarsely than ``predict``, during a drag; optional.
 
         Args:
             image: (H, W, 3) image, see ``predict``.
             clicks: Clicks, see ``predict``; at least one.
-            previous: Answer before the last click, see ``predict``.
-            share: Resolution, as a share (0..1) of the height and width that ``predict`` works at.
+            previous: Answer before the last click, or None.
+            share: Resolution as a fraction (0..1) of the height and width used by ``predict``.
 
         Returns:
-            A region of the image and the probabilities there, (h, w) of ``view.size``; None from a method
-            that has no faster answer.
+            Region of the image and the probabilities there, (h, w) of ``view.size``; None from a method
+            without previews.
         """
         return None
 
@@ -96,8 +127,25 @@ class Method(ABC):
         return list(clicks)
 
 
+@dataclass(frozen=True)
+class Question:
+    """Next click of one object, with the arguments of `Method.answer`.
+
+    Args:
+        method: Method with the image.
+        image: (H, W, 3) RGB.
+        clicks: Clicks in order, at least one.
+        previous: Answer before the last click, or None.
+    """
+
+    method: Method
+    image: NDArray[np.uint8]
+    clicks: Sequence[Click]
+    previous: Answer | None
+
+
 def checked_image(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """``image`` itself, when it is (H, W, 3) uint8 and not empty.
+    """Return ``image`` if it is (H, W, 3) uint8 and not empty.
 
     Raises:
         ValueError: When it is not.
@@ -114,21 +162,21 @@ def checked_image(image: NDArray[Any]) -> NDArray[np.uint8]:
             f"an image is a (height, width, 3) uint8 array in RGB, got {given}; Predictor.set_image converts "
             "gray and RGBA ones, "
             "values of another type must be scaled to 0..255 and made uint8 first; "
-            "dct_seg.data.images.to_uint8 does that"
+            "dct_seg.data.brightness.to_uint8 does that"
         )
     return image
 
 
 def has_object(clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> bool:
-    """True with a positive click, or with a mask that the clicks correct.
+    """Whether there is a positive click, or a mask that the clicks correct.
 
-    Otherwise the answer is the empty mask: negative clicks alone select nothing.
+    Otherwise the prediction is the empty mask, since negative clicks alone select nothing.
     """
     return any(click.positive for click in clicks) or (previous is not None and bool((previous > 0.5).any()))
 
 
 def check_click(click: Click, size: tuple[int, int]) -> None:
-    """Refuse a click outside an image.
+    """Check that a click lies inside an image.
 
     Args:
         click: Any click; row and column may be fractions.

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,29 +17,31 @@ from numpy.typing import NDArray
 
 from dct_seg.clicks import Click, ClickBatch
 from dct_seg.methods.after import make_after
-from dct_seg.methods.base import METHODS, Method, check_turn, checked_image, has_object
+from dct_seg.methods.base import METHODS, Answer, Method, Question, check_turn, checked_image, has_object
 from dct_seg.methods.exported import Backend, ExportedNetwork, load_network
 from dct_seg.methods.refiners import make_refiner, refined
-from dct_seg.methods.views import View, first_view, next_view, object_view, whole_view
+from dct_seg.methods.together import Look, Steps, play
+from dct_seg.methods.views import View, first_view, mirrored_clicks, next_view, object_view, whole_view
 from dct_seg.models.network import InteractiveNetwork
 from dct_seg.models.pretrained import DEFAULT
-from dct_seg.processor import has_fast_bfloat16
+from dct_seg.processor import checked_device, has_fast_bfloat16
+from dct_seg.ranges import check_booleans, check_number
 from dct_seg.registry import check_choice
 
-KEPT_VIEWS = 3  # the whole image and the last two regions; with `late` some 10 MB each
+KEPT_VIEWS = 3  # the whole image and the last two regions; with `late` about 10 MB each
 # minimum resolution gain for a second pass, over the object that the first one found
 MIN_ZOOM_GAIN = 1.1
-LARGEST_BATCH = 16  # views of one forward
-# Minimum probability inside a view that may be kept. The support of ``previous`` carries the previous view,
-# so that ``predict`` stays a function of its arguments; see ``next_view``.
-FLOOR = np.float32(1e-6)
+LARGEST_BATCH = 16  # views per forward pass
+# Minimum probability inside a view of a method with ``hold_view``. The network receives it with the next
+# click, so published results depend on its exact value.
+MIN_PROB = np.float32(1e-6)
 
 
 @dataclass
 class _Seen:
     """Cached input of the network for a view, (1, 3, h, w), and its features once computed.
 
-    Includes the mirrored view.
+    With ``flip``, the mirrored view is included.
 
     Args:
         prepared: Per-image input of the click encoder, for the image and, under True, its mirror image.
@@ -54,40 +55,48 @@ class _Seen:
 
 @METHODS.register("dctnet")
 class DCTNetMethod(Method):
-    """DCT-Net behind the protocol of all methods.
+    """Method for DCT-Net and other networks.
 
     The inputs of the last views are cached, and with ``prompt_fusion: late`` their encodings: a click in a
-    cached view costs only the prompt branch and the decoder. The cache never changes an answer.
+    cached view costs only the prompt branch and the decoder. The cache never changes a result.
 
     Args:
-        checkpoint: A shipped name, a file of weights, a checkpoint of training, an export folder, or
-            ``org/name`` on the Hugging Face Hub; None is the method's own, if it has any.
-        net: A network that is already in memory, instead of ``checkpoint``; it is put in evaluation mode.
+        checkpoint: Shipped name, weights file, training checkpoint, export folder, or
+            ``org/name`` on the Hugging Face Hub; None uses the method's own weights, if any.
+        net: Network in memory, instead of ``checkpoint``; it is put in evaluation mode.
         first_size: Longer side of the whole image after resizing, in pixels.
-        first_reach: Radii around the clicks that are seen while there is no mask, at ``zoom_size`` pixels, if
-            that is finer than the whole image; 0 looks at the whole image. Only with ``zoom_in``.
+        first_reach: Size in radii of the surroundings predicted while there is no mask, at ``zoom_size``
+            pixels, if that is finer than the whole image; 0 uses the whole image. Only with ``zoom_in``.
         look_again: Predict the region of a newly found mask once more, if that gives a finer resolution. This
             doubles the time of such clicks only. Only with ``zoom_in``.
         zoom_in: Predict only the object's region from the second click on, at ``zoom_size`` pixels.
         zoom_size: Longer side of the region, in the network's input pixels.
         zoom_margin: Size of the region, as a multiple of the object's height and width.
-        hold_view: Keep the view of the previous click while the object fits it, see :func:`next_view`. None
+        hold_view: Keep the view of the previous click while the object fits it, see `next_view`. None
             keeps it for a ``late`` network, which saves the encoding, and not for an ``early`` one, which
             would save nothing.
         flip: Average with the prediction of the mirrored image; twice the time.
-        precision: ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the processor computes in it and
-            nothing is refined.
-        refine: Correct the answer by a few steps of L-BFGS where clicked pixels come out wrong: ``brs``
-            changes the click maps, ``fbrs_a``, ``fbrs_b`` and ``fbrs_c`` one layer, ``statistics`` what
-            Feature-DCT predicts, ``radii`` the drags. In float32.
+        precision: ``float32``, ``bfloat16``, or ``auto``: bfloat16 if it is fast on the device and
+            there is no refinement.
+        refine: Correct the prediction by a few steps of L-BFGS if clicked pixels are wrong: ``brs``
+            changes the click maps, ``fbrs_a``, ``fbrs_b`` and ``fbrs_c`` one layer, ``statistics`` the
+            output of Feature-DCT, ``radii`` the drags. In float32.
         refine_options: Options of the refiner, such as ``weight`` and ``max_evals``.
         after: Post-processing of the whole image's probabilities: ``graph_cut`` cuts along the image's edges
-            (extra ``classical``), ``connected`` keeps the parts that hold a positive click.
+            (extra ``classical``), ``connected`` keeps the parts with a positive click.
         after_options: Options of ``after``, such as ``smoothness`` of ``graph_cut``.
-        device: A torch device.
-        backend: ``onnx`` runs an export folder in onnxruntime, ``torch`` runs weights, ``auto`` whichever
-            ``checkpoint`` is.
+        device: Torch device.
+        backend: ``onnx`` runs an export folder in onnxruntime, ``torch`` runs weights, ``auto`` decides
+            by ``checkpoint``.
         revision: Revision of weights on the Hugging Face Hub: a branch, a tag or a commit.
+
+    Examples:
+        >>> from dct_seg import DCTNet, DCTNetConfig
+        >>> net = DCTNet(DCTNetConfig(backbone="resnet18", backbone_weights="none"))
+        >>> method, image = DCTNetMethod(net=net), np.zeros((40, 50, 3), np.uint8)
+        >>> method.reset(image)
+        >>> method.predict(image, [Click(20, 25, radius=9.0)], None).shape
+        (40, 50)
     """
 
     name = "dctnet"
@@ -96,9 +105,9 @@ class DCTNetMethod(Method):
     default_refine: ClassVar[str] = "none"
     default_after: ClassVar[str] = "none"
     row: ClassVar[str] = "dct_net"
-    """The configuration in ``configs/table2`` that trains the method's weights."""
+    """Configuration in ``configs/table2`` that trains the method's weights."""
     wants: ClassVar[Mapping[str, Any]] = {}
-    """Keys and values that the configuration of a network must have for this method."""
+    """Required keys and values of the network's configuration."""
 
     def __init__(
         self,
@@ -126,15 +135,15 @@ class DCTNetMethod(Method):
         lowest = {"first_size": 1, "zoom_size": 1, "first_reach": 0, "zoom_margin": 1}
         given = {"first_size": first_size, "zoom_size": zoom_size, "first_reach": first_reach}
         for option, value in {**given, "zoom_margin": zoom_margin}.items():
-            if not (math.isfinite(value) and value >= lowest[option]):
-                raise ValueError(f"{option} is a number of {lowest[option]} or more, got {value}")
-        self.device = _checked_device(device)
+            check_number(option, value, least=lowest[option])
+        check_booleans(look_again=look_again, zoom_in=zoom_in, flip=flip, hold_view=hold_view or False)
+        self.device = checked_device(device)
         refine, after = refine or self.default_refine, after or self.default_after
         self.refiner = make_refiner(refine, refine_options or {})
         self.after = make_after(after, after_options or {})
         if self.refiner is not None and precision == "bfloat16":
             raise ValueError(
-                f"refine '{refine}' needs float32, since bfloat16 gradients stall it; leave precision out"
+                f"refine '{refine}' needs float32, since bfloat16 gradients stall it; omit precision"
             )
         self.changes = {
             **({"refine": refine, "refine_options": dict(refine_options or {})} if self.refiner else {}),
@@ -171,10 +180,10 @@ class DCTNetMethod(Method):
         self.bfloat16 &= isinstance(self.net, InteractiveNetwork)  # an exported one computes in float32
         self._image: NDArray[np.uint8] | None = None
         self._views: OrderedDict[View, _Seen] = OrderedDict()
-        """Cache of the network's inputs and encodings of the image set by ``reset``; this class owns it."""
+        """Cached inputs and encodings of the image set by ``reset``; this class owns the cache."""
 
     def _check(self, net: InteractiveNetwork) -> None:
-        """Refuse weights of a different row's network."""
+        """Check that the weights are not of another row's network."""
         config = asdict(net.config)
         differing = [f"{key} {config[key]!r}" for key, value in self.wants.items() if config[key] != value]
         if differing:
@@ -217,123 +226,104 @@ class DCTNetMethod(Method):
     def predict(
         self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None
     ) -> NDArray[np.float32]:
-        """Probabilities of the object, (H, W); 0 outside a zoomed region.
+        """Predict the probabilities of the object, (H, W); 0 outside a zoomed region.
+
+        Only `answer` returns the view, so that the next click can keep it.
 
         Raises:
             ValueError: When the image is not the size of the one given to ``reset``, or a click lies outside
                 of it.
         """
+        return self.answer(image, clicks, None if previous is None else Answer(previous)).probs
+
+    def answer(self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: Answer | None) -> Answer:
+        """Predict the probabilities of the object, 0 outside a zoomed region, and return the predicted view.
+
+        Raises:
+            ValueError: When ``predict`` does.
+        """
+        return play([self._steps(image, clicks, previous)], _look_alone)[0]
+
+    def answer_many(self, questions: Sequence[Question]) -> list[Answer]:
+        """Predict several objects; views of the same size and network share a forward pass.
+
+        Raises:
+            ValueError: When ``predict`` does.
+        """
+        predictions = [
+            one.method._steps(one.image, one.clicks, one.previous)
+            for one in questions
+            if isinstance(one.method, DCTNetMethod)
+        ]
+        if len(predictions) < len(questions):
+            return super().answer_many(questions)
+        return play(predictions, _look_together)
+
+    def _steps(
+        self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: Answer | None
+    ) -> Steps[DCTNetMethod, Answer]:
+        """Run `answer` in steps."""
         check_turn(image, clicks, None if self._image is None else self._image.shape[:2])
-        if not clicks or not has_object(clicks, previous):
-            return np.zeros(image.shape[:2], np.float32)
-        view, seen = self.predict_view(image, clicks, previous)
+        if not clicks or not has_object(clicks, _probs_of(previous)):
+            return Answer(np.zeros(image.shape[:2], np.float32))
+        view, seen = yield from self._view_steps(image, clicks, previous, 1.0)
         probs = self._placed(view, seen, image.shape[:2])
         if self.after is None:
-            return probs
+            return Answer(probs, view)
         inside = np.s_[view.top : view.top + view.height, view.left : view.left + view.width]
-        return self.after(image, probs, clicks, inside)
+        return Answer(self.after(image, probs, clicks, inside), view)
 
     def predict_view(
         self,
         image: NDArray[np.uint8],
         clicks: Sequence[Click],
-        previous: NDArray[np.float32] | None,
+        previous: Answer | None,
         *,
         share: float = 1.0,
     ) -> tuple[View, NDArray[np.float32]]:
-        """The region that the network looks at, and the probabilities there at the network's size, (h, w) of
-        ``view.size``.
+        """Predict a region and the probabilities there, (h, w) of ``view.size``.
 
         Args:
             image: (H, W, 3) image, see ``predict``.
             clicks: Clicks, see ``predict``; at least one.
-            previous: Answer before the last click, see ``predict``.
-            share: Factor on ``first_size`` and ``zoom_size``; the time falls with its square.
+            previous: Answer before the last click, or None.
+            share: Factor on ``first_size`` and ``zoom_size``; the time is proportional to its square.
 
         Raises:
             ValueError: When ``predict`` does.
         """
+        return play([self._view_steps(image, clicks, previous, share)], _look_alone)[0]
+
+    def _view_steps(
+        self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: Answer | None, share: float
+    ) -> Steps[DCTNetMethod, tuple[View, NDArray[np.float32]]]:
+        """Run `predict_view` in steps."""
         check_turn(image, clicks, None if self._image is None else self._image.shape[:2])
         shape = (image.shape[0], image.shape[1])
-        if not has_object(clicks, previous):
+        before = _probs_of(previous)
+        if not has_object(clicks, before):
             whole = whole_view(shape, max(1, round(self.first_size * share)))
             return whole, np.zeros(whole.size, np.float32)
-        has_mask = previous is not None and bool((previous > 0.5).any())
+        has_mask = before is not None and bool((before > 0.5).any())
         view = self._view(shape, clicks, previous if has_mask else None, share)
-        probs = self._look(view, clicks, previous)
+        probs = yield Look(self, view, clicks, before)
         if not (self.zoom_in and self.look_again) or share < 1 or has_mask:
             return view, probs
         found = self._placed(view, probs, shape)
-        closer = self._closer(view, found, clicks)
-        return (view, probs) if closer is None else (closer, self._look(closer, clicks, found))
-
-    def _closer(self, view: View, found: NDArray[np.float32], clicks: Sequence[Click]) -> View | None:
-        """Region of the mask found in ``view``, if a second pass gains enough resolution; else None."""
         closer = object_view(found, clicks, self.zoom_size, margin=self.zoom_margin)
-        return None if closer is None or closer.scale < MIN_ZOOM_GAIN * view.scale else closer
+        if closer is None or closer.scale < MIN_ZOOM_GAIN * view.scale:
+            return view, probs
+        return closer, (yield Look(self, closer, clicks, found))
 
-    def predict_many(
-        self,
-        image: NDArray[np.uint8],
-        clicks: Sequence[Sequence[Click]],
-        previous: Sequence[NDArray[np.float32] | None],
-    ) -> list[NDArray[np.float32]]:
-        """Predict several objects, with one forward pass for all views of one size.
-
-        Raises:
-            ValueError: When ``predict`` does.
-        """
+    @property
+    def _shares_forwards(self) -> bool:
+        """Whether the network accepts several views in one batch."""
         net = self.net
-        plain = not (self.flip or self.refiner or self.after) and all(map(has_object, clicks, previous))
-        if not plain or not isinstance(net, InteractiveNetwork) or net.click_encoder.needs_image:
-            return super().predict_many(image, clicks, previous)
-        size = None if self._image is None else self._image.shape[:2]
-        shape = check_turn(image, [click for one in clicks for click in one], size)
-        has_mask = [before is not None and bool((before > 0.5).any()) for before in previous]
-        views = [
-            self._view(shape, one, before if known else None, 1.0)
-            for one, before, known in zip(clicks, previous, has_mask, strict=True)
-        ]
-        looks = self._look_many(net, views, clicks, previous)
-        found = [self._placed(view, probs, shape) for view, probs in zip(views, looks, strict=True)]
-        if not (self.zoom_in and self.look_again):
-            return found
-        again = [
-            (i, closer)
-            for i, known in enumerate(has_mask)
-            if not known and (closer := self._closer(views[i], found[i], clicks[i])) is not None
-        ]
-        chosen, closer_views = [i for i, _ in again], [view for _, view in again]
-        looks = self._look_many(net, closer_views, [clicks[i] for i in chosen], [found[i] for i in chosen])
-        for i, view, probs in zip(chosen, closer_views, looks, strict=True):
-            found[i] = self._placed(view, probs, shape)
-        return found
-
-    def _look_many(
-        self,
-        net: InteractiveNetwork,
-        views: Sequence[View],
-        clicks: Sequence[Sequence[Click]],
-        previous: Sequence[NDArray[np.float32] | None],
-    ) -> list[NDArray[np.float32]]:
-        """The probabilities in several views, each (h, w) of its size."""
-        answers: list[NDArray[np.float32]] = [np.empty((0, 0), np.float32)] * len(views)
-        for size in dict.fromkeys(view.size for view in views):
-            alike = [i for i, view in enumerate(views) if view.size == size]
-            for some in (alike[at : at + LARGEST_BATCH] for at in range(0, len(alike), LARGEST_BATCH)):
-                images = torch.cat([self._seen(views[i]).image for i in some])
-                inside = ClickBatch.from_clicks([views[i].clicks(clicks[i]).to_clicks()[0] for i in some])
-                before = torch.cat([self._before(views[i], previous[i]) for i in some])
-                levels = [self._features(views[i]) for i in some] if net.is_late else []
-                features = [torch.cat(list(level)) for level in zip(*levels, strict=True)] or None
-                with self._computing():
-                    probs = torch.sigmoid(net(images, inside.to(self.device), before, features))
-                for i, one in zip(some, probs[:, 0].cpu().numpy(), strict=True):
-                    answers[i] = one
-        return answers
+        is_plain = isinstance(net, InteractiveNetwork) and not net.click_encoder.needs_image
+        return is_plain and not self.flip and self.refiner is None
 
     def _before(self, view: View, previous: NDArray[np.float32] | None) -> torch.Tensor:
-        """(1, 1, h, w) probabilities before the last click in a view; zeros before the first."""
+        """Resize the probabilities before the last click to a view, (1, 1, h, w); zeros before the first."""
         if previous is None:
             return torch.zeros(1, 1, *view.size, device=self.device)
         return self._tensor(view.crop(previous)[..., None])
@@ -342,21 +332,21 @@ class DCTNetMethod(Method):
         self,
         image: NDArray[np.uint8],
         clicks: Sequence[Click],
-        previous: NDArray[np.float32] | None,
+        previous: Answer | None,
         *,
         share: float,
     ) -> tuple[View, NDArray[np.float32]]:
-        """The answer of :meth:`predict_view` at a lower resolution, in ``share`` squared of the time."""
+        """Predict like `predict_view` at a lower resolution, in ``share`` squared of the time."""
         return self.predict_view(image, clicks, previous, share=share)
 
     def fill_radii(self, clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> list[Click]:
-        """The clicks, with the Auto-Drag-Head's radius for each that has none.
+        """Fill in the Auto-Drag-Head's radius for each click without one.
 
         The image is the one given to ``reset``.
         """
         if self.net.auto_drag is None or all(c.radius is not None for c in clicks):
             return list(clicks)
-        assert self._image is not None, "reset() comes first"
+        assert self._image is not None, "call reset(image) first"
         view = whole_view(self._image.shape[:2], self.first_size)
         before = None if previous is None else self._tensor(view.crop(previous)[..., None])
         features = self._features(view)
@@ -374,10 +364,10 @@ class DCTNetMethod(Method):
         self,
         shape: tuple[int, int],
         clicks: Sequence[Click],
-        previous: NDArray[np.float32] | None,
+        previous: Answer | None,
         share: float,
     ) -> View:
-        """Choose the view; ``previous`` is None where it is empty."""
+        """Choose the view; ``previous`` is None if its mask is empty."""
         whole, zoom_size = whole_view(shape, round(self.first_size * share)), round(self.zoom_size * share)
         if not self.zoom_in:
             return whole
@@ -386,37 +376,38 @@ class DCTNetMethod(Method):
         if len(clicks) < 2:
             return whole
         if self.hold_view:
-            return next_view(previous, clicks, whole, zoom_size, margin=self.zoom_margin)
-        return object_view(previous, clicks, zoom_size, margin=self.zoom_margin) or whole
+            return next_view(previous.probs, previous.view, clicks, whole, zoom_size, margin=self.zoom_margin)
+        return object_view(previous.probs, clicks, zoom_size, margin=self.zoom_margin) or whole
 
     def _look(
         self, view: View, clicks: Sequence[Click], previous: NDArray[np.float32] | None
     ) -> NDArray[np.float32]:
-        """The probabilities in a view, (h, w) of its size."""
+        """Predict the probabilities in a view, (h, w) of its size."""
         inside = view.clicks(clicks).to(self.device)
         before = None if previous is None else self._tensor(view.crop(previous)[..., None])
         probs = self._probs(view, inside, before)
         if self.flip:
             mirrored = None if before is None else before.flip(-1)
             probs = (
-                probs + self._probs(view, _mirrored(inside, view.size[1]), mirrored, mirrored=True).flip(-1)
+                probs
+                + self._probs(view, mirrored_clicks(inside, view.size[1]), mirrored, mirrored=True).flip(-1)
             ) / 2
         seen: NDArray[np.float32] = probs[0, 0].cpu().numpy()
         return seen
 
     def _placed(self, view: View, probs: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Place a view's probabilities into a map of the image, (H, W); zeros outside."""
+        """Paste a view's probabilities into a map of the image, (H, W); zeros outside."""
         result = np.zeros(shape, np.float32)
         seen = cv2.resize(probs, (view.width, view.height), interpolation=cv2.INTER_LINEAR)
         if self.hold_view:
-            np.maximum(seen, FLOOR, out=seen)
+            np.maximum(seen, MIN_PROB, out=seen)
         result[view.top : view.top + view.height, view.left : view.left + view.width] = seen
         return result
 
     def _probs(
         self, view: View, clicks: ClickBatch, before: torch.Tensor | None, *, mirrored: bool = False
     ) -> torch.Tensor:
-        """(1, 1, h, w) probabilities in a view, with all else mirrored already."""
+        """Predict the probabilities in a view, (1, 1, h, w); the other inputs are already mirrored."""
         features = self._features(view, mirrored=mirrored) if self.net.is_late else None
         seen = self._seen(view)
         image = seen.image.flip(-1) if mirrored else seen.image
@@ -430,7 +421,7 @@ class DCTNetMethod(Method):
             return torch.sigmoid(self.net(image, clicks, before, features, prepared))
 
     def _features(self, view: View, *, mirrored: bool = False) -> list[torch.Tensor]:
-        """The network's features of the view's image alone."""
+        """Encode the view's image."""
         began = time.perf_counter()
         seen = self._seen(view)
         features = seen.mirrored if mirrored else seen.features
@@ -446,10 +437,10 @@ class DCTNetMethod(Method):
         return features
 
     def _seen(self, view: View) -> _Seen:
-        """Cached data of a view; the least recently used view makes room for a new one."""
+        """Get the cached data of a view; a new one replaces the least recently used."""
         seen = self._views.get(view)
         if seen is None:
-            assert self._image is not None, "reset() comes first"
+            assert self._image is not None, "call reset(image) first"
             image = (
                 self._tensor(view.crop(self._image)).contiguous(memory_format=torch.channels_last).div_(255)
             )
@@ -472,18 +463,38 @@ class DCTNetMethod(Method):
             yield
 
 
-def _checked_device(device: str | torch.device) -> torch.device:
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"unknown device '{device}'; give cpu, cuda, cuda:1 or mps") from error
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"device '{device}' needs a GPU and a PyTorch built for it, and there is none; give cpu"
-        )
-    return found
+def _probs_of(answer: Answer | None) -> NDArray[np.float32] | None:
+    return None if answer is None else answer.probs
 
 
-def _mirrored(clicks: ClickBatch, width: int) -> ClickBatch:
-    coords = clicks.coords * clicks.coords.new_tensor([1, -1]) + clicks.coords.new_tensor([0, width - 1])
-    return ClickBatch(coords, clicks.labels, clicks.radii)
+def _look_alone(looks: list[Look[DCTNetMethod]]) -> list[NDArray[np.float32]]:
+    """Predict the probabilities of looks, one forward pass after the other."""
+    return [look.method._look(look.view, look.clicks, look.previous) for look in looks]
+
+
+def _look_together(looks: list[Look[DCTNetMethod]]) -> list[NDArray[np.float32]]:
+    """Predict the probabilities of looks, with one forward pass per network and size."""
+    groups: dict[Hashable, list[int]] = {}
+    for i, look in enumerate(looks):
+        method = look.method
+        alike = (id(method.net), look.view.size, method.bfloat16) if method._shares_forwards else i
+        groups.setdefault(alike, []).append(i)
+    answers: dict[int, NDArray[np.float32]] = {}
+    for group in groups.values():
+        for some in (group[at : at + LARGEST_BATCH] for at in range(0, len(group), LARGEST_BATCH)):
+            chosen = [looks[i] for i in some]
+            found = _look_alone(chosen) if len(some) == 1 else _one_forward(chosen)
+            answers.update(zip(some, found, strict=True))
+    return [answers[i] for i in range(len(looks))]
+
+
+def _one_forward(looks: Sequence[Look[DCTNetMethod]]) -> list[NDArray[np.float32]]:
+    first = looks[0].method
+    images = torch.cat([look.method._seen(look.view).image for look in looks])
+    inside = ClickBatch.from_clicks([look.view.clicks(look.clicks).to_clicks()[0] for look in looks])
+    before = torch.cat([look.method._before(look.view, look.previous) for look in looks])
+    levels = [look.method._features(look.view) for look in looks] if first.net.is_late else []
+    features = [torch.cat(list(level)) for level in zip(*levels, strict=True)] or None
+    with first._computing():
+        probs = torch.sigmoid(first.net(images, inside.to(first.device), before, features))
+    return list(probs[:, 0].cpu().numpy())

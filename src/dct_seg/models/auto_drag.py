@@ -1,4 +1,4 @@
-"""Auto-Drag-Head: the radius of a click that came without a drag (the end of the paper's section 2.1)."""
+"""Auto-Drag-Head: predicts the radius of a click without a drag (end of the paper's section 2.1)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,23 @@ SMALLEST_RING, LARGEST_RING = 2.0, 256.0
 
 
 class AutoDragHead(nn.Module):
-    """Predicts each click's radius in pixels from what lies around it.
+    """Predict the radius of each click in pixels from features and previous mask around it.
 
-    The paper says only that the head is a lightweight network. Ours looks at rings of growing radius around
-    the click: how alike the image's features on a ring are to those under the click, and what the previous
-    mask says there. The radius asked for is the first ring that leaves the object, or the wrong region, which
-    such a profile shows almost by itself.
+    The paper only says that the head is a lightweight network. Ours samples rings of growing radius around
+    the click: the similarity of the image's features on a ring to those at the click, and the previous mask
+    there. The radius is that of the first ring outside the object or the wrong region, which these profiles
+    reveal.
 
     Args:
-        in_channels: Channels of the image feature maps that are read.
-        hidden: Width of the net.
+        in_channels: Channels of the image feature maps.
+        hidden: Width of the network.
+
+    Examples:
+        >>> from dct_seg import Click
+        >>> head, features = AutoDragHead([8]), [torch.rand(1, 8, 16, 16)]
+        >>> clicks = ClickBatch.from_clicks([[Click(20, 30), Click(5, 5)]])
+        >>> head(features, clicks, torch.zeros(1, 1, 64, 64), (64, 64)).exp().shape  # radii in pixels
+        torch.Size([1, 2])
     """
 
     def __init__(self, in_channels: list[int], *, hidden: int = 128) -> None:
@@ -52,18 +59,15 @@ class AutoDragHead(nn.Module):
         size: tuple[int, int],
         bounds: Tensor | None = None,
     ) -> Tensor:
-        """The logarithm of each click's radius in pixels.
+        """Predict the logarithm of each click's radius in pixels.
 
         Args:
             features: (B, C_i, h_i, w_i) features of the image alone, for each of ``in_channels``; no gradient
                 flows into them.
-            clicks: (B, N) clicks in pixels of an image of ``size``; padding gets a number without a meaning.
-            previous: (B, 1, H, W) probabilities before the click, zeros before the first; its borders are the
-                image's.
-            size: (H, W) that the features cover: the image's, or with what was padded at its bottom and
-                right.
-            bounds: (2,) height and width of the image where ``previous`` is padded as the features are;
-                None where it is not.
+            clicks: (B, N) clicks in pixels of an image of ``size``; the result for padding is meaningless.
+            previous: (B, 1, H, W) probabilities before the click, zeros before the first; without padding.
+            size: (H, W) covered by the features: the image, including any padding at its bottom and right.
+            bounds: (2,) height and width of the image if ``previous`` is padded like the features; else None.
 
         Returns:
             (B, N) float32, the natural logarithm of pixels.

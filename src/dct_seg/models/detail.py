@@ -8,16 +8,16 @@ from torch import Tensor, nn
 
 
 class DetailBranch(nn.Module):
-    """Corrects upsampled logits with one finer level of the backbone.
+    """Refine upsampled logits with one finer level of the backbone.
 
-    The correction starts at zero: untrained, the branch only upsamples.
+    The correction starts at zero: an untrained branch only upsamples.
 
     Args:
         fine_channels: Channels of the finer backbone level.
         coarse_channels: Channels of the decoder's finest layer.
         hidden: Channels of the branch.
 
-    Source: not in the paper; the finest level of its decoder is the paper's open choice.
+    Source: not in the paper, which does not specify the decoder's finest level.
     """
 
     def __init__(self, fine_channels: int, coarse_channels: int, *, hidden: int = 16) -> None:

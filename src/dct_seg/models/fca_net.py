@@ -1,4 +1,4 @@
-"""FCA-Net: the first click says where the object is, later ones correct (Lin et al. 2020)."""
+"""FCA-Net: network with attention to the first click (Lin et al. 2020)."""
 
 from __future__ import annotations
 
@@ -22,19 +22,26 @@ MODULE_STRIDE = 16
 
 @NETWORKS.register("fca_net")
 class FCANet(DCTNet):
-    """A U-Net with a branch that attends to the first click.
+    """U-Net with a branch that attends to the first click.
 
-    The branch reads the finest level and a wide Gaussian around the first click. It joins the coarsest level
-    before pyramid pooling and has an output of its own, for the loss alone.
+    The branch reads the finest level and a wide Gaussian around the first click. It is added to the coarsest
+    level before pyramid pooling, and has a separate output for an auxiliary loss.
 
     Args:
         config: Configuration of the network.
         first_width: Full width at half maximum of the first click's Gaussian, in pixels.
 
-    Source: "Interactive Image Segmentation with First Click Attention" (CVPR 2020); widths and layers after
-    the authors' code. Theirs
-    is a ResNet-101 or Res2Net-101 with atrous pooling at stride 16; ours keeps this library's decoder and
-    instance norm, and has half of the channels.
+    Source: "Interactive Image Segmentation with First Click Attention" (CVPR 2020); widths and layers follow
+    the authors' code. They use a ResNet-101 or Res2Net-101 with atrous pooling at stride 16; ours keeps this
+    library's decoder and instance norm, and has half of the channels.
+
+    Examples:
+        >>> from dct_seg import Click
+        >>> config = DCTNetConfig(backbone="resnet18", backbone_weights="none", click_encoder="Euclidean")
+        >>> net = FCANet(config).eval()
+        >>> clicks = ClickBatch.from_clicks([[Click(20, 30), Click(5, 9, positive=False)]])
+        >>> net(torch.rand(1, 3, 64, 64), clicks).shape
+        torch.Size([1, 1, 64, 64])
     """
 
     def __init__(self, config: DCTNetConfig, *, first_width: float = 30.0) -> None:
@@ -61,11 +68,11 @@ class FCANet(DCTNet):
         self.train()
 
     def decoder_channels(self, channels: list[int]) -> list[int]:
-        """The coarsest level, joined by the branch."""
+        """Channels of the decoder's input: the coarsest level also has those of the branch."""
         return [*channels[:-1], channels[-1] + 2 * self.config.decoder_width]
 
     def decode(self, encoded: Encoded, adjust: Adjust = keep) -> Output:
-        """The logits, and those of the branch alone as ``first_click``."""
+        """Compute the logits; the extra ``first_click`` has those of the branch."""
         *skips, top = encoded.features
         first = self._branch(skips[0], encoded)
         joined = torch.cat([top, _resized(first, top)], 1)
@@ -83,13 +90,13 @@ class FCANet(DCTNet):
     def loss(
         self, output: Output, mask: Tensor, ignore: Tensor, clicks: ClickBatch, losses: ImageLoss
     ) -> Tensor:
-        """The losses of the logits, and those of the branch with the first click alone."""
+        """Add the loss of the logits and that of the branch with the first click only."""
         branch = losses(output.extras["first_click"], mask, ~ignore, first_clicks(clicks))
         return losses(output.logits, mask, ~ignore, clicks) + branch
 
 
 def first_clicks(clicks: ClickBatch) -> ClickBatch:
-    """(B, 1) the earliest click of each image; padding where that is negative or there is none."""
+    """Select the first click of each image, (B, 1); padding if it is negative or missing."""
     if clicks.labels.shape[1] == 0:
         return clicks
     order = clicks.valid.long().argmax(1, keepdim=True)  # (B, 1), the first of equal values

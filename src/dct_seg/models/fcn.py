@@ -1,4 +1,4 @@
-"""A fully convolutional network with scores at three levels: the network of DOS."""
+"""Fully convolutional network with scores at three levels, as in DOS."""
 
 from __future__ import annotations
 
@@ -16,15 +16,23 @@ NUM_SCORES = 3
 
 @NETWORKS.register("fcn")
 class FCN(InteractiveNetwork):
-    """Scores at the three coarsest levels, added from coarse to fine: s = up(up(c_32) + c_16) + c_8.
+    """FCN with scores at the three coarsest levels, added from coarse to fine: s = up(up(c_32) + c_16) + c_8.
 
     Args:
         config: Configuration of the network. ``decoder_stride`` is the finest level with a score.
 
-    Source: FCN-8s (Long et al. 2015), as DOS uses it (Xu et al. 2016), after. VGG-16's two convolutions of
-    4096 channels
-    have no counterpart in a timm backbone: the coarsest level gets one 3 x 3 convolution of 4 x
-    ``decoder_width`` before its score.
+    Source: based on FCN-8s (Long et al. 2015), as used by DOS (Xu et al. 2016). VGG-16's two convolutions
+    with 4096 channels have no counterpart in a timm backbone: here, one 3 x 3 convolution with 4 x
+    ``decoder_width`` channels precedes the score of the coarsest level.
+
+    Examples:
+        >>> import torch
+        >>> from dct_seg import Click, ClickBatch
+        >>> config = DCTNetConfig(backbone="resnet18", backbone_weights="none", click_encoder="Euclidean")
+        >>> net = FCN(config).eval()
+        >>> clicks = ClickBatch.from_clicks([[Click(20, 30), Click(5, 9, positive=False)]])
+        >>> net(torch.rand(1, 3, 64, 64), clicks).shape
+        torch.Size([1, 1, 64, 64])
     """
 
     points = ("maps", "top", "last")
@@ -39,7 +47,7 @@ class FCN(InteractiveNetwork):
         self.train()
 
     def decode(self, encoded: Encoded, adjust: Adjust = keep) -> Output:
-        """The added scores, at the image's size."""
+        """Compute the sum of the scores at the image's size."""
         *finer, top = encoded.features[-len(self.scores) :]
         top = adjust("last", F.relu(self.hidden(adjust("top", top))))
         scores = [score(level) for score, level in zip(self.scores, [*finer, top], strict=True)]
@@ -47,7 +55,7 @@ class FCN(InteractiveNetwork):
 
 
 def added_scores(scores: Sequence[Tensor]) -> Tensor:
-    """Scores (B, 1, h_i, w_i), fine to coarse, added at the finest level, each raised bilinearly.
+    """Add scores (B, 1, h_i, w_i), fine to coarse, upsampled bilinearly to the finest level.
 
     Examples:
         >>> import torch

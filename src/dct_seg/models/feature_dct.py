@@ -1,6 +1,4 @@
-"""Feature-DCT: all clicks folded into one feature, from which come the statistics of the decoder's layers
-(section 2.2).
-"""
+"""Feature-DCT: a feature folded from all clicks predicts the decoder's statistics (section 2.2)."""
 
 from __future__ import annotations
 
@@ -19,11 +17,11 @@ Rejection = Literal["true", "printed"]
 
 
 def sample_at(features: Tensor, coords: Tensor, size: tuple[int, int]) -> Tensor:
-    """Features under points of the image, bilinear.
+    """Sample features at points of the image, bilinearly.
 
     Args:
-        features: (B, C, h, w) of an image of ``size``.
-        coords: (B, ..., 2) pixels (row, col) of the image; outside it the border's value counts.
+        features: Features of an image of ``size``, (B, C, h, w).
+        coords: Positions (row, col) in pixels, (B, ..., 2); outside the image, the border value is used.
         size: (H, W) of the image.
 
     Returns:
@@ -45,19 +43,19 @@ def sample_at(features: Tensor, coords: Tensor, size: tuple[int, int]) -> Tensor
 
 
 def fold_clicks(q: Tensor, labels: Tensor, *, rejection: Rejection = "true") -> Tensor:
-    """The aggregated feature after the last click.
+    """Fold the features of all clicks into one, in order.
 
     Args:
         q: (B, N, D) features at the clicks, in order.
         labels: (B, N) 1, 0 or -1 for padding, which is skipped.
-        rejection: ``true`` divides by |Q|^2, ``printed`` by |Q|, as the paper's formula stands.
+        rejection: ``true`` divides by |Q|^2, ``printed`` by |Q|, as printed in the paper.
 
     Returns:
         (B, D); zeros before the first positive click.
 
-    Source: eq. 3. f_0 is not defined there: f starts as the Q of the first positive click. Its negative
-    branch leaves (1 - |Q|) f.Q of f along Q, where a vector rejection, which the text says it is, leaves
-    nothing; ``printed`` restores it.
+    Source: eq. 3. f_0 is not defined there: f starts as the Q of the first positive click. As printed, the
+    negative branch leaves (1 - |Q|) f.Q of f along Q; a vector rejection, as the text calls it, leaves
+    nothing. ``printed`` restores the printed formula.
 
     Examples:
         >>> q = torch.tensor([[[2.0, 0.0], [1.0, 1.0], [0.0, 3.0]]])
@@ -66,7 +64,7 @@ def fold_clicks(q: Tensor, labels: Tensor, *, rejection: Rejection = "true") -> 
     """
     f = q.new_zeros(q.shape[0], q.shape[2])
     started = torch.zeros_like(labels[:, :1])
-    if is_exporting():  # a loop in the graph, over however many clicks there are
+    if is_exporting():  # a loop in the graph, over any number of clicks
         from torch._higher_order_ops.scan import scan
 
         def step(state: list[Tensor], click: list[Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -85,7 +83,7 @@ def fold_clicks(q: Tensor, labels: Tensor, *, rejection: Rejection = "true") -> 
 def _fold_click(
     f: Tensor, started: Tensor, q: Tensor, label: Tensor, rejection: Rejection
 ) -> tuple[Tensor, Tensor]:
-    """The aggregated feature (B, D) after one more click, and 1 once there was a positive one, (B, 1)."""
+    """Fold in one more click: aggregated feature (B, D), and 1 after the first positive click, (B, 1)."""
     positive = torch.where(started > 0, (f + q) / 2, q)
     squared = (q * q).sum(1, keepdim=True)  # (B, 1); |Q| = 0 removes nothing, and its gradient stays finite
     divisor = squared.clamp(min=1e-12) if rejection == "true" else squared.clamp(min=1e-24).sqrt()
@@ -95,20 +93,28 @@ def _fold_click(
 
 
 class FeatureDCT(nn.Module):
-    """Predict a mean and a standard deviation per channel of some decoder layers from the clicks.
+    """Predictor of a mean and a standard deviation per channel of some decoder layers from the clicks.
 
     Args:
-        in_channels: Channels of the layers that are read at the clicks; the paper reads three.
-        out_channels: Channels of the decoder layers that are normalized; the paper normalizes three.
+        in_channels: Channels of the layers that are sampled at the clicks; three in the paper.
+        out_channels: Channels of the decoder layers that are normalized; three in the paper.
         hidden: Width of the fully connected net.
-        rejection: Effect of a negative click, see :func:`fold_clicks`.
+        rejection: Effect of a negative click, see `fold_clicks`.
         normalize: Normalize each layer's feature to zero mean and unit variance over its channels before the
-            fold, so that no layer outweighs the others. The paper does not say; off is its text.
+            fold, so that no layer outweighs the others. The paper does not mention it.
 
     Raises:
         ValueError: When ``rejection`` is unknown.
 
     Source: section 2.2, Fig. 3.
+
+    Examples:
+        >>> from dct_seg import Click
+        >>> predict = FeatureDCT([8, 16], [4, 4])
+        >>> features = [torch.rand(1, 8, 16, 16), torch.rand(1, 16, 8, 8)]
+        >>> statistics = predict(features, ClickBatch.from_clicks([[Click(20, 30)]]), (64, 64))
+        >>> [(mean.shape, std.shape) for mean, std in statistics][0]
+        (torch.Size([1, 4]), torch.Size([1, 4]))
     """
 
     def __init__(
@@ -137,10 +143,10 @@ class FeatureDCT(nn.Module):
     def forward(
         self, features: Sequence[Tensor], clicks: ClickBatch, size: tuple[int, int]
     ) -> list[tuple[Tensor, Tensor]]:
-        """The statistics of each decoder layer.
+        """Predict the statistics of each decoder layer.
 
         Args:
-            features: One (B, C_i, h_i, w_i) for each of ``in_channels``.
+            features: Features (B, C_i, h_i, w_i) for each of ``in_channels``.
             clicks: (B, N) clicks in pixels of an image of ``size``.
             size: (H, W) of the image.
 

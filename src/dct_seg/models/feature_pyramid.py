@@ -1,4 +1,4 @@
-"""The image's features, made ready once for all clicks to come (``prompt_fusion: late``)."""
+"""Image features, prepared once for all clicks (``prompt_fusion: late``)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from torch import Tensor, nn
 
 
 class FeaturePyramid(nn.Module):
-    """Hands what the coarse levels of a backbone know down to the fine ones, and leaves few channels to work
-    on at each click.
+    """Feature pyramid: passes coarse features to fine levels, and reduces the channels.
 
-    What a click costs depends on the channels that leave here, what the image costs, once, on those in
-    between. Each level leaves normalized over its channels at each place: the raw features of a backbone can
-    be a hundred times as large as a click map, which would drown in them.
+    The cost of a click depends on the output channels, the one-time cost of the image on the hidden ones.
+    Each output level is normalized over its channels at each position: a backbone's raw features can be a
+    hundred times as large as a click map and would drown it out.
 
     Args:
         in_channels: Channels of the backbone's levels, fine to coarse.
-        out_channels: Channels of each level that leaves.
-        hidden: Channels in between.
+        out_channels: Channels of each output level.
+        hidden: Channels of the hidden layers.
 
-    Source: T.-Y. Lin et al., "Feature pyramid networks for object detection", CVPR 2017. Not of the paper.
+    Source: T.-Y. Lin et al., "Feature pyramid networks for object detection", CVPR 2017. Not in the paper.
     """
 
     def __init__(self, in_channels: Sequence[int], out_channels: Sequence[int], *, hidden: int) -> None:
@@ -36,7 +35,7 @@ class FeaturePyramid(nn.Module):
         )
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """(B, in_channels[i], h_i, w_i) fine to coarse -> (B, out_channels[i], h_i, w_i)."""
+        """Merge levels, fine to coarse: (B, in_channels[i], h_i, w_i) -> (B, out_channels[i], h_i, w_i)."""
         levels = [lateral(feature) for lateral, feature in zip(self.laterals, features, strict=True)]
         for fine in reversed(range(len(levels) - 1)):
             levels[fine] = levels[fine] + F.interpolate(

@@ -1,4 +1,4 @@
-"""Click maps that follow the image: superpixels and what they merge into (Majumder and Yao 2019)."""
+"""Click maps from the image's superpixels and object proposals (Majumder and Yao 2019)."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from dct_seg.clicks import ClickBatch
 
 _BINS = 8
 SMALLEST_PROPOSAL, LARGEST_PROPOSAL = 0.001, 0.7
-"""Shares of the image between which a merged region is an object proposal."""
+"""Minimum and maximum size of an object proposal, as fractions of the image."""
 
 
 @dataclass(frozen=True)
 class Superpixels:
-    """One image's superpixels.
+    """Superpixels of one image.
 
     Args:
         labels: (H, W) int64, 0..K-1.
         centroids: (K, 2) float32, mean row and column in pixels.
-        shares: (K, K) float32: of the object proposals that hold superpixel i, the share that holds j too.
+        shares: (K, K) float32, fraction of the object proposals with superpixel i that also contain j.
     """
 
     labels: Tensor
@@ -38,26 +38,32 @@ class Superpixels:
 
 @CLICK_ENCODERS.register()
 class SuperpixelGuidance(ClickEncoder):
-    """Distance between centroids of superpixels, and how many object proposals agree with the clicks.
+    """Maps of the distance between superpixel centroids, and of the object proposals that contain a click.
 
-    Maps: the distance to positive clicks, to negative ones, each cut at ``limit`` and divided by it, and with
-    ``objects`` the
-    largest share, over positive clicks, of the click's object proposals that hold a pixel.
+    The maps are the distances to positive and to negative clicks, each clipped at ``limit`` and divided by
+    it. With ``objects``, a third map holds the largest share, over positive clicks, of the click's object
+    proposals that contain a pixel.
 
-    Source: CMG, "Content-Aware Multi-Level Guidance for Interactive Instance Segmentation" (CVPR 2019),
-    after: the paper takes
-    superpixels and proposals from MCG, whose numbers we could not read. Our superpixels are SLIC's, our
-    proposals the regions of a merge tree over them, in the order of color likeness and size.
+    Source: based on CMG, "Content-Aware Multi-Level Guidance for Interactive Instance Segmentation" (CVPR
+    2019). The paper takes superpixels and proposals from MCG, whose parameters we could not read. Ours are
+    SLIC superpixels, and the regions of a tree that merges them by color similarity and size.
 
     Args:
-        num_superpixels: Superpixels per image, roughly.
-        limit: Pixels from which on all is equally far.
-        objects: Draw the map of object proposals.
-        scale: Cut the distance to a click with a drag at 8 radii instead of ``limit``.
+        num_superpixels: Approximate number of superpixels per image.
+        limit: Distance in pixels at which the maps are clipped.
+        objects: Add the map of object proposals.
+        scale: Clip the distance to a click with a drag at 8 radii instead of ``limit``.
 
     Raises:
         ImportError: When the extra ``classical`` is not installed.
-        ValueError: When a number is not above 0.
+        ValueError: When a number is not positive.
+
+    Examples:
+        >>> from dct_seg import Click
+        >>> encoder, image = SuperpixelGuidance(num_superpixels=20), torch.rand(1, 3, 32, 32)
+        >>> clicks = ClickBatch.from_clicks([[Click(10, 12)]])
+        >>> encoder(clicks, (32, 32), encoder.prepare(image)).shape
+        torch.Size([1, 3, 32, 32])
     """
 
     needs_image = True
@@ -72,7 +78,7 @@ class SuperpixelGuidance(ClickEncoder):
     ) -> None:
         super().__init__()
         if num_superpixels < 1 or not limit > 0:
-            raise ValueError(f"num_superpixels and limit are above 0, got {num_superpixels} and {limit}")
+            raise ValueError(f"num_superpixels and limit must be above 0, got {num_superpixels} and {limit}")
         try:
             self._slic = import_module("skimage.segmentation").slic
         except ImportError as error:
@@ -86,7 +92,7 @@ class SuperpixelGuidance(ClickEncoder):
         self.num_maps = 3 if objects else 2
 
     def prepare(self, image: Tensor) -> list[Superpixels]:
-        """The superpixels of each image of a batch.
+        """Compute the superpixels of each image of a batch.
 
         Args:
             image: (B, 3, H, W) RGB in 0..1.
@@ -96,10 +102,10 @@ class SuperpixelGuidance(ClickEncoder):
     def forward(
         self, clicks: ClickBatch, size: tuple[int, int], prepared: Sequence[Superpixels] | None = None
     ) -> Tensor:
-        """The maps of all clicks, (B, num_maps, H, W) in 0..1; ``prepared`` is what ``prepare`` returned."""
+        """Draw the maps of all clicks, (B, num_maps, H, W) in 0..1; ``prepared`` comes from ``prepare``."""
         if prepared is None:
             raise ValueError(
-                "SuperpixelGuidance draws on an image's superpixels; give what prepare(image) returned"
+                "SuperpixelGuidance needs the image's superpixels; pass the result of prepare(image)"
             )
         maps = torch.zeros(len(clicks), self.num_maps, *size, device=clicks.device)
         for b, (coords, labels, radii) in enumerate(
@@ -118,7 +124,7 @@ class SuperpixelGuidance(ClickEncoder):
         return maps
 
     def _distance(self, pixels: Superpixels, clicked: Tensor, radii: Tensor) -> Tensor:
-        """(K,) of each superpixel, 0..1; 1 without clicks."""
+        """Compute the clipped distance of each superpixel, (K,) in 0..1; 1 without clicks."""
         if len(clicked) == 0:
             return torch.ones(len(pixels.centroids))
         far = torch.where(radii.isnan() | (not self.scale), self.limit, (8 * radii).clamp(min=1.0))
@@ -139,7 +145,7 @@ class SuperpixelGuidance(ClickEncoder):
 
 
 def superpixels_of(image: NDArray[np.float32], labels: NDArray[Any]) -> Superpixels:
-    """Superpixels of a label map, ready to draw.
+    """Describe the superpixels of a label map, with their centroids and proposal shares.
 
     Args:
         image: (H, W, 3) RGB in 0..1.
@@ -159,7 +165,7 @@ def superpixels_of(image: NDArray[np.float32], labels: NDArray[Any]) -> Superpix
 
 
 def _histograms(image: NDArray[np.float32], flat: NDArray[Any], num: int) -> NDArray[np.float64]:
-    """(K, 3 * bins) color histograms; each sums to 1."""
+    """Color histograms, (K, 3 * bins); each sums to 1."""
     levels = np.clip((image.reshape(-1, 3) * _BINS).astype(np.int64), 0, _BINS - 1)
     places = flat[:, None] * (3 * _BINS) + np.arange(3) * _BINS + levels
     counts = np.bincount(places.ravel(), minlength=num * 3 * _BINS).reshape(num, 3 * _BINS)
@@ -167,7 +173,7 @@ def _histograms(image: NDArray[np.float32], flat: NDArray[Any], num: int) -> NDA
 
 
 def neighbours(labels: NDArray[Any]) -> list[tuple[int, int]]:
-    """Pairs (i, j), i < j, of superpixels that share an edge of a pixel."""
+    """Find the pairs (i, j), i < j, of superpixels that share a pixel edge."""
     pairs = np.concatenate(
         [
             np.stack([labels[:-1].ravel(), labels[1:].ravel()], 1),
@@ -181,18 +187,18 @@ def neighbours(labels: NDArray[Any]) -> list[tuple[int, int]]:
 def merge_order(
     areas: NDArray[Any], histograms: NDArray[np.float64], pairs: Sequence[tuple[int, int]]
 ) -> list[tuple[int, int]]:
-    """The merges of neighboring regions, the most alike first, until nothing touches.
+    """Merge neighboring regions, most similar first, until no two regions touch.
 
-    Likeness is the intersection of color histograms, plus 1 less the share of the image that both fill, so
-    that small regions merge first (two of selective search's four terms).
+    The similarity is the intersection of the color histograms, plus one minus the share of the image that
+    both regions fill, so that small regions merge first (two of selective search's four terms).
 
     Args:
-        areas: (K,) pixels of each superpixel.
-        histograms: (K, C), each row sums to 1.
+        areas: (K,) size of each superpixel in pixels.
+        histograms: (K, C) color histograms; each row sums to 1.
         pairs: Neighbors (i, j).
 
     Returns:
-        Pairs of regions; superpixels are 0..K-1, and the n-th merge makes region K + n.
+        Pairs of regions; superpixels are 0..K-1, and the n-th merge creates region K + n.
     """
     total = float(areas.sum())
     area, color = [float(a) for a in areas], list(histograms)
@@ -211,7 +217,7 @@ def merge_order(
     while heap:
         _, i, j = heapq.heappop(heap)
         if i not in touching or j not in touching:
-            continue  # one of them was merged already
+            continue  # one of the two is already merged
         merges.append((i, j))
         both = len(area)
         area.append(area[i] + area[j])
@@ -225,13 +231,13 @@ def merge_order(
 
 
 def proposal_shares(areas: NDArray[Any], merges: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
-    """(K, K): of the proposals that hold superpixel i, the share that holds superpixel j too.
+    """Compute the fraction (K, K) of the proposals with superpixel i that also contain superpixel j.
 
-    Proposals are the superpixels and merged regions of 0.1 to 70 % of the image. Those that hold both i and j
-    are the regions from their lowest common ancestor up.
+    Proposals are the superpixels and merged regions of 0.1 to 70 % of the image. Both i and j lie in the
+    regions from their lowest common ancestor up.
 
     Args:
-        areas: (K,) pixels of each superpixel.
+        areas: (K,) size of each superpixel in pixels.
         merges: Result of ``merge_order``.
     """
     num, total = len(areas), float(areas.sum())

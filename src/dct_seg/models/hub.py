@@ -18,7 +18,7 @@ FILE = "model.safetensors"
 
 
 def is_hub_name(name: str | Path) -> bool:
-    """Whether a name can be that of a repository on the Hub.
+    """Whether a name can be a repository on the Hub.
 
     Examples:
         >>> [is_hub_name(name) for name in ("org/name", "name", "a/b/c", "a/b.ckpt", "./name")]
@@ -30,21 +30,22 @@ def is_hub_name(name: str | Path) -> bool:
 
 
 def fetch(name: str, *, revision: str | None = None) -> Path:
-    """The file of weights of a repository, downloaded once to the Hub's cache.
+    """Download the weights of a repository once, to the Hub's cache.
 
     Args:
         name: ``org/name``.
-        revision: A branch, a tag or a commit; None for ``main``.
+        revision: Branch, tag or commit; None for ``main``.
 
     Raises:
         FileNotFoundError: When the Hub has no such weights, or cannot be reached.
     """
     try:
         found: _HubFile = _HubFile.from_pretrained(name, revision=revision)
-    except OSError as error:  # all of the Hub's errors are
+    except OSError as error:  # base of all errors of the Hub
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise FileNotFoundError(
-            f"no weights at '{name}': no such path, and the Hugging Face Hub answers: {reason}"
+            f"no weights at '{name}'{'' if revision is None else f' in revision {revision}'}: no such path, "
+            f"and the Hugging Face Hub reports: {reason}"
         ) from error
     return found.path
 
@@ -71,7 +72,7 @@ def push(
 
 
 class _HubFile(ModelHubMixin):
-    """A file of weights, in memory or on disk, as the mixin saves and loads it."""
+    """Weights, in memory or on disk, with the interface of the mixin."""
 
     def __init__(
         self,
@@ -115,13 +116,13 @@ class _HubFile(ModelHubMixin):
         return cls(Path(path))
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The card of the repository, from the lines of the file's metadata."""
+        """Model card of the repository, from the file's metadata."""
         assert self.net is not None
         return ModelCard(model_card(self.name, self.card, asdict(self.net.config)))
 
 
 def model_card(name: str, card: Mapping[str, str], config: Mapping[str, Any]) -> str:
-    """The README of a repository of weights.
+    """Make the README of a repository of weights.
 
     Args:
         name: ``org/name``.

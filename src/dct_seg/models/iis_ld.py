@@ -1,4 +1,4 @@
-"""IIS-LD: several segmentations that agree with the clicks, and a network that picks one (Li et al. 2018)."""
+"""IIS-LD: several segmentation hypotheses and a network that selects one (Li et al. 2018)."""
 
 from __future__ import annotations
 
@@ -24,19 +24,27 @@ SELECTION_SIZE = 64
 
 @NETWORKS.register("iis_ld")
 class IISLD(DCTNet):
-    """A U-Net with ``num_hypotheses`` outputs, and a small network that picks one of them.
+    """U-Net with ``num_hypotheses`` outputs, and a small network that selects one of them.
 
     Args:
         config: Configuration of the network.
-        num_hypotheses: Segmentations per image.
-        choose: ``selection`` asks the picking network, ``first`` always takes hypothesis 1, as the authors'
+        num_hypotheses: Number of segmentations per image.
+        choose: ``selection`` uses the selection network, ``first`` always takes hypothesis 1, as the authors'
             interface does.
 
-    Source: "Interactive Image Segmentation with Latent Diversity" (CVPR 2018), after; losses from the
-    authors' code (MIT). They give
-    no picking network: ours is four convolutions over image, click maps and hypotheses at 64 x 64 pixels,
-    trained in the same step. Their dilated network over VGG-19's features is this library's U-Net, and the
-    chosen hypothesis gets the losses of training on top, so that all rows of Table 2 have them.
+    Source: based on "Interactive Image Segmentation with Latent Diversity" (CVPR 2018), with losses from the
+    authors' code (MIT). The code has no selection network: ours has four convolutions over image, click maps
+    and hypotheses at 64 x 64 pixels, trained in the same step. This library's U-Net replaces their dilated
+    network over VGG-19 features. The selected hypothesis also gets the configured losses, as in all rows of
+    Table 2.
+
+    Examples:
+        >>> from dct_seg import Click
+        >>> config = DCTNetConfig(backbone="resnet18", backbone_weights="none", click_encoder="Euclidean")
+        >>> net = IISLD(config).eval()
+        >>> clicks = ClickBatch.from_clicks([[Click(20, 30), Click(5, 9, positive=False)]])
+        >>> net(torch.rand(1, 3, 64, 64), clicks).shape
+        torch.Size([1, 1, 64, 64])
     """
 
     def __init__(
@@ -47,7 +55,7 @@ class IISLD(DCTNet):
             raise ValueError(f"num_hypotheses must be at least 2, got {num_hypotheses}")
         if config.detail:
             raise ValueError(
-                "network 'iis_ld' has several outputs, and detail refines one; set detail to false"
+                "network 'iis_ld' has several outputs, but detail refines a single one; set detail to false"
             )
         super().__init__(config)
         self.choose: Choice = choose
@@ -64,7 +72,7 @@ class IISLD(DCTNet):
         self.train()
 
     def decode(self, encoded: Encoded, adjust: Adjust = keep) -> Output:
-        """The chosen hypothesis; ``hypotheses`` (B, M, H, W) and ``scores`` (B, M) beside it."""
+        """Compute the selected hypothesis; extras are ``hypotheses`` (B, M, H, W) and ``scores`` (B, M)."""
         hypotheses = super().decode(encoded, adjust).logits
         scores = self._scores(encoded, hypotheses)
         chosen = scores.argmax(1) if self.choose == "selection" else torch.zeros_like(scores[:, 0]).long()
@@ -81,7 +89,7 @@ class IISLD(DCTNet):
     def loss(
         self, output: Output, mask: Tensor, ignore: Tensor, clicks: ClickBatch, losses: ImageLoss
     ) -> Tensor:
-        """The ranked loss, the click constraint, the picking loss, and ``losses`` of the chosen one."""
+        """Add the ranked loss, the click constraint, the selection loss and ``losses``."""
         probs, valid = output.extras["hypotheses"].sigmoid(), ~ignore
         picked = F.cross_entropy(
             output.extras["scores"], best_hypothesis(probs, mask, valid), reduction="none"
@@ -91,7 +99,7 @@ class IISLD(DCTNet):
 
 
 def jaccard_losses(probs: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
-    """(B, M) one minus the soft Jaccard index: 1 - mean(f y) / (mean(max(f, y)) + 1e-6) over valid pixels.
+    """Soft Jaccard losses (B, M): 1 - mean(f y) / (mean(max(f, y)) + 1e-6) over valid pixels.
 
     Args:
         probs: (B, M, H, W) in 0..1.
@@ -106,13 +114,13 @@ def jaccard_losses(probs: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
 
 
 def ranked_loss(probs: Tensor, mask: Tensor, valid: Tensor, *, weight: float = RANK_WEIGHT) -> Tensor:
-    """(B,) min_m l_m + weight (2^(M-1) l_1 + ... + 2 l_{M-1} + l_M): the best one, and a little of all.
+    """Ranked loss (B,): min_m l_m + weight (2^(M-1) l_1 + ... + 2 l_{M-1} + l_M).
 
     Args:
         probs: (B, M, H, W) in 0..1.
         mask: (B, H, W) bool.
         valid: (B, H, W) bool.
-        weight: Weight of the last hypothesis; each one before weighs twice as much.
+        weight: Weight of the last hypothesis; each earlier one has twice the weight of the next.
     """
     each = jaccard_losses(probs, mask, valid)
     num = each.shape[1]
@@ -121,9 +129,9 @@ def ranked_loss(probs: Tensor, mask: Tensor, valid: Tensor, *, weight: float = R
 
 
 def click_constraint(probs: Tensor, mask: Tensor, clicks: ClickBatch) -> Tensor:
-    """(B,) the mean of |f_m - y| over clicked pixels and hypotheses; 0 without clicks.
+    """Click constraint (B,): mean of |f_m - y| over clicked pixels and hypotheses; 0 without clicks.
 
-    The authors' mean over all pixels with weights of mean 1 that are 0 beside the clicked pixels.
+    This equals the authors' weighted mean over all pixels, whose weights are 0 except at clicked pixels.
 
     Args:
         probs: (B, M, H, W) in 0..1.
@@ -143,7 +151,7 @@ def click_constraint(probs: Tensor, mask: Tensor, clicks: ClickBatch) -> Tensor:
 
 
 def best_hypothesis(probs: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
-    """(B,) index of the hypothesis of largest IoU at probability 0.5; the first of equal ones.
+    """Index (B,) of the hypothesis with the largest IoU at probability 0.5; the first of equal ones.
 
     Args:
         probs: (B, M, H, W) in 0..1.

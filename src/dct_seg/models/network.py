@@ -1,7 +1,4 @@
-"""Base class and registry of click segmentation networks.
-
-A backbone that sees image and clicks, one hook through which refiners reach inside, a registry of networks.
-"""
+"""Base class and registry of click segmentation networks."""
 
 from __future__ import annotations
 
@@ -28,28 +25,28 @@ from dct_seg.registry import Registry
 
 NETWORKS: Registry[type[InteractiveNetwork]] = Registry("network", group="dct_seg.networks")
 
-CLICK_SLACK = 0.01  # pixels, for rounding
+CLICK_SLACK = 0.01  # pixels; tolerance for rounding
 
 ImageLoss = Callable[[Tensor, Tensor, Tensor, ClickBatch], Tensor]
-"""Logits (B, 1, H, W), mask and valid pixels (B, H, W) bool, and the clicks in; a loss (B,) per image out."""
+"""Function of logits (B, 1, H, W), mask and valid pixels (B, H, W) bool, and clicks; returns losses (B,)."""
 
 Self = TypeVar("Self", bound="InteractiveNetwork")
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """All that a decoder reads: image and clicks after the backbone.
+    """Input of a decoder: image and clicks after the backbone.
 
     Args:
         image: (B, 3, H, W) RGB in 0..1, as given.
         clicks: (B, N) clicks in pixels, with the radii used.
-        maps: (B, C, H', W') click maps, and the previous mask where it is fed back, padded.
-        features: (B, C_i, h_i, w_i) levels that know the clicks, fine to coarse.
-        seen: The levels that click features are read from: ``features``, or with late fusion the image's
-            alone.
-        levels: All levels of a backbone that sees the clicks, also those finer than the decoder's finest;
-            empty with late fusion.
-        statistics: (mean, std) for each decoder layer that takes predicted ones.
+        maps: (B, C, H', W') click maps and, if used, the previous mask; padded.
+        features: (B, C_i, h_i, w_i) levels with the clicks in them, fine to coarse.
+        seen: Levels that Feature-DCT samples at the clicks: ``features``, or with late fusion those of the
+            image only.
+        levels: All levels of an early-fusion backbone, including those finer than the decoder's finest; empty
+            with late fusion.
+        statistics: Predicted (mean, std) of each decoder layer with predicted statistics.
     """
 
     image: Tensor
@@ -62,22 +59,22 @@ class Encoded:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(H, W) of the image."""
+        """Size of the image, (H, W)."""
         return self.image.shape[2], self.image.shape[3]
 
     @property
     def padded_size(self) -> tuple[int, int]:
-        """(H', W') that the features cover."""
+        """Size of the padded image that the features cover, (H', W')."""
         return self.maps.shape[2], self.maps.shape[3]
 
 
 @dataclass(frozen=True)
 class Output:
-    """The answer of a network.
+    """Output of a network.
 
     Args:
         logits: (B, 1, H, W) float32 at the image's size; above 0 is object.
-        extras: Tensors that only the network's own loss reads.
+        extras: Additional tensors for the network's own loss.
     """
 
     logits: Tensor
@@ -85,28 +82,36 @@ class Output:
 
 
 class InteractiveNetwork(nn.Module, ABC):
-    """Image and clicks in, logits out; nothing is remembered between clicks.
+    """Network from image and clicks to logits, without state between clicks.
 
-    Subclass it, write ``decode``, then ``@NETWORKS.register()`` it or declare an entry point::
+    To add a network, subclass this, implement ``decode``, and use ``@NETWORKS.register()`` or an entry
+    point:
 
         [project.entry-points."dct_seg.networks"]
         my_network = "my_package:MyNetwork"
 
-    ``model.network.network: my_network`` then trains it, and benchmark, predictor and annotator take its
+    ``model.network.network: my_network`` then trains it; benchmark, predictor and annotator accept its
     weights.
 
     Args:
         config: Network configuration.
-        encodes_clicks: The backbone sees the click maps at its stem (early fusion).
+        encodes_clicks: Feed the click maps to the backbone's stem (early fusion).
 
     Attributes:
         channels: Channels of each level given to ``decode``, fine to coarse.
-        strides: Pixels of the image a step of each level.
-        card: Lines of the metadata that came with the weights.
+        strides: Stride of each level in image pixels.
+        card: Metadata of the weights.
+
+    Examples:
+        >>> from dct_seg import Click
+        >>> net = InteractiveNetwork.from_pretrained("dct-lite0")
+        >>> clicks = ClickBatch.from_clicks([[Click(20, 30, radius=9.0)]])
+        >>> net(torch.zeros(1, 3, 64, 64), clicks).shape
+        torch.Size([1, 1, 64, 64])
     """
 
     points: ClassVar[tuple[str, ...]] = ("maps",)
-    """The tensors that ``adjust`` can change, in the order of their computation."""
+    """Names of the tensors that ``adjust`` can change, in the order of their computation."""
 
     auto_drag: nn.Module | None
 
@@ -133,7 +138,7 @@ class InteractiveNetwork(nn.Module, ABC):
 
     @property
     def is_late(self) -> bool:
-        """True if the image is encoded apart from the clicks, so that its features serve them all."""
+        """Whether the image is encoded without the clicks, so that its features can be reused."""
         return False
 
     def forward(
@@ -145,24 +150,24 @@ class InteractiveNetwork(nn.Module, ABC):
         prepared: Any = None,
         extras: dict[str, Tensor] | None = None,
     ) -> Tensor:
-        """The logits of the object.
+        """Compute the object's logits.
 
         Args:
             image: (B, 3, H, W) RGB in 0..1, any size.
-            clicks: (B, N) clicks in pixels; the Auto-Drag-Head fills in radii that are not given.
-            previous: (B, 1, H, W) probabilities before the last click; None stands for zeros.
-            features: Result of ``encode_image`` for this image, to save computing it again. With
-                ``early`` the Auto-Drag-Head alone reads it.
-            prepared: Result of ``prepare`` for this image, to save computing it again.
-            extras: Filled with what only the network's own loss reads, see :class:`Output`.
+            clicks: (B, N) clicks in pixels; the Auto-Drag-Head predicts missing radii.
+            previous: (B, 1, H, W) probabilities before the last click; None means zeros.
+            features: Result of ``encode_image`` for this image, to avoid recomputing it. With ``early``,
+                only the Auto-Drag-Head reads it.
+            prepared: Result of ``prepare`` for this image, to avoid recomputing it.
+            extras: Mapping to fill with ``Output.extras``.
 
         Returns:
             (B, 1, H, W) float32; above 0 is object.
 
         Raises:
-            ValueError: When image, clicks and previous mask do not agree in shape, a radius is missing that
-                nothing can predict, the image is not in 0..1, or a click lies outside of it.
-            TypeError: When the image holds whole numbers.
+            ValueError: When shapes disagree, a radius is missing and cannot be predicted, the image is not in
+                0..1, or a click lies outside of it.
+            TypeError: When the image has an integer type.
         """
         output = self.decode(self.encode(image, clicks, previous, features, prepared=prepared))
         if extras is not None:
@@ -179,7 +184,7 @@ class InteractiveNetwork(nn.Module, ABC):
         prepared: Any = None,
         adjust: Adjust = keep,
     ) -> Encoded:
-        """Everything before the decoder.
+        """Compute everything before the decoder.
 
         Args:
             image: (B, 3, H, W) RGB in 0..1, any size.
@@ -187,11 +192,10 @@ class InteractiveNetwork(nn.Module, ABC):
             previous: (B, 1, H, W) probabilities before the last click, or None.
             features: Result of ``encode_image`` for this image, or None.
             prepared: Result of ``prepare`` for this image, or None.
-            adjust: Called with ``maps``, the click maps (B, num_maps, H, W); what it returns takes their
-                place.
+            adjust: Called with ``maps``, the click maps (B, num_maps, H, W); its result replaces them.
 
         Raises:
-            ValueError: When shapes do not agree, or a radius is missing that nothing can predict.
+            ValueError: When shapes disagree, or a radius is missing and cannot be predicted.
         """
         _check_inputs(image, clicks, previous)
         if self.is_late and features is None:
@@ -211,40 +215,40 @@ class InteractiveNetwork(nn.Module, ABC):
         return Encoded(image, clicks, maps, fused, fused, levels)
 
     def fuse(self, maps: Tensor, features: list[Tensor]) -> list[Tensor]:
-        """The levels that know the clicks, fine to coarse; with late fusion only.
+        """Add the clicks to the image's levels, fine to coarse; for late fusion only.
 
         Args:
-            maps: (B, C, H', W'), padded.
+            maps: (B, C, H', W') click maps, padded.
             features: Result of ``encode_image``.
         """
         raise NotImplementedError
 
     @abstractmethod
     def decode(self, encoded: Encoded, adjust: Adjust = keep) -> Output:
-        """The logits, at the image's size, and what the loss reads beside them.
+        """Compute the logits at the image's size, and extra tensors for the loss.
 
         Args:
             encoded: Result of ``encode``.
-            adjust: Called with the name and the value of each of ``points`` but ``maps``; what it returns
-                takes the value's place.
+            adjust: Called with name and value of each of ``points`` except ``maps``; its result replaces the
+                value.
         """
 
     def loss(
         self, output: Output, mask: Tensor, ignore: Tensor, clicks: ClickBatch, losses: ImageLoss
     ) -> Tensor:
-        """(B,) the loss of each image: ``losses`` of the logits, unless a network has terms of its own.
+        """Compute the loss of each image, (B,): ``losses`` of the logits, plus a network's own terms.
 
         Args:
             output: Result of ``decode``.
             mask: (B, H, W) bool.
-            ignore: (B, H, W) bool, True where nobody looks.
+            ignore: (B, H, W) bool, True for ignored pixels.
             clicks: (B, N) clicks in pixels.
-            losses: The weighted sum of the losses that training was told to use.
+            losses: Weighted sum of the configured losses.
         """
         return losses(output.logits, mask, ~ignore, clicks)
 
     def prepare(self, image: Tensor) -> Any:
-        """Compute the click encoder's per-image input, such as superpixels; None where it sees no image.
+        """Compute the click encoder's per-image input, such as superpixels; None if it reads no image.
 
         Args:
             image: (B, 3, H, W) RGB in 0..1.
@@ -252,7 +256,7 @@ class InteractiveNetwork(nn.Module, ABC):
         return self.click_encoder.prepare(image) if self.click_encoder.needs_image else None
 
     def encode_image(self, image: Tensor) -> list[Tensor]:
-        """The features of the image alone, fine to coarse: with ``late`` all that ``forward`` needs of it.
+        """Encode the image without clicks: features, fine to coarse.
 
         Args:
             image: (B, 3, H, W) RGB in 0..1, any size.
@@ -266,16 +270,16 @@ class InteractiveNetwork(nn.Module, ABC):
         previous: Tensor | None = None,
         features: list[Tensor] | None = None,
     ) -> ClickBatch:
-        """The clicks with a radius wherever there was none.
+        """Predict the missing radii of the clicks.
 
         Args:
             image: (B, 3, H, W) RGB in 0..1.
             clicks: (B, N) clicks in pixels.
             previous: (B, 1, H, W) probabilities before the clicks, or None.
-            features: Result of ``encode_image`` for this image, to save computing it again.
+            features: Result of ``encode_image`` for this image, to avoid recomputing it.
         """
         if self.auto_drag is None or is_exporting() or not clicks.lacks_radius.any():
-            return clicks  # a graph takes radii as they are
+            return clicks  # an exported graph uses the given radii unchanged
         features = self.encode_image(image) if features is None else features
         predicted = self.log_radii(features, clicks, previous, (image.shape[2], image.shape[3])).exp()
         return clicks.with_radii(torch.where(clicks.lacks_radius, predicted.to(clicks.radii), clicks.radii))
@@ -283,7 +287,7 @@ class InteractiveNetwork(nn.Module, ABC):
     def log_radii(
         self, features: list[Tensor], clicks: ClickBatch, previous: Tensor | None, size: tuple[int, int]
     ) -> Tensor:
-        """(B, N) logarithms of the radii that the Auto-Drag-Head predicts, in pixels.
+        """Predict the logarithms of the radii in pixels by the Auto-Drag-Head, (B, N).
 
         Args:
             features: Result of ``encode_image``.
@@ -298,17 +302,17 @@ class InteractiveNetwork(nn.Module, ABC):
         padded = (-(-size[0] // m) * m, -(-size[1] // m) * m)
         radii: Tensor = self.auto_drag(
             features[:-1], clicks, previous, padded
-        )  # the coarsest says nothing about an edge
+        )  # the coarsest level is too coarse for edges
         return radii
 
     def padded(self, x: Tensor) -> Tensor:
-        """``x`` (B, C, H, W) with its last row and column repeated until the backbone takes its size."""
+        """Pad ``x`` (B, C, H, W) by its last row and column to a size that the backbone accepts."""
         m = self.backbone.multiple
         bottom, right = -x.shape[2] % m, -x.shape[3] % m
         return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
 
     def train(self: Self, mode: bool = True) -> Self:
-        """Set training mode, but keep the backbone's batch norm frozen where the configuration says so."""
+        """Set training mode, but keep the backbone's batch norm frozen if configured."""
         super().train(mode)
         if self.config.frozen_batch_norm:
             for module in self.backbone.modules():
@@ -317,10 +321,7 @@ class InteractiveNetwork(nn.Module, ABC):
         return self
 
     def parameter_groups(self, lr: float, *, backbone_lr_factor: float = 1.0) -> list[dict[str, Any]]:
-        """Parameters for an optimizer.
-
-        The pretrained ones at ``lr * backbone_lr_factor``, the new ones at ``lr``.
-        """
+        """Parameter groups for an optimizer: pretrained at ``lr * backbone_lr_factor``, new at ``lr``."""
         new_in_stem = {id(p) for p in self.backbone.stem_map_parameters()}
         old = [p for p in self.backbone.parameters() if id(p) not in new_in_stem]
         known = {id(p) for p in old}
@@ -328,18 +329,18 @@ class InteractiveNetwork(nn.Module, ABC):
         return [{"params": new, "lr": lr}, {"params": old, "lr": lr * backbone_lr_factor}]
 
     def save_pretrained(self, path: str | Path, *, half: bool = False, **card: str) -> Path:
-        """Write the weights and the configuration to one ``.safetensors`` file, whole or not at all.
+        """Write the weights and the configuration to one ``.safetensors`` file, atomically.
 
         Args:
-            path: The file; a folder gets ``model.safetensors``.
+            path: Path of the file; in a folder, ``model.safetensors``.
             half: Store float16, half the size.
-            card: Further lines of the file's metadata, such as ``training_data``.
+            card: Additional metadata, such as ``training_data``.
 
         Returns:
-            The file written.
+            Path of the file.
 
         Raises:
-            ValueError: A suffix of another format; with ``half``, a weight that float16 cannot hold.
+            ValueError: When the suffix is of another format, or float16 cannot hold a weight.
         """
         return pretrained.save(self, path, half=half, card=card)
 
@@ -356,12 +357,12 @@ class InteractiveNetwork(nn.Module, ABC):
         """Upload the weights to the Hugging Face Hub, with a model card; returns the URL of the commit.
 
         Args:
-            repo_id: ``org/name``; made if missing.
+            repo_id: ``org/name``; created if missing.
             half: Store float16, half the size.
-            private: Whether a new repository is private; None is the organization's default.
-            branch: The branch to commit to; None for ``main``.
+            private: Whether a new repository is private; None uses the organization's default.
+            branch: Branch to commit to; None for ``main``.
             commit_message: First line of the commit.
-            card: Further lines of the file's metadata, beside those that came with the weights.
+            card: Metadata in addition to that of the weights.
         """
         from dct_seg.models import hub
 
@@ -374,24 +375,23 @@ class InteractiveNetwork(nn.Module, ABC):
     def from_pretrained(
         cls: type[Self], name_or_path: str | Path = pretrained.DEFAULT, *, revision: str | None = None
     ) -> Self:
-        """A trained network in evaluation mode, with all its weights and no other.
+        """Load a trained network, in evaluation mode.
 
         Args:
-            name_or_path: A name that ``dct-seg list`` shows, a ``.safetensors`` file or a folder that
-                ``save_pretrained`` wrote, a checkpoint (``.ckpt``) of training, or ``org/name`` on the
-                Hugging Face Hub.
-            revision: A branch, a tag or a commit on the Hub; None for ``main``.
+            name_or_path: Name shown by ``dct-seg list``, ``.safetensors`` file or folder written by
+                ``save_pretrained``, training checkpoint (``.ckpt``), or ``org/name`` on the Hugging Face Hub.
+            revision: Branch, tag or commit on the Hub; None for ``main``.
 
         Raises:
-            FileNotFoundError: No file at a path, and no such repository.
-            ValueError: Unknown name; a file that is broken, or of another architecture.
+            FileNotFoundError: When the file or repository does not exist.
+            ValueError: When the name is unknown, or the file is broken or of another architecture.
         """
         stored = pretrained.load(name_or_path, revision=revision)
         kind = NETWORKS.get(str(stored.config.get("network", "dct_net")))
         if not issubclass(kind, cls):
             raise ValueError(
                 f"'{stored.source}' holds a {kind.__name__}, not a {cls.__name__}; load it with "
-                "InteractiveNetwork.from_pretrained, which takes any network"
+                "InteractiveNetwork.from_pretrained, which accepts any network"
             )
         config = {**stored.config, "backbone_weights": "none"}
         pretrained.check_architecture(lambda: build_network(config), stored)
@@ -403,14 +403,14 @@ class InteractiveNetwork(nn.Module, ABC):
         return net.eval()
 
     def at_image_size(self, logits: Tensor, encoded: Encoded) -> Tensor:
-        """(B, C, h, w) logits of the padded image -> (B, C, H, W) float32 at the image's size."""
+        """Resize logits (B, C, h, w) of the padded image to (B, C, H, W) float32 at the image's size."""
         size = encoded.size
         return F.interpolate(logits.float(), encoded.padded_size, mode="bilinear", align_corners=False)[
             ..., : size[0], : size[1]
         ]
 
     def _drawn(self, image: Tensor, clicks: ClickBatch, prepared: Any) -> Tensor:
-        """(B, num_maps, H, W) click maps; (image, clicks, prepared) as for ``encode``."""
+        """Draw the click maps, (B, num_maps, H, W); arguments as for ``encode``."""
         size = (image.shape[2], image.shape[3])
         if not self.click_encoder.needs_image:
             return self.click_encoder(clicks, size)  # type: ignore[no-any-return]
@@ -418,10 +418,10 @@ class InteractiveNetwork(nn.Module, ABC):
 
 
 def build_network(config: DCTNetConfig | dict[str, Any]) -> InteractiveNetwork:
-    """The registered network that a configuration names, untrained but for the backbone.
+    """Build the registered network of a configuration, with pretrained weights in the backbone only.
 
     Args:
-        config: Network configuration, or the plain values that a file stores.
+        config: Network configuration, or its plain values as stored in a file.
 
     Raises:
         ValueError: When the network, one of its options or a key is unknown.
@@ -441,7 +441,7 @@ def build_network(config: DCTNetConfig | dict[str, Any]) -> InteractiveNetwork:
 
 
 def make_click_encoder(config: DCTNetConfig) -> ClickEncoder:
-    """The registered click encoder that a configuration names.
+    """Build the registered click encoder of a configuration.
 
     Raises:
         ValueError: When its name or an option is unknown.
@@ -461,15 +461,15 @@ def _check_inputs(image: Tensor, clicks: ClickBatch, previous: Tensor | None) ->
         raise ValueError(f"an image batch is (B, 3, H, W), got {tuple(image.shape)}")
     if len(clicks) != len(image):
         raise ValueError(
-            f"{len(image)} images need as many lists of clicks, got {len(clicks)}; ClickBatch.empty fills in "
-            "for none"
+            f"{len(image)} images need as many lists of clicks, got {len(clicks)}; for no clicks, pass "
+            "ClickBatch.empty"
         )
     if previous is not None and previous.shape != (len(image), 1, *image.shape[2:]):
         raise ValueError(
             f"the previous mask of images {tuple(image.shape)} is (B, 1, H, W), got {tuple(previous.shape)}"
         )
     is_traced: bool = torch.jit.is_tracing()  # type: ignore[no-untyped-call, attr-defined]
-    if not torch.compiler.is_compiling() and not is_traced:  # a graph cannot look
+    if not torch.compiler.is_compiling() and not is_traced:  # a graph cannot check values
         _check_values(image, clicks)
 
 
@@ -491,6 +491,6 @@ def _check_values(image: Tensor, clicks: ClickBatch) -> None:
 
 
 def _first_level(strides: list[int], decoder_stride: int) -> int:
-    """The finest level the decoder uses; backbones of one stride only, such as a ViT's, use all they have."""
+    """Finest level that the decoder uses; backbones of a single stride, such as ViTs, use all levels."""
     level = next((i for i, s in enumerate(strides) if s >= decoder_stride), 0)
     return min(level, max(len(strides) - 2, 0))

@@ -25,16 +25,13 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-"""Types that trained weights are stored in."""
+"""Types in which trained weights are stored."""
 DEFAULT = "dct-lite0"
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Contents of a weights file.
-
-    The configuration, the tensors, the model card's lines, and where it came from.
-    """
+    """Contents of a weights file: configuration, tensors, metadata and source."""
 
     config: dict[str, Any]
     state: dict[str, Tensor]
@@ -43,17 +40,17 @@ class Stored:
 
 
 def names() -> list[str]:
-    """The models that ship with the package."""
+    """Names of the shipped models."""
     folder = files("dct_seg") / "weights"
     shipped = [file.name for file in folder.iterdir()] if folder.is_dir() else []
     return sorted(name.removesuffix(".safetensors") for name in shipped if name.endswith(".safetensors"))
 
 
 def save(net: InteractiveNetwork, path: str | Path, *, half: bool, card: Mapping[str, str]) -> Path:
-    """Write ``net`` to a temporary name, then rename, so that a file is whole or not there.
+    """Write ``net`` to a file, atomically.
 
     Raises:
-        ValueError: A suffix of another format; a weight that float16 cannot hold.
+        ValueError: When the suffix is of another format, or float16 cannot hold a weight.
     """
     path = Path(path)
     if path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
@@ -66,7 +63,7 @@ def save(net: InteractiveNetwork, path: str | Path, *, half: bool, card: Mapping
     metadata = {**card, "format_version": str(FORMAT_VERSION), "config": json.dumps(asdict(net.config))}
     return write_whole(
         path, as_bytes(state, metadata)
-    )  # safetensors' own writer leaves a file that nobody else may read
+    )  # safetensors' own writer makes a file that other users cannot read
 
 
 def _stored(key: str, value: Tensor, half: bool) -> Tensor:
@@ -80,33 +77,48 @@ def _stored(key: str, value: Tensor, half: bool) -> Tensor:
 
 
 def load(name_or_path: str | Path, *, revision: str | None = None) -> Stored:
-    """Read the weights behind a shipped name, a file, a folder or ``org/name`` on the Hugging Face Hub.
+    """Read weights by shipped name, file, folder or ``org/name`` on the Hugging Face Hub.
 
-    A path that exists is never asked of the Hub.
+    An existing path is never looked up on the Hub.
 
     Raises:
-        FileNotFoundError: No file at a path.
-        ValueError: Unknown name; a file that is broken or not one of ours.
+        FileNotFoundError: When the file does not exist.
+        ValueError: When the name is unknown, the file is damaged or of another program, or a file has a
+            revision.
     """
-    path = Path(name_or_path)
-    if path.is_dir():
-        path = path / "model.safetensors"
-    if path.is_file():
-        return (
-            _load_checkpoint(path) if path.suffix == ".ckpt" else _load_safetensors(path, str(name_or_path))
-        )
-    name = str(name_or_path)
-    if is_hub_name(name):
+    path, name = Path(name_or_path).expanduser(), str(name_or_path)
+    if is_hub_name(name) and not path.exists():
         return _load_safetensors(fetch(name, revision=revision), name)
-    if path.name != name or path.suffix in (".safetensors", ".ckpt", ".pth"):
-        shipped = ", ".join(names()) or "none yet"
+    check_revision(name, revision)
+    file = path / "model.safetensors" if path.is_dir() else path
+    if file.is_file():
+        return _load_checkpoint(file) if file.suffix == ".ckpt" else _load_safetensors(file, name)
+    if name in names():
+        with as_file(files("dct_seg") / "weights" / f"{name}.safetensors") as shipped:
+            return _load_safetensors(shipped, name)
+    if path.is_dir():
         raise FileNotFoundError(
-            f"no weights at '{name}'; give a file that dct-seg wrote, or one of the shipped names: {shipped}"
+            f"folder '{name}' holds no model.safetensors; give a folder written by save_pretrained"
         )
-    if name not in names():
-        raise unknown_name("pretrained model", name, names())
-    with as_file(files("dct_seg") / "weights" / f"{name}.safetensors") as file:
-        return _load_safetensors(file, name)
+    if path.name != name or path.suffix in (".safetensors", ".ckpt", ".pth"):
+        raise FileNotFoundError(
+            f"no weights at '{name}'; give a file written by dct-seg, or one of the shipped names: "
+            f"{', '.join(names()) or 'none yet'}"
+        )
+    raise unknown_name("pretrained model", name, names())
+
+
+def check_revision(name: str, revision: str | None) -> None:
+    """Refuse a revision of weights that are not on the Hugging Face Hub.
+
+    Raises:
+        ValueError: When a revision was given.
+    """
+    if revision is not None:
+        raise ValueError(
+            f"revision '{revision}' belongs to weights on the Hugging Face Hub, and '{name}' is not one of "
+            "them; omit revision"
+        )
 
 
 def _load_safetensors(path: Path, source: str) -> Stored:
@@ -116,7 +128,7 @@ def _load_safetensors(path: Path, source: str) -> Stored:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"'{source}' is not a whole safetensors file ({error}); was it cut short? fetch or save it again"
+            f"'{source}' is not a whole safetensors file ({error}); is it truncated? fetch or save it again"
         ) from error
     if "config" not in metadata:
         raise ValueError(
@@ -125,24 +137,25 @@ def _load_safetensors(path: Path, source: str) -> Stored:
     try:
         version, config = int(metadata.get("format_version", "0")), json.loads(metadata["config"])
         if not isinstance(config, dict):
-            raise TypeError("it is no mapping")
+            raise TypeError("it is not a mapping")
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"'{source}' holds a configuration that cannot be read ({error}); save it again"
         ) from error
     if version > FORMAT_VERSION:
         raise ValueError(f"'{source}' was written by a newer dct-seg (format {version}); update dct-seg")
-    card = {k: v for k, v in metadata.items() if k not in ("config", "format_version")}
+    # safetensors returns the metadata in a different order from one process to the next
+    card = {k: v for k, v in sorted(metadata.items()) if k not in ("config", "format_version")}
     return Stored(config, state, source, card)
 
 
 def _load_checkpoint(path: Path) -> Stored:
-    """The network inside a training checkpoint (the averaged weights where training averaged them)."""
+    """Read the network of a training checkpoint, with the averaged weights if there are any."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         raise ValueError(
-            f"'{path}' is not a whole training checkpoint ({type(error).__name__}); was it cut short?"
+            f"'{path}' is not a complete training checkpoint ({type(error).__name__}); is it truncated?"
         ) from error
     try:
         config, state = dict(checkpoint["hyper_parameters"]["network"]), checkpoint["state_dict"]
@@ -157,10 +170,10 @@ def _load_checkpoint(path: Path) -> Stored:
 
 
 def load_strictly(net: nn.Module, stored: Stored) -> None:
-    """Put the stored tensors into ``net``; every one must be there, and fit.
+    """Load the stored tensors into ``net``; none may be missing or misfit.
 
     Raises:
-        ValueError: When they are of another architecture; the message names the first that differs.
+        ValueError: When they are of another architecture; the message names the first difference.
     """
     own = net.state_dict()
     _check_shapes(own, stored)
@@ -169,16 +182,16 @@ def load_strictly(net: nn.Module, stored: Stored) -> None:
 
 
 def check_architecture(build: Callable[[], nn.Module], stored: Stored) -> None:
-    """Compare the stored tensors with those of the network that their configuration asks for, unbuilt.
+    """Compare the stored tensors with those of their configuration's network, without allocating it.
 
-    A file of 200 bytes can ask for a network of 10 GB; here its tensors take no memory.
+    A file of 200 bytes can describe a network of 10 GB; here, its tensors take no memory.
 
     Args:
-        build: Makes the network.
+        build: Function that builds the network.
         stored: Tensors and configuration of a file.
 
     Raises:
-        ValueError: They are of another architecture, or the configuration cannot be built.
+        ValueError: When they are of another architecture, or the configuration cannot be built.
     """
     if not stored.state:
         raise ValueError(f"'{stored.source}' holds no tensors; save the weights with save_pretrained")
@@ -189,13 +202,13 @@ def check_architecture(build: Callable[[], nn.Module], stored: Stored) -> None:
         raise ValueError(f"'{stored.source}' has a configuration that no network fits: {error}") from error
     except (RuntimeError, NotImplementedError) as error:
         if any(word in str(error) for word in ("overflow", "too large", "negative dimension")):
-            raise ValueError(f"'{stored.source}' asks for a network of impossible size: {error}") from error
-        return  # a backbone that computes with its weights while it is made
+            raise ValueError(f"'{stored.source}' describes a network of impossible size: {error}") from error
+        return  # for a backbone that computes with its weights during construction
     _check_shapes(own, stored)
 
 
 class _WithoutMemory(TorchFunctionMode):
-    """Put new tensors on the meta device; what is computed from numbers alone stays where it is."""
+    """Create new tensors on the meta device, except those computed from numbers."""
 
     makers = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
 
@@ -222,12 +235,12 @@ def _check_shapes(own: Mapping[str, Tensor], stored: Stored) -> None:
 
 
 def check_tensors(source: str, given: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
-    """Raise unless the tensors of a file can be weights.
+    """Check that the tensors of a file are valid weights.
 
     Args:
-        source: Name of the file in the error.
+        source: Name of the file, for the error.
         given: Tensors by name.
-        own: Tensors of the network, by the same names.
+        own: Tensors of the network, under the same names.
 
     Raises:
         ValueError: When one has another type, or a value that is not finite; the message names the tensor.

@@ -1,4 +1,4 @@
-"""Late fusion: add clicks to features that were computed without them (``prompt_fusion: late``)."""
+"""Late fusion: clicks added to features computed without them (``prompt_fusion: late``)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dct_seg.models.decoder import ConvNorm
 
 
 class PromptBranch(nn.Module):
-    """A light way down beside the backbone.
+    """Light encoder of the click maps, parallel to the backbone.
 
-    The maps enter at the finest level, and each level adds what the image shows there.
+    The maps enter at the finest level; each level adds the image's features there.
 
     Args:
-        num_maps: Click maps, and the previous mask where it is fed back.
+        num_maps: Number of click maps, plus one for the previous mask if used.
         channels: Channels of each level, fine to coarse.
-        strides: Pixels of the image a step of each level.
+        strides: Stride of each level in image pixels.
     """
 
     def __init__(self, num_maps: int, channels: Sequence[int], strides: Sequence[int]) -> None:
@@ -31,8 +31,11 @@ class PromptBranch(nn.Module):
         self.mixes = nn.ModuleList(ConvNorm(c, c) for c in channels[1:])
 
     def forward(self, maps: Tensor, features: Sequence[Tensor]) -> list[Tensor]:
-        """Maps (B, num_maps, H, W) and features (B, C_i, h_i, w_i) fine to coarse -> the features with the
-        prompt in them.
+        """Add the maps to the features.
+
+        Args:
+            maps: (B, num_maps, H, W) click maps.
+            features: (B, C_i, h_i, w_i) features of the image, fine to coarse.
         """
         fused = [features[0] + _fitted(self.stem(maps), features[0])]
         for down, mix, feature in zip(self.downs, self.mixes, features[1:], strict=True):
@@ -42,9 +45,7 @@ class PromptBranch(nn.Module):
 
 
 def _fitted(x: Tensor, like: Tensor) -> Tensor:
-    """``x`` at the height and width of ``like``, where a backbone's levels are no whole multiples of each
-    other.
-    """
+    """Resize ``x`` to the height and width of ``like``; a backbone's levels need not be exact multiples."""
     return (
         x
         if x.shape[-2:] == like.shape[-2:]

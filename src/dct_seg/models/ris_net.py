@@ -1,4 +1,4 @@
-"""RIS-Net: regions between opposite clicks are segmented again by themselves (Liew et al. 2017)."""
+"""RIS-Net: separate segmentation of regions between opposite clicks (Liew et al. 2017)."""
 
 from __future__ import annotations
 
@@ -21,19 +21,26 @@ MAX_PAIRS, MAX_BETWEEN = 4, 2
 
 @NETWORKS.register("ris_net")
 class RISNet(DCTNet):
-    """A U-Net, and a head that looks at regions around positive clicks with a negative one near.
+    """U-Net with a second head for regions around positive clicks that have a negative click nearby.
 
     Args:
         config: Configuration of the network.
         region_size: Height and width to which a region's features are pooled.
-        discount: The region of the k-th largest loss weighs ``discount ** k``.
+        discount: Base of the loss weights: the k-th largest loss of a region has weight ``discount ** k``.
 
-    Source: "Regional Interactive Image Segmentation Networks" (ICCV 2017), after: the paper as read tells
-    neither the box of a pair of
-    clicks, nor pooled size, scales and discount, nor how local and global masks join. Our choices: the square
-    around the positive click that reaches to its nearest negative one; up to two more, each halfway between
-    the two nearest; pooled to 28 x 28 with the coarsest level's averages over 1, 2, 3 and 6 cells; the
-    largest local logit, averaged half and half with the global one.
+    Source: based on "Regional Interactive Image Segmentation Networks" (ICCV 2017). The paper does not
+    specify the box of a pair of clicks, the pooled size, scales and discount, or how local and global masks
+    are merged. Our choices: the square around the positive click that reaches to its nearest negative one; up
+    to two more, each halfway between the two nearest; pooling to 28 x 28 with the coarsest level's averages
+    over 1, 2, 3 and 6 cells; and the mean of the largest local logit and the global one.
+
+    Examples:
+        >>> from dct_seg import Click
+        >>> config = DCTNetConfig(backbone="resnet18", backbone_weights="none", click_encoder="Euclidean")
+        >>> net = RISNet(config).eval()
+        >>> clicks = ClickBatch.from_clicks([[Click(20, 30), Click(5, 9, positive=False)]])
+        >>> net(torch.rand(1, 3, 64, 64), clicks).shape
+        torch.Size([1, 1, 64, 64])
     """
 
     def __init__(self, config: DCTNetConfig, *, region_size: int = 28, discount: float = 0.9) -> None:
@@ -53,7 +60,7 @@ class RISNet(DCTNet):
         self.train()
 
     def decode(self, encoded: Encoded, adjust: Adjust = keep) -> Output:
-        """The joined logits; ``whole``, ``regions``, ``inside`` and ``index`` beside them, for the loss."""
+        """Compute the merged logits; extras are ``whole``, ``regions``, ``inside`` and ``index``."""
         last = self.decode_last(encoded, adjust)
         whole = self.at_image_size(self.decoder.predict(last), encoded)
         boxes, index = batch_boxes(encoded.clicks, encoded.size)
@@ -74,7 +81,7 @@ class RISNet(DCTNet):
     def _region_features(self, last: Tensor, encoded: Encoded, boxes: Tensor, index: Tensor) -> Tensor:
         side = self.region_size
         scale = last.shape[-1] / encoded.padded_size[1]
-        rois = torch.cat([index[:, None].float(), boxes[:, [1, 0, 3, 2]]], 1)  # roi_align speaks (x, y)
+        rois = torch.cat([index[:, None].float(), boxes[:, [1, 0, 3, 2]]], 1)  # roi_align uses (x, y)
         own = roi_align(last.float(), rois, side, spatial_scale=scale, aligned=True)
         top = encoded.features[-1]
         context = [
@@ -86,7 +93,7 @@ class RISNet(DCTNet):
     def loss(
         self, output: Output, mask: Tensor, ignore: Tensor, clicks: ClickBatch, losses: ImageLoss
     ) -> Tensor:
-        """The losses of the global logits, and those of each region, discounted by their rank."""
+        """Add the global loss and the regions' losses, discounted by rank."""
         index, valid = output.extras["index"], ~ignore
         whole = losses(output.extras["whole"], mask, valid, clicks)
         if len(index) == 0:
@@ -99,7 +106,7 @@ class RISNet(DCTNet):
 
 
 def batch_boxes(clicks: ClickBatch, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The boxes of all images, (R, 4) top, left, bottom, right in pixels, and each one's image, (R,)."""
+    """Find the boxes of all images, (R, 4) top, left, bottom, right in pixels, and each one's image, (R,)."""
     each = [
         click_boxes(coords[labels == 1], coords[labels == 0], size)
         for coords, labels in zip(clicks.coords, clicks.labels, strict=True)
@@ -110,15 +117,15 @@ def batch_boxes(clicks: ClickBatch, size: tuple[int, int]) -> tuple[Tensor, Tens
 
 
 def click_boxes(positive: Tensor, negative: Tensor, size: tuple[int, int]) -> Tensor:
-    """The boxes of one image.
+    """Find the boxes of the regions of one image.
 
     Args:
-        positive: (P, 2) clicks in pixels; the last ones count where there are many.
-        negative: (M, 2) clicks in pixels; without one there is no box.
+        positive: (P, 2) clicks in pixels; only the last few are used.
+        negative: (M, 2) clicks in pixels; without any, there is no box.
         size: (H, W) of the image.
 
     Returns:
-        (R, 4) top, left, bottom, right as edges of pixels, cut at the image's border.
+        (R, 4) top, left, bottom, right as edges of pixels, clipped at the image's border.
 
     Examples:
         >>> click_boxes(torch.tensor([[50.0, 50.0]]), torch.tensor([[50.0, 70.0]]), (100, 100)).tolist()
@@ -140,10 +147,10 @@ def click_boxes(positive: Tensor, negative: Tensor, size: tuple[int, int]) -> Te
 
 
 def placed(local: Tensor, boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Region logits resized to their boxes; 0 outside.
+    """Resize region logits to their boxes; 0 outside.
 
     Args:
-        local: (R, 1, s, s).
+        local: (R, 1, s, s) logits of each region.
         boxes: (R, 4) top, left, bottom, right in pixels.
         size: (H, W) of the image.
 
@@ -162,12 +169,12 @@ def placed(local: Tensor, boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor,
 
 
 def joined(whole: Tensor, regions: Tensor, inside: Tensor) -> Tensor:
-    """(1, H, W) the global logits; in boxes the mean of them and of the largest region logit.
+    """Merge global and region logits: inside boxes, the mean of global and largest region logit, (1, H, W).
 
     Args:
-        whole: (1, H, W).
-        regions: (R, 1, H, W).
-        inside: (R, H, W) bool.
+        whole: (1, H, W) global logits.
+        regions: (R, 1, H, W) region logits.
+        inside: (R, H, W) bool, True in the box.
     """
     if len(regions) == 0:
         return whole
@@ -176,7 +183,7 @@ def joined(whole: Tensor, regions: Tensor, inside: Tensor) -> Tensor:
 
 
 def discounted(losses: Tensor, discount: float) -> Tensor:
-    """The weighted mean of the losses; the k-th largest weighs ``discount ** k``, k from 0.
+    """Average losses; the k-th largest has weight ``discount ** k``, k from 0.
 
     Examples:
         >>> round(float(discounted(torch.tensor([1.0, 3.0, 2.0]), 0.5)), 4)  # (3 + 2 / 2 + 1 / 4) / 1.75

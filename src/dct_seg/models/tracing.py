@@ -1,4 +1,4 @@
-"""Operations that can be exported: no branch on a value, no loop over a length."""
+"""Exportable operations: no branch on a value, no loop over a length."""
 
 from __future__ import annotations
 

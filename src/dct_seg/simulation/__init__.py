@@ -1,4 +1,4 @@
-"""Simulated user: its clicks and drags."""
+"""Simulated user: clicks and drags."""
 
 from dct_seg.simulation.settings import UserSettings
 from dct_seg.simulation.user import (
@@ -7,9 +7,6 @@ from dct_seg.simulation.user import (
     Place,
     Prompt,
     Rule,
-    SimulatedUser,
-    first_click,
-    next_click,
     predicted,
 )
 
@@ -19,9 +16,6 @@ __all__ = [
     "Place",
     "Prompt",
     "Rule",
-    "SimulatedUser",
     "UserSettings",
-    "first_click",
-    "next_click",
     "predicted",
 ]

@@ -1,4 +1,4 @@
-"""Random clicks: how training clicks were drawn before 2018, from the mask alone."""
+"""Random clicks, drawn from the mask only, as in training before 2018."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ Bools = NDArray[np.bool_]
 class RandomClicks:
     """Clicks drawn without a prediction: positive ones in the object, negative ones around it.
 
-    Positive clicks: 1 to ``positives``, each at least ``margin`` pixels inside the object and ``step`` from
-    the others. Negative clicks by one of two strategies, each as likely: 1 to ``negatives`` random ones in
-    the band around the object, ``step`` apart; or ``surrounding`` ones in the band, the first random, each
-    next one farthest from the others and the band's rim.
+    There are 1 to ``positives`` positive clicks, each at least ``margin`` pixels inside the object and
+    ``step`` pixels from the others. Negative clicks follow one of two equally likely strategies: 1 to
+    ``negatives`` random clicks in the band around the object, ``step`` apart; or ``surrounding`` clicks in
+    the band, the first random, each next one farthest from the others and from the band's boundary.
 
     Args:
         positives: Maximum positive clicks.
         negatives: Maximum negative clicks of the first strategy.
         surrounding: Negative clicks of the other strategy.
-        margin: Pixels between a positive click and the object's edge.
-        step: Pixels between two clicks of one sign.
-        band: Pixels around the object in which negative clicks lie.
+        margin: Minimum distance in pixels of a positive click from the object's edge.
+        step: Minimum distance in pixels of two clicks of one sign.
+        band: Width in pixels of the band for negative clicks.
 
     Raises:
         ValueError: When a number is out of its range.
 
-    Source: Xu et al., "Deep Interactive Object Selection" (CVPR 2016), after; RIS-Net, IIS-LD and CMG draw
+    Source: based on Xu et al., "Deep Interactive Object Selection" (CVPR 2016); RIS-Net, IIS-LD and CMG draw
     the same clicks. ``margin`` and ``step`` are not in the paper: 5 and 10 are from the code of IIS-LD. The
     third strategy, negative clicks on other objects, needs the masks of the other objects. It is left out,
     as in the code of IIS-LD for images with one object.
@@ -66,11 +66,11 @@ class RandomClicks:
 
         Args:
             mask: (B, H, W) bool, the object.
-            ignore: (B, H, W) bool, True where no click may be.
-            generator: Source of the randomness.
+            ignore: (B, H, W) bool, True for pixels that must not be clicked.
+            generator: Random generator.
 
         Returns:
-            (B, N) clicks, positive ones first; none for an empty mask.
+            (B, N) clicks, positive ones first; no click for an empty mask.
         """
         seed = int(torch.randint(2**62, (1,), generator=generator))
         rng = np.random.default_rng(seed)
@@ -79,7 +79,7 @@ class RandomClicks:
         return ClickBatch.from_clicks(each).to(mask.device)
 
     def of_mask(self, mask: Bools, ignore: Bools, rng: np.random.Generator) -> list[Click]:
-        """The clicks of one image; ``mask`` and ``ignore`` are (H, W) bool."""
+        """Draw the clicks of one image; ``mask`` and ``ignore`` are (H, W) bool."""
         positive = self._positive(mask & ~ignore, rng)
         if not positive:
             return []
@@ -98,21 +98,21 @@ class RandomClicks:
         if not mask.any():
             return []
         room = depth >= self.margin
-        if not room.any():  # a thin object: its deepest pixel, never none
+        if not room.any():  # a thin object gets its deepest pixel
             row, col = np.unravel_index(int(depth.argmax()), depth.shape)
             return [(int(row), int(col))]
         return _apart(room, int(rng.integers(1, self.positives + 1)), self.step, rng)
 
 
 def depths(mask: Bools) -> NDArray[np.float32]:
-    """(H, W) distance of each pixel of the mask to the nearest one outside; the image's border is outside."""
+    """Compute each mask pixel's distance to the nearest one outside, (H, W); the image border is outside."""
     padded = np.pad(mask.astype(np.uint8), 1)
     far = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.asarray(far[1:-1, 1:-1], np.float32)
 
 
 def around(mask: Bools, band: float) -> Bools:
-    """(H, W) bool: background pixels closer than ``band`` to the object."""
+    """Background pixels closer than ``band`` to the object, (H, W) bool."""
     if not mask.any():
         return np.zeros_like(mask)
     far = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
@@ -120,7 +120,7 @@ def around(mask: Bools, band: float) -> Bools:
 
 
 def surround(band: Bools, number: int, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """Pixels of a band: the first random, each next one farthest from the others and the band's rim."""
+    """Choose pixels of a band: first a random one, then those farthest from the others and the boundary."""
     places = np.argwhere(band)
     if len(places) == 0:
         return []
@@ -137,7 +137,7 @@ def surround(band: Bools, number: int, rng: np.random.Generator) -> list[tuple[i
 
 
 def _apart(where: NDArray[Any], number: int, step: float, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """Up to ``number`` random pixels of a map, each at least ``step`` from the others."""
+    """Draw up to ``number`` random pixels of a map, each at least ``step`` from the others."""
     places = np.argwhere(where)
     chosen: list[tuple[int, int]] = []
     while len(places) and len(chosen) < number:

@@ -18,11 +18,11 @@ class UserSettings:
     """Behavior of the simulated user in training. The defaults are the paper's.
 
     Args:
-        rule: Rule for each click after the first; see :func:`dct_seg.next_click`.
+        rule: Rule for each click after the first; see `dct_seg.next_click`.
         place: Click at the region's ``center``, or anywhere in its ``core``.
         radius_noise: Relative noise F of a given radius, uniform in 1 - F .. 1 + F.
         click_jitter: Maximum shift of a click, in pixels.
-        drag_share: Share of the images whose clicks come with their radius.
+        drag_share: Fraction of the images whose clicks have a radius.
 
     Raises:
         ValueError: When a value is out of range or unknown.
@@ -38,7 +38,7 @@ class UserSettings:
         check_number("drag_share", self.drag_share, least=0, most=1, unit="a share of the images")
         check_number("click_jitter", self.click_jitter, least=0)
         nothing = torch.zeros(0, 1, 1, dtype=torch.bool)
-        self.user(nothing, nothing, torch.zeros(0, dtype=torch.bool))  # checks the other values
+        self.user(nothing, nothing, torch.zeros(0, dtype=torch.bool))  # checks the remaining values
 
     def user(
         self,
@@ -54,9 +54,9 @@ class UserSettings:
         Args:
             mask: (B, H, W) bool, the object.
             ignore: (B, H, W) bool, True for ignored pixels.
-            tells_radius: (B,) bool, True where clicks come with their radius.
-            generator: Source of all randomness; None is torch's own.
-            first: (B, 3) first clicks made before, as :meth:`first_click` gives them.
+            tells_radius: (B,) bool, True for images whose clicks have a radius.
+            generator: Random generator; None uses torch's.
+            first: Precomputed first clicks, (B, 3), see `first_click`.
         """
         options = {name: value for name, value in asdict(self).items() if name != "drag_share"}
         user = SimulatedUser(mask, ignore, prompt=tells_radius, generator=generator, **options)
@@ -86,7 +86,7 @@ USER_ARGUMENTS = tuple(field.name for field in fields(UserSettings))
 
 
 def as_next_clicks(first: Tensor) -> NextClicks:
-    """First clicks (B, 3) of row, column and radius; a radius of 0 marks an image without an object."""
+    """Convert first clicks (B, 3) of row, column and radius; a radius of 0 marks an image without object."""
     done = first[:, 2] == 0
     labels = torch.where(done, -1, 1)
     return NextClicks(first[:, :2], labels, first[:, 2], done, first[:, 2])

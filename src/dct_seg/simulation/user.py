@@ -1,7 +1,7 @@
-"""The simulated user: where the next click goes, its sign, and the length of its drag.
+"""Simulated user: place and sign of the next click, and length of its drag.
 
-Distances between pixel centers have integer squares; they are compared as integers, so that a tie is a tie.
-Every number that comes out of these rules is printed with the rule's name and `PROTOCOL_VERSION`.
+Squared distances between pixel centers are compared as integers, so that ties are exact. Results are reported
+with the name of the rule and `PROTOCOL_VERSION`.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ Prompt = Literal["click", "drag"]
 Place = Literal["center", "core"]
 
 PROTOCOL_VERSION = 1
-"""Version of both rules; increased when a rule would choose a different click than before."""
+"""Version of both rules, increased when a rule chooses a different click than before."""
 
 _THREADED = 2**18
-"""Threads pay off from this number of pixels; below, the GIL dominates."""
+"""Number of pixels from which threads pay off; below, the GIL dominates."""
 
 
 @dataclass(frozen=True)
 class NextClicks:
-    """One click for each image of a batch.
+    """Next click of each image of a batch.
 
     Args:
         coords: (B, 2) float32, (row, col) in pixels; 0 where done.
         labels: (B,) int64: 1 positive, 0 negative, -1 where done.
-        radii: (B,) float32, pixels, as the model is told: NaN without a drag, 0 where done.
+        radii: (B,) float32, radius in pixels given to the model: NaN without a drag, 0 where done.
         done: (B,) bool, True where no wrong pixel is left to click.
-        true_radii: (B,) float32, pixels: the distance at the click, told or not, without noise; 0 where done.
+        true_radii: (B,) float32, distance at the click in pixels, without noise; 0 where done.
     """
 
     coords: Tensor
@@ -51,14 +51,14 @@ class NextClicks:
     true_radii: Tensor
 
     def to(self, device: torch.device | str) -> NextClicks:
-        """The same clicks on another device."""
+        """Copy the clicks to another device."""
         return NextClicks(
             *(one.to(device) for one in (self.coords, self.labels, self.radii, self.done, self.true_radii))
         )
 
 
 def first_click(mask: Tensor, ignore: Tensor | None = None) -> NextClicks:
-    """The first click of each object: its pixel farthest from its boundary (the image border is one).
+    """Make the first click on each object: the pixel farthest from its boundary or the image border.
 
     Args:
         mask: (B, H, W) bool, the object.
@@ -82,22 +82,22 @@ def next_click(
     *,
     rule: Rule = "max_distance",
 ) -> NextClicks:
-    """Next click of each image, given the current prediction and the clicks so far.
+    """Make the next click on each image, given the current prediction and the clicks so far.
 
-    ``max_distance`` goes to the wrong pixel farthest from a right one (BRS, f-BRS, RITM and their
-    successors); ``largest_region`` to the same inside the 8-connected wrong region of most pixels (the
-    paper's section 2.3). A tie of signs gives the negative click, a tie of pixels the first in row-major
+    ``max_distance`` chooses the wrong pixel farthest from a right one (BRS, f-BRS, RITM and their
+    successors); ``largest_region`` the same inside the largest 8-connected wrong region (the
+    paper's section 2.3). A tie between signs gives the negative click, between pixels the first in row-major
     order. Pixels already clicked are never clicked again.
 
     Args:
         pred: (B, H, W) bool, the predicted object.
         mask: (B, H, W) bool, the object.
         ignore: (B, H, W) bool, True for ignored pixels; their edge is a boundary.
-        clicks: The clicks so far, in pixels of ``pred``.
+        clicks: Clicks so far, in pixels of ``pred``.
         rule: ``max_distance`` or ``largest_region``.
 
     Returns:
-        The clicks on ``pred``'s device, each radius the distance at the click.
+        Clicks on ``pred``'s device; the radius is the distance at the click.
 
     Raises:
         ValueError: When shapes disagree or the rule is unknown.
@@ -117,19 +117,20 @@ def next_click(
 
 
 class SimulatedUser:
-    """Simulated annotator who knows the ground truth: compares it with the logits and makes the next click.
+    """Simulated user that compares the prediction with the ground truth and makes the next click.
 
     Args:
         mask: (B, H, W) bool, the object.
         ignore: (B, H, W) bool, True for ignored pixels.
         rule: Rule for clicks after the first; see `next_click`.
-        prompt: ``drag`` tells the model the radius, ``click`` does not; or a (B,) bool tensor, True where it
-            is told.
+        prompt: ``drag`` gives the radius to the model, ``click`` does not; or a (B,) bool tensor, True for
+            ``drag``.
         threshold: Probability above which a pixel counts as object.
-        place: ``center`` is the rule's own pixel; ``core`` a random one of the same region at least half as
-            deep.
-        radius_noise: F multiplies the told radius by a uniform number in 1 - F .. 1 + F.
-        click_jitter: Pixels; the click moves to a random wrong pixel of its region at most this far away.
+        place: ``center`` is the pixel of the rule; ``core`` is a random pixel of the same region that is at
+            least half as deep.
+        radius_noise: Relative noise F; a given radius is multiplied by a uniform number in 1 - F .. 1 + F.
+        click_jitter: Maximum distance in pixels to which a click moves, to a random wrong pixel of its
+            region.
         generator: Random generator; None is torch's own.
 
     Raises:
@@ -176,7 +177,7 @@ class SimulatedUser:
         else:
             check_choice("prompt", prompt, get_args(Prompt))
             self.tells_radius = torch.full((len(mask),), prompt == "drag")
-        # One copy to the CPU for all clicks to come.
+        # Copied to the CPU once, for all later clicks.
         self.mask = mask.cpu()
         self.ignore = None if ignore is None else ignore.cpu()
         self.rule: Rule = rule
@@ -186,7 +187,7 @@ class SimulatedUser:
         self.click_jitter = click_jitter
         self.generator = generator
         self.first: NextClicks | None = None
-        """First clicks that were made before, where the ground truth was at hand; None makes them here."""
+        """First clicks from the data loader's workers; None computes them here."""
 
     def __call__(self, logits: Tensor | None, clicks: ClickBatch) -> NextClicks:
         """The next click of each image.
@@ -210,7 +211,7 @@ class SimulatedUser:
         return self._told(found.to(clicks.device))
 
     def _told(self, found: NextClicks) -> NextClicks:
-        """The clicks with the radii that the model is told."""
+        """Clicks with the radii given to the model."""
         radii = found.true_radii
         if self.radius_noise:
             radii = radii * (1 + self.radius_noise * (2 * self._uniform(1)[:, 0] - 1)).to(radii)
@@ -232,8 +233,8 @@ def simulate_first(
     Args:
         mask: (1, H, W) bool, the object.
         ignore: (1, H, W) bool, True for ignored pixels.
-        place: Place of the click, see :class:`SimulatedUser`.
-        click_jitter: Noise of the click's position, see :class:`SimulatedUser`.
+        place: Position of the click, see `SimulatedUser`.
+        click_jitter: Noise of the click's position, see `SimulatedUser`.
         uniform: Two numbers in 0..1.
     """
     placement = None
@@ -243,9 +244,9 @@ def simulate_first(
 
 
 def predicted(logits: Tensor, threshold: float = 0.5) -> Tensor:
-    """The predicted object, (B, H, W) bool: probability above ``threshold``.
+    """Threshold a prediction: (B, H, W) bool, probability above ``threshold``.
 
-    Takes logits (B, 1, H, W) or (B, H, W); a bool mask is returned as it is.
+    The input is logits (B, 1, H, W) or (B, H, W); a bool mask is returned unchanged.
 
     Examples:
         >>> predicted(torch.tensor([[[-1.0, 0.0, 1.0]]])).tolist()
@@ -256,7 +257,7 @@ def predicted(logits: Tensor, threshold: float = 0.5) -> Tensor:
 
 
 class _Placement(NamedTuple):
-    """Random displacement of training clicks; ``uniform`` holds two numbers in 0..1 per image."""
+    """Displace training clicks at random; ``uniform`` contains two numbers in 0..1 per image."""
 
     core: bool
     jitter: float
@@ -276,7 +277,7 @@ def _simulate(
     batch = len(mask)
     if clicks is not None and len(clicks) != batch:
         raise ValueError(
-            f"clicks are of {len(clicks)} images but mask of {batch}; give one row of clicks an image"
+            f"clicks have {len(clicks)} images, but mask has {batch}; give one row of clicks per image"
         )
     device = mask.device if pred is None else pred.device
     preds = None if pred is None else pred.cpu().numpy()
@@ -316,7 +317,7 @@ def _simulate(
 
 
 def _clicked_pixels(clicks: ClickBatch) -> list[list[tuple[int, int]]]:
-    """The pixels each image's clicks are in."""
+    """Pixels under each image's clicks."""
     coords, valid = clicks.coords.cpu().round().long().tolist(), clicks.valid.cpu().tolist()
     return [
         [(row, col) for (row, col), is_click in zip(*one, strict=True) if is_click]
@@ -326,7 +327,7 @@ def _clicked_pixels(clicks: ClickBatch) -> list[list[tuple[int, int]]]:
 
 @cache
 def _pool(process: int) -> ThreadPoolExecutor:
-    """The threads of one process; a forked child inherits none and asks for its own."""
+    """Thread pool of this process; a forked child creates its own."""
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix=f"simulated-user-{process}")
 
 
@@ -338,5 +339,5 @@ def _check_maps(*, mask: Tensor, ignore: Tensor | None, pred: Tensor | None = No
             raise TypeError(f"{name} is a bool tensor, got {one.dtype}; compare it with a threshold first")
         if one.ndim != 3 or one.shape != mask.shape:
             raise ValueError(
-                f"{name} is (B, H, W) as mask is, got {tuple(one.shape)} with mask {tuple(mask.shape)}"
+                f"{name} is (B, H, W) like mask, got {tuple(one.shape)} with mask {tuple(mask.shape)}"
             )

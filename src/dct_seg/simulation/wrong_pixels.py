@@ -1,7 +1,7 @@
-"""The exact geometry under the simulated user: which wrong pixel lies deepest, in one image.
+"""Exact geometry of the simulated user: the deepest wrong pixel of one image.
 
-All maps here are uint8, 0 or 1, with a border of zeros: the image border is a boundary. Squared distances
-between pixel centers are integers and are compared as integers.
+All maps are uint8, 0 or 1, with a border of zeros: the image border is a boundary. Squared distances between
+pixel centers are integers and are compared as integers.
 """
 
 from __future__ import annotations
@@ -21,16 +21,13 @@ Pixel = tuple[int, int]
 _MAX_WINDOWS = 16
 _TILE = 1024
 _SMALL = 2**10
-"""Pixels of a window that costs less than to look for smaller ones in it."""
+"""Number of pixels up to which a window is not split."""
 _EXACT_BELOW = 2**20
-"""(side of a window) x (distance) up to which OpenCV's float32 distance rounds to the true square; see
-`_exact_peak`."""
+"""Limit of window side x distance up to which OpenCV's float32 distance rounds to the true square."""
 
 
 class Peak(NamedTuple):
-    """A wrong pixel, its squared distance to the nearest pixel that is not wrong in the same way, and whether
-    it was missed.
-    """
+    """Wrong pixel, with its squared distance to the boundary of its wrong region, and its sign."""
 
     squared: int
     row: int
@@ -39,7 +36,7 @@ class Peak(NamedTuple):
 
 
 class Wrong(NamedTuple):
-    """The box around an image's wrong pixels: missed and false ones apart, and where the box lies."""
+    """Box around an image's wrong pixels: maps of missed and false ones, and the position of the box."""
 
     missed: Map
     false: Map
@@ -47,7 +44,7 @@ class Wrong(NamedTuple):
     left: int
 
     def of_sign(self, positive: bool) -> Map:
-        """The missed pixels, or the false ones."""
+        """Map of the missed pixels, or of the false ones."""
         return self.missed if positive else self.false
 
     def inside(self, pixels: Sequence[Pixel]) -> list[Pixel]:
@@ -56,9 +53,9 @@ class Wrong(NamedTuple):
 
 
 def wrong_pixels(pred: Bools | None, mask: Bools, ignore: Bools | None) -> Wrong | None:
-    """The wrong pixels of an image, or None when there are none.
+    """Find the wrong pixels of an image; None if there are none.
 
-    ``pred`` None is the empty prediction. All (H, W) bool.
+    All maps are (H, W) bool; ``pred`` None is an empty prediction.
     """
     wrong = mask if pred is None else mask ^ pred
     if ignore is not None:
@@ -76,23 +73,22 @@ def wrong_pixels(pred: Bools | None, mask: Bools, ignore: Bools | None) -> Wrong
 
 
 def deepest_pixel(wrong: Wrong, clicked: Sequence[Pixel]) -> Peak | None:
-    """The wrong pixel farthest from a right one, the first in row-major order.
+    """Find the wrong pixel farthest from a right one; the first in row-major order.
 
-    A tie of signs goes to the false ones.
+    False pixels win a tie with missed ones.
 
     Args:
-        wrong: The wrong pixels.
-        clicked: Pixels of the box never to be chosen; they still count as wrong for their neighbors'
-            distances.
+        wrong: Wrong pixels.
+        clicked: Pixels of the box that must not be chosen; they count as wrong in distances.
 
     Returns:
-        The pixel in the box's rows and columns, or None when all were clicked.
+        Pixel in the box's rows and columns, or None if all were clicked.
     """
     signs = []
     for positive in (False, True):
         city = _city_block(wrong.of_sign(positive), clicked)
         signs.append((int(city.max()), positive, city))
-    signs.sort(key=lambda one: -one[0])  # the sign that reaches deeper first: it often rules out the other
+    signs.sort(key=lambda one: -one[0])  # the deeper sign first, since it often excludes the other
     floor = 1
     best = None
     for _, positive, city in signs:
@@ -105,16 +101,15 @@ def deepest_pixel(wrong: Wrong, clicked: Sequence[Pixel]) -> Peak | None:
 
 
 def largest_region(wrong: Wrong, clicked: Sequence[Pixel]) -> Peak | None:
-    """The deepest pixel of the 8-connected region of most pixels, of those regions that hold a pixel not yet
-    clicked.
+    """Find the deepest pixel of the largest 8-connected region that has an unclicked pixel.
 
-    A tie of sizes goes to the false pixels, then to the region whose first pixel comes first in row-major
-    order. Arguments and result are those of `deepest_pixel`.
+    False regions win a tie of sizes, then the region whose first pixel comes first in row-major order.
+    Arguments and result are those of `deepest_pixel`.
     """
     regions = []
     for positive in (False, True):
         bits = wrong.of_sign(positive)
-        # At most one region fits in each 2 x 2 pixels, so that 16 bits number them all; half the time of 32.
+        # Each 2 x 2 pixels hold at most one region, so that 16 bits suffice; this takes half the time of 32.
         labels = cv2.connectedComponents(
             bits, connectivity=8, ltype=cv2.CV_16U if bits.size < 2**17 else cv2.CV_32S
         )[1]
@@ -139,14 +134,14 @@ def largest_region(wrong: Wrong, clicked: Sequence[Pixel]) -> Peak | None:
 def spread(
     peak: Peak, wrong: Wrong, clicked: Sequence[Pixel], *, core: bool, jitter: float, uniform: Sequence[float]
 ) -> Peak:
-    """A random pixel near ``peak``, in the same 8-connected region and not clicked before.
+    """Choose a random unclicked pixel near ``peak``, in the same 8-connected region.
 
     Args:
-        peak: The rule's own pixel.
-        wrong: The wrong pixels.
-        clicked: Pixels of the box never to be chosen.
-        core: Choose first among the region's pixels at least half as deep as the peak.
-        jitter: Choose then among the region's pixels at most this far from the first choice, in pixels.
+        peak: Pixel chosen by the rule.
+        wrong: Wrong pixels.
+        clicked: Pixels of the box that must not be chosen.
+        core: First choose among the region's pixels that are at least half as deep as the peak.
+        jitter: Maximum distance in pixels of the second choice from the first one.
         uniform: Two numbers in 0..1, one for each choice.
     """
     filled = wrong.of_sign(peak.positive).copy()
@@ -170,7 +165,7 @@ def spread(
 
 
 def _city_block(bits: Map, clicked: Sequence[Pixel]) -> NDArray[np.uint8] | NDArray[np.float32]:
-    """The city-block distance to the nearest zero, itself zero at clicked pixels."""
+    """City-block distance to the nearest zero; 0 at clicked pixels."""
     # 8 bits saturate at 255, which is the depth of a map of 511 rows with its border.
     kind = cv2.CV_8U if min(bits.shape) < 512 else cv2.CV_32F
     distance = cv2.distanceTransform(bits, cv2.DIST_L1, 3, dstType=kind)
@@ -182,16 +177,15 @@ def _city_block(bits: Map, clicked: Sequence[Pixel]) -> NDArray[np.uint8] | NDAr
 def _exact_peak(
     bits: Map, city: NDArray[np.uint8] | NDArray[np.float32], floor: int = 1
 ) -> tuple[int, int, int] | None:
-    """The largest squared distance of at least ``floor`` to a zero of ``bits``, and its first pixel in
-    row-major order.
+    """Find the largest squared distance to a zero of ``bits``, and its first pixel in row-major order.
 
-    OpenCV's precise transform holds squares in float32: it is exact on a window whose side times distance is
-    small, and near the truth elsewhere, where the few pixels near the maximum are measured again in integers.
+    OpenCV's precise transform stores squares in float32: it is exact on a window whose side times distance is
+    small, and approximate elsewhere, where the few pixels near the maximum are measured again in integers.
 
     Args:
         bits: (H, W) with a border of zeros.
-        city: (H, W) from `_city_block`; pixels where it is 0 are not looked at.
-        floor: At least 1.
+        city: (H, W) from `_city_block`; pixels with 0 are skipped.
+        floor: Minimum squared distance, at least 1.
     """
     _, highest_city, _, (col, row) = cv2.minMaxLoc(city)
     reach = int(highest_city)
@@ -206,7 +200,7 @@ def _exact_peak(
     ]
     for of_window, (top, left, bottom, right) in sorted(
         reaches, key=lambda one: -one[0]
-    ):  # a deep one rules others out
+    ):  # a deep pixel excludes others
         if of_window**2 < floor:
             break
         # A candidate's nearest zero is at most its city-block distance away, in rows and in columns.
@@ -233,9 +227,7 @@ def _exact_peak(
 
 
 def _square_at(bits: Map, row: int, col: int, city: int) -> int:
-    """The squared distance of a pixel to the nearest zero, or, where float32 may not hold it, the least it
-    can be.
-    """
+    """Squared distance of a pixel to the nearest zero, or a lower bound if float32 may be inexact."""
     low, low_col = max(row - city, 0), max(col - city, 0)
     window = bits[low : row + city + 1, low_col : col + city + 1]
     distance = float(
@@ -247,7 +239,7 @@ def _square_at(bits: Map, row: int, col: int, city: int) -> int:
 
 
 def _windows(candidates: Bools) -> Iterator[tuple[int, int, int, int]]:
-    """Boxes (top, left, bottom, right) that cover all True pixels, none longer than a tile."""
+    """Boxes (top, left, bottom, right) that cover all True pixels, each at most one tile in size."""
     whole = cv2.boundingRect(candidates.view(np.uint8))
     blobs = [whole]
     if whole[2] * whole[3] > _SMALL:
@@ -262,10 +254,8 @@ def _windows(candidates: Bools) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _squares_to_zeros(bits: Map, pixels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The squared distance of each pixel, (K, 2) rows and columns, to the nearest zero of ``bits``, in
-    integers.
-    """
-    # The nearest zero is beside a pixel that is not zero.
+    """Exact squared distances of (K, 2) pixels to the nearest zero of ``bits``."""
+    # The nearest zero is next to a nonzero pixel.
     edge = cv2.dilate(bits, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))) > bits
     zeros = np.argwhere(edge)
     chunk = max(2**22 // len(zeros), 1)
@@ -280,7 +270,7 @@ def _inside(pixels: Sequence[Pixel], top: int, left: int, shape: tuple[int, ...]
 
 
 def _by_first_pixel(labels: NDArray[np.int64], in_order: NDArray[np.integer]) -> NDArray[np.integer]:
-    """``labels`` sorted by where they first stand in ``in_order``."""
+    """Sort ``labels`` by their first position in ``in_order``."""
     if len(labels) < 2:
         return labels
     present = in_order[np.isin(in_order, labels)]
@@ -289,7 +279,7 @@ def _by_first_pixel(labels: NDArray[np.int64], in_order: NDArray[np.integer]) ->
 
 
 def _one_of(bits: Bools, uniform: float) -> Pixel:
-    """One of the True pixels, chosen by a number in 0..1."""
+    """Choose one of the True pixels by a number in 0..1."""
     pixels = np.flatnonzero(bits)
     row, col = divmod(int(pixels[min(int(uniform * len(pixels)), len(pixels) - 1)]), bits.shape[1])
     return row, col

@@ -1,1 +1,1 @@
-"""``dct-seg sweep``: a W&B sweep file run on this machine, without a server."""
+"""``dct-seg sweep``: W&B sweep files run on this machine, without a server."""

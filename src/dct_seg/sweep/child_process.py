@@ -1,4 +1,4 @@
-"""Run a module that ends with its parent process.
+"""Running of a module that ends with its parent process.
 
 ``python -m dct_seg.sweep.child_process MODULE ARGUMENT ...``.
 

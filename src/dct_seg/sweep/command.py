@@ -23,9 +23,9 @@ from dct_seg.sweep.space import Sweep, fit_arguments, load_sweep
 from dct_seg.sweep.trial import OUTCOME, Outcome, Trial, describe, has_wandb, trials_in
 
 DONE, TRIALS_FAILED = 0, 1
-"""Exit codes."""
+"""Exit codes: success, and failed trials."""
 SETTING = "sweep.json"
-"""Settings of a sweep's folder; it is resumed only with the same settings."""
+"""File with the settings of a sweep's folder; the sweep is resumed only with the same settings."""
 
 
 def main(args: Sequence[str]) -> int:
@@ -55,7 +55,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split the arguments: ours, and after ``--`` those of each trial."""
+    """Split the arguments at ``--`` into ours and those of each trial."""
     place = list(argv).index("--") if "--" in argv else len(argv)
     return list(argv[:place]), list(argv[place + 1 :])
 
@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_files(plan: Plan) -> None:
-    """Each trial would miss them."""
+    """Check that the files that each trial reads exist."""
     words = fit_arguments(plan.sweep, {}, base=plan.base, extra=plan.extra)
     paths = [after for word, after in zip(words, [*words[1:], ""], strict=True) if word == "--config"]
     paths += [word.partition("=")[2] for word in words if word.startswith("--config=")]
@@ -118,7 +118,7 @@ def _check_files(plan: Plan) -> None:
     missing = next((path for path in paths if not is_known(path)), None)
     if missing is not None:
         raise FileNotFoundError(
-            f"the sweep's trials read {missing}, which is not in {Path.cwd()}; go where it is, or give "
+            f"the sweep's trials read {missing}, which is not in {Path.cwd()}; change the folder, or give "
             "--base FILE"
         )
 
@@ -141,7 +141,7 @@ def _show(plan: Plan, args: argparse.Namespace) -> int:
         search = _search(plan, args)
         trial = Trial.of(search.next() or {}, plan.out)
         lines = [
-            f"bayes: {search.total} trials, each chosen by those before it; the next: "
+            f"bayes: {search.total} trials, each chosen from the earlier results; the next: "
             f"{describe(trial.values)}"
         ]
         trials = [trial]
@@ -180,7 +180,9 @@ def _begin(plan: Plan, args: argparse.Namespace) -> None:
     if not path.is_file():
         write_whole(path, json.dumps(given, indent=1))
         return
-    with naming(f"{path} does not say how a sweep began", "move its folder away, or give another --out"):
+    with naming(
+        f"{path} does not contain the settings of a sweep", "move its folder away, or give another --out"
+    ):
         before = json.loads(path.read_bytes())
         differing = [
             f"{key} {before.get(key)!r}, now {value!r}"
@@ -189,13 +191,13 @@ def _begin(plan: Plan, args: argparse.Namespace) -> None:
         ]
     if differing:
         raise ValueError(
-            f"{plan.out} was begun with {'; '.join(differing)}; its trials would not compare, give another "
-            "--out"
+            f"{plan.out} was started with {'; '.join(differing)}; the trials would not be comparable, give "
+            "another --out"
         )
     if not args.resume:
         ended = len(list(plan.out.glob(f"trials/*/{OUTCOME}")))
         raise ValueError(
-            f"{plan.out} holds a sweep, {ended} trials ended; --resume goes on with it, or give another --out"
+            f"{plan.out} holds a sweep with {ended} finished trials; --resume it, or give another --out"
         )
 
 
@@ -231,11 +233,11 @@ def _run(plan: Plan, args: argparse.Namespace) -> int:
         except Stopped as stop:
             bar.close()
             ended_of_all = f"{len(done)} of {search.total} trials ended"
-            stop.advice = f"the same command with --resume goes on from here, {ended_of_all}"
+            stop.advice = f"the same command with --resume continues from here, {ended_of_all}"
             raise
     from dct_seg.sweep.tables import write_report
 
-    # In order of start; a resumed sweep also has trials that the search only received.
+    # In order of start; a resumed sweep also has trials from earlier runs.
     ended = [trial.read_outcome() for trial in trials_in(plan.out)]
     outcomes = [outcome for outcome in ended if outcome is not None]
     if not isinstance(search, OptunaSearch):

@@ -1,4 +1,4 @@
-"""Run trials as child processes, several at a time; none outlives the sweep."""
+"""Running of trials as child processes, several at a time; none outlives the sweep."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from dct_seg.sweep.trial import (
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 20.0
-"""Time that a trial has to end by itself when the sweep is stopped."""
+"""Time in seconds for a trial to stop by itself when the sweep is stopped."""
 TAIL_BYTES = 20_000
 OF_AN_AGENT = ("WANDB_SWEEP_ID", "WANDB_RESUME")
 """Environment variables that would make W&B mistake a trial for another run."""
@@ -48,7 +48,7 @@ class Plan:
         base: Configuration that replaces the first one of the command.
         extra: Additional arguments of each trial.
         jobs: Number of parallel trials.
-        has_wandb: Whether the command's W&B logger can be used.
+        has_wandb: Whether the command can use its W&B logger.
     """
 
     sweep: Sweep
@@ -59,13 +59,15 @@ class Plan:
     has_wandb: bool = True
 
     def arguments(self, trial: Trial) -> list[str]:
-        """Arguments of ``dct-seg`` for a trial, whose files go to its folder.
+        """Make the arguments of ``dct-seg`` for a trial, which writes to its folder.
 
         A stopped trial resumes from its last checkpoint.
         """
         words = fit_arguments(self.sweep, trial.values, base=self.base, extra=self.extra)
         words = words if self.has_wandb else without_logger(words)
-        checkpoint = trial.checkpoint if trial.read_outcome() is None else None  # a failed trial starts again
+        checkpoint = (
+            trial.checkpoint if trial.read_outcome() is None else None
+        )  # a failed trial starts from the beginning
         goes_on = [f"--ckpt_path={checkpoint}"] if checkpoint else []
         return [*words, f"--trainer.default_root_dir={trial.folder}", *goes_on]
 
@@ -81,7 +83,7 @@ class _Running:
         self.attempts = int(trial.read_start().get("attempts", 0)) + 1
         self.began = time.monotonic()
         arguments = plan.arguments(trial)
-        (trial.folder / OUTCOME).unlink(missing_ok=True)  # of a failure that is retried
+        (trial.folder / OUTCOME).unlink(missing_ok=True)  # left by a failure that is retried
         trial.write_start(number=number, attempts=self.attempts, command=["dct-seg", *arguments])
         environment = {name: value for name, value in os.environ.items() if name not in OF_AN_AGENT}
         environment |= share_of_machine(slot, plan.jobs)
@@ -92,11 +94,11 @@ class _Running:
             log.flush()
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "dct_seg.sweep.child_process", "dct_seg.cli", *arguments],
-                stdin=subprocess.PIPE,  # held open: the trial ends when it closes
+                stdin=subprocess.PIPE,  # kept open, since the trial ends when it closes
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                start_new_session=True,  # Ctrl+C reaches only us; its workers are killed with the trial
+                start_new_session=True,  # Ctrl+C reaches only the sweep; a trial is killed with its workers
             )
 
     def outcome(self) -> Outcome | None:
@@ -120,17 +122,17 @@ class _Running:
             if self.sweep.method != "bayes" or wanted is None or wanted.of(left["metrics"]) is not None:
                 return Outcome(state="finished", **left, **common)
             there = [f"val/{prompt}/{name}" for prompt, found in left["metrics"].items() for name in found]
-            error = f"bayes needs {wanted.name}, which is not among its metrics: {', '.join(there)}"
+            error = f"bayes needs {wanted.name}, which is not among the trial's metrics: {', '.join(there)}"
         elif code == 0:
             error = (
-                f"it left no {METRICS} in its folder; --report none, or a ModelCheckpoint with a dirpath of "
-                "its own, would do that"
+                f"the trial wrote no {METRICS} in its folder; --report none, or a ModelCheckpoint in another "
+                "dirpath, causes this"
             )
         elif code < 0:
             error = (
                 "ended by "
                 f"{signal.Signals(-code).name}"
-                f"{', perhaps for want of memory' if code == -signal.SIGKILL else ''}"
+                f"{', perhaps out of memory' if code == -signal.SIGKILL else ''}"
             )
         else:
             error = last_error(self.trial.folder / LOG)
@@ -157,7 +159,7 @@ class _Running:
 def run_trials(
     plan: Plan, search: Search, on_start: Callable[[Trial], None], on_end: Callable[[Outcome], None]
 ) -> None:
-    """Run the trials of a search, skipping finished ones, until it has no more.
+    """Run the trials of a search until it has no more; skip finished ones.
 
     No trial outlives this call; a stopped trial can be resumed.
 
@@ -211,14 +213,12 @@ def _tell(search: Search, metric: Metric | None, outcome: Outcome, on_end: Calla
 
 
 def last_error(log: Path) -> str:
-    """The last line of what a trial printed that says what went wrong, without colors and the command's
-    name.
-    """
+    """Last line of a trial's output that reports an error, without colors and command name."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - TAIL_BYTES))
         text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", file.read().decode(errors="replace"))
     lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
-    errors = [line for line in lines if line.startswith("dct-seg: error:")] or lines or ["it printed nothing"]
+    errors = [line for line in lines if line.startswith("dct-seg: error:")] or lines or ["no output"]
     return errors[-1].removeprefix("dct-seg: error:").strip()
 
 

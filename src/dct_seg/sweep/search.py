@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import optuna
 
 DRAWS_PER_TRIAL = 100
-"""Number of draws after which a random search over few values has tried them all."""
+"""Maximum number of consecutive draws without a new value; then a random search ends."""
 
 
 class Search(Protocol):
@@ -27,16 +27,16 @@ class Search(Protocol):
     """Maximum number of trials."""
 
     def next(self) -> Values | None:
-        """Values for another trial, or None when there are enough."""
+        """Return values for another trial, or None after the last one."""
         ...
 
     def tell(self, values: Values, metric: float | None) -> None:
-        """The metric of a trial that ended; None of one that failed."""
+        """Receive the metric of a finished trial; None for a failed one."""
         ...
 
 
 class Listed:
-    """A search whose trials are known from the start.
+    """Search whose trials are known from the start.
 
     Args:
         plan: Values of each trial.
@@ -54,7 +54,7 @@ class Listed:
 
 
 def planned(sweep: Sweep, *, trials: int | None = None, seed: int = 0) -> list[Values]:
-    """The trials of a grid, the last parameter changing fastest, or of a random search.
+    """Trials of a grid, with the last parameter changing fastest, or of a random search.
 
     Args:
         sweep: Sweep with method ``grid`` or ``random``.
@@ -87,8 +87,8 @@ class OptunaSearch:
         sweep: Sweep with a metric.
         trials: Total number of trials, earlier ones included; by default the file's ``run_cap``.
         seed: Seed of the sampler.
-        known: Values and metrics of earlier trials; they count.
-        unfinished: Values of stopped trials; they come first.
+        known: Values and metrics of earlier trials, which count toward ``trials``.
+        unfinished: Values of stopped trials, which are proposed first.
 
     Raises:
         ValueError: When Optuna is not installed, cannot draw a parameter, or no number of trials is given.
@@ -114,7 +114,7 @@ class OptunaSearch:
         self._states = optuna.trial.TrialState
         self._parameters = sweep.parameters
         self._spaces = {p.name: _distribution(p) for p in sweep.parameters if p.distribution != "constant"}
-        sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)  # trials run side by side
+        sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)  # trials run in parallel
         self._study = optuna.create_study(direction=sweep.metric.goal, sampler=sampler)
         self._asked: dict[str, Any] = {}
         self.total = _enough(trials or sweep.run_cap, sweep)
@@ -146,7 +146,7 @@ class OptunaSearch:
             self._study.tell(trial, metric, state=self._states.FAIL if metric is None else None)
 
     def _encoded(self, values: Values) -> dict[str, Any]:
-        """Values for Optuna; a choice is its index, because it may be a list or a mapping."""
+        """Convert values for Optuna; a choice becomes its index, because it may be a list or a mapping."""
         by_name = {p.name: p for p in self._parameters}
         return {
             name: by_name[name].options["values"].index(values[name])
@@ -177,14 +177,13 @@ def _distribution(parameter: Parameter) -> optuna.distributions.BaseDistribution
         return FloatDistribution(float(options["min"]), float(options["max"]), log=True)
     raise ValueError(
         f"parameter '{parameter.name}' has distribution {parameter.distribution}, which method bayes cannot "
-        "draw; "
-        "take values, uniform, int_uniform, q_uniform or log_uniform_values"
+        "draw; use values, uniform, int_uniform, q_uniform or log_uniform_values"
     )
 
 
 def _enough(trials: int | None, sweep: Sweep) -> int:
     if trials is None:
         raise ValueError(
-            f"method {sweep.method} has no end of trials; give --trials N, or run_cap in the file"
+            f"method {sweep.method} has no number of trials; give --trials N, or run_cap in the file"
         )
     return trials

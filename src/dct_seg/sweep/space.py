@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -13,9 +14,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 import yaml
 
+from dct_seg.configurations import read_yaml
 from dct_seg.registry import check_choice, unknown_name
 
-Method = Literal["grid", "random", "bayes"]
+SearchMethod = Literal["grid", "random", "bayes"]
 Goal = Literal["minimize", "maximize"]
 Values = dict[str, Any]
 """One value for each parameter, by its key on the command line."""
@@ -50,7 +52,10 @@ DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
 }
 """Supported W&B distributions, with the options that each requires."""
 
-NO_GRID = "grid takes parameters with a value, values, whole numbers between min and max, or q_uniform"
+OPTIONS = ("value", "values", "probabilities", "min", "max", "q", "mu", "sigma")
+"""Options of a parameter besides its distribution."""
+
+NO_GRID = "grid supports parameters with a value, values, whole numbers between min and max, or q_uniform"
 
 
 @dataclass(frozen=True)
@@ -77,14 +82,12 @@ class Parameter:
             return list(options["values"])
         if self.distribution == "int_uniform":
             return list(range(options["min"], options["max"] + 1))
-        if self.distribution == "q_uniform":  # as W&B's grid has them, the end left out
+        if self.distribution == "q_uniform":  # like W&B's grid, without the upper end
             return [float(v) for v in np.arange(options["min"], options["max"], options.get("q", 1.0))]
         return None
 
     def draw(self, rng: np.random.Generator) -> Any:
-        """A value at random; of ``log_uniform_values`` the logarithm is uniform, ``q_`` rounds to a multiple
-        of q.
-        """
+        """Draw a random value."""
         kind, options = self.distribution.removeprefix("q_"), self.options
         if kind == "constant":
             return options["value"]
@@ -111,10 +114,7 @@ class Metric:
     goal: Goal
 
     def of(self, metrics: Mapping[str, Mapping[str, float]]) -> float | None:
-        """Its value among those that a finished ``fit`` leaves, a mapping of them for each prompt.
-
-        None where it has none.
-        """
+        """Select the value from the metrics of a finished ``fit``, a mapping per prompt; None if missing."""
         _, prompt, name = self.name.split("/", 2)
         return metrics.get(prompt, {}).get(name)
 
@@ -135,7 +135,7 @@ class Sweep:
     """
 
     name: str
-    method: Method
+    method: SearchMethod
     metric: Metric | None
     command: tuple[str, ...]
     parameters: tuple[Parameter, ...]
@@ -148,18 +148,16 @@ def load_sweep(path: str | Path) -> Sweep:
     """Read a sweep file.
 
     Raises:
-        FileNotFoundError: When it does not exist.
-        ValueError: When it is no sweep file, or needs W&B's server.
+        FileNotFoundError: When the file does not exist.
+        ValueError: When the file is not a sweep file, or needs W&B's server.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no sweep file {path}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return _sweep(read_yaml(path), path.stem)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    try:
-        return _sweep(content, path.stem)
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -172,8 +170,11 @@ def _sweep(content: Any, name: str) -> Sweep:
     for key in content:
         if key not in (*RUN_HERE, *WITHOUT_EFFECT_HERE):
             raise unknown_name("key of a sweep file", str(key), [*RUN_HERE, *WITHOUT_EFFECT_HERE])
-    check_choice("sweep method", content.get("method"), get_args(Method))
+    check_choice("sweep method", content.get("method"), get_args(SearchMethod))
     parameters = tuple(_parameters(content["parameters"], ""))
+    for key, times in Counter(one.name for one in parameters).items():
+        if times > 1:
+            raise ValueError(f"parameter '{key}' is given {times} times; join them")
     if content["method"] == "grid":
         for parameter in parameters:
             if parameter.choices is None or parameter.distribution == "categorical_w_probabilities":
@@ -196,7 +197,7 @@ def _sweep(content: Any, name: str) -> Sweep:
 
 
 def _name(given: Any) -> str:
-    """The name, which is that of a folder too."""
+    """Name of the sweep, which is also the name of its folder."""
     name = str(given)
     is_one_part = PureWindowsPath(name).name == PurePosixPath(name).name == name
     if not (is_one_part and name != ".." and name.strip() and name.isprintable() and len(name) <= 100):
@@ -207,8 +208,8 @@ def _name(given: Any) -> str:
 def _parameters(content: Any, prefix: str) -> list[Parameter]:
     if not isinstance(content, dict) or not content:
         raise ValueError(
-            f"parameters{' of ' + prefix[:-1] if prefix else ''} is a mapping of command-line keys to what "
-            "they may be"
+            f"parameters{' of ' + prefix[:-1] if prefix else ''} maps command-line keys to their "
+            "possible values"
         )
     found = []
     for key, options in content.items():
@@ -228,6 +229,12 @@ def _parameters(content: Any, prefix: str) -> list[Parameter]:
 
 
 def _parameter(name: str, options: dict[str, Any]) -> Parameter:
+    known = {"distribution", *OPTIONS}
+    for key in options:
+        if key not in known:
+            raise unknown_name(f"option of parameter '{name}'", str(key), sorted(known))
+    if "value" in options and "values" in options:
+        raise ValueError(f"parameter '{name}' has value and values; give one of them")
     kind = options.get("distribution") or _usual_distribution(options)
     if kind is None:
         raise ValueError(
@@ -240,11 +247,10 @@ def _parameter(name: str, options: dict[str, Any]) -> Parameter:
         raise ValueError(f"parameter '{name}' has distribution {kind}, which needs {' and '.join(missing)}")
     values, probabilities = options.get("values"), options.get("probabilities")
     if "values" in DISTRIBUTIONS[kind] and not (isinstance(values, list) and values):
-        raise ValueError(f"values of parameter '{name}' is a list of at least one, got {values!r}")
+        raise ValueError(f"values of parameter '{name}' is a list of at least one value, got {values!r}")
     if kind == "categorical_w_probabilities" and not _are_probabilities(probabilities, len(values or [])):
         raise ValueError(
-            f"probabilities of parameter '{name}' are as many as its values and sum to 1, got "
-            f"{probabilities!r}"
+            f"probabilities of parameter '{name}' has one number per value, with sum 1, got {probabilities!r}"
         )
     for key in ("min", "max", "q", "mu", "sigma"):
         if key in options and not _is_number(options[key]):
@@ -252,22 +258,22 @@ def _parameter(name: str, options: dict[str, Any]) -> Parameter:
     if "min" in options and "max" in options:
         low, high = options["min"], options["max"]
         if low >= high:
-            raise ValueError(f"parameter '{name}' has min {low} and max {high}; min is the smaller one")
+            raise ValueError(f"parameter '{name}' has min {low} and max {high}; min must be below max")
         if kind.endswith("log_uniform_values") and low <= 0:
             raise ValueError(
-                f"parameter '{name}' is spread over a logarithm, so that min is above 0, got {low}"
+                f"parameter '{name}' is drawn from a logarithmic scale, so min must be positive, got {low}"
             )
         if kind == "int_uniform" and not (_is_whole(low) and _is_whole(high)):
             raise ValueError(
-                f"parameter '{name}' has whole numbers between min and max, got {low} and {high}"
+                f"parameter '{name}' is an integer, so min and max must be, too, got {low} and {high}"
             )
     if options.get("q", 1.0) <= 0 or options.get("sigma", 1.0) < 0:
-        raise ValueError(f"parameter '{name}' has q above 0 and sigma from 0 on, got {options}")
+        raise ValueError(f"parameter '{name}' needs q > 0 and sigma >= 0, got {options}")
     return Parameter(name, kind, {key: value for key, value in options.items() if key != "distribution"})
 
 
 def _usual_distribution(options: Mapping[str, Any]) -> str | None:
-    """The one that W&B takes where none is named."""
+    """Distribution that W&B infers if none is named."""
     if "value" in options:
         return "constant"
     if "values" in options:
@@ -305,12 +311,12 @@ def _command(content: Any, program: Any) -> tuple[str, ...]:
     ]
     if Path(words[0]).stem != "dct-seg" or words[1:2] != ["fit"]:
         raise ValueError(
-            f"command runs '{' '.join(words[:2])}', and here it is dct-seg fit; run another with `wandb "
+            f"command runs '{' '.join(words[:2])}', but only dct-seg fit works here; run others with `wandb "
             "agent`"
         )
     macro = next((word for word in words if re.fullmatch(r"\$\{\w+\}", word) and word != "${args}"), None)
     if macro:
-        raise ValueError(f"command has {macro}, which only W&B's agent fills in; ${{args}} is known here")
+        raise ValueError(f"command has {macro}, which only W&B's agent replaces; ${{args}} works here")
     return tuple(words)
 
 
@@ -343,7 +349,7 @@ def fit_arguments(
             (i for i, word in enumerate(words) if word == "--config" or word.startswith("--config=")), None
         )
         if place is None:
-            raise ValueError(f"the sweep's command has no --config that {base} could stand in for")
+            raise ValueError(f"the sweep's command has no --config that {base} could replace")
         words[place : place + 2 - ("=" in words[place])] = ["--config", base]
     return words
 

@@ -1,4 +1,4 @@
-"""Results of a sweep: one row per setting with mean and spread over seeds, as tables and an image."""
+"""Results of a sweep as tables and a plot: one row per setting, with mean and spread over seeds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BOTTOM_IS_BEST = ("NoC", "NoF")
 
 @dataclass(frozen=True)
 class Row:
-    """One setting under one prompt.
+    """Results of one setting with one prompt.
 
     Args:
         values: Values of the parameters that vary, except the seed.
@@ -55,7 +55,7 @@ def varied(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def rows_of(outcomes: Sequence[Outcome]) -> list[Row]:
-    """A row for each setting and prompt of the finished trials, in the order of the trials."""
+    """One row per setting and prompt of the finished trials, in the order of the trials."""
     keys = varied(outcomes)
     found: dict[tuple[str, str], Row] = {}
     for outcome in outcomes:
@@ -69,7 +69,7 @@ def rows_of(outcomes: Sequence[Outcome]) -> list[Row]:
 
 
 def spread(values: Sequence[float]) -> float | None:
-    """The standard deviation over seeds (n - 1), None of one seed.
+    """Mean and standard deviation over seeds (n - 1); None for a single seed.
 
     Examples:
         >>> spread([1.0, 2.0, 3.0]), spread([1.0])
@@ -79,10 +79,7 @@ def spread(values: Sequence[float]) -> float | None:
 
 
 def table(rows: Sequence[Row]) -> list[list[str]]:
-    """A heading and one line for each row.
-
-    Its values, the prompt, the number of seeds, each metric as mean and spread.
-    """
+    """Format a heading and one line per row: values, prompt, number of seeds, metrics as mean and spread."""
     keys = list(rows[0].values) if rows else []
     names = short_names(keys)
     columns = [column for column in COLUMNS if any(column in row.metrics for row in rows)]
@@ -96,7 +93,7 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def numbers(outcomes: Sequence[Outcome]) -> list[list[str]]:
-    """A heading and one line for each trial and prompt, unrounded, to compute with."""
+    """Heading and one line per trial and prompt, with unrounded numbers."""
     keys = list(dict.fromkeys(key for outcome in outcomes for key in outcome.values))
     columns = list(
         dict.fromkeys(name for o in outcomes for metrics in o.metrics.values() for name in metrics)
@@ -119,9 +116,9 @@ def numbers(outcomes: Sequence[Outcome]) -> list[list[str]]:
 
 
 def paper_table(rows: Sequence[Row]) -> list[list[str]]:
-    """The paper's Table 1 with ours in its first columns; only the heading when no trial is a row of it.
+    """Compare Table 1 of the paper with our results; only the heading if no trial matches one of its rows.
 
-    A trial is one when its ``config`` is an overlay of ``configs/ablation``.
+    A trial matches a row if its ``config`` is an overlay of ``configs/ablation``.
     """
     sets = list(TABLE_1[0].numbers)
     lines = [
@@ -155,7 +152,7 @@ def paper_table(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def report(sweep: Sweep, outcomes: Sequence[Outcome]) -> str:
-    """Everything as Markdown."""
+    """All tables as Markdown."""
     finished = [outcome for outcome in outcomes if outcome.is_finished]
     failed = [outcome for outcome in outcomes if not outcome.is_finished]
     rows = rows_of(finished)
@@ -181,7 +178,7 @@ def report(sweep: Sweep, outcomes: Sequence[Outcome]) -> str:
     paper = paper_table(rows)
     if len(paper) > 1:
         parts.append(
-            "Beside the paper's Table 1 (ResNet-50, SBD); ours are of this sweep's own data:\n\n"
+            "Comparison with the paper's Table 1 (ResNet-50, SBD); our rows use this sweep's data:\n\n"
             + as_markdown(paper)
         )
     if failed:
@@ -192,7 +189,7 @@ def report(sweep: Sweep, outcomes: Sequence[Outcome]) -> str:
 
 
 def best_row(rows: Sequence[Row], metric: Metric | None) -> Row | None:
-    """The row with the best mean of the sweep's metric."""
+    """Row with the best mean of the sweep's metric."""
     if metric is None:
         return None
     _, prompt, name = metric.name.split("/", 2)
@@ -202,8 +199,7 @@ def best_row(rows: Sequence[Row], metric: Metric | None) -> Row | None:
 
 
 def write_report(sweep: Sweep, outcomes: Sequence[Outcome], out: Path) -> str:
-    """Write ``table.md``, ``table.csv``, ``table.tex``, ``trials.csv``, ``paper.tex`` of a Table 1, and
-    ``sweep.png``.
+    """Write the tables as Markdown, CSV and LaTeX, ``paper.tex`` of a Table 1, and ``sweep.png``.
 
     Returns:
         The Markdown.
@@ -223,9 +219,9 @@ def write_report(sweep: Sweep, outcomes: Sequence[Outcome], out: Path) -> str:
 
 
 def draw(rows: Sequence[Row], sweep: Sweep, path: Path) -> None:
-    """Each setting's metric and AuC.
+    """Plot the metric and AuC of each setting.
 
-    A mark at the mean, a line as long as the spread on both sides, a dot for each seed.
+    A marker shows the mean, a line the spread, a dot each seed.
     """
     wanted = [sweep.metric.name.split("/", 2)[2] if sweep.metric else "NoC@90", "AuC"]
     panels = [name for name in dict.fromkeys(wanted) if any(name in row.metrics for row in rows)]

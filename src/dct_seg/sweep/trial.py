@@ -16,11 +16,11 @@ from dct_seg.registry import check_choice
 from dct_seg.sweep.space import Sweep, Values
 
 OUTCOME, STARTED, LOG = "outcome.json", "trial.json", "log.txt"
-"""Files of a trial: its result, written last; its values and command, written first; its output."""
+"""Files of a trial: result, written last; values and command, written first; output."""
 METRICS = "metrics.json"
-"""File that a finished ``fit`` writes below its folder."""
+"""File with the metrics of a finished ``fit``, below its folder."""
 SEEDS = ("seed_everything", "model.seed", "data.seed")
-"""Parameters that tell repetitions of one setting apart."""
+"""Parameters of seeds, which distinguish repetitions of one setting."""
 NAME_LENGTH = 120
 State = Literal["finished", "failed"]
 _REMEDY = "remove it, and --resume runs the trial again"
@@ -37,8 +37,8 @@ class Outcome:
         checkpoint: Last checkpoint, or empty.
         error: Last line of the error; empty when it finished.
         attempts: Number of starts.
-        seconds: Seconds that the last attempt took.
-        number: Number in order of start.
+        seconds: Duration of the last attempt in seconds.
+        number: Number of the trial in order of start.
     """
 
     values: Values
@@ -52,13 +52,13 @@ class Outcome:
 
     @property
     def is_finished(self) -> bool:
-        """True for a trial with a result."""
+        """Whether the trial has a result."""
         return self.state == "finished"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Values in a folder of their own.
+    """Trial: values with a folder.
 
     Args:
         values: Values of the sweep's parameters.
@@ -70,7 +70,7 @@ class Trial:
 
     @classmethod
     def of(cls, values: Values, out: Path) -> Trial:
-        """The trial of these values among those of a sweep.
+        """Trial of these values in a sweep's folder.
 
         Examples:
             >>> one, other = (Trial.of({"model.lr": lr}, Path("out")) for lr in (0.1, 0.2))
@@ -88,14 +88,14 @@ class Trial:
     @property
     def checkpoint(self) -> Path | None:
         """Checkpoint from which a stopped attempt can resume."""
-        return newest(self.folder, "last*.ckpt")  # a second one in a folder is last-v1.ckpt
+        return newest(self.folder, "last*.ckpt")  # a second checkpoint in a folder is last-v1.ckpt
 
     def read_outcome(self) -> Outcome | None:
         """Result of the trial, or None while it is open."""
         path = self.folder / OUTCOME
         if not path.is_file():
             return None
-        with naming(f"{path} is no outcome of a trial", _REMEDY):
+        with naming(f"{path} is not the outcome of a trial", _REMEDY):
             outcome = Outcome(**json.loads(path.read_bytes()))
             check_choice("state", outcome.state, get_args(State))
             _check_metrics(outcome.metrics)
@@ -114,7 +114,7 @@ class Trial:
         path = self.folder / STARTED
         if not path.is_file():
             return {}
-        with naming(f"{path} is no start of a trial", _REMEDY):
+        with naming(f"{path} is not the start of a trial", _REMEDY):
             found: dict[str, Any] = json.loads(path.read_bytes())
             _check_start(found)
             return found
@@ -135,12 +135,12 @@ def trials_in(out: Path) -> list[Trial]:
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
-    """The metrics and the checkpoint that a finished ``fit`` left.
+    """Read metrics and checkpoint of a finished ``fit``.
 
     Raises:
-        ValueError: When the file is something else.
+        ValueError: When the file has another format.
     """
-    with naming(f"{path} holds no metrics of dct-seg fit", _REMEDY):
+    with naming(f"{path} contains no metrics of dct-seg fit", _REMEDY):
         left = json.loads(path.read_bytes())
         _check_metrics(left["metrics"])
         return {"metrics": left["metrics"], "checkpoint": str(left["checkpoint"])}
@@ -167,7 +167,7 @@ def newest(folder: Path, pattern: str) -> Path | None:
 
 
 def describe(values: Mapping[str, Any], keys: Sequence[str] | None = None) -> str:
-    """Values in words, under the shortest names that tell them apart.
+    """Describe values in words, with the shortest unique names.
 
     Args:
         values: Parameter values.
@@ -205,7 +205,7 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
 
 
 def show(value: Any) -> str:
-    """A value as a person writes it: a configuration by its name, a mapping as a list of its entries."""
+    """Format a value for people: a configuration by its name, a mapping as a list of its entries."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {show(one)}" for key, one in value.items())
     if isinstance(value, float):
@@ -220,7 +220,7 @@ def has_wandb() -> bool:
 
 
 def without_logger(arguments: Sequence[str]) -> list[str]:
-    """A command without its logger, so that Lightning's CSV files stand in.
+    """Remove the logger from a command, so that Lightning logs to CSV files.
 
     Examples:
         >>> args = ["--trainer.logger", "WandbLogger", "--trainer.logger.project=p", "--model.lr=1"]
@@ -240,9 +240,9 @@ def without_logger(arguments: Sequence[str]) -> list[str]:
 
 
 def wandb_environment(sweep: Sweep, trial: Trial, attempt: int) -> dict[str, str]:
-    """Environment that tells W&B the run, its group and its configuration, as its own agent does.
+    """Make the environment variables with W&B's run, group and configuration, as its own agent does.
 
-    The run is offline unless ``WANDB_MODE`` says otherwise. An attempt after a kill is a run of its own.
+    The run is offline unless ``WANDB_MODE`` says otherwise. An attempt after a kill is a separate run.
     """
     parameters = "wandb_version: 1\n" + "".join(
         f"\n{json.dumps(name)}:\n  value: {json.dumps(value)}\n" for name, value in trial.values.items()

@@ -1,1 +1,1 @@
-"""Training: the task, its losses and callbacks, and the commands ``fit``, ``validate`` and ``test``."""
+"""Training: task, losses, callbacks, and the commands ``fit``, ``validate`` and ``test``."""

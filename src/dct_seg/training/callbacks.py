@@ -1,6 +1,6 @@
-"""Callbacks that log interactions and save the configuration.
+"""Callbacks that log interactions, IoU curves and the worst samples, and save the configuration.
 
-Interactions, curves and the worst samples, for W&B, for TensorBoard or as files.
+They write to W&B, to TensorBoard, or to files.
 """
 
 from __future__ import annotations
@@ -22,35 +22,37 @@ from torch import Tensor
 
 from dct_seg.clicks import Click
 from dct_seg.data.samples import collate
+from dct_seg.drawing import Turn, draw_strip, draw_strips, save_png
 from dct_seg.files import write_whole
 from dct_seg.interaction import interact
 from dct_seg.metrics import hold_last, iou, num_clicks_to
-from dct_seg.pictures import Turn, draw_strip, draw_strips, save_png
-from dct_seg.simulation import Prompt, SimulatedUser, predicted
+from dct_seg.simulation import Prompt, predicted
+from dct_seg.simulation.user import SimulatedUser
 from dct_seg.training.task import InteractiveSegmentationTask
 
-Picture = NDArray[np.uint8]
+RGBImage = NDArray[np.uint8]
 
 WORST_COLUMNS = ("sample", "prompt", "NoC@90", "first IoU", "last IoU", "mean IoU")
 LABELS = {0: "background", 1: "object", 2: "ignored"}
 SIGNS = {0: "negative click", 1: "positive click"}
 POINT = 2.0
-"""Half the side, in pixels, of the box round a click without a drag."""
+"""Half side in pixels of the box around a click without a drag."""
 
 
 @dataclass(frozen=True)
 class RecordedInteraction:
-    """One sample with the clicks that were made on it.
+    """Sample with the clicks made on it.
 
     Args:
-        name: The sample's.
+        name: Name of the sample.
         image: (H, W, 3) uint8 RGB.
-        mask, ignore: (H, W) bool.
-        turns: One a click.
+        mask: (H, W) bool, the object.
+        ignore: (H, W) bool, True for ignored pixels.
+        turns: Clicks, mask and IoU after each click.
     """
 
     name: str
-    image: Picture
+    image: RGBImage
     mask: NDArray[np.bool_]
     ignore: NDArray[np.bool_]
     turns: list[Turn]
@@ -61,10 +63,10 @@ class Shown:
     """Interactions shown from one validation, for one prompt.
 
     Args:
-        prompt: Whether the model was told the radii.
-        samples: Always the same ones.
-        worst: Samples of the lowest mean IoU, worst first.
-        rows: A row of ``WORST_COLUMNS`` for each of ``worst``.
+        prompt: ``drag`` if the model received the radii, otherwise ``click``.
+        samples: Samples to draw; the same ones after each validation.
+        worst: Samples with the lowest mean IoU, worst first.
+        rows: One row of ``WORST_COLUMNS`` for each sample in ``worst``.
         curve: Mean IoU after each click.
     """
 
@@ -76,27 +78,29 @@ class Shown:
 
 
 class InteractionLogger(Callback):
-    """Shows after each validation how the clicks went, wherever the run is logged to.
+    """Log sample interactions, the IoU curve and the worst samples after each validation.
 
-    - **W&B** gets native images: the prediction and the truth as masks, each click as the box round its
-    drag's circle; the
-      drawn strips; the curve of IoU over clicks; the worst samples as a table; and, after training, the
-      network as an artifact of type ``model`` that :class:`~dct_seg.Predictor` reads. All of it works
+    - **W&B**: prediction and ground truth as masks, each click as the box around its drag's circle, drawn
+      strips, the curve of IoU over clicks, and a table of the worst samples. After training, the network is
+      uploaded as an artifact of type ``model``, which `Predictor` reads. This also works
       offline.
-    - **TensorBoard** gets the strips and the curve as images, the worst samples as text.
-    - **Anything else** leaves PNG and CSV files under ``interactions/`` in the run's folder.
+    - **TensorBoard**: strips and curve as images, the worst samples as text.
+    - **Other loggers**: PNG and CSV files in ``interactions/`` in the run's folder.
 
-    Under DDP the first rank shows the samples of all.
+    Under DDP, the first rank logs the samples of all ranks.
 
     Args:
-        num_samples: Samples to show each time, spread over the validation set. 0: none.
-        num_worst: Rows of the table of the worst samples. 0: no table.
-        num_clicks: Clicks to show of each sample.
-        log_model: Whether W&B gets the network; the artifact is a file of safetensors in the run's own
-            folder.
+        num_samples: Number of samples to log, spread over the validation set; 0 logs none.
+        num_worst: Number of rows in the table of the worst samples; 0 writes no table.
+        num_clicks: Number of clicks drawn per sample.
+        log_model: Whether to upload the trained network to W&B, as a safetensors file in the run's folder.
 
     Raises:
         ValueError: When a number is out of range.
+
+    Examples:
+        >>> from lightning import Trainer
+        >>> trainer = Trainer(callbacks=[InteractionLogger(num_samples=8)], logger=False, barebones=False)
     """
 
     def __init__(
@@ -115,15 +119,15 @@ class InteractionLogger(Callback):
         self.log_model = log_model
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show how the validation went."""
+        """Log interactions of the validation."""
         self._show(trainer, pl_module, "val", trainer.val_dataloaders)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show how the test went."""
+        """Log interactions of the test."""
         self._show(trainer, pl_module, "test", trainer.test_dataloaders)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give W&B the trained network: with ``EMAWeightAveraging``, the average."""
+        """Upload the trained network to W&B; with ``EMAWeightAveraging``, the average."""
         assert isinstance(pl_module, InteractiveSegmentationTask)
         if self.log_model and trainer.is_global_zero:
             for logger in trainer.loggers:
@@ -186,24 +190,24 @@ class InteractionLogger(Callback):
 
 
 class RunConfigCallback(SaveConfigCallback):
-    """Writes each run's configuration into the run's own folder, so that no two runs share a file.
+    """Save each run's configuration in the run's own folder.
 
-    Lightning's own would write ``./config.yaml`` for every W&B run. W&B also gets the values of ``data`` and
-    ``trainer`` to compare runs by; those of the model come from the task.
+    Lightning's callback would write ``./config.yaml`` for every W&B run. W&B also gets the values of ``data``
+    and ``trainer``, so that runs can be compared by them; the task logs the model's.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write it; called on the first rank alone."""
+        """Write the file; called on the first rank only."""
         text = self.parser.dump(self.config, skip_none=False)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 run = logger.experiment
                 path = write_whole(
                     Path(run.dir) / "dct_seg_config.yaml", text
-                )  # W&B keeps a config.yaml of its own there
+                )  # W&B has its own config.yaml there
                 run.save(str(path), base_path=run.dir, policy="now")
                 values = self.config.as_dict()
                 logger.log_hyperparams({name: values[name] for name in ("data", "trainer") if name in values})
@@ -214,20 +218,20 @@ class RunConfigCallback(SaveConfigCallback):
 
 
 def log_folder(trainer: Trainer, logger: Logger | None = None) -> Path:
-    """Folder for files of a run that its logger does not take."""
+    """Find the folder for files that the run's logger cannot store."""
     return Path(getattr(logger, "log_dir", None) or trainer.default_root_dir)
 
 
 def play(
     task: InteractiveSegmentationTask, sample: dict[str, Any], prompt: Prompt, num_clicks: int
 ) -> RecordedInteraction:
-    """The first clicks on one sample under the protocol of validation.
+    """Make the first clicks on one sample under the validation protocol.
 
     Args:
-        task: In evaluation mode.
+        task: Task, in evaluation mode.
         sample: Sample of an evaluation set.
-        prompt: ``drag`` tells the model each radius.
-        num_clicks: At most so many; fewer when the mask is perfect before.
+        prompt: ``drag`` gives the model each radius.
+        num_clicks: Maximum number of clicks; fewer if the mask is perfect earlier.
     """
     batch = collate([sample])
     image, mask, ignore = (batch[key].to(task.device) for key in ("image", "mask", "ignore"))
@@ -236,9 +240,7 @@ def play(
     with torch.inference_mode():
         for turn in interact(task.net, image, user, num_clicks):
             pred = predicted(turn.logits, task.val_threshold)
-            radii = (
-                turn.clicks.radii
-            )  # of a network that diverges, perhaps not finite; that is no reason to end the run
+            radii = turn.clicks.radii  # may be infinite if training diverged; logging must not end the run
             clicks = turn.clicks.with_radii(radii.where(radii.isfinite(), torch.nan)).to_clicks()[0]
             turns.append(Turn(clicks, pred[0].cpu().numpy(), float(iou(pred, mask, ignore))))
     rgb = (batch["image"][0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
@@ -248,13 +250,13 @@ def play(
 
 
 def click_boxes(clicks: Sequence[Click], size: tuple[int, int]) -> list[dict[str, Any]]:
-    """The boxes round the circles of the drags, as W&B reads them.
+    """Make boxes around the circles of the drags, in W&B's format.
 
-    Its x and y are our column and row, in pixels.
+    W&B's x and y are column and row in pixels.
 
     Args:
-        clicks: In order.
-        size: (H, W) of the image; boxes end at its border.
+        clicks: Clicks in order.
+        size: (H, W) of the image, to which boxes are clipped.
 
     Examples:
         >>> box = click_boxes([Click(10, 20, True, 4.0)], (40, 22))[0]
@@ -278,8 +280,8 @@ def click_boxes(clicks: Sequence[Click], size: tuple[int, int]) -> list[dict[str
     return boxes
 
 
-def draw_iou_curves(curves: Mapping[str, Sequence[float]]) -> Picture:
-    """(H, W, 3) uint8 RGB: mean IoU after each click, one line a name."""
+def draw_iou_curves(curves: Mapping[str, Sequence[float]]) -> RGBImage:
+    """Plot the mean IoU after each click, one line per name: (H, W, 3) uint8 RGB."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -304,7 +306,7 @@ def draw_iou_curves(curves: Mapping[str, Sequence[float]]) -> Picture:
 def _log(trainer: Trainer, stage: str, shown: Sequence[Shown]) -> None:
     step = (
         trainer.fit_loop.epoch_loop.total_batch_idx + 1
-    )  # what Lightning's loggers count by; global_step counts clicks
+    )  # the step of Lightning's loggers; global_step counts clicks
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             _log_to_wandb(logger, stage, shown, step)
@@ -365,8 +367,8 @@ def _log_network(logger: WandbLogger, task: InteractiveSegmentationTask, metrics
     import wandb
 
     run = logger.experiment
-    # In the run's folder: an offline run is then one folder that can be moved and synced, and W&B's cache
-    # gets no copy.
+    # The file stays in the run's folder: an offline run is then one folder that can be moved and synced, and
+    # W&B's cache gets no copy.
     path = task.net.save_pretrained(Path(run.dir).parent / "model" / "dct_net.safetensors")
     artifact = wandb.Artifact(
         f"dct-net-{run.id}",
@@ -379,8 +381,8 @@ def _log_network(logger: WandbLogger, task: InteractiveSegmentationTask, metrics
 
 def _log_to_tensorboard(logger: TensorBoardLogger, stage: str, shown: Sequence[Shown], step: int) -> None:
     board = logger.experiment
-    for name, picture in _pictures(shown).items():
-        board.add_image(f"{stage}/{name}", picture, step, dataformats="HWC")
+    for name, drawing in _drawings(shown).items():
+        board.add_image(f"{stage}/{name}", drawing, step, dataformats="HWC")
     rows = [row for one in shown for row in one.rows]
     if rows:
         lines = [" | ".join(_texts(row)) for row in rows]
@@ -392,8 +394,8 @@ def _log_to_tensorboard(logger: TensorBoardLogger, stage: str, shown: Sequence[S
 
 
 def _write_files(folder: Path, shown: Sequence[Shown]) -> None:
-    for name, picture in _pictures(shown).items():
-        save_png(picture, folder / f"{name}.png")
+    for name, drawing in _drawings(shown).items():
+        save_png(drawing, folder / f"{name}.png")
     rows = [row for one in shown for row in one.rows]
     if rows:
         buffer = io.StringIO()
@@ -401,14 +403,14 @@ def _write_files(folder: Path, shown: Sequence[Shown]) -> None:
         write_whole(folder / "worst.csv", buffer.getvalue())
 
 
-def _pictures(shown: Sequence[Shown]) -> dict[str, Picture]:
-    pictures = {}
+def _drawings(shown: Sequence[Shown]) -> dict[str, RGBImage]:
+    drawings = {}
     for one in shown:
         for name, samples in (("strips", one.samples), ("worst", one.worst)):
             if samples:
-                pictures[f"{one.prompt}_{name}"] = draw_strips([(p.image, p.turns) for p in samples])
-    pictures["iou_over_clicks"] = draw_iou_curves({one.prompt: one.curve for one in shown})
-    return pictures
+                drawings[f"{one.prompt}_{name}"] = draw_strips([(p.image, p.turns) for p in samples])
+    drawings["iou_over_clicks"] = draw_iou_curves({one.prompt: one.curve for one in shown})
+    return drawings
 
 
 def _texts(row: Sequence[Any]) -> list[str]:

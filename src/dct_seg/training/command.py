@@ -1,7 +1,4 @@
-"""``dct-seg fit``, ``validate`` and ``test``.
-
-Lightning's command line around the task and the data module.
-"""
+"""``dct-seg fit``, ``validate`` and ``test``: Lightning's command line for the task and the data module."""
 
 from __future__ import annotations
 
@@ -24,78 +21,41 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, LRSchedulerTypeTuple
 from lightning.pytorch.utilities import rank_zero_info
 
-from dct_seg.arguments import OneLineErrors, UsageError
+from dct_seg.arguments import UsageError
 from dct_seg.click_encoders import CLICK_ENCODERS
-from dct_seg.configurations import resolve_arguments
+from dct_seg.configurations import check_file, configuration_files, resolve_arguments
 from dct_seg.data.datamodule import ClickSimulatorDataModule
 from dct_seg.data.datasets import DATASETS
+from dct_seg.drawing import draw_strips, save_png
 from dct_seg.files import write_whole
 from dct_seg.models import pretrained
-from dct_seg.models.dct_net import DCTNetConfig
+from dct_seg.models.config import DCTNetConfig
 from dct_seg.models.network import NETWORKS
-from dct_seg.pictures import draw_strips, save_png
 from dct_seg.processor import keep_freed_memory, trainer_precision
-from dct_seg.registry import unknown_name
+from dct_seg.ranges import check_number
 from dct_seg.training.callbacks import InteractionLogger, RunConfigCallback, play
 from dct_seg.training.hooks import NOT_ARCHITECTURE
 from dct_seg.training.optimizers import Choice
+from dct_seg.training.parser import TrainingParser, check_network, first_reason
 from dct_seg.training.stop import StopAtBatchEnd
 from dct_seg.training.task import InteractiveSegmentationTask
 
 TABLE_COLUMNS = ("NoC@85", "NoC@90", "NoF@90", "mIoU@1", "mIoU@3", "mIoU@5", "AuC")
-NUM_PICTURES, NUM_PICTURE_CLICKS = 3, 5
+NUM_DRAWN_SAMPLES, NUM_DRAWN_CLICKS = 3, 5
 METRICS_FILE = "metrics.json"
 """File of a finished `fit`: the last validation's metrics for each prompt, and the checkpoint."""
 LOG_FOLDER = "runs/log"
+SECTIONS = ("model", "data", "trainer", "interactions")
+"""Sections of a configuration that hold mappings."""
+MOST_SEED = 2**32 - 1
 LOGGER_EXTRAS = {"WandbLogger": "wandb", "TensorBoardLogger": "tensorboard"}
-"""Loggers whose package is an extra of ours of the same name."""
+"""Loggers that need an extra of this package, mapped to the extra's name."""
 HARMLESS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     r"Precision bf16-mixed is not supported by the model summary",
-    r"Found \d+ module\(s\) in eval mode",  # the frozen batch norm is meant to be
+    r"Found \d+ module\(s\) in eval mode",  # the frozen batch norm is intended
 )
-"""Warnings of Lightning about itself, or about what we mean to do."""
-
-
-class TrainingParser(OneLineErrors, LightningArgumentParser):
-    """A parser whose error is one line that names the nearest key there is."""
-
-    def in_one_line(self, message: str) -> str:
-        """Find the reason in the nested messages of the parser."""
-        lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
-        line = lines[0]
-        for own in lines:  # the reason given deepest down is ours, the lines around it are the parser's
-            if re.search(r"unknown .* '.*'[;,]", own):
-                line = own
-        key = re.search(
-            r"does not accept (?:nested key|option) '([\w.]+)'|[Uu]nrecognized arguments: --([\w.]+)|[Kk]ey "
-            r"[\"']?([\w.]+)[\"']? is not",
-            message,
-        )
-        if key:
-            return str(unknown_key(next(g for g in key.groups() if g), self._known_keys()))
-        return line if len(lines) == 1 or len(line) > 60 else " ".join(lines[:3])
-
-    def _known_keys(self) -> list[str]:
-        parsers: list[Any] = [
-            self,
-            *(p for a in self._actions if isinstance(a.choices, dict) for p in a.choices.values()),
-        ]
-        return sorted(
-            {
-                str(a.dest)
-                for p in parsers
-                for a in p._actions
-                if "." in str(a.dest) and "help" not in str(a.dest)
-            }
-        )
-
-
-def unknown_key(given: str, known: list[str]) -> ValueError:
-    """The error for a configuration key that does not exist, with the nearest ones of the same section."""
-    section = given.rsplit(".", 1)[0] + "." if "." in given else ""
-    near = [k for k in known if k.startswith(section)] or known
-    return unknown_name("configuration key", given, near)
+"""Lightning's warnings about its own code or about intended settings; they are silenced."""
 
 
 def fit(args: Sequence[str]) -> int:
@@ -121,19 +81,19 @@ def _run(command: str, args: Sequence[str]) -> int:
 
 
 class TrainingCLI(LightningCLI):
-    """Lightning's command line for this package.
+    """Command line of this package, based on Lightning's.
 
-    Any argument of the task, the data module and the Trainer, or a YAML of them.
+    It accepts all arguments of the task, the data module and the Trainer, or YAML files with them.
 
     Args:
-        args: The command line, beginning with ``fit``, ``validate`` or ``test``.
+        args: Command line, beginning with ``fit``, ``validate`` or ``test``.
     """
 
     def __init__(self, args: list[str]) -> None:
         keep_freed_memory()
         for message in HARMLESS:
             warnings.filterwarnings("ignore", message=message)
-        # another package's short names must be known before the configuration is read
+        # short names registered by other packages must be known before the configuration is read
         CLICK_ENCODERS.load_plugins()
         DATASETS.load_plugins()
         NETWORKS.load_plugins()
@@ -145,34 +105,43 @@ class TrainingCLI(LightningCLI):
             seed_everything_default=0,
             save_config_callback=RunConfigCallback,
             trainer_defaults={
-                # the samplers know their rank, and a metric must see each sample once
+                # the samplers shard by rank themselves, and a metric must see each sample once
                 "use_distributed_sampler": False,
                 "num_sanity_val_steps": 0,
                 "callbacks": [StopAtBatchEnd()],
                 "precision": trainer_precision(),
-                # Another logger given by its class alone inherits these two, so they suit all.
+                # A logger given by its class only inherits these two options, so all loggers must accept
+                # them.
                 "logger": {
                     "class_path": "lightning.pytorch.loggers.CSVLogger",
                     "init_args": {"save_dir": LOG_FOLDER, "name": None},
                 },
             },
             parser_class=TrainingParser,
-            auto_configure_optimizers=False,  # ours keeps the backbone's rate
+            auto_configure_optimizers=False,  # the task's optimizer keeps the backbone's rate
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse ``args`` alone; what started this process is not looked at."""
-        self.config = parser.parse_args(resolve_arguments(args))
+        """Parse ``args`` only; ``sys.argv`` is ignored."""
+        given = resolve_arguments(args)
+        for path in configuration_files(given):
+            check_file(path, SECTIONS)
+        self.config = parser.parse_args(given)
+        check_network(self.config[str(self.config["subcommand"])]["model"]["network"])
+        seed = self.config[str(self.config["subcommand"])]["seed_everything"]
+        if not isinstance(seed, bool):
+            check_number("seed_everything", seed, least=0, most=MOST_SEED, whole=True)
         trainer = self.config[str(self.config["subcommand"])]["trainer"]
-        if isinstance(trainer.callbacks, Namespace):  # one callback stands for a list of one
+        if isinstance(trainer.callbacks, Namespace):  # a single callback becomes a list
             trainer.callbacks = [trainer.callbacks]
         for callback in trainer.callbacks or []:
             _make_plain(callback)
 
     def _parse_ckpt_path(self) -> None:
-        """Read a checkpoint's hyper-parameters.
+        """Read a checkpoint's hyperparameters.
 
-        Training on refuses one of another network, measuring takes its network.
+        ``fit`` refuses a checkpoint of another network; ``validate`` and ``test`` use the checkpoint's
+        network.
         """
         command = str(self.config["subcommand"])
         path = self.config[command].get("ckpt_path")
@@ -181,7 +150,7 @@ class TrainingCLI(LightningCLI):
         stored = pretrained.load(path).config
         network = self.config[command]["model"][
             "network"
-        ]  # none: the default, or that of the weights to start from
+        ]  # empty: the default network, or that of the starting weights
         wanted = {f.name: network[f.name] for f in fields(DCTNetConfig)} if network else {}
         differing = [
             f"{k} {v!r} (the configuration says {wanted[k]!r})"
@@ -194,25 +163,27 @@ class TrainingCLI(LightningCLI):
                     f"checkpoint '{path}' is of another architecture: {', '.join(differing)}; give its own "
                     "configuration"
                 )
-            return  # what is given now acts, and the task says where the checkpoint had another value
+            return  # the given values take precedence, and the task reports differences from the checkpoint
         super()._parse_ckpt_path()
-        self.config[command]["model"]["network"]["backbone_weights"] = "none"  # the checkpoint holds them
+        self.config[command]["model"]["network"]["backbone_weights"] = (
+            "none"  # the checkpoint has the weights
+        )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """The Trainer's methods that are commands."""
+        """Trainer methods that are available as commands."""
         hidden = {"model", "dataloaders", "datamodule"}
         return {"fit": hidden | {"train_dataloaders", "val_dataloaders"}, "validate": hidden, "test": hidden}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the arguments of the command itself, besides the Trainer's."""
+        """Add the arguments of the command itself."""
         parser.add_argument(
             "--report",
             type=Literal["none", "after", "before_and_after"],
             default="after",
             help=(
-                "print a table of the validation metrics after training, or also of the untrained network, "
-                "and draw an image"
+                "print a table of the validation metrics after training, optionally also before it, and draw "
+                "an image"
             ),
         )
         parser.add_lightning_class_args(InteractionLogger, "interactions")
@@ -225,21 +196,20 @@ class TrainingCLI(LightningCLI):
         """Build Trainer, task and data; ``--optimizer`` and ``--lr_scheduler`` go to the task.
 
         Raises:
-            UsageError: When the task's own values would be expected to act and do not.
+            UsageError: When a class cannot be made with its arguments.
         """
-        super().instantiate_classes()
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise UsageError(first_reason(str(error))) from error
         optimizer, scheduler = (self._choice(name) for name in ("optimizer", "lr_scheduler"))
         self.model.optimizer_choice, self.model.scheduler_choice = optimizer, scheduler
         if self.subcommand != "fit":
             return
         if optimizer is not None:
-            rank_zero_info(
-                f"optimizer {optimizer.name} takes the place of model.optimizer, lr and weight_decay"
-            )
+            rank_zero_info(f"optimizer {optimizer.name} replaces model.optimizer, lr and weight_decay")
         if scheduler is not None:
-            rank_zero_info(
-                f"lr_scheduler {scheduler.name} takes the place of model.schedule and warmup_epochs"
-            )
+            rank_zero_info(f"lr_scheduler {scheduler.name} replaces model.schedule and warmup_epochs")
 
     def _choice(self, name: str) -> Choice | None:
         given = self._get(self.config_init, name)
@@ -251,9 +221,9 @@ class TrainingCLI(LightningCLI):
         return Choice(getattr(importlib.import_module(module), kind), plain)
 
     def before_instantiate_classes(self) -> None:
-        """Put what the run writes below ``trainer.default_root_dir`` where no other place is given.
+        """Write all files of the run to ``trainer.default_root_dir`` unless another folder is given.
 
-        ``$NAME`` in it is expanded.
+        ``$NAME`` in the path is expanded.
 
         Raises:
             UsageError: When the logger's package is not installed, or a variable is not set.
@@ -284,12 +254,12 @@ class TrainingCLI(LightningCLI):
             logger.init_args.save_dir = str(Path(root) / "log")
 
     def before_fit(self) -> None:
-        """Measure the untrained network where a before-and-after table is wanted."""
+        """Measure the untrained network if a table of both is requested."""
         if self._get(self.config, "report") == "before_and_after" and not self._get(self.config, "ckpt_path"):
             self._validate("before")
 
     def after_fit(self) -> None:
-        """Print the table, the checkpoint and the image's path."""
+        """Print the table, and the paths of the checkpoint and the image."""
         if self._get(self.config, "report") == "none":
             return
         self._validate("after")
@@ -298,7 +268,7 @@ class TrainingCLI(LightningCLI):
         if not self.rows:
             print("no table: nothing was validated")
             return
-        picture = save_png(picture_of(self.model, self.datamodule), Path(self._folder()) / "interactions.png")
+        drawing = save_png(drawing_of(self.model, self.datamodule), Path(self._folder()) / "interactions.png")
         print(f"\n{table(self.rows)}\n")
         best = next(
             (
@@ -315,11 +285,11 @@ class TrainingCLI(LightningCLI):
             Path(self._folder()) / METRICS_FILE,
             json.dumps({"metrics": metrics, "checkpoint": best}, indent=1),
         )
-        print(f"checkpoint  {best or 'none was written'}\npicture     {picture}")
+        print(f"checkpoint  {best or 'none was written'}\nimage       {drawing}")
 
     def _validate(self, when: str) -> None:
         measured = self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
-        if not measured:  # limit_val_batches is 0, or nothing is held out
+        if not measured:  # limit_val_batches is 0, or there is no validation set
             return
         metrics = measured[0]
         for prompt in self.model.val_prompts:
@@ -353,7 +323,7 @@ class TrainingCLI(LightningCLI):
 
 
 def table(rows: Mapping[str, Mapping[str, float]]) -> str:
-    """Rows of metrics as text, aligned.
+    """Format metrics as an aligned text table.
 
     Examples:
         >>> print(table({"drag, after": {"NoC@85": 3.25, "NoC@90": 5.0, "mIoU@1": 0.8125}}))
@@ -375,31 +345,29 @@ def _cell(column: str, value: float) -> str:
     return f"{value:.2f}" if column.startswith("NoC") else f"{value:.3f}"
 
 
-def picture_of(
+def drawing_of(
     task: InteractiveSegmentationTask, data: ClickSimulatorDataModule
 ) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The first clicks of a few validation samples, one strip a sample, with the prompt that validation used
-    first.
-    """
+    """Draw the first clicks on a few validation samples, one strip each, with the first prompt."""
     task.eval()
     samples = data.val_set
     assert samples is not None
     played = [
-        play(task, samples[n], task.val_prompts[0], NUM_PICTURE_CLICKS)
-        for n in range(min(NUM_PICTURES, len(samples)))
+        play(task, samples[n], task.val_prompts[0], NUM_DRAWN_CLICKS)
+        for n in range(min(NUM_DRAWN_SAMPLES, len(samples)))
     ]
-    return draw_strips([(one.image, one.turns) for one in played], num_turns=NUM_PICTURE_CLICKS)
+    return draw_strips([(one.image, one.turns) for one in played], num_turns=NUM_DRAWN_CLICKS)
 
 
 def _make_plain(callback: Namespace) -> None:
-    """Write a callback's enumerations as their values, which a configuration file can hold."""
+    """Replace a callback's enumerations by their values, which YAML can represent."""
     for key, value in (callback.get("init_args") or {}).items():
         if isinstance(value, Enum):
             callback["init_args"][key] = value.value
 
 
 def _drop_what_is_switched_off(trainer: Namespace) -> None:
-    """Leave out callbacks of a configuration that a switch of the Trainer forbids."""
+    """Remove callbacks that conflict with an option of the Trainer."""
     if trainer.get("barebones"):
         trainer.logger = False
     off = bool(trainer.get("barebones"))
@@ -413,5 +381,5 @@ def _drop_what_is_switched_off(trainer: Namespace) -> None:
 
 
 def _one_seed(seed: bool | int) -> int:
-    """The seed of clicks and data; where ``seed_everything`` is true or false, theirs is 0."""
+    """Get the seed of clicks and data; 0 if ``seed_everything`` is true or false."""
     return 0 if isinstance(seed, bool) else seed

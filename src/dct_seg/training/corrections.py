@@ -1,4 +1,4 @@
-"""Enlarged corrections: training on windows around one click, cut from a finer image."""
+"""Training on enlarged corrections: windows around one click, cut from a finer image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dct_seg.clicks import PADDING, ClickBatch
 from dct_seg.simulation import NextClicks
 
 SMALLEST_WINDOW = 0.25
-"""Smallest side of a window, as a share of the image's side: a window is enlarged at most four times."""
+"""Minimum side of a window as a fraction of the image's side; a window is enlarged at most four times."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class EnlargedCorrections:
     Args:
         image: (B, 3, H, W) in 0..1.
         mask: (B, H, W) bool, the object.
-        ignore: (B, H, W) bool, True where nobody looks.
+        ignore: (B, H, W) bool, True for ignored pixels.
         previous: (B, 1, H, W) probabilities before the click.
         clicks: All clicks in pixels of the window; clicks outside it are padding.
-        asked: The click to learn from, in pixels of the window.
+        asked: Click to train on, in pixels of the window.
     """
 
     image: Tensor
@@ -38,10 +38,10 @@ class EnlargedCorrections:
 
 
 def shrink_batch(batch: dict[str, Any], factor: int) -> dict[str, Any]:
-    """The batch at ``1 / factor`` of its height and width: images averaged, masks by their center pixels.
+    """Downsample a batch to ``1 / factor`` of its height and width: average images, subsample masks.
 
     Raises:
-        ValueError: If the sides of the images are no multiples of ``factor``.
+        ValueError: If the sides of the images are not multiples of ``factor``.
     """
     if factor == 1:
         return batch
@@ -70,11 +70,11 @@ def enlarge_corrections(
     Args:
         fine: Batch whose ``image`` (B, 3, F H, F W), ``mask`` and ``ignore`` (B, F H, F W) are F times as
             fine as ``previous``.
-        asked: The last click of each image, in pixels of ``previous``.
-        clicks: All clicks, the last included, in pixels of ``previous``.
+        asked: Last click of each image, in pixels of ``previous``.
+        clicks: All clicks, including the last one, in pixels of ``previous``.
         previous: (B, 1, H, W) probabilities before the click; H equals W.
         reach: Half of a window's side, in drag radii.
-        generator: Source of the windows' random size and place.
+        generator: Random generator for the windows' size and position.
     """
     size = (previous.shape[2], previous.shape[3])
     chance = torch.rand(len(previous), 3, generator=generator).to(previous.device)
@@ -98,11 +98,11 @@ def enlarge_corrections(
 def correction_windows(
     coords: Tensor, radii: Tensor, size: tuple[int, int], *, reach: float, chance: Tensor
 ) -> Tensor:
-    """Square windows around one click per image, inside the image.
+    """Choose a square window around one click per image, inside the image.
 
     Args:
-        coords: (B, 2) clicks in pixels.
-        radii: (B,) drag radii in pixels.
+        coords: Clicks in pixels, (B, 2).
+        radii: Drag radii in pixels, (B,).
         size: (H, W) of the image.
         reach: Half of a window's side, in radii.
         chance: (B, 3) uniform numbers in 0..1: they scale the side by 0.7 to 1.4 and shift the center by up
@@ -128,13 +128,13 @@ def correction_windows(
 def cut_windows(
     x: Tensor, windows: Tensor, size: int, *, of: tuple[int, int], mode: str = "bilinear"
 ) -> Tensor:
-    """Each image's window, resized to a square.
+    """Resize each image's window to a square.
 
     Args:
-        x: (B, C, h, w) float; finer or coarser than the pixels of ``windows``.
+        x: Images, (B, C, h, w) float, which may be finer or coarser than the pixels of ``windows``.
         windows: (B, 3) top, left and side, in pixels of an image of size ``of``.
         size: Side of the result in pixels.
-        of: (H, W) of the image whose pixels ``windows`` counts.
+        of: (H, W) of the image to which ``windows`` refers.
         mode: ``bilinear`` or ``nearest``.
 
     Returns:
@@ -148,7 +148,7 @@ def cut_windows(
 
 
 def clicks_in_windows(clicks: ClickBatch, windows: Tensor, size: int) -> ClickBatch:
-    """The clicks in pixels of the resized windows; a click outside its window becomes padding.
+    """Convert clicks to pixels of the resized windows; a click outside its window becomes padding.
 
     Args:
         clicks: (B, N) clicks.

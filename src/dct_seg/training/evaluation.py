@@ -1,4 +1,4 @@
-"""Validation, test and prediction: the protocol's clicks, a table of IoUs for each prompt and loader."""
+"""Validation, test and prediction steps: simulated clicks, and a table of IoUs per prompt and loader."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from dct_seg.data.batches import checked_batch, names_of
 from dct_seg.interaction import Interaction, interact
 from dct_seg.metrics import NumberOfClicks, iou
 from dct_seg.models.network import InteractiveNetwork
-from dct_seg.simulation import Prompt, SimulatedUser, predicted
+from dct_seg.simulation import Prompt, predicted
+from dct_seg.simulation.user import SimulatedUser
 from dct_seg.training.hooks import DivergedError
 from dct_seg.training.learner import EncodedBatch
 
 
 class EvaluationSteps(LightningModule):
-    """The part of the task that measures and predicts.
+    """Validation, test and prediction steps of the task.
 
     Attributes:
         net: Network to measure.
-        val_prompts: Prompts to measure with.
-        val_clicks: Most clicks.
-        val_threshold: Probability above which a pixel is object.
-        val_tables: For each loader, one table for each prompt.
+        val_prompts: Prompts to validate with.
+        val_clicks: Maximum clicks per sample.
+        val_threshold: Probability above which a pixel counts as object.
+        val_tables: Metrics by prompt, for each loader.
     """
 
     net: InteractiveNetwork
@@ -41,16 +42,16 @@ class EvaluationSteps(LightningModule):
         self._num_seen: list[int] = []
 
     def on_validation_epoch_start(self) -> None:
-        """A fresh table of IoUs for each prompt and loader."""
+        """Start a new table of IoUs for each prompt and loader."""
         self._start_tables(self.trainer.val_dataloaders)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """All clicks of a batch under the protocol ``max_distance``, once for each prompt.
+        """Make all clicks of a batch under the protocol ``max_distance``, once per prompt.
 
         Args:
-            batch: See :mod:`dct_seg.data.batches`.
+            batch: Batch, see `dct_seg.data.batches`.
             batch_idx: Number of the batch.
-            dataloader_idx: Number of the loader, where there are several.
+            dataloader_idx: Number of the loader; 0 for a single one.
         """
         batch = checked_batch(batch)
         ids = self._sample_ids(batch, dataloader_idx)
@@ -60,16 +61,16 @@ class EvaluationSteps(LightningModule):
             metric.update(ious, ids)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """The masks after the clicks of the simulated user, as validation makes them, with the first prompt.
+        """Predict masks with simulated clicks, as in validation, with the first prompt.
 
         Args:
-            batch: See :mod:`dct_seg.data.batches`.
+            batch: Batch, see `dct_seg.data.batches`.
             batch_idx: Number of the batch.
-            dataloader_idx: Number of the loader, where there are several.
+            dataloader_idx: Number of the loader; 0 for a single one.
 
         Returns:
             ``mask`` (B, H, W) bool, ``logits`` (B, 1, H, W), ``iou`` (B, K) after each click, ``clicks``, and
-            the batch's ``name`` and, where it has them, ``sample_id``.
+            the batch's ``name`` and, if present, ``sample_id``.
         """
         batch = checked_batch(batch)
         ious, last = self._play(EncodedBatch(self.net, batch["image"]), batch, self.val_prompts[0])
@@ -80,7 +81,7 @@ class EvaluationSteps(LightningModule):
     def _play(
         self, model: EncodedBatch, batch: Mapping[str, Any], prompt: Prompt
     ) -> tuple[Tensor, Interaction]:
-        """(B, K) IoU after each click, and the last turn."""
+        """Make all clicks: IoU after each click, (B, K), and the last interaction."""
         mask, ignore = batch["mask"], batch["ignore"]
         prompts = torch.full((len(mask),), prompt == "drag")
         user = SimulatedUser(mask, ignore, rule="max_distance", prompt=prompts, threshold=self.val_threshold)
@@ -90,31 +91,31 @@ class EvaluationSteps(LightningModule):
             if not bool(step.logits.isfinite().all()):
                 shown = ", ".join(names_of(batch)[:3])
                 raise DivergedError(f"the network's output for {shown} is not finite; its weights diverged")
-            # for good: its last IoU is held, whatever the mask does while others go on
+            # a finished sample keeps its last IoU while others in the batch continue
             finished = finished | step.asked.done
             now = iou(predicted(step.logits, self.val_threshold), mask, ignore).to(ious)
             ious[:, step.index :] = torch.where(finished, ious[:, step.index], now)[:, None]
         return ious, step
 
     def on_validation_epoch_end(self) -> None:
-        """Log each prompt's row, as ``val/drag/NoC@90``."""
+        """Log the metrics of each prompt, such as ``val/drag/NoC@90``."""
         self._log_tables("val")
 
     def on_test_epoch_start(self) -> None:
-        """Start fresh tables, as in validation."""
+        """Start new tables, as in validation."""
         self._start_tables(self.trainer.test_dataloaders)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Run all clicks of a batch, as :meth:`validation_step` does."""
+        """Run all clicks of a batch, as `validation_step` does."""
         self.validation_step(batch, batch_idx, dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
-        """Log each prompt's row, as ``test/drag/NoC@90``."""
+        """Log the metrics of each prompt, such as ``test/drag/NoC@90``."""
         self._log_tables("test")
 
     @property
     def val_metrics(self) -> dict[Prompt, NumberOfClicks]:
-        """The tables of the first loader, one for each prompt."""
+        """Metrics of the first loader by prompt."""
         return self.val_tables[0] if self.val_tables else {}
 
     def _start_tables(self, loaders: Any) -> None:
@@ -131,12 +132,12 @@ class EvaluationSteps(LightningModule):
         self._num_seen = [0] * len(sizes)
 
     def _sample_ids(self, batch: Mapping[str, Any], loader: int) -> Tensor:
-        """The numbers of a batch's samples; counted where the batch does not say and one process sees all."""
+        """Get the sample numbers of a batch; counted on one process if the batch has no ``sample_id``."""
         ids = batch.get("sample_id")
         if ids is not None:
             return torch.as_tensor(ids, device=self.device)
         if self.trainer.world_size > 1:
-            raise ValueError("a validation batch needs sample_id, each sample's number, on several processes")
+            raise ValueError("on several processes, a validation batch needs sample_id, each sample's number")
         start = self._num_seen[loader]
         self._num_seen[loader] += len(batch["image"])
         return torch.arange(start, self._num_seen[loader], device=self.device)
@@ -146,5 +147,5 @@ class EvaluationSteps(LightningModule):
             suffix = f"/dataloader_idx_{number}" if len(self.val_tables) > 1 else ""
             for prompt, metric in tables.items():
                 row = {f"{stage}/{prompt}/{name}{suffix}": value for name, value in metric.compute().items()}
-                # the metric has gathered all ranks' samples, so that each rank logs the same
+                # the metric gathers the samples of all ranks, so each rank logs the same values
                 self.log_dict(row, sync_dist=True, add_dataloader_idx=False)

@@ -1,4 +1,4 @@
-"""The part of the task that the Trainer talks to: its options, optimizer, schedule and checkpoints."""
+"""Trainer hooks of the task: option checks, optimizer, schedule and checkpoints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
-from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler, LearningRateFinder
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    BatchSizeFinder,
+    Callback,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelPruning,
+)
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -30,22 +37,24 @@ from dct_seg.training.optimizers import (
 )
 
 NOT_ARCHITECTURE = ("backbone_weights", "frozen_batch_norm")
-"""Keys of the network that change no tensor's shape."""
+"""Keys of the network configuration that do not change tensor shapes."""
 
 
 class DivergedError(ValueError):
-    """Training went to infinity or NaN."""
+    """Divergence of training: a loss or a weight is infinite or NaN."""
 
 
 class TaskHooks(LightningModule):
-    """Optimizer, schedule, checkpoints, and the Trainer's options that suit training click by click.
+    """Optimizer, schedule, checkpoints, and checks of the Trainer's options for training click by click.
 
     Attributes:
-        optimizer_choice: Optimizer of torch's instead of ``optimizer``, ``lr`` and ``weight_decay``.
-        scheduler_choice: Scheduler of torch's instead of ``schedule``, stepped once an epoch.
+        is_channels_last: Whether the weights are channels-last in memory.
+        optimizer_choice: Torch optimizer that replaces ``optimizer``, ``lr`` and ``weight_decay``.
+        scheduler_choice: Torch scheduler that replaces ``schedule``, stepped once per epoch.
     """
 
     net: InteractiveNetwork
+    is_channels_last = False
     optimizer_choice: Choice | None = None
     scheduler_choice: Choice | None = None
 
@@ -54,44 +63,66 @@ class TaskHooks(LightningModule):
     _validated = False
 
     def configure_callbacks(self) -> list[Callback]:
-        """No callback; refuse options of the Trainer that training click by click cannot follow.
+        """Add no callback; refuse Trainer options that do not work with training click by click.
 
         Raises:
-            ValueError: When there is one.
+            ValueError: When such an option is set.
         """
         trainer = self.trainer
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        if _has(callbacks, BatchSizeFinder) and trainer.strategy.root_device.type == "cpu":
+            raise ValueError(
+                "BatchSizeFinder doubles the batch until the memory of a GPU is full, and this run is on a "
+                "CPU; set data.batch_size"
+            )
         if trainer.state.fn != TrainerFn.FITTING:
             return []
         if trainer.gradient_clip_val:
             raise ValueError(
-                f"trainer.gradient_clip_val {trainer.gradient_clip_val} does not act when each click is a "
+                f"trainer.gradient_clip_val {trainer.gradient_clip_val} has no effect when each click is a "
                 f"step; set model.gradient_clip {trainer.gradient_clip_val} instead"
             )
-        kinds = [type(one) for one in trainer.callbacks]  # type: ignore[attr-defined]
-        if trainer.accumulate_grad_batches != 1 or GradientAccumulationScheduler in kinds:
-            raise ValueError(
-                f"trainer.accumulate_grad_batches {trainer.accumulate_grad_batches} does not act when each "
-                "click is a step; set model.accumulate_batches and model.update sum, or a larger batch_size"
+        number = trainer.accumulate_grad_batches
+        is_scheduled = _has(callbacks, GradientAccumulationScheduler)
+        if number != 1 or is_scheduled:
+            given = (
+                "GradientAccumulationScheduler"
+                if is_scheduled
+                else f"trainer.accumulate_grad_batches {number}"
             )
-        if any(issubclass(kind, LearningRateFinder) for kind in kinds):
+            raise ValueError(
+                f"{given} has no effect when each click is a step; set model.accumulate_batches and "
+                "model.update sum, or a larger batch_size"
+            )
+        if _has(callbacks, LearningRateFinder):
             raise ValueError(
                 "the learning-rate finder needs automatic optimization, and here each click is a step; "
                 "compare rates with `dct-seg sweep` over model.lr"
             )
+        if _has(callbacks, BackboneFinetuning):
+            raise ValueError(
+                "BackboneFinetuning adds the backbone to the optimizer, which has it from the start here; "
+                "set model.backbone_lr_factor, the backbone's share of the rate"
+            )
+        if _has(callbacks, ModelPruning) and self.is_channels_last:
+            raise ValueError(
+                "ModelPruning cannot read weights that are channels-last in memory; set model.channels_last "
+                "false"
+            )
         return []
 
     def configure_optimizers(self) -> Any:
-        """An optimizer over two groups, what is new and the pretrained backbone, and a schedule by epochs.
+        """Make the optimizer (two groups: new layers and pretrained backbone) and the schedule by epochs.
 
         Raises:
             ValueError: When the schedule is ``cosine`` and the number of epochs is open, or a choice does not
                 suit.
         """
         is_cosine = self.scheduler_choice is None and self.hparams["schedule"] == "cosine"
-        if is_cosine and (self.trainer.max_epochs or 0) < 1:
+        if is_cosine and self.trainer.max_epochs in (None, -1):
             raise ValueError(
                 "schedule cosine ends with the last epoch, but the Trainer has no max_epochs; set it, or "
-                "take step or constant"
+                "use step or constant"
             )
         # A fused optimizer unscales inside its step, which is too late to clip.
         fused = self.trainer.precision != "16-mixed" or self.hparams["gradient_clip"] is None
@@ -108,39 +139,39 @@ class TaskHooks(LightningModule):
         return found if isinstance(found, list) else [] if found is None else [found]
 
     def on_fit_start(self) -> None:
-        """Refuse to go on with the state of another optimizer; it is put in place next.
+        """Refuse a checkpoint of another optimizer, before Lightning restores its state.
 
         Raises:
-            ValueError: When the checkpoint's is another.
+            ValueError: When the checkpoint has another optimizer.
         """
         if self._restored is not None and self._settings is not None:
             check_same_classes(self._restored, self._settings)
 
     def on_train_start(self) -> None:
-        """After a resume, let the values that were given win over those of the checkpoint."""
+        """After a resume, apply the given values instead of the checkpoint's."""
         stored, self._restored = self._restored, None
         if stored is None or self._settings is None:
             return
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         changes = apply_changes(optimizer, self._schedulers(), stored, self._settings)
-        if self.scheduler_choice is None:  # ours is a function of the epoch, whatever was changed in it
+        if self.scheduler_choice is None:  # our schedule is a function of the epoch only
             for scheduler in self._schedulers():
                 for group, base in zip(optimizer.param_groups, scheduler.base_lrs, strict=True):
                     group["lr"] = base * self._rate_at(scheduler.last_epoch)
         if changes and (self.optimizer_choice or self.scheduler_choice):
-            say(f"goes on with {', '.join(changes)}")
+            say(f"continues with {', '.join(changes)}")
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Clip the gradient, which precision 16-mixed has unscaled by now."""
+        """Clip the gradient, which is already unscaled under precision 16-mixed."""
         if self.hparams["gradient_clip"] is not None:
             torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.hparams["gradient_clip"])
 
     def on_train_epoch_start(self) -> None:
-        """No validation of this epoch yet."""
+        """Mark this epoch as not yet validated."""
         self._validated = False
 
     def on_validation_end(self) -> None:
-        """A validation is over."""
+        """Mark this epoch as validated."""
         self._validated = not self.trainer.sanity_checking
 
     def on_train_epoch_end(self) -> None:
@@ -151,14 +182,14 @@ class TaskHooks(LightningModule):
             step_scheduler(scheduler, self.trainer, validated=self._validated)
 
     def check_finite(self, losses: Tensor, batch_idx: int) -> None:
-        """Raise on every rank when the loss of a click is not finite on one.
+        """Raise on every rank if a loss is not finite on any.
 
         Args:
             losses: (K,) loss after each click of a batch.
             batch_idx: Number of the batch in its epoch.
 
         Raises:
-            DivergedError: When it is not.
+            DivergedError: When a loss is not finite.
         """
         bad = ~losses.isfinite()
         any_rank = self.trainer.strategy.reduce(bad.any().float(), reduce_op="sum")
@@ -167,7 +198,7 @@ class TaskHooks(LightningModule):
         click = f", click {int(bad.nonzero()[0]) + 1}" if bad.any() else " on another rank"
         raise DivergedError(
             f"training diverged: the loss is not finite in epoch {self.current_epoch}, batch "
-            f"{batch_idx}{click}; lower model.lr, set model.gradient_clip, or look at the data with "
+            f"{batch_idx}{click}; lower model.lr, set model.gradient_clip, or check the data with "
             "`dct-seg data check`"
         )
 
@@ -188,10 +219,10 @@ class TaskHooks(LightningModule):
             checkpoint[SETTINGS_KEY] = self._settings
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Compare a checkpoint with this task before its tensors are put in place.
+        """Compare a checkpoint with this task before its tensors are loaded.
 
         Raises:
-            ValueError: When it is of another architecture or optimizer, or a tensor is broken.
+            ValueError: When the checkpoint has another architecture or optimizer, or a broken tensor.
         """
         stored = checkpoint.get("hyper_parameters", {})
         check_same_network(stored.get("network", {}), self.hparams["network"])
@@ -201,15 +232,19 @@ class TaskHooks(LightningModule):
         given = {key: value for key, value in self.hparams.items() if key != "network"}
         changes = changed_values(stored, given)
         if changes:
-            say(f"goes on with {', '.join(changes)}")
+            say(f"continues with {', '.join(changes)}")
         self._restored = stored_settings(checkpoint)
 
 
+def _has(callbacks: list[Callback], kind: type[Callback]) -> bool:
+    return any(isinstance(one, kind) for one in callbacks)
+
+
 def check_same_network(stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Raise when the network of a checkpoint has another architecture.
+    """Check that a checkpoint's network has the same architecture.
 
     Raises:
-        ValueError: When it has; the message names the keys.
+        ValueError: When it differs; the message names the keys.
     """
     differing = [
         f"{key} {value!r} (the configuration says {given[key]!r})"

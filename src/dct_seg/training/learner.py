@@ -1,4 +1,4 @@
-"""A network over one batch of images, which are encoded once; in validation, and in training."""
+"""Networks applied to one batch of images, encoded once; for validation and for training."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from dct_seg.models.network import InteractiveNetwork, Output
 
 
 class EncodedBatch:
-    """A network over one batch of images, which are encoded once, when first needed.
+    """Network applied to one batch of images, which are encoded once, at first use.
 
-    With early fusion the Auto-Drag-Head alone reads the encoding, with late fusion all that comes after the
+    With early fusion, only the Auto-Drag-Head uses the encoding; with late fusion, everything after the
     backbone does.
 
     Attributes:
-        output: The network's answer to the last click, which its loss reads.
+        output: Output of the network for the last click, for its loss.
     """
 
     output: Output
@@ -60,11 +60,11 @@ class EncodedBatch:
 
 
 class Learner(EncodedBatch):
-    """The same in training, where the head predicts each radius, given or not, so that it learns from all.
+    """Training version of `EncodedBatch`: the Auto-Drag-Head predicts every radius, to learn from all.
 
-    With early fusion it reads the features of the batch's first weights: no gradient flows into them, and
-    encoding again after each click would cost a quarter of the step. With late fusion the images are encoded
-    whenever the weights have changed.
+    With early fusion, the head reads features encoded with the weights at the start of the batch: no gradient
+    flows into them, and encoding again after each click would cost a quarter of the step. With late fusion,
+    the images are encoded again whenever the weights have changed.
     """
 
     def __init__(
@@ -98,9 +98,7 @@ class Learner(EncodedBatch):
         return clicks.with_radii(torch.cat([clicks.radii[:, :-1], guessed.to(clicks.radii)], 1))
 
     def drag_loss(self, step: Interaction) -> Tensor:
-        """Smooth L1 between the predicted and the true logarithm of the radius, over images that are not
-        done.
-        """
+        """Smooth L1 loss of the logarithm of the radius, over unfinished images."""
         if self.log_radii is None:
             return step.logits.new_zeros(())
         target = step.asked.true_radii.clamp(min=1).log().to(self.log_radii)

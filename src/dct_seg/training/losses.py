@@ -1,4 +1,4 @@
-"""Losses of logits against masks, per image and without ignored pixels."""
+"""Losses between logits and masks, per image and without ignored pixels."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dct_seg.ranges import check_number
 from dct_seg.registry import Registry
 
 LOSSES: Registry[Callable[..., Tensor]] = Registry("loss", group="dct_seg.losses")
-"""Functions of logits, mask and valid pixels, each (B, H, W), that return one loss per image (B,).
+"""Loss functions of logits, mask and valid pixels, each (B, H, W), that return one loss per image (B,).
 
-A keyword argument with a default is an option in YAML; one named ``clicks`` is given the clicks (B, N)."""
+A keyword argument with a default is an option in YAML; one named ``clicks`` receives the clicks (B, N)."""
 
 Losses = dict[str, float | dict[str, float]]
-"""Name of a registered loss to its weight, or to a mapping of ``weight`` and the loss's options."""
+"""Mapping from the name of a registered loss to its weight, or to ``weight`` and the loss's options."""
 
 
 @LOSSES.register("bce")
@@ -44,10 +44,11 @@ def binary_cross_entropy(logits: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
 
 @LOSSES.register("normalized_focal")
 def normalized_focal(logits: Tensor, mask: Tensor, valid: Tensor, *, gamma: float = 2.0) -> Tensor:
-    """Focal loss whose weights are scaled to sum to the number of valid pixels, so that it does not fade as
-    pixels turn easy.
+    """Normalized focal loss: weights sum to the number of valid pixels.
 
-    Args and returns as :func:`binary_cross_entropy`.
+    The loss therefore does not vanish as pixels become easy.
+
+    Args and returns as `binary_cross_entropy`.
 
     Source: Sofiiuk et al., "AdaptIS" (2019), normalized focal loss.
     """
@@ -63,7 +64,7 @@ def normalized_focal(logits: Tensor, mask: Tensor, valid: Tensor, *, gamma: floa
 def dice(logits: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
     """One minus the soft Dice coefficient of each image, over its valid pixels.
 
-    Args and returns as :func:`binary_cross_entropy`.
+    Args and returns as `binary_cross_entropy`.
     """
     probs = torch.sigmoid(logits) * valid
     target = mask.to(logits) * valid
@@ -74,15 +75,15 @@ def dice(logits: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
 def click_weights(
     clicks: ClickBatch, mask: Tensor, *, tau: float = 100.0, low: float = 0.8, high: float = 2.0
 ) -> Tensor:
-    """The weight of each pixel: ``high`` at a click of its own class, ``low`` from ``tau`` pixels on.
+    """Pixel weights that fall from ``high`` at a click of the pixel's class to ``low`` at ``tau`` pixels.
 
-    low + (high - low) (1 - min(d, tau) / tau), d the distance of an object pixel to the nearest positive
-    click, of a background pixel to the nearest negative one.
+    low + (high - low) (1 - min(d, tau) / tau), where d is the distance of an object pixel to the nearest
+    positive click, or of a background pixel to the nearest negative one.
 
     Args:
         clicks: (B, N) clicks in pixels.
         mask: (B, H, W) bool.
-        tau: Pixels.
+        tau: Distance in pixels beyond which the weight is ``low``.
         low: Smallest weight.
         high: Largest weight.
 
@@ -99,9 +100,9 @@ def click_weights(
 def click_cross_entropy(
     logits: Tensor, mask: Tensor, valid: Tensor, *, clicks: ClickBatch, tau: float = 100.0
 ) -> Tensor:
-    """Mean binary cross-entropy with the weights of :func:`click_weights`.
+    """Mean binary cross-entropy with the weights of `click_weights`.
 
-    Args and returns as :func:`binary_cross_entropy`, and clicks (B, N).
+    Args and returns as `binary_cross_entropy`, and clicks (B, N).
     """
     each = F.binary_cross_entropy_with_logits(logits, mask.to(logits), reduction="none")
     weighted = each * click_weights(clicks, mask, tau=tau) * valid
@@ -109,13 +110,13 @@ def click_cross_entropy(
 
 
 class LossSum:
-    """The weighted sum of registered losses, one number per image.
+    """Weighted sum of registered losses, one number per image.
 
     Args:
-        losses: Name of each loss to its weight, or to ``weight`` and the loss's options.
+        losses: Mapping from loss name to its weight, or to ``weight`` and the loss's options.
 
     Raises:
-        ValueError: When a loss or an option is unknown.
+        ValueError: When there is no loss, a loss or an option is unknown, or a number is out of range.
 
     Examples:
         >>> loss = LossSum({"bce": 1.0, "normalized_focal": {"weight": 0.5, "gamma": 1.0}})
@@ -125,10 +126,15 @@ class LossSum:
     """
 
     def __init__(self, losses: Mapping[str, float | Mapping[str, float]]) -> None:
+        if not isinstance(losses, Mapping) or not losses:
+            raise ValueError(
+                f"losses is a mapping of losses to weights, as in {{bce: 1.0}}, got {losses!r}; known: "
+                f"{', '.join(LOSSES)}"
+            )
         self.terms = [_Term(name, given) for name, given in losses.items()]
 
     def __call__(self, logits: Tensor, mask: Tensor, valid: Tensor, clicks: ClickBatch) -> Tensor:
-        """(B,) float32.
+        """Compute the loss of each image, (B,) float32.
 
         Args:
             logits: (B, 1, H, W).
@@ -140,13 +146,14 @@ class LossSum:
 
 
 class _Term:
-    """One loss with its weight and options."""
+    """Loss with its weight and options."""
 
     def __init__(self, name: str, given: float | Mapping[str, float]) -> None:
         self.loss = LOSSES.get(name)
         options: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {"weight": given}
-        self.weight = float(options.pop("weight", 1.0))
-        check_number(f"losses.{name}", self.weight, least=0)
+        weight = options.pop("weight", 1.0)
+        check_number(f"losses.{name}", weight, least=0)
+        self.weight = float(weight)
         self.options = options
         parameters = inspect.signature(self.loss).parameters
         self.reads_clicks = "clicks" in parameters
@@ -156,6 +163,9 @@ class _Term:
             raise ValueError(
                 f"loss '{name}' has no option {', '.join(unknown)}; it has {', '.join(['weight', *known])}"
             )
+        for option, value in options.items():
+            if isinstance(value, float):
+                check_number(f"losses.{name}.{option}", value)
 
     def __call__(self, logits: Tensor, mask: Tensor, valid: Tensor, clicks: ClickBatch) -> Tensor:
         extra = {"clicks": clicks} if self.reads_clicks else {}
@@ -163,14 +173,14 @@ class _Term:
 
 
 def mean_of_unfinished(each: Tensor, finished: Tensor) -> Tensor:
-    """The loss of a batch as one number, the mean over unfinished images.
+    """Average the losses of a batch over unfinished images.
 
-    Finished ones weigh nothing but keep their part of the graph: under DDP every parameter must be in every
+    Finished ones have weight 0 but stay in the graph: under DDP every parameter must be part of every
     loss.
 
     Args:
-        each: (B,) loss of each image.
-        finished: (B,) bool.
+        each: Loss of each image, (B,).
+        finished: Whether each image is finished, (B,) bool.
 
     Returns:
         A scalar, float32; 0 when all are finished.
@@ -180,14 +190,14 @@ def mean_of_unfinished(each: Tensor, finished: Tensor) -> Tensor:
 
 
 def kept_right(logits: Tensor, before: Tensor, mask: Tensor, ignore: Tensor, finished: Tensor) -> Tensor:
-    """Normalized focal loss over the pixels that were right before a click: a correction must not break them.
+    """Normalized focal loss over the pixels that were right before a click and must stay so.
 
     Args:
         logits: (B, 1, H, W) after the click.
         before: (B, 1, H, W) logits before the click.
         mask: (B, H, W) bool.
         ignore: (B, H, W) bool, True for ignored pixels.
-        finished: (B,) bool, images that weigh nothing.
+        finished: Images with weight 0, (B,) bool.
 
     Returns:
         A scalar, float32; 0 when all are finished.

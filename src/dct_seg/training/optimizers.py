@@ -1,4 +1,4 @@
-"""Optimizer and schedule of a run, ours or any of torch, with a separate learning rate for the backbone."""
+"""Optimizer and schedule of a run, our own or torch's, with a separate learning rate for the backbone."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ OptimizerName = Literal["adam", "adamw"]
 Settings = dict[str, Any]
 
 SETTINGS_KEY = "optimizer_settings"
-"""Key of a checkpoint: classes and arguments of the optimizer and its schedule, as the run was started."""
+"""Checkpoint key with the run's optimizer and schedule: classes and arguments."""
 _COSINE_END = 1e-3
 _SAME_STATE = {"Adam", "AdamW"}
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A class of torch's instead of ours.
+    """Optimizer or scheduler class of torch, with its arguments.
 
     Args:
         kind: Optimizer or scheduler class.
-        options: Arguments beside the parameters or the optimizer.
+        options: Arguments of the class, without the parameters or the optimizer.
     """
 
     kind: Any
@@ -51,11 +51,11 @@ def make_optimizer(net: Any, hparams: Mapping[str, Any], choice: Choice | None, 
     Args:
         net: Network to train; its ``parameter_groups`` are used.
         hparams: Hyperparameters of the task.
-        choice: Optimizer from torch; None takes ``optimizer``, ``lr`` and ``weight_decay`` of ``hparams``.
-        fused: Whether our optimizer runs as one fused kernel.
+        choice: Optimizer from torch; None uses ``optimizer``, ``lr`` and ``weight_decay`` of ``hparams``.
+        fused: Run the built-in optimizer as one fused kernel.
 
     Raises:
-        ValueError: When the optimizer does not suit.
+        ValueError: When the optimizer cannot be used.
     """
     factor = hparams["backbone_lr_factor"]
     if choice is None:
@@ -64,7 +64,8 @@ def make_optimizer(net: Any, hparams: Mapping[str, Any], choice: Choice | None, 
         return kind(groups, betas=(0.9, 0.999), weight_decay=hparams["weight_decay"], fused=fused)
     if issubclass(choice.kind, torch.optim.LBFGS):
         raise ValueError(
-            "optimizer LBFGS needs the loss several times a step, which clicks do not allow; take another"
+            "optimizer LBFGS needs several losses per step, which training click by click cannot give; use "
+            "another"
         )
     known = inspect.signature(choice.kind).parameters
     rate = choice.options.get("lr", known["lr"].default if "lr" in known else hparams["lr"])
@@ -83,23 +84,23 @@ def make_scheduler(optimizer: Optimizer, choice: Choice | None, rate_at: Callabl
     """Make the schedule, stepped once per epoch.
 
     Args:
-        optimizer: Optimizer it sets the rate of.
-        choice: Scheduler of torch's; None follows ``rate_at``.
-        rate_at: Factor of the rate for each epoch.
+        optimizer: Optimizer whose learning rate is set.
+        choice: Torch scheduler; None follows ``rate_at``.
+        rate_at: Factor on the learning rate for each epoch.
 
     Raises:
-        ValueError: When the scheduler does not suit.
+        ValueError: When the scheduler cannot be used.
     """
     if choice is None:
         return LambdaLR(optimizer, rate_at)
     try:
         return choice.kind(optimizer, **choice.options)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise ValueError(f"lr_scheduler {choice.name} cannot be made: {error}") from error
 
 
 def rate_at(epoch: int, hparams: Mapping[str, Any], max_epochs: int) -> float:
-    """The factor of the rate in an epoch, by ``schedule``, ``step_epochs`` and ``warmup_epochs``."""
+    """Learning rate factor of an epoch, from ``schedule``, ``step_epochs`` and ``warmup_epochs``."""
     schedule, warmup = hparams["schedule"], hparams["warmup_epochs"]
     if epoch < warmup:
         return float((epoch + 1) / (warmup + 1))
@@ -115,15 +116,18 @@ def step_scheduler(scheduler: Any, trainer: Trainer, *, validated: bool) -> None
     """Step a schedule at the end of an epoch.
 
     Args:
-        scheduler: One of torch's.
+        scheduler: Torch scheduler.
         trainer: Trainer, which holds the metrics that ``ReduceLROnPlateau`` reads.
-        validated: Whether this epoch was validated; the metrics of another epoch are not counted twice.
+        validated: Whether this epoch was validated; metrics of an earlier epoch are not counted twice.
 
     Raises:
-        ValueError: When a metric is not there.
+        ValueError: When the monitored metric was not logged, or the schedule fails.
     """
     if not isinstance(scheduler, ReduceLROnPlateau):
-        scheduler.step()
+        try:
+            scheduler.step()
+        except (ValueError, ArithmeticError) as error:
+            raise ValueError(f"lr_scheduler {type(scheduler).__name__} cannot step: {error}") from error
         return
     monitor = str(getattr(scheduler, "monitor", "train/loss"))
     if monitor.startswith("val/") and not validated:
@@ -136,11 +140,11 @@ def step_scheduler(scheduler: Any, trainer: Trainer, *, validated: bool) -> None
 
 
 def settings_of(optimizer: Optimizer, choice: Choice | None) -> Settings:
-    """Classes and arguments in plain values, to compare with those of a checkpoint.
+    """Describe classes and arguments as plain values, for comparison with a checkpoint.
 
     Args:
         optimizer: Optimizer before its first step.
-        choice: Chosen scheduler, or None for ours.
+        choice: Torch scheduler; None for the built-in one.
     """
     return {
         "optimizer": type(optimizer).__name__,
@@ -151,7 +155,7 @@ def settings_of(optimizer: Optimizer, choice: Choice | None) -> Settings:
 
 
 def stored_settings(checkpoint: Mapping[str, Any]) -> Settings:
-    """The settings that a checkpoint was written under; of an older one those of its groups alone."""
+    """Get the settings in a checkpoint; an older one has only those of the parameter groups."""
     found: Settings | None = checkpoint.get(SETTINGS_KEY)
     if found is not None:
         return found
@@ -160,10 +164,10 @@ def stored_settings(checkpoint: Mapping[str, Any]) -> Settings:
 
 
 def check_same_classes(stored: Settings, given: Settings) -> None:
-    """Raise when the state of an optimizer or schedule is of another class.
+    """Check that a checkpoint's optimizer and schedule have the same classes.
 
     Raises:
-        ValueError: When it is.
+        ValueError: When a class differs.
     """
     for key, option in (("optimizer", "--optimizer"), ("scheduler", "--lr_scheduler")):
         before, now = stored.get(key, given[key]), given[key]
@@ -178,7 +182,7 @@ def check_same_classes(stored: Settings, given: Settings) -> None:
 def apply_changes(
     optimizer: Optimizer, schedulers: list[Any], stored: Settings, given: Settings
 ) -> list[str]:
-    """Apply this run's settings over those restored from a checkpoint; equal ones stay untouched.
+    """Apply this run's settings over those restored from a checkpoint; equal ones stay unchanged.
 
     Args:
         optimizer: Optimizer, with the state of the checkpoint.
@@ -187,7 +191,7 @@ def apply_changes(
         given: Settings of this run.
 
     Returns:
-        What changed, in words.
+        Descriptions of the changed settings.
     """
     changed: dict[str, str] = {}
     for number, (group, before, now) in enumerate(
@@ -224,7 +228,7 @@ def _group_settings(group: Mapping[str, Any]) -> Settings:
 
 
 def changed_values(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """Names whose values differ, each with both values; lists and tuples of the same values are the same."""
+    """Describe differing values; a list equals a tuple of the same values."""
 
     def plain(value: Any) -> str:
         return json.dumps(value, sort_keys=True, default=str)
@@ -237,5 +241,5 @@ def changed_values(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[
 
 
 def say(line: str) -> None:
-    """One line on the first rank."""
+    """Print one line on the first rank."""
     rank_zero_info(line)

@@ -1,4 +1,4 @@
-"""Stop a run at the end of a batch, with a checkpoint to resume from."""
+"""Stopping of a run at the end of a batch, with a checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ LAST = "last{}.ckpt"
 
 
 class StopAtBatchEnd(Callback):
-    """End a run at the next batch's end after SIGINT or SIGTERM; a second signal ends it at once.
+    """Callback that stops at the end of the batch after SIGINT or SIGTERM; a second signal stops at once.
 
-    Training writes a last checkpoint first. Under DDP all ranks stop at the same batch, whichever rank gets
-    the signal. Lightning itself would end inside a batch after SIGINT, and with exit code 0 after
-    SIGTERM.
+    Training saves a last checkpoint first. Under DDP, all ranks stop at the same batch, whichever rank gets
+    the signal. Lightning itself would stop inside a batch after SIGINT, and with exit code 0 after SIGTERM.
     """
 
     def __init__(self) -> None:
@@ -36,7 +35,7 @@ class StopAtBatchEnd(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write a checkpoint and stop when asked to."""
+        """Save a checkpoint and stop if a signal has arrived."""
         if not self._is_asked(trainer):
             return
         self._saved = checkpoint_path(trainer)
@@ -53,7 +52,7 @@ class StopAtBatchEnd(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Stop a validation during training when asked to."""
+        """Stop a validation during training if a signal has arrived."""
         if trainer.state.fn == TrainerFn.FITTING and self._is_asked(trainer):
             self._saved = newest_checkpoint(trainer)
             raise self._stopped("its last epoch" if self._saved else "")
@@ -64,7 +63,7 @@ class StopAtBatchEnd(Callback):
     def _stopped(self, place: str) -> Stopped:
         advice = "no checkpoint was written"
         if self._saved is not None:
-            advice = f"the same command with --ckpt_path {self._saved} goes on from {place}"
+            advice = f"the same command with --ckpt_path {self._saved} continues from {place}"
         return Stopped(self._signum or signal.SIGTERM, advice)
 
     def _take_down(self, signum: int, frame: FrameType | None) -> None:
@@ -73,12 +72,12 @@ class StopAtBatchEnd(Callback):
         self._signum = signum
         if (
             os.environ.get("LOCAL_RANK", "0") == "0"
-        ):  # one line for all ranks; print may be what was interrupted
+        ):  # one line for all ranks; the signal may have interrupted print
             os.write(2, b"dct-seg: stopping at this batch's end; once more stops at once\n")
 
 
 def checkpoint_path(trainer: Trainer) -> Path | None:
-    """Path of this run's last checkpoint, which overwrites no other run's; None if checkpoints are off."""
+    """Path for this run's last checkpoint; None if checkpoints are off."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.dirpath:
             own = Path(callback.last_model_path) if callback.last_model_path else None
@@ -92,7 +91,7 @@ def checkpoint_path(trainer: Trainer) -> Path | None:
 
 
 def newest_checkpoint(trainer: Trainer) -> Path | None:
-    """The checkpoint that this run wrote last, or None."""
+    """Newest checkpoint of this run, or None."""
     callbacks = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
     paths = [Path(path) for one in callbacks for path in (one.last_model_path, one.best_model_path) if path]
     return max((path for path in paths if path.exists()), key=lambda path: path.stat().st_mtime, default=None)

@@ -1,7 +1,4 @@
-"""Training click by click: one click, forward, loss, optimizer step.
-
-Then the next click from the new mask (section 2.3).
-"""
+"""Training task: click, forward, loss, optimizer step, next click on the new mask (section 2.3)."""
 
 from __future__ import annotations
 
@@ -18,13 +15,14 @@ from dct_seg.clicks import ClickBatch
 from dct_seg.data.batches import checked_batch
 from dct_seg.interaction import Interaction, answer_each, interact
 from dct_seg.metrics import iou
-from dct_seg.models.dct_net import DCTNetConfig
+from dct_seg.models.config import DCTNetConfig
 from dct_seg.models.network import InteractiveNetwork, Output, build_network
-from dct_seg.ranges import check_number
+from dct_seg.ranges import check_counts, check_number, plain
 from dct_seg.registry import check_choice
-from dct_seg.simulation import NextClicks, Place, Prompt, Rule, SimulatedUser, UserSettings, predicted
+from dct_seg.simulation import NextClicks, Place, Prompt, Rule, UserSettings, predicted
 from dct_seg.simulation.random_clicks import RandomClicks
 from dct_seg.simulation.settings import given_settings
+from dct_seg.simulation.user import SimulatedUser
 from dct_seg.training.corrections import enlarge_corrections, shrink_batch
 from dct_seg.training.evaluation import EvaluationSteps
 from dct_seg.training.hooks import TaskHooks
@@ -36,45 +34,43 @@ Update = Literal["every", "last", "sum"]
 ClickSampling = Literal["mistakes", "random"]
 
 EVALUATION_ARGUMENTS = ("val_prompts", "val_clicks", "val_threshold", "channels_last")
-"""Kept out of a checkpoint's hyper-parameters, so that what the command line says about evaluation wins over
-it."""
+"""Arguments not stored in a checkpoint, so that the command line controls the evaluation."""
 
 
 class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
-    """A network with its training loop and its validation protocol. The defaults are the paper's.
+    """Lightning module with the training loop and the validation protocol; defaults follow the paper.
 
-    Lightning counts an optimizer step, so a click, as one ``global_step``: ``max_steps`` counts clicks, and
-    ``ModelCheckpoint``'s ``every_n_train_steps`` saves after a batch only where the clicks so far are a
-    multiple of it (its ``train_time_interval`` does nothing under manual optimization). Epochs mean what they
-    say: save, validate and step the rate by them. Loggers count batches, and ``EMAWeightAveraging`` averages
-    once a batch; leave its ``update_every_n_steps`` at 1.
+    Lightning's ``global_step`` counts optimizer steps, hence clicks: ``max_steps`` is a number of clicks, and
+    ``ModelCheckpoint(every_n_train_steps=N)`` saves after a batch only if the number of clicks is a multiple
+    of N (``train_time_interval`` does nothing under manual optimization). Save, validate and step the
+    learning rate by epochs. Loggers count batches, and ``EMAWeightAveraging`` averages once per batch; leave
+    its ``update_every_n_steps`` at 1.
 
-    The parts of a training step are named for Lightning's profilers (``Trainer(profiler="simple")`` prints
+    Lightning's profilers report the parts of a training step (``Trainer(profiler="simple")`` prints
     them): ``simulation``, ``radii``, ``forward``, ``loss``, ``backward`` and Lightning's own
     ``optimizer_step``.
 
     Args:
         network: Network configuration; by default the paper's, or that of ``start_from``.
-        start_from: Trained weights that the run starts from, as ``InteractiveNetwork.from_pretrained`` takes
-            them, with their network.
+        start_from: Trained weights to start from, in any form that ``InteractiveNetwork.from_pretrained``
+            accepts, with their network.
         lr: Learning rate of the new layers; the paper's 1e-4.
         backbone_lr_factor: Factor on ``lr`` for the backbone.
-        optimizer: ``adam`` is the paper's, ``adamw`` decays weights apart from the gradient.
+        optimizer: ``adam`` as in the paper, or ``adamw``, which decouples weight decay from the gradient.
         weight_decay: Weight decay.
-        schedule: ``step`` multiplies the rate by 0.1 each ``step_epochs`` (the paper), ``cosine`` ends near
-            0, ``constant`` stays.
+        schedule: ``step`` multiplies the rate by 0.1 every ``step_epochs`` (the paper), ``cosine`` decays to
+            near 0, ``constant`` keeps the rate.
         step_epochs: Epochs between two steps of ``step``.
         warmup_epochs: Warm-up epochs, for any schedule.
         train_clicks: Minimum and maximum clicks per batch; drawn for each batch, the same on all ranks.
         clicks_ahead: Make up to this many clicks without gradients first, in half of the batches. Long
             interactions are then seen at a third of the cost; ``train/first_mIoU`` is measured at the first
-            click that trains. The paper's is 0.
+            click with gradients. The paper uses 0.
         local_clicks: Minimum and maximum clicks per batch that train on enlarged windows around a correction,
-            after the other clicks. The current mask is the previous mask there. The paper's is (0, 0).
+            after the other clicks. They receive the current mask as previous mask. The paper uses (0, 0).
         local_reach: Half of such a window's side, in drag radii.
         fine_factor: Size of the training crops relative to the network's input, so that windows around
-            corrections are cut from a finer image. The ``crop_size`` of the data must
-            be a multiple of it.
+            corrections are cut from a finer image. The ``crop_size`` of the data must be a multiple of it.
         keep_loss: Weight of an extra loss over the pixels that were right before the click, so that a
             correction damages less.
         update: ``every`` steps after each click (the paper), ``last`` only after the last click of a batch,
@@ -83,10 +79,10 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
             ``last``. (Trainer's ``accumulate_grad_batches`` is refused under manual optimization.)
         losses: Name of each loss and its weight, or ``{weight: W, OPTION: VALUE}``.
         drag_loss: Weight of the Auto-Drag-Head's loss (smooth L1 of the logarithm of the radius).
-        click_sampling: ``mistakes`` clicks where the network is wrong; ``random`` draws each set of clicks
-            from the mask alone, as papers before 2018 did (:class:`RandomClicks`). Needs a click encoder that
+        click_sampling: ``mistakes`` clicks on the network's errors; ``random`` draws each set of clicks
+            from the mask alone, as papers before 2018 did (`RandomClicks`); needs a click encoder that
             reads no radius.
-        drag_share: Setting of the simulated user, see :class:`dct_seg.simulation.UserSettings`; None takes
+        drag_share: Setting of the simulated user, see `dct_seg.simulation.UserSettings`; None uses
             that of the data module, or the default with another data module.
         rule: See ``drag_share``.
         place: See ``drag_share``.
@@ -102,7 +98,13 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
             tensor cores.
 
     Raises:
-        ValueError: When an argument is out of range or names nothing known.
+        ValueError: When an argument is out of range or an unknown name.
+
+    Examples:
+        >>> network = DCTNetConfig(backbone="resnet18", backbone_weights="none")
+        >>> task = InteractiveSegmentationTask(network, lr=1e-3, losses={"bce": 1.0, "dice": 0.5})
+        >>> task.val_prompts
+        ['drag']
     """
 
     def __init__(
@@ -143,21 +145,20 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
         super().__init__()
         start = InteractiveNetwork.from_pretrained(start_from) if start_from is not None else None
         config = _network(DCTNetConfig.from_dict(network) if isinstance(network, dict) else network, start)
-        self.losses = LossSum(losses or {"bce": 1.0})
+        self.losses = LossSum({"bce": 1.0} if losses is None else losses)
         check_choice("optimizer", optimizer, get_args(OptimizerName))
         check_choice("schedule", schedule, get_args(Schedule))
         check_choice("update rule", update, get_args(Update))
         check_choice("click sampling", click_sampling, get_args(ClickSampling))
         for prompt in val_prompts:
             check_choice("prompt", prompt, get_args(Prompt))
-        if len(train_clicks) != 2 or not 1 <= train_clicks[0] <= train_clicks[1]:
+        if not val_prompts or len(set(val_prompts)) < len(val_prompts):
             raise ValueError(
-                f"train_clicks is the fewest and the most clicks of a batch, got {tuple(train_clicks)}"
+                f"val_prompts is [drag], [click] or [drag, click], got {list(val_prompts)}; to skip "
+                "validation, set trainer.limit_val_batches 0"
             )
-        if len(local_clicks) != 2 or not 0 <= local_clicks[0] <= local_clicks[1]:
-            raise ValueError(
-                f"local_clicks is the fewest and the most clicks of a batch, got {tuple(local_clicks)}"
-            )
+        check_counts("train_clicks", train_clicks, least=1)
+        check_counts("local_clicks", local_clicks, least=0)
         for name, count, least in (
             ("step_epochs", step_epochs, 1),
             ("warmup_epochs", warmup_epochs, 0),
@@ -166,13 +167,16 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
             ("accumulate_batches", accumulate_batches, 1),
             ("seed", seed, 0),
             ("val_clicks", val_clicks, 1),
+        ):
+            check_number(name, count, least=least, whole=True)
+        for name, value, least in (
             ("backbone_lr_factor", backbone_lr_factor, 0),
             ("weight_decay", weight_decay, 0),
             ("drag_loss", drag_loss, 0),
             ("keep_loss", keep_loss, 0),
             ("local_reach", local_reach, 1),
         ):
-            check_number(name, count, least=least)
+            check_number(name, value, least=least)
         check_number("lr", lr, above=0)
         check_number("val_threshold", val_threshold, above=0, below=1, unit="a probability")
         if gradient_clip is not None:
@@ -183,27 +187,28 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
                 "local_clicks have one for each click; set update to sum or last, and local_clicks to [0, 0]"
             )
         self.save_hyperparameters(ignore=["network", "start_from", *EVALUATION_ARGUMENTS])
+        for name, value in self.hparams.items():
+            self.hparams[name] = plain(value)
         self.automatic_optimization = False
-        own = UserSettings(**given_settings(dict(self.hparams)))  # a wrong setting is told now
+        own = UserSettings(**given_settings(dict(self.hparams)))  # reports a wrong setting early
         self.net = build_network(config) if start is None else start.train()
         self.save_hyperparameters({"network": asdict(self.net.config)})
+        self.is_channels_last = channels_last
         if channels_last:
             self.net = self.net.to(memory_format=torch.channels_last)
         self._check_radii(own, val_prompts)
         if click_sampling == "random" and self.net.click_encoder.needs_radius:
             raise ValueError(
-                f"click_sampling random draws no drags, and {config.click_encoder} reads their radii; take "
+                f"click_sampling random draws no drags, but {config.click_encoder} reads their radii; use "
                 "mistakes, or a click encoder such as Euclidean"
             )
         self.val_prompts = list(val_prompts)
-        self.val_clicks = val_clicks
+        self.val_clicks = int(val_clicks)
         self.val_threshold = val_threshold
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | Path, **kwargs: Any) -> InteractiveSegmentationTask:  # type: ignore[override]
-        """Load a checkpoint as Lightning does, but do not fetch the backbone's pretrained weights, which the
-        checkpoint replaces.
-        """
+        """Load a checkpoint without downloading pretrained backbone weights, which it would replace."""
         if "network" in kwargs:
             return super().load_from_checkpoint(checkpoint_path, **kwargs)
         stored = torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True)
@@ -218,15 +223,15 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
         return task
 
     def forward(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> Tensor:
-        """Compute logits, see :meth:`InteractiveNetwork.forward`."""
+        """Compute logits, see `InteractiveNetwork.forward`."""
         logits: Tensor = self.net(image, clicks, previous)
         return logits
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        """The clicks of one batch, each with its loss and, by default, its optimizer step.
+        """Make the clicks of one batch, each with its loss and, by default, an optimizer step.
 
         Args:
-            batch: See :mod:`dct_seg.data.batches`.
+            batch: Batch, see `dct_seg.data.batches`.
             batch_idx: Number of the batch in its epoch.
 
         Raises:
@@ -236,8 +241,7 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
         batch = shrink_batch(fine, self.hparams["fine_factor"])
         image, mask, ignore = batch["image"], batch["mask"], batch["ignore"]
         low, high = self.hparams["train_clicks"]
-        # Drawn from what all ranks share: a rank that took more clicks than another would wait for it for
-        # ever.
+        # Drawn from a seed shared by all ranks: with different numbers of clicks they would deadlock.
         shared = self._generator(batch_idx)
         num_clicks = int(torch.randint(low, high + 1, (1,), generator=shared))
         most_ahead = self.hparams["clicks_ahead"]
@@ -261,7 +265,7 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
         rows = []
         shares_encoding = (
             self.net.is_late and update == "sum"
-        )  # one graph under all clicks, which only one backward can use
+        )  # all clicks share one graph, so that there is only one backward pass
         total = image.new_zeros(())
         if self.hparams["click_sampling"] == "random":
             sets = RandomClicks()
@@ -319,7 +323,7 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
         ignore: Tensor,
         done: Tensor,
     ) -> Tensor:
-        """The losses of one click; ``before`` holds the logits that the click was to correct."""
+        """Losses of one click; ``before`` are the logits that the click corrects."""
         loss = mean_of_unfinished(self.net.loss(output, mask, ignore, clicks, self.losses), done)
         if not self.hparams["keep_loss"] or before is None:
             return loss
@@ -338,9 +342,9 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
         generator: torch.Generator,
         batch_idx: int,
     ) -> dict[str, Tensor]:
-        """Train on enlarged windows around each image's next click; one optimizer step per click.
+        """Train on enlarged windows around each image's next click, with one optimizer step per click.
 
-        In half of the batches the click has acted on the whole crop before: the window is a second look.
+        In half of the batches, the click was already applied to the whole crop; the window is a second pass.
 
         Returns:
             Mean IoU inside the windows before and after the first click.
@@ -374,7 +378,7 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
                 clicks = clicks.append(asked.coords, asked.labels, asked.radii)
             clicks = learner.fill_radii(window.image, clicks, previous)
             logits = learner(window.image, clicks, previous)
-            has_radius = not (is_second_look and index == 0)  # the wrong region may be gone by now
+            has_radius = not (is_second_look and index == 0)  # the wrong region may be corrected already
             step = Interaction(
                 index, clicks, logits, replace(asked, done=done if has_radius else torch.ones_like(done))
             )
@@ -394,12 +398,12 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
 
     @property
     def user(self) -> UserSettings:
-        """Settings of the simulated user: the data module's, but for those given to the task."""
+        """Settings of the simulated user: those given to the task, else the data module's."""
         module = None if self._trainer is None else getattr(self._trainer, "datamodule", None)
         return replace(getattr(module, "user", UserSettings()), **given_settings(dict(self.hparams)))
 
     def on_fit_start(self) -> None:
-        """Check the simulated user, which the data module may own."""
+        """Check the settings of the simulated user, which the data module may own."""
         super().on_fit_start()
         given = given_settings(dict(self.hparams))
         if given and hasattr(self.trainer.datamodule, "user"):  # type: ignore[attr-defined]
@@ -407,7 +411,7 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
         self._check_radii(self.user, self.val_prompts)
 
     def _first_clicks(self, batch: dict[str, Any]) -> Tensor | None:
-        """First clicks (B, 3) that the data module's workers made; None where they are of another user."""
+        """First clicks, (B, 3), from the data module's workers; None if their user has other settings."""
         theirs = getattr(self.trainer.datamodule, "user", None)  # type: ignore[attr-defined]
         if theirs is None or self.hparams["fine_factor"] > 1 or not self.user.clicks_first_like(theirs):
             return None
@@ -420,14 +424,12 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
         if user.drag_share < 1 or "click" in val_prompts:
             raise ValueError(
                 f"{self.net.config.click_encoder} needs radii and auto_drag is off, so that a click without "
-                "a drag cannot be drawn; switch auto_drag on, or set drag_share to 1 and val_prompts to "
-                "[drag]"
+                "a drag cannot be drawn; switch auto_drag on, choose an encoder without radii such as Disk, "
+                "or set drag_share to 1 and val_prompts to [drag]"
             )
 
     def _generator(self, *key: int) -> torch.Generator:
-        """Randomness that depends on the seed, the epoch and ``key`` alone, so that a resumed run draws the
-        same.
-        """
+        """Make a generator from seed, epoch and ``key`` alone, so that a resumed run draws the same."""
         state = np.random.SeedSequence([self.hparams["seed"], self.current_epoch, *key]).generate_state(
             1, np.uint64
         )
@@ -435,19 +437,20 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
 
 
 def _network(given: DCTNetConfig | None, start: InteractiveNetwork | None) -> DCTNetConfig:
-    """The network to train; given beside weights to start from, it must be theirs."""
+    """Get the configuration of the network to train; with starting weights, it must match theirs."""
     if start is None:
         return given or DCTNetConfig()
     theirs = start.config
     ours = theirs
     if given is not None:
-        is_random = given.backbone_weights == "none"  # then frozen_batch_norm would be off, see DCTNetConfig
+        # DCTNetConfig switches frozen_batch_norm off for random weights; here the start's value applies.
+        is_random = given.backbone_weights == "none"
         frozen = theirs.frozen_batch_norm if is_random else given.frozen_batch_norm
         ours = replace(given, backbone_weights=theirs.backbone_weights, frozen_batch_norm=frozen)
     differing = [f.name for f in fields(theirs) if getattr(ours, f.name) != getattr(theirs, f.name)]
     if differing:
         raise ValueError(
-            f"the weights of start_from are of a network with another {', '.join(differing)}; leave out "
-            "model.network"
+            f"the weights of start_from belong to a network with another {', '.join(differing)}; "
+            "omit model.network"
         )
     return theirs

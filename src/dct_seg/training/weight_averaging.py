@@ -19,13 +19,17 @@ class StartWeightAveraging(WeightAveraging):
     combined with another weight averaging callback.
 
     Args:
-        start_share: Share of the starting weights, 0 or more and below 1. A larger share forgets less and
+        start_share: Fraction of the starting weights, 0 or more and below 1. A larger one forgets less and
             learns less.
 
     Raises:
         ValueError: When the share is out of range.
 
-    Source: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022. Not of the paper.
+    Source: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022. Not in the paper.
+
+    Examples:
+        >>> from lightning import Trainer
+        >>> trainer = Trainer(callbacks=[StartWeightAveraging(start_share=0.5)], logger=False)
     """
 
     def __init__(self, start_share: float = 0.5) -> None:

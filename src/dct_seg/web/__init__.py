@@ -1,1 +1,1 @@
-"""Parts that every HTTP interface here shares: the guard, answers to mistakes, the socket."""
+"""Parts shared by all HTTP interfaces: request checks, error responses, the socket."""

@@ -1,4 +1,4 @@
-"""Answers to mistakes: always JSON with one line, ``{"error": ...}``."""
+"""Error responses: always JSON with one line, ``{"error": ...}``."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from starlette.exceptions import HTTPException
 
 
 def problem(status: int, error: str, **more: Any) -> JSONResponse:
-    """An answer of one line.
+    """Error response with a one-line message.
 
     Args:
         status: HTTP status.
-        error: The line.
-        more: Further fields.
+        error: Message.
+        more: Additional fields.
     """
     return JSONResponse({"error": " ".join(error.split()), **more}, status_code=status)
 
 
 def malformed(schema_url: str) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:
-    """Handler of requests that the schema does not allow: 422, and the fields that are wrong.
+    """Handler for requests that violate the schema: 422, with the wrong fields.
 
     Args:
         schema_url: Path of the OpenAPI schema.
@@ -35,12 +35,12 @@ def malformed(schema_url: str) -> Callable[[Request, Exception], Awaitable[JSONR
             f"{'.'.join(str(part) for part in one['loc'][1:]) or one['loc'][0]}: {one['msg']}"
             for one in error.errors()[:3]
         ]
-        return problem(422, f"{'; '.join(found)}; {schema_url} shows what is taken"[:1000])
+        return problem(422, f"{'; '.join(found)}; {schema_url} describes the expected request"[:1000])
 
     return handle
 
 
 async def http_error(request: Request, error: Exception) -> JSONResponse:
-    """Handler of errors that the framework raises, such as an unknown path."""
+    """Handler for errors of the framework, such as an unknown path."""
     assert isinstance(error, HTTPException)
     return problem(error.status_code, str(error.detail))

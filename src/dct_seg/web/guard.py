@@ -22,7 +22,7 @@ TOKEN_HEADER = "X-DCT-Seg-Token"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CHANGES = ("POST", "PUT", "PATCH", "DELETE")
 BODY_SECONDS = 20.0
-"""Timeout while a request body is awaited."""
+"""Timeout in seconds for a request body."""
 
 POLICY = "; ".join(
     (
@@ -52,8 +52,8 @@ class Body(NamedTuple):
     """Limits of a request's body.
 
     Args:
-        max_bytes: Bytes it may have.
-        media_types: Content types it may have.
+        max_bytes: Maximum size in bytes.
+        media_types: Accepted content types.
     """
 
     max_bytes: int
@@ -61,7 +61,7 @@ class Body(NamedTuple):
 
 
 class _RefusedBodyError(Exception):
-    """A body that is too large or late, with the status and message of the response."""
+    """Refusal of a body that is too large or late, with the response's status and message."""
 
     def __init__(self, status: int, line: str) -> None:
         super().__init__(line)
@@ -73,10 +73,10 @@ class Guard:
 
     Args:
         app: Application to protect.
-        token: Every request but those for the page's own files must carry it; None for none.
-        hosts: Names that the Host header may have, in lower case; None for any.
+        token: Token that each request needs, except requests for the page's files; None needs none.
+        hosts: Accepted names in the Host header, in lower case; None accepts any.
         body_of: Limits of the body of a request to a path.
-        command: The command that prints the token.
+        command: Command that prints the token.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Guard:
             try:
                 message = await asyncio.wait_for(receive(), None if is_whole else BODY_SECONDS)
             except asyncio.TimeoutError:
-                line = f"the rest of the request did not come for {BODY_SECONDS:g} seconds; send it again"
+                line = f"the rest of the request did not arrive for {BODY_SECONDS:g} seconds; send it again"
                 refusal = _RefusedBodyError(408, line)
                 raise refusal from None
             read += len(message.get("body", b""))
@@ -129,7 +129,7 @@ class Guard:
         async def guarded(message: Message) -> None:
             nonlocal began
             if refusal is not None and not began:
-                raise refusal  # what the application makes of its broken reading is not the answer
+                raise refusal  # the refusal is the response, not the application's own error
             if message["type"] == "http.response.start":
                 began = True
                 MutableHeaders(raw=message["headers"]).update(HEADERS)
@@ -144,7 +144,7 @@ class Guard:
             if not began:
                 await _answer(
                     500,
-                    "the server failed at this; its terminal tells where; what was answered before is safe",
+                    "the server failed on this request; see its terminal; earlier changes are saved",
                     send,
                 )
             raise
@@ -179,7 +179,7 @@ class Guard:
 
 
 def host_name(host: str) -> str:
-    """The name in a Host header, without its port; "" for nonsense.
+    """Name in a Host header, without its port; "" if it is malformed.
 
     Examples:
         >>> [host_name(host) for host in ("LocalHost:8000", "[::1]:8000", "evil.example", "a b")]
@@ -194,7 +194,7 @@ def host_name(host: str) -> str:
 
 
 def urlsplit_netloc(origin: str) -> str:
-    """Host and port of an Origin header, in lower case; "" for ``null`` and nonsense."""
+    """Host and port of an Origin header, in lower case; "" for ``null`` or a malformed one."""
     try:
         return urlsplit(origin).netloc.lower()
     except ValueError:
@@ -202,7 +202,7 @@ def urlsplit_netloc(origin: str) -> str:
 
 
 def _token_of(headers: Headers) -> str:
-    """The token in a header: our own, a bearer's, or the password of a client that knows only Basic."""
+    """Token in a header: our own header, a bearer token, or the password of Basic authentication."""
     kind, _, value = headers.get("authorization", "").partition(" ")
     if headers.get(TOKEN_HEADER):
         return headers[TOKEN_HEADER]
@@ -219,7 +219,7 @@ def _token_of(headers: Headers) -> str:
 def _body_problem(body: Body, headers: Headers) -> tuple[int, str] | None:
     length = headers.get("content-length")
     if length is not None and not (length.isascii() and length.isdigit()):
-        return 400, "the Content-Length is no number"
+        return 400, "the Content-Length is not a number"
     if length is not None and int(length) > body.max_bytes:
         return 413, _too_large(body.max_bytes)
     if length in (None, "0") and "transfer-encoding" not in headers:

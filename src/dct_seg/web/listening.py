@@ -1,4 +1,4 @@
-"""The socket of a server, the address that people open, and the server itself."""
+"""Server: its socket, its address, and the uvicorn instance."""
 
 from __future__ import annotations
 
@@ -9,17 +9,23 @@ if TYPE_CHECKING:
     import uvicorn
     from starlette.types import ASGIApp
 
+MOST_PORT = 65535
+
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that is bound, so that a wrong address is told before anything is loaded.
+    """Open a listening socket, so that a wrong address fails before anything is loaded.
+
+    A client that connects before `serve` waits instead of being refused.
 
     Args:
         host: Name or number of an interface.
-        port: 0 takes a free one.
+        port: Port; 0 takes a free one.
 
     Raises:
-        ValueError: When it cannot be listened on.
+        ValueError: When the address cannot be used.
     """
+    if not 0 <= port <= MOST_PORT:  # the system would take the rest of a division by 65536
+        raise ValueError(f"a port is 0 to {MOST_PORT}, 0 for a free one, got --port {port}")
     try:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -27,20 +33,21 @@ def listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen()
     except (OSError, OverflowError) as error:
         raise ValueError(
-            f"{host}:{port} cannot be listened on ({error}); give another --port, or 0 for a free one"
+            f"cannot listen on {host}:{port} ({error}); give another --port, or 0 for a free one"
         ) from error
     return listener
 
 
 def url_of(host: str, listener: socket.socket, token: str | None = None) -> str:
-    """The address to open.
+    """Address to open in a browser.
 
     Args:
-        host: Host given to :func:`listen`; a wildcard address becomes this machine's name.
+        host: Host given to `listen`; a wildcard address becomes this machine's name.
         listener: The socket.
-        token: Part of the address, if any.
+        token: Token to include in the address, or None.
     """
     name = socket.gethostname() if host in ("0.0.0.0", "::", "") else host
     name = f"[{name}]" if ":" in name else name
@@ -51,8 +58,8 @@ def serve(app: ASGIApp, listener: socket.socket) -> None:
     """Serve until stopped.
 
     Args:
-        app: The application.
-        listener: The socket.
+        app: Application.
+        listener: Bound socket.
     """
     import uvicorn
 
@@ -60,7 +67,7 @@ def serve(app: ASGIApp, listener: socket.socket) -> None:
 
 
 def server_config(app: ASGIApp) -> uvicorn.Config:
-    """Configure uvicorn: quiet, on connections with deadlines."""
+    """Configure uvicorn: quiet, with connection timeouts."""
     import uvicorn
 
     from dct_seg.web.connections import TimedConnection

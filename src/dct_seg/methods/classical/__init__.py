@@ -1,4 +1,4 @@
-"""Methods from before deep learning: clicks are seeds, the image alone is the evidence."""
+"""Classical methods: clicks are seeds, without learned weights."""
 
 from dct_seg.methods.classical import disc, geodesic, grabcut, graph_cut, random_walker, star_convexity
 

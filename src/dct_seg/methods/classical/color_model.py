@@ -12,17 +12,16 @@ from dct_seg.methods.classical.seeds import UNMARKED, frame_of
 class ColorModel:
     """Smoothed color histograms of an image's object and background in CIE Lab.
 
-    A few hundred seed pixels fill few of the bins, so the counts are blurred over the neighboring colors: a
-    kernel density estimate with the bin as its step. Until there is a negative click the image's frame stands
-    for the background, since an object seldom fills it; it is a guess about colors only and never a seed.
+    A few hundred seed pixels fill few bins, so the counts are blurred over neighboring colors: a kernel
+    density estimate on the grid of bins. Before the first negative click, the image's frame represents the
+    background, since an object seldom fills it. It only affects the colors and is never a seed.
 
     Args:
         image: (H, W, 3) RGB uint8.
-        bins: Bins a channel.
+        bins: Number of bins per channel.
         blur: Standard deviation of the blur, in bins.
-        frame: Width of the image's frame that stands for the background, as a share of the shorter side.
-        frame_weight: Weight of the image frame, in shares of the background's histogram, once there are
-            negative clicks.
+        frame: Width of the image's frame, as a fraction of the shorter side.
+        frame_weight: Weight of the frame relative to the background's seeds after the first negative click.
     """
 
     def __init__(
@@ -44,8 +43,7 @@ class ColorModel:
         self._on_frame = frame_of((height, width), max(1, round(frame * min(height, width))))
 
     def object_probability(self, seeds: NDArray[np.int8]) -> NDArray[np.float64]:
-        """(H, W) probability in 0..1 that a pixel's color is the object's, both sides being equally likely at
-        first.
+        """Compute the probability (H, W) that a pixel's color is the object's, with equal priors.
 
         Args:
             seeds: (H, W) int8: 1 object, 0 background, -1 unmarked; at least one pixel is 1.
@@ -55,7 +53,7 @@ class ColorModel:
         marked = seeds == 0
         share = self.frame_weight if marked.any() else 1.0
         outside = (1 - share) * self._histogram(marked) + share * frame
-        floor = 0.1 / self.bins**3  # a color that neither side has says nothing
+        floor = 0.1 / self.bins**3  # a color without counts on both sides has probability 0.5
         odds = (inside + floor) / (inside + outside + 2 * floor)
         return np.asarray(odds.ravel()[self._bin])
 
@@ -68,7 +66,7 @@ class ColorModel:
 
 
 def _blur(counts: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
-    """The 3-D array blurred by a Gaussian along each axis."""
+    """Blur a 3-D array by a Gaussian along each axis."""
     from scipy.ndimage import gaussian_filter
 
     return np.asarray(gaussian_filter(counts, sigma, mode="nearest", truncate=3.0)) if sigma > 0 else counts

@@ -1,4 +1,4 @@
-"""Baseline of every drag row: only the circles of the clicks."""
+"""Baseline for drags: only the circles of the clicks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dct_seg.methods.classical.seeds import SeededMethod
 class Disc(SeededMethod):
     """Paint the circle of each click, without looking at the image.
 
-    A drag whose radius is read from the ground truth already says a lot. Compare a method to this baseline.
+    A drag with a radius from the ground truth contains much information, so compare methods to this baseline.
 
     Args:
         seed_radius: Radius in pixels of a click without a drag.
@@ -38,5 +38,5 @@ class Disc(SeededMethod):
     def segment(
         self, image: NDArray[np.uint8], seeds: NDArray[np.int8], previous: NDArray[np.float32] | None
     ) -> NDArray[np.float32]:
-        """The positive seeds."""
+        """Return the positive seeds."""
         return np.asarray(seeds == 1, np.float32)

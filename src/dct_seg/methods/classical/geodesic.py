@@ -19,19 +19,19 @@ from dct_seg.methods.extras import import_extra
 class Geodesic(SeededMethod):
     """Assign each pixel to the nearer seeds, along paths with the least change of the object's likelihood.
 
-    With P the probability that a pixel's color is the object's, a path's length is the sum of |grad P| along
-    it; with D_F and D_B the distances to the seeds of both sides, the result is w_F / (w_F + w_B) where w_F =
-    D_F^-power P and w_B = D_B^-power (1 - P). Until there is a negative click the image's outermost pixels
-    are the background's seeds. The paper smooths the densities, we smooth P in the image: a click marks too
-    few pixels for smooth densities.
+    P is the probability that a pixel's color is the object's, and the length of a path is the sum of |grad P|
+    along it. D_F and D_B are the distances to the seeds of both sides. The result is w_F / (w_F + w_B) with
+    w_F = D_F^-power P and w_B = D_B^-power (1 - P). Before the first negative click, the image's outermost
+    pixels are background seeds. The paper smooths the densities; we smooth P in the image, because a click
+    marks too few pixels for smooth densities.
 
     Source:
         X. Bai and G. Sapiro, "A geodesic framework for fast interactive image and video segmentation and
         matting", ICCV 2007, sections 2 and 3.
 
     Args:
-        power: Exponent by which a side's weight falls with distance.
-        step: Length that one pixel adds to a path where P is constant.
+        power: Exponent of the distance in the weights.
+        step: Path length per pixel where P is constant.
         smoothing: Standard deviation in pixels of the blur of P; 0 for none.
         seed_radius: Radius in pixels of the seed of a click without a drag.
     """
@@ -44,7 +44,7 @@ class Geodesic(SeededMethod):
     ) -> None:
         super().__init__(seed_radius=seed_radius)
         if not step > 0:
-            raise ValueError(f"step is a length above 0, got {step}")
+            raise ValueError(f"step must be a length above 0, got {step}")
         self.power = power
         self.step = step
         self.smoothing = smoothing
@@ -64,7 +64,7 @@ class Geodesic(SeededMethod):
     def segment(
         self, image: NDArray[np.uint8], seeds: NDArray[np.int8], previous: NDArray[np.float32] | None
     ) -> NDArray[np.float32]:
-        """The share of the object's weight."""
+        """Return the object's normalized weight."""
         likely = self._colors.object_probability(seeds)
         if self.smoothing:
             likely = cv2.GaussianBlur(
@@ -78,10 +78,7 @@ class Geodesic(SeededMethod):
         return (inside / (inside + outside)).astype(np.float32)
 
     def _closeness(self, step: NDArray[np.float64], start: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """(H, W): the distance to the nearest pixel of ``start``, to the power -``power``.
-
-        0 without such a pixel.
-        """
+        """Distance to the nearest pixel of ``start``, to the power -``power``, (H, W); 0 if there is none."""
         if not start.any():
             return np.zeros(start.shape)
         distance, _ = self._graph_search.MCP_Geometric(step).find_costs(np.argwhere(start))

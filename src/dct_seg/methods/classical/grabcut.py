@@ -12,15 +12,15 @@ from dct_seg.methods.base import METHODS
 from dct_seg.methods.classical.seeds import SeededMethod, frame_of, keep_seeded
 
 _GAUSSIANS = 5
-"""Components of each side in OpenCV; a side with fewer pixels has no color model."""
+"""Number of mixture components in OpenCV; a class with fewer pixels has no color model."""
 
 
 @METHODS.register("grabcut")
 class GrabCut(SeededMethod):
-    """Alternate graph cut and Gaussian mixtures, from the last mask, with the clicks as hard seeds.
+    """Method that alternates graph cuts and Gaussian mixtures, from the last mask, with clicks as hard seeds.
 
-    The paper starts from a rectangle around the object; the first click starts from all of the image but its
-    frame. Parts without a positive seed are dropped.
+    The paper starts from a rectangle around the object; here, the first click starts from the image without
+    its frame. Parts without a positive seed are removed.
 
     Source:
         C. Rother, V. Kolmogorov and A. Blake, "GrabCut: interactive foreground extraction using iterated
@@ -28,7 +28,7 @@ class GrabCut(SeededMethod):
 
     Args:
         iterations: Iterations per click.
-        frame: Width of the image's frame that is background at first, as a share of the shorter side.
+        frame: Width of the frame that is background at the first click, as a fraction of the shorter side.
         seed_radius: Radius in pixels of the seed of a click without a drag.
     """
 
@@ -38,7 +38,7 @@ class GrabCut(SeededMethod):
     def __init__(self, *, iterations: int = 2, frame: float = 0.02, seed_radius: float = 5.0) -> None:
         super().__init__(seed_radius=seed_radius)
         if iterations < 1:
-            raise ValueError(f"iterations is 1 or more, got {iterations}")
+            raise ValueError(f"iterations must be 1 or more, got {iterations}")
         self.iterations = iterations
         self.frame = frame
 
@@ -54,7 +54,7 @@ class GrabCut(SeededMethod):
     def segment(
         self, image: NDArray[np.uint8], seeds: NDArray[np.int8], previous: NDArray[np.float32] | None
     ) -> NDArray[np.float32]:
-        """The cut, as 0 and 1."""
+        """Return the cut as 0 and 1."""
         found = None if previous is None else previous > 0.5
         if found is None or not found.any():
             height, width = seeds.shape

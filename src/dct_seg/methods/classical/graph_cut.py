@@ -1,4 +1,4 @@
-"""Graph cut (Boykov and Jolly 2001), and the grid graph that star convexity shares with it."""
+"""Graph cut (Boykov and Jolly 2001), and its grid graph, which star convexity also uses."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from dct_seg.methods.classical.seeds import SeededMethod, keep_seeded
 from dct_seg.methods.extras import import_extra
 
 _STEPS = ((0, 1), (1, 0), (1, 1), (1, -1))
-"""Half of the 8-neighborhood; each pair of neighbors is met once."""
+"""Half of the 8-neighborhood, so that each pair of neighbors occurs once."""
 
 _SCALE = 1000
-"""Energies become integers for the max-flow: three decimals are kept."""
+"""Factor from energies to the integers of the max-flow; it keeps three decimals."""
 
 _HARD = 10**9
-"""A capacity that no cut affords: the sum over the eight neighbors and the data term stay far below."""
+"""Infinite capacity: far above the sum of eight neighbors and the data term."""
 
 
 class GridGraph:
-    """An image's pixels as a graph: 8-neighborhood edges that cost less where the color changes.
+    """Graph of an image's pixels: 8-neighborhood edges that cost less where the color changes.
 
     Between neighbors p and q the cost is ``smoothness * exp(-|I_p - I_q|^2 / (2 s^2)) / dist(p, q)``, with
     s^2 the mean of
@@ -31,7 +31,7 @@ class GridGraph:
 
     Args:
         image: (H, W, 3) RGB uint8.
-        smoothness: The weight of the edges against a data term in nats.
+        smoothness: Weight of the edges relative to a data term in nats.
     """
 
     def __init__(self, image: NDArray[np.uint8], *, smoothness: float) -> None:
@@ -60,14 +60,14 @@ class GridGraph:
         seeds: NDArray[np.int8],
         parents: NDArray[np.int32] | None = None,
     ) -> NDArray[np.bool_]:
-        """The labelling of least energy, (H, W) bool, True on the object.
+        """Compute the labeling of minimum energy, (H, W) bool, True in the object.
 
         Args:
-            object_cost: (H, W) cost of calling a pixel object, in nats.
-            background_cost: (H, W) cost of calling it background.
+            object_cost: (H, W) cost of labeling a pixel as object, in nats.
+            background_cost: (H, W) cost of labeling a pixel as background, in nats.
             seeds: (H, W) int8: 1 object, 0 background, -1 unmarked; seeds keep their label.
-            parents: (H, W) int32, for each pixel the flat index of the pixel that must be object when it is
-                object; its own where there is none.
+            parents: (H, W) int32, flat index of the pixel that must be object if this pixel is; its own index
+                without a constraint.
         """
         max_flow = import_extra(
             "ortools.graph.python.max_flow", package="OR-tools", method="graph_cut", extra="classical"
@@ -88,7 +88,7 @@ class GridGraph:
             (self.heads, self.tails, edge),
         ]
         if parents is not None:
-            # cut when the pixel is object and its parent is not
+            # cut if the pixel is object and its parent is not
             child = pixels[(parents.ravel() != pixels)]
             arcs.append((child, parents.ravel()[child], np.full(child.size, _HARD, np.int64)))
         flow = max_flow.SimpleMaxFlow()
@@ -101,7 +101,7 @@ class GridGraph:
 
 
 def _shifted_views(rows: int, cols: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """The slices of all pixels with a neighbor at (rows, cols), and of those neighbors; rows is 0 or 1."""
+    """Make slices of all pixels with a neighbor at (rows, cols), and of those neighbors; rows is 0 or 1."""
     here = np.s_[: -rows or None, max(-cols, 0) : -max(cols, 0) or None]
     there = np.s_[rows:, max(cols, 0) : -max(-cols, 0) or None]
     return here, there
@@ -109,18 +109,18 @@ def _shifted_views(rows: int, cols: int) -> tuple[tuple[slice, slice], tuple[sli
 
 @METHODS.register("graph_cut")
 class GraphCut(SeededMethod):
-    """Interactive graph cuts: the cheapest cut between object and background seeds.
+    """Interactive graph cuts: the minimum cut between object and background seeds.
 
     The data term is the negative log likelihood of a pixel's color under histograms of the seeds; the
     boundary term is contrast-sensitive on the 8-neighborhood; seeds are hard. Parts without a positive seed
-    are dropped.
+    are removed.
 
     Source:
         Y. Boykov and M.-P. Jolly, "Interactive graph cuts for optimal boundary and region segmentation of
         objects in N-D images", ICCV 2001.
 
     Args:
-        smoothness: The weight of the boundary term.
+        smoothness: Weight of the boundary term.
         seed_radius: Radius in pixels of the seed of a click without a drag.
     """
 
@@ -145,11 +145,11 @@ class GraphCut(SeededMethod):
     def segment(
         self, image: NDArray[np.uint8], seeds: NDArray[np.int8], previous: NDArray[np.float32] | None
     ) -> NDArray[np.float32]:
-        """The cut, as 0 and 1."""
+        """Return the cut as 0 and 1."""
         probability = self._colors.object_probability(seeds)
         mask = self._graph.cut(-np.log(probability), -np.log(1 - probability), seeds, self.parents(seeds))
         return keep_seeded(mask, seeds).astype(np.float32)
 
     def parents(self, seeds: NDArray[np.int8]) -> NDArray[np.int32] | None:
-        """The star constraint for ``GridGraph.cut``; a plain graph cut has none."""
+        """Star constraint for ``GridGraph.cut``; None for a plain graph cut."""
         return None

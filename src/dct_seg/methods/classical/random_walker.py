@@ -19,19 +19,19 @@ _OBJECT, _BACKGROUND = 1, 2
 
 @METHODS.register("random_walker")
 class RandomWalker(SeededMethod):
-    """The probability that a walker who shuns edges reaches a positive seed before a negative one.
+    """Probability that a random walker, which avoids edges, reaches a positive seed before a negative one.
 
-    The image's outermost pixels are the background's seeds wherever no positive seed lies: with a few
-    negative clicks alone a walker from anywhere else meets the object first, and the mask floods the image.
-    The linear system is solved on the image shrunk to ``max_side`` and its smooth solution enlarged. Defaults
-    from images of the training pack.
+    The image's outermost pixels are background seeds, except at positive seeds: with only a few negative
+    clicks, most walkers would reach the object first, and the mask would fill the image. The linear system is
+    solved on the image reduced to ``max_side``, and its smooth solution is enlarged. The defaults were chosen
+    on training images.
 
     Source:
         L. Grady, "Random walks for image segmentation", TPAMI 28(11), 2006, by scikit-image.
 
     Args:
         beta: Penalty for crossing edges; scikit-image's default is 130.
-        max_side: Longer side in pixels of the image that is solved.
+        max_side: Longer side in pixels of the reduced image.
         seed_radius: Radius in pixels of the seed of a click without a drag.
     """
 
@@ -59,19 +59,19 @@ class RandomWalker(SeededMethod):
         small = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
         self._colors = cv2.cvtColor(small, cv2.COLOR_RGB2LAB).astype(np.float64) / 255
         if self._colors.std() == 0:
-            # scikit-image divides by the deviation; a speck too faint to be an edge keeps that finite
+            # scikit-image divides by the standard deviation; a faint speck keeps it above 0
             self._colors[0, 0, 0] += 1e-6
 
     def segment(
         self, image: NDArray[np.uint8], seeds: NDArray[np.int8], previous: NDArray[np.float32] | None
     ) -> NDArray[np.float32]:
-        """The walker's probability."""
+        """Return the walker's probability."""
         labels = self._labels(seeds)
         if (labels != 0).all() or not (labels == _BACKGROUND).any():
             probs = (labels != _BACKGROUND).astype(np.float32)
         else:
             with warnings.catch_warnings():
-                # it warns of probabilities a thousandth outside of 0..1, which are clipped below
+                # scikit-image warns about probabilities slightly outside 0..1, which are clipped below
                 warnings.simplefilter("ignore", UserWarning)
                 solution = self._segmentation.random_walker(
                     self._colors, labels, beta=self.beta, mode="cg_j", channel_axis=-1, return_full_prob=True
@@ -81,7 +81,7 @@ class RandomWalker(SeededMethod):
         return np.asarray(np.clip(enlarged, 0, 1).reshape(seeds.shape), np.float32)
 
     def _labels(self, seeds: NDArray[np.int8]) -> NDArray[np.int64]:
-        """The seeds on the small image; each marked pixel is found there, however small its circle."""
+        """Reduce the seeds to the reduced image; every seed survives, even of a tiny circle."""
         height, width = self._colors.shape[:2]
         labels = np.zeros((height, width), np.int64)
         for value, label in ((0, _BACKGROUND), (1, _OBJECT)):

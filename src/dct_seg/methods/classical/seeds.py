@@ -1,4 +1,4 @@
-"""Clicks as seeds: the marked pixels that the classical methods start from."""
+"""Seeds: pixels marked by clicks, for the classical methods."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ UNMARKED = -1
 
 
 def mark_seeds(size: tuple[int, int], clicks: Sequence[Click], *, seed_radius: float) -> NDArray[np.int8]:
-    """The pixels inside the circle of a click, by its label; where circles overlap the nearest click decides.
+    """Label the pixels inside each click's circle; where circles overlap, the nearest click decides.
 
-    A drag of length r ends on the first pixel beyond the region, so a pixel belongs to its circle at a
-    distance below r. The pixel under a click always does, and of two clicks at the same distance the later
-    one wins.
+    A drag of length r ends at the first pixel outside the region, so its circle contains the pixels at a
+    distance below r, and always the pixel under the click. Of two clicks at the same distance, the later one
+    decides.
 
     Args:
         size: (H, W) in pixels.
@@ -52,7 +52,7 @@ def mark_seeds(size: tuple[int, int], clicks: Sequence[Click], *, seed_radius: f
         ]
         rows, cols = np.ogrid[window]
         squared = (rows - click.row) ** 2 + (cols - click.col) ** 2
-        # a radius that was stored as float32 may be slightly too long
+        # a radius stored as float32 may be slightly too large
         inside = squared < radius**2 * (1 - 5e-7)
         inside |= (rows == row) & (cols == col)
         inside &= squared <= nearest[window]
@@ -62,15 +62,15 @@ def mark_seeds(size: tuple[int, int], clicks: Sequence[Click], *, seed_radius: f
 
 
 class SeededMethod(Method):
-    """Base of methods that read clicks as seeds: pixels in the circle are marked as object or background.
+    """Base of methods with seeds: the pixels in a click's circle are marked as object or background.
 
     Args:
-        seed_radius: Radius in pixels of the circle of a click that came without a drag.
+        seed_radius: Radius in pixels of the circle of a click without a drag.
     """
 
     def __init__(self, *, seed_radius: float = 5.0) -> None:
         if not seed_radius >= 0:
-            raise ValueError(f"seed_radius is a length in pixels, 0 or more, got {seed_radius}")
+            raise ValueError(f"seed_radius must be a length in pixels, 0 or more, got {seed_radius}")
         self.seed_radius = seed_radius
         self._size: tuple[int, int] | None = None
 
@@ -83,7 +83,7 @@ class SeededMethod(Method):
         """Prepare for an image, (H, W, 3) RGB uint8.
 
         Raises:
-            ValueError: When the image is something else.
+            ValueError: When the image has another shape or type.
         """
         checked_image(image)
         self._size = (image.shape[0], image.shape[1])
@@ -92,7 +92,7 @@ class SeededMethod(Method):
     def predict(
         self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None
     ) -> NDArray[np.float32]:
-        """The probability of the object at each pixel, (H, W) in 0..1; 0 everywhere without a positive seed.
+        """Predict the object's probability at each pixel, (H, W) in 0..1; all 0 without a positive seed.
 
         Raises:
             ValueError: When the image is not the size of the one given to ``reset``, or a click lies outside
@@ -101,8 +101,8 @@ class SeededMethod(Method):
         size = check_turn(image, clicks, self._size)
         seeds = mark_seeds(size, clicks, seed_radius=self.seed_radius)
         if previous is not None and clicks and not any(click.positive for click in clicks):
-            return np.where(seeds == 0, np.float32(0), previous)  # corrections of a mask to start from
-        if not (seeds == 1).any():  # no positive click, or each lies under a later negative one
+            return np.where(seeds == 0, np.float32(0), previous)  # negative clicks that correct a start mask
+        if not (seeds == 1).any():  # no positive click, or each is covered by a later negative one
             return np.zeros(size, np.float32)
         probs = self.segment(image, seeds, previous)
         probs[seeds == 1] = 1
@@ -110,16 +110,14 @@ class SeededMethod(Method):
         return probs
 
     def fill_radii(self, clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> list[Click]:
-        """The clicks with a radius each.
+        """Give clicks without a radius the seed radius, or less if the last mask's edge is nearer.
 
-        A click without one gets the seed radius, less where the last mask's edge is nearer.
-
-        A correction lies wholly on one side of the last mask's edge, so a seed that crossed it would mark
-        right pixels wrong.
+        A correction lies on one side of the last mask's edge: a seed that crossed the edge would mark right
+        pixels as wrong.
 
         Args:
-            clicks: In order.
-            previous: The probabilities that the last of the clicks corrects, (H, W), or None.
+            clicks: Clicks in order.
+            previous: (H, W) probabilities before the last click, or None.
         """
         if all(click.radius is not None for click in clicks):
             return list(clicks)
@@ -140,26 +138,26 @@ class SeededMethod(Method):
 
     @abstractmethod
     def prepare(self, image: NDArray[np.uint8]) -> None:
-        """Compute what depends on the image alone, (H, W, 3) RGB uint8."""
+        """Precompute data that depends only on the image, (H, W, 3) RGB uint8."""
 
     @abstractmethod
     def segment(
         self, image: NDArray[np.uint8], seeds: NDArray[np.int8], previous: NDArray[np.float32] | None
     ) -> NDArray[np.float32]:
-        """The probability of the object at each pixel.
+        """Predict the probability of the object at each pixel.
 
         Args:
             image: (H, W, 3) RGB.
             seeds: (H, W) int8: 1 object, 0 background, -1 unmarked; at least one pixel is 1.
-            previous: (H, W) probabilities after the click before, or None.
+            previous: (H, W) probabilities before the last click, or None.
 
         Returns:
-            (H, W) float32 in 0..1, an array of its own; the seeds are written over it.
+            (H, W) float32 in 0..1, a new array; the caller sets the seeds in it.
         """
 
 
 def _distance_to_edge(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """(H, W) distance in pixels to the nearest pixel on the other side of the mask's edge."""
+    """Compute the distance in pixels to the nearest pixel on the other side of the mask's edge, (H, W)."""
     inside = mask.astype(np.uint8)
     far = [
         np.asarray(cv2.distanceTransform(side, cv2.DIST_L2, cv2.DIST_MASK_PRECISE))
@@ -169,17 +167,14 @@ def _distance_to_edge(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
 
 
 def frame_of(size: tuple[int, int], width: int = 1) -> NDArray[np.bool_]:
-    """The image's outermost ``width`` pixels, (H, W) bool.
-
-    What stands for the background until there is a negative click.
-    """
+    """Frame of ``width`` pixels, (H, W) bool; it represents the background before a negative click."""
     frame = np.ones(size, bool)
     frame[width:-width, width:-width] = False
     return frame
 
 
 def keep_seeded(mask: NDArray[np.bool_], seeds: NDArray[np.int8]) -> NDArray[np.bool_]:
-    """The 8-connected parts of the mask that hold an object seed; other parts are dropped.
+    """Keep only the 8-connected parts of the mask that contain an object seed.
 
     Args:
         mask: (H, W) bool.

@@ -15,11 +15,11 @@ from dct_seg.methods.extras import import_extra
 
 
 class StarConvexity(GraphCut):
-    """A graph cut in which, with a pixel, the whole path from it to the nearest positive seed is object."""
+    """Graph cut with star convexity: if a pixel is object, so is its path to the nearest positive seed."""
 
     @abstractmethod
     def parents(self, seeds: NDArray[np.int8]) -> NDArray[np.int32]:
-        """The next pixel on each pixel's path to the nearest positive seed.
+        """Find the next pixel on each pixel's path to the nearest positive seed.
 
         Args:
             seeds: (H, W) int8: 1 object, 0 background, -1 unmarked; at least one pixel is 1.
@@ -38,7 +38,7 @@ class EuclideanStarConvexity(StarConvexity):
         interactive image segmentation", CVPR 2010, section 3.
 
     Args:
-        smoothness: The weight of the boundary term.
+        smoothness: Weight of the boundary term.
         seed_radius: Radius in pixels of the seed of a click without a drag.
     """
 
@@ -46,7 +46,7 @@ class EuclideanStarConvexity(StarConvexity):
     paper = "Gulshan et al. 2010"
 
     def parents(self, seeds: NDArray[np.int8]) -> NDArray[np.int32]:
-        """One step of a straight line on the 8-neighborhood."""
+        """Step along a straight line on the 8-neighborhood."""
         from scipy.ndimage import distance_transform_edt
 
         nearest = distance_transform_edt(seeds != 1, return_distances=False, return_indices=True)  # (2, H, W)
@@ -66,9 +66,9 @@ class GeodesicStarConvexity(StarConvexity):
         interactive image segmentation", CVPR 2010, section 4.
 
     Args:
-        edge_weight: Length that the image gradient (of colors in 0..1) adds to a step, relative to the step's
+        edge_weight: Weight of the image gradient (of colors in 0..1) in the length of a step, relative to its
             length in pixels.
-        smoothness: The weight of the boundary term.
+        smoothness: Weight of the boundary term.
         seed_radius: Radius in pixels of the seed of a click without a drag.
     """
 
@@ -95,7 +95,7 @@ class GeodesicStarConvexity(StarConvexity):
         self._step = 1 + self.edge_weight * gradient_length(np.asarray(image, np.float32) / 255)
 
     def parents(self, seeds: NDArray[np.int8]) -> NDArray[np.int32]:
-        """One step of the shortest path."""
+        """Step along the shortest path."""
         search = self._graph_search.MCP_Geometric(self._step)
         _, step = search.find_costs(
             np.argwhere(seeds == 1)
@@ -107,9 +107,7 @@ class GeodesicStarConvexity(StarConvexity):
 
 
 def gradient_length(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """(H, W) length of the gradient of (H, W) or (H, W, C) values, by central differences, channels added in
-    squares.
-    """
+    """Compute the gradient magnitude (H, W) of (H, W) or (H, W, C) values, by central differences."""
     planes = values[..., None] if values.ndim == 2 else values
     squared = np.zeros(planes.shape[:2])
     for c in range(planes.shape[2]):

@@ -1,6 +1,6 @@
 """Segment an object of an image by `dct-seg serve`, with the standard library alone.
 
-python examples/serve_client.py http://127.0.0.1:8766 photo.jpg ROW COL [RADIUS] > mask.png
+python docs/examples/serve_client.py http://127.0.0.1:8766 image.jpg ROW COL [RADIUS] > mask.png
 """
 
 import json

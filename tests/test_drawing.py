@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from dct_seg.clicks import Click
-from dct_seg.pictures import (
+from dct_seg.drawing import (
     MASK_COLOR,
     NEGATIVE_COLOR,
     POSITIVE_COLOR,
@@ -54,18 +54,18 @@ def test_a_strip_has_room_for_clicks_that_were_not_needed() -> None:
 
 def test_strips_of_different_width_stand_above_each_other() -> None:
     turn = Turn([], np.zeros((40, 60), bool), 0.1)
-    picture = draw_strips(
+    drawn = draw_strips(
         [
             (np.zeros((40, 60, 3), np.uint8), [turn]),
             (np.zeros((40, 20, 3), np.uint8), [Turn([], np.zeros((40, 20), bool), 0.1)]),
         ]
     )
-    assert picture.shape[0] > 2 * 160
-    assert (picture[-50:, -20:] == 255).all()
+    assert drawn.shape[0] > 2 * 160
+    assert (drawn[-50:, -20:] == 255).all()
 
 
-def test_a_picture_is_written_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
-    picture = np.random.default_rng(0).integers(0, 255, (8, 9, 3), dtype=np.uint8)
-    path = save_png(picture, tmp_path / "new" / "a.png")
+def test_an_image_is_written_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
+    drawn = np.random.default_rng(0).integers(0, 255, (8, 9, 3), dtype=np.uint8)
+    path = save_png(drawn, tmp_path / "new" / "a.png")
     assert [p.name for p in path.parent.iterdir()] == ["a.png"]
-    assert (np.asarray(Image.open(path)) == picture).all()
+    assert (np.asarray(Image.open(path)) == drawn).all()

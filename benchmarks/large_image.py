@@ -1,4 +1,4 @@
-"""The memory and the first click of one large image, in a process of its own."""
+"""The memory and the first click of one large image, in a separate process."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 // Segment an object of an image by `dct-seg serve`; Node 18 or newer, no packages.
-// node examples/serve_client.mjs http://127.0.0.1:8766 photo.jpg ROW COL [RADIUS] > mask.png
+// node docs/examples/serve_client.mjs http://127.0.0.1:8766 image.jpg ROW COL [RADIUS] > mask.png
 import { readFile } from "node:fs/promises";
 import { extname } from "node:path";
 

@@ -1,4 +1,4 @@
-"""Lock of an image: one request at a time, and only the newest waiting preview stays."""
+"""Lock of an image: one request at a time; of waiting previews only the newest is kept."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from threading import Condition
 
 
-class PictureLock:
+class ImageLock:
     """Queue of requests for one image.
 
-    A change waits for its turn. A waiting preview is dropped as soon as a newer preview or a change comes:
-    its answer would be stale.
+    A change waits for its turn. A waiting preview is dropped when a newer preview or a change arrives:
+    its result would be stale.
     """
 
     def __init__(self) -> None:
@@ -19,7 +19,7 @@ class PictureLock:
         self._busy = False
         self._newest = 0
         self.waiting = 0
-        """Waiting previews."""
+        """Number of waiting previews."""
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -43,7 +43,7 @@ class PictureLock:
 
     @contextmanager
     def preview(self) -> Iterator[bool]:
-        """Wait for a turn to preview; False when a newer request came first."""
+        """Wait for a turn to preview; False if a newer request arrived first."""
         with self._condition:
             self._newest += 1
             mine = self._newest

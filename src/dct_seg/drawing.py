@@ -1,6 +1,6 @@
-"""Images of an interaction.
+"""Drawings of an interaction, as in the paper's Fig. 4.
 
-The image, the mask in dark red, clicks in green and red, drags as circles (the paper's Fig. 4).
+They show the image, the mask in dark red, clicks in green and red, and drags as circles.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Turn:
     Args:
         clicks: All clicks so far.
         mask: (H, W) bool, the prediction.
-        iou: Against the ground truth, or NaN where there is none.
+        iou: IoU with the ground truth, or NaN without one.
     """
 
     clicks: Sequence[Click]
@@ -39,13 +39,11 @@ class Turn:
 
 
 def draw_turn(image: NDArray[np.uint8], turn: Turn, *, height: int = PANEL_HEIGHT) -> NDArray[np.uint8]:
-    """One panel, ``height`` pixels high.
-
-    The image, the mask over it, its outline, the clicks and their drags.
+    """Draw one panel: the image, the mask with its outline, the clicks and their drags.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        turn: Turn to draw.
+        turn: Clicks and mask to draw.
         height: Height of the panel in pixels; the width follows the image.
     """
     factor = min(height / image.shape[0], MAX_ENLARGEMENT)
@@ -61,7 +59,7 @@ def draw_turn(image: NDArray[np.uint8], turn: Turn, *, height: int = PANEL_HEIGH
         centre = (
             round((click.col + 0.5) * factor),
             round((click.row + 0.5) * factor),
-        )  # OpenCV speaks (x, y)
+        )  # OpenCV uses (x, y)
         if click.radius:
             cv2.circle(panel, centre, max(1, round(click.radius * factor)), color, 2, cv2.LINE_AA)
         cv2.circle(panel, centre, 5, (255, 255, 255), -1, cv2.LINE_AA)
@@ -72,14 +70,14 @@ def draw_turn(image: NDArray[np.uint8], turn: Turn, *, height: int = PANEL_HEIGH
 def draw_strip(
     image: NDArray[np.uint8], turns: Sequence[Turn], *, num_turns: int = 5, height: int = PANEL_HEIGHT
 ) -> NDArray[np.uint8]:
-    """One row: the panels of the first turns with the IoU under each.
+    """Draw one row: the panels of the first clicks, with the IoU below each.
 
-    A run that needed fewer clicks leaves white.
+    After a run with fewer clicks, the rest of the row is white.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        turns: In order.
-        num_turns: Panels in the row.
+        turns: Clicks and masks, in order.
+        num_turns: Number of panels in the row.
         height: Height of a panel in pixels.
     """
     panels = [draw_turn(image, turn, height=height) for turn in turns[:num_turns]]
@@ -101,22 +99,22 @@ def draw_strips(
     num_turns: int = 5,
     height: int = PANEL_HEIGHT,
 ) -> NDArray[np.uint8]:
-    """Rows of :func:`draw_strip` above each other, white beside the shorter ones."""
+    """Stack rows of `draw_strip`, with white after shorter ones."""
     strips = [draw_strip(image, turns, num_turns=num_turns, height=height) for image, turns in rows]
     width = max(strip.shape[1] for strip in strips)
     padded = [np.pad(s, ((0, GAP), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in strips]
     return np.concatenate(padded, axis=0)
 
 
-def save_png(picture: NDArray[np.uint8], path: str | Path) -> Path:
-    """Write an image whole or not at all.
+def save_png(image: NDArray[np.uint8], path: str | Path) -> Path:
+    """Write an image atomically.
 
     Args:
-        picture: (H, W, 3) uint8 RGB, or (H, W) uint8 gray.
-        path: The file; its folder is made.
+        image: (H, W, 3) uint8 RGB, or (H, W) uint8 gray.
+        path: Path of the file; its folder is created.
     """
     with whole_file(path) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG")
+        Image.fromarray(image).save(temporary, format="PNG")
     return Path(path)
 
 

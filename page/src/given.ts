@@ -1,0 +1,79 @@
+// Files that were chosen or dropped, and the zip in which those that belong together are sent.
+import { zipSync } from "fflate";
+
+import { count } from "./dom";
+
+export interface Given {
+  /** Path below the folder that was chosen. */
+  path: string;
+  file: File;
+  /** Whether it was chosen itself, instead of its folder. */
+  loose: boolean;
+}
+
+const RECORDS = ["json", "jsonl", "xml", "png", "txt"];
+const YOLO = ["txt", "yaml", "yml"]; // its images are not sent
+const MOST_BYTES = 127 * 2 ** 20; // the server takes 128 MiB
+const MOST_FILES = 65_000; // a zip without extensions holds 65,535
+
+export function kindOf(name: string): string {
+  return name.toLowerCase().split(".").pop() ?? "";
+}
+
+export function chosen(files: Iterable<File>): Given[] {
+  return [...files].map((file) => {
+    const below = file.webkitRelativePath.split("/").slice(1).join("/");
+    return { path: below || file.name, file, loose: below === "" };
+  });
+}
+
+/** Dropped files and all files of dropped folders. */
+export async function dropped(data: DataTransfer): Promise<Given[]> {
+  const entries = [...data.items].map((one) => one.webkitGetAsEntry()).filter((one) => one !== null); // only during the event
+  if (entries.length === 0) return chosen(data.files);
+  const only = entries.length === 1 ? entries[0] : undefined;
+  return (await Promise.all(entries.map((one) => below(one, "", true, one === only)))).flat();
+}
+
+async function below(entry: FileSystemEntry, folder: string, loose: boolean, only = false): Promise<Given[]> {
+  if (entry.isFile) {
+    const file = await new Promise<File>((done, failed) => (entry as FileSystemFileEntry).file(done, failed));
+    return [{ path: folder + entry.name, file, loose }];
+  }
+  const reader = (entry as FileSystemDirectoryEntry).createReader();
+  const found: Given[] = [];
+  for (;;) {
+    const some = await new Promise<FileSystemEntry[]>((done, failed) => reader.readEntries(done, failed)); // a hundred at a time
+    if (some.length === 0) return found;
+    for (const one of some) found.push(...(await below(one, only ? "" : `${folder}${entry.name}/`, false)));
+  }
+}
+
+/** Files that are sent alone, and files that are sent together, such as the text files of YOLO; others are left out. */
+export function parcels(given: Given[]): { alone: File[]; together: Given[] } {
+  if (given.length === 1 && given[0]?.loose) return { alone: [given[0].file], together: [] };
+  const isYolo = given.some(({ path }) => /(^|\/)data\.ya?ml$/.test(path));
+  const isAlone = ({ path, loose }: Given): boolean => kindOf(path) === "zip" || (loose && !isYolo && kindOf(path) === "txt");
+  const alone = given.filter(isAlone).map(({ file }) => file);
+  const together = given.filter((one) => !isAlone(one) && (isYolo ? YOLO : RECORDS).includes(kindOf(one.path)));
+  return { alone, together };
+}
+
+/** Why files cannot be sent together, or null. */
+export function tooMuch(files: Given[]): string | null {
+  const bytes = files.reduce((sum, { file }) => sum + file.size, 0);
+  if (bytes <= MOST_BYTES && files.length <= MOST_FILES) return null;
+  const size = `${count(files.length, "file")} of ${Math.ceil(bytes / 2 ** 20)} MiB`;
+  return `${size} are too much at once; import fewer, a zip, or start with dct-seg annotate DIR --import PATH`;
+}
+
+export function isLoosePng({ path, loose }: Given): boolean {
+  return loose && kindOf(path) === "png";
+}
+
+/** A zip of files, not compressed: most are PNGs, which are compressed already. */
+export async function zipOf(files: Given[]): Promise<Blob> {
+  const contents: Record<string, Uint8Array> = {};
+  for (const { path, file } of files) contents[path] = new Uint8Array(await file.arrayBuffer());
+  return new Blob([zipSync(contents, { level: 0 }) as BlobPart]);
+}

@@ -1,0 +1,85 @@
+"""Files given for an import: one file, those of a zip, or those of a folder."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+MAX_UNPACKED = 512 * 2**20  # bytes read from a zip
+
+
+@dataclass(frozen=True)
+class GivenFiles:
+    """Names of files and their contents, read on demand.
+
+    Args:
+        names: Paths with ``/``.
+        read: Function from a name to the bytes.
+        is_one: Whether this is a single file.
+    """
+
+    names: Sequence[str]
+    read: Callable[[str], bytes]
+    is_one: bool = False
+
+    @classmethod
+    def of(cls, content: bytes, name: str = "") -> GivenFiles:
+        """The files of a zip, or the single file.
+
+        Args:
+            content: Bytes of the file.
+            name: Its name, or "".
+
+        Raises:
+            ValueError: When a zip cannot be read.
+        """
+        if not content.startswith(b"PK"):
+            return cls([name], lambda _: content, is_one=True)
+        with _reading_zip():
+            archive = zipfile.ZipFile(io.BytesIO(content))
+        names = [one.filename for one in archive.infolist() if not one.is_dir()]
+        left = MAX_UNPACKED
+
+        def read(name: str) -> bytes:
+            nonlocal left
+            with _reading_zip():
+                left -= archive.getinfo(name).file_size
+                if left < 0:
+                    raise ValueError(f"the zip unpacks to more than {MAX_UNPACKED // 2**20} MiB; split it")
+                return archive.read(name)
+
+        return cls([name for name in names if _is_shown(name)], read)
+
+    @classmethod
+    def at(cls, path: str | Path) -> GivenFiles:
+        """The files of a folder, a zip, or a single file.
+
+        Raises:
+            FileNotFoundError: When there is nothing.
+            ValueError: When a zip cannot be read.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise FileNotFoundError(f"no file or folder '{path}' to import")
+        if not path.is_dir():
+            return cls.of(path.read_bytes(), path.name)
+        names = [one.relative_to(path).as_posix() for one in sorted(path.rglob("*")) if one.is_file()]
+        return cls([name for name in names if _is_shown(name)], lambda name: (path / name).read_bytes())
+
+
+@contextmanager
+def _reading_zip() -> Iterator[None]:
+    try:
+        yield
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
+        raise ValueError(f"the zip cannot be read ({error}); make it anew") from error
+
+
+def _is_shown(name: str) -> bool:
+    """Whether a file is none that a system leaves in zips and folders."""
+    return not name.startswith("__MACOSX/") and not name.rpartition("/")[2].startswith(".")

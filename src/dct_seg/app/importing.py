@@ -1,0 +1,113 @@
+"""Import of files into a folder: what fits comes in, and everything else is reported."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from dct_seg.app import imports, readers, schemas
+from dct_seg.app.folder import Entry
+from dct_seg.app.found import Found, FoundImage
+from dct_seg.app.given_files import GivenFiles
+from dct_seg.app.project import OpenImage, Project
+from dct_seg.app.segmenter import Segmenter
+from dct_seg.app.state import MadeClick, SegmentedObject, object_event
+from dct_seg.rle import decode, encode
+from dct_seg.session import image_hash
+
+
+class Importer:
+    """Import of files of this and other tools.
+
+    Args:
+        project: The folder.
+        segmenter: Segmenter for objects that a file has only the clicks of.
+    """
+
+    def __init__(self, project: Project, segmenter: Segmenter) -> None:
+        self.project = project
+        self._segmenter = segmenter
+
+    def take_file(self, content: bytes) -> schemas.Imported:
+        """Import a file or a zip.
+
+        Raises:
+            ValueError: When it is of no known kind; nothing has changed.
+        """
+        return self.take(readers.read(GivenFiles.of(content)))
+
+    def take_path(self, path: str | Path) -> str:
+        """Import a folder, a zip or a file; a line for the result and one for each record left out.
+
+        Raises:
+            FileNotFoundError: When there is nothing.
+            ValueError: When it is of no known kind; nothing has changed.
+        """
+        done = self.take(readers.read(GivenFiles.at(path)))
+        objects, images = (
+            f"{number} {noun}{'s' * (number != 1)}"
+            for number, noun in ((done.objects, "object"), (done.pictures, "image"))
+        )
+        first = f"{objects} on {images} imported, {done.known} were here already"
+        return "\n  left out: ".join([first, *done.skipped])
+
+    def take(self, found: Found) -> schemas.Imported:
+        """Import what was found in files."""
+        images, unknown = imports.fitting(found.images, self.project.folder.entries())
+        skipped = [*found.skipped, *unknown]
+        used = {one.label for _, image in images for one in image.objects}
+        numbers = imports.class_numbers(self.project, found, used)
+        changed: set[str] = set()
+        num_objects = num_known = 0
+        for entry, image in images:
+            try:
+                num_new, known, problems = self._take_image(entry, image, numbers)
+            except ValueError as error:
+                skipped.append(f"{entry.name}: {error}")
+                continue
+            skipped += [f"{entry.name}: {line}" for line in problems]
+            num_objects, num_known = num_objects + num_new, num_known + known
+            changed |= {entry.id} if num_new else set()
+        return schemas.Imported(
+            pictures=len(changed), objects=num_objects, known=num_known, skipped=imports.shortened(skipped)
+        )
+
+    def _take_image(
+        self, entry: Entry, image: FoundImage, numbers: dict[imports.Label, int]
+    ) -> tuple[int, int, list[str]]:
+        """Numbers of new and of known objects, and one line for each that cannot be used."""
+        self.project.check_in_place()
+        with self.project.open(entry.id) as (opened, working), opened.lock.changing():
+            imports.check_size(image, working.size)
+            saved = image.sha256
+            if saved is not None and saved != image_hash(self.project.folder.read(entry.id).image):
+                raise ValueError("its pixels are not those that the session was saved on; give that image")
+            first_id = opened.history.state.next_id
+            objects, problems = imports.objects_of(
+                image, working.size, numbers, first_id, partial(self._replayed, opened)
+            )
+            added = imports.new(objects, opened.history.state)
+            if added:
+                opened.history.append({"event": "import", "objects": [object_event(one) for one in added]})
+        return len(added), len(objects) - len(added), problems
+
+    def _replayed(self, opened: OpenImage, one: SegmentedObject) -> SegmentedObject:
+        """The object with the mask that its clicks give on its start mask, and their radii."""
+        working = self.project.images.get(opened.id, one.window)
+        start = None if one.start is None else decode(one.start)
+        mask = np.zeros(working.size, bool) if start is None else start
+        clicks: list[MadeClick] = []
+        if one.clicks:
+            reduced = None if start is None else working.reduced(start).copy()
+            for made in one.clicks:
+                before = tuple(other.click for other in clicks)
+                click = self._segmenter.with_radius(opened.id, working, before, made.click, reduced)
+                clicks.append(replace(made, click=click))
+            probs = self._segmenter.predict(opened.id, working, [made.click for made in clicks], reduced)
+            mask = working.mask(probs, one.threshold)
+        if one.removed is not None:
+            mask = mask & ~decode(one.removed)
+        return replace(one, clicks=tuple(clicks), rle=encode(mask))

@@ -1,0 +1,39 @@
+"""Names of images in files with one or several: ``stack.tif#3`` is the third image in ``stack.tif``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_PAGE = re.compile(r"(.+\.(?:tiff?|dcm|dicom|nii|nii\.gz))#([1-9][0-9]{0,6})", re.IGNORECASE | re.DOTALL)
+
+
+def split_page(path: str | Path) -> tuple[Path, int]:
+    """Split a name into the file and the number of the image in it, from 1.
+
+    Examples:
+        >>> split_page("ct/stack.tif#3")[1], split_page("ct/stack.tif")[1]
+        (3, 1)
+    """
+    found = _PAGE.fullmatch(str(path))
+    return (Path(path), 1) if found is None else (Path(found[1]), int(found[2]))
+
+
+def plain_stem(name: str | Path) -> str:
+    """Remove the suffix of an image's path, but keep the number of the image in its file.
+
+    Examples:
+        >>> plain_stem("ct/stack.tif#3"), plain_stem("a.b.jpg"), plain_stem("brain.nii.gz#12")
+        ('ct/stack#3', 'a.b', 'brain#12')
+    """
+    path, number, page = str(name), "", _PAGE.fullmatch(str(name))
+    if page is not None:
+        path, number = page[1], f"#{page[2]}"
+    suffix = suffix_of(path)
+    return f"{path[: len(path) - len(suffix)]}{number}" if suffix else f"{path}{number}"
+
+
+def suffix_of(path: str | Path) -> str:
+    """Get the suffix in lower case; ``.nii.gz`` counts as one."""
+    lower = str(path).lower()
+    return ".nii.gz" if lower.endswith(".nii.gz") else Path(lower).suffix
