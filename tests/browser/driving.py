@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, Playwright, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 BROWSER_MARKS = [
@@ -129,10 +129,27 @@ class Server:
                 self.kill()
 
 
+_running: list[Playwright] = []
+
+
+@contextmanager
+def _shared_playwright() -> Iterator[Playwright]:
+    """Playwright, started unless a fixture already runs it: a process can run only one."""
+    if _running:
+        yield _running[0]
+        return
+    with sync_playwright() as playwright:
+        _running.append(playwright)
+        try:
+            yield playwright
+        finally:
+            _running.clear()
+
+
 @contextmanager
 def chromium(**context: Any) -> Iterator[Page]:
     """A page of a headless Chromium; ``context`` are options of Playwright's new_context."""
-    with sync_playwright() as playwright:
+    with _shared_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--force-color-profile=srgb"]
         )

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from driving import BROWSER_MARKS, CHROMIUM
+from driving import BROWSER_MARKS, chromium
 from exports import Exported
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 from static_site import HOOK, load_hook, serving
 
 from dct_seg import Click, ClickBatch, DCTNet
@@ -68,9 +68,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture
 def page(site: Site) -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 800, "height": 600})
+    with chromium(viewport={"width": 800, "height": 600}) as page:
         page.set_default_timeout(LIMIT)
         page.on("request", lambda asked: outside.append(asked.url) if site.url not in asked.url else None)
         outside: list[str] = []
@@ -80,7 +78,6 @@ def page(site: Site) -> Iterator[Page]:
         page.wait_for_function("document.getElementById('status').textContent.startsWith('Image encoded')")
         yield page
         assert [url for url in outside if not url.startswith(("blob:", "data:"))] == []
-        browser.close()
 
 
 def press(page: Page, click: Click, turns: int) -> None:
@@ -116,12 +113,9 @@ def test_page_gives_the_masks_that_pytorch_gives(site: Site, page: Page, tmp_pat
 
 
 def test_page_without_a_model_says_what_is_missing(site: Site) -> None:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page()
+    with chromium() as page:
         page.route("**/model/dct_seg.json", lambda route: route.fulfill(status=404))
         page.goto(site.url)
         text = page.locator("#status")
         page.wait_for_function("document.getElementById('status').textContent.includes('missing')")
         assert "run dct-seg export" in text.inner_text()
-        browser.close()
