@@ -81,11 +81,11 @@ def peak_memory() -> int:
 
 
 def _measure(threads: int) -> dict[str, Any]:
-    from benchmarks.network import network_method, photograph
+    from benchmarks.network import network_method, random_image
     from dct_seg.predictor import Predictor
 
     torch.set_num_threads(threads)
-    predictor, image = Predictor(network_method("late")), photograph(SIZE)
+    predictor, image = Predictor(network_method("late")), random_image(SIZE)
     before = peak_memory()
     began = perf_counter()
     predictor.set_image(image)

@@ -50,7 +50,7 @@ def early_click_row(args: argparse.Namespace) -> Row:
 
 def cpu_path_row(args: argparse.Namespace) -> Row:
     """The method against the module as it stands: contiguous weights, float32, gradients recorded."""
-    ours, plain, image = network_method("early"), DCTNet(lite0("early")).eval(), photograph()
+    ours, plain, image = network_method("early"), DCTNet(lite0("early")).eval(), random_image()
     ours.reset(image)
     view, _ = ours.predict_view(image, CLICKS, None)
     x = torch.from_numpy(view.crop(image)).permute(2, 0, 1)[None].float() / 255
@@ -87,7 +87,7 @@ def network_method(fusion: PromptFusion) -> DCTNetMethod:
     return DCTNetMethod(net=DCTNet(lite0(fusion)), first_reach=0, look_again=False)
 
 
-def photograph(size: tuple[int, int] = SIZE) -> NDArray[np.uint8]:
+def random_image(size: tuple[int, int] = SIZE) -> NDArray[np.uint8]:
     """(H, W, 3) of noise; what is in an image changes no time."""
     return np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
 
@@ -115,7 +115,7 @@ def _beside_sam(
     theirs_does: Any,
     at_least: float,
 ) -> Row:
-    ours, image = network_method(fusion), photograph()
+    ours, image = network_method(fusion), random_image()
     ours.reset(image)
     view, _ = ours.predict_view(image, CLICKS, None)
     what = f"{what}, EfficientNet-Lite0, {SIZE[0]} x {SIZE[1]}"

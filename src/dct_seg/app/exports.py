@@ -88,12 +88,10 @@ def write(project: Project, kind: Format) -> Written:
     Raises:
         ValueError: When an image's log is broken, or the format cannot represent the objects.
     """
-    pictures = list(annotated(project))
+    images = list(annotated(project))
     if kind in ("coco", "clicks"):
         text = (
-            json.dumps(_coco(project, pictures))
-            if kind == "coco"
-            else "".join(_click_lines(project, pictures))
+            json.dumps(_coco(project, images)) if kind == "coco" else "".join(_click_lines(project, images))
         )
         ending, media_type = (
             (".json", "application/json") if kind == "coco" else (".jsonl", "application/jsonl")
@@ -114,15 +112,15 @@ def write(project: Project, kind: Format) -> Written:
     try:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             if kind in _OTHER_TOOLS:
-                for picture in pictures:
-                    with picture.naming_its_log():
-                        for one in picture.objects:
+                for image in images:
+                    with image.naming_its_log():
+                        for one in image.objects:
                             _ = one.outline  # a mask that is broken is found here
-                for name, content in _OTHER_TOOLS[kind](project.classes, pictures):
+                for name, content in _OTHER_TOOLS[kind](project.classes, images):
                     archive.writestr(name, content)
-            for picture in pictures if kind in files else ():
-                with picture.naming_its_log():
-                    for name, content in files[kind](project, picture):
+            for image in images if kind in files else ():
+                with image.naming_its_log():
+                    for name, content in files[kind](project, image):
                         archive.writestr(name, content)
     except BaseException:
         path.unlink()
@@ -182,16 +180,16 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _coco(project: Project, pictures: list[Annotated]) -> dict[str, Any]:
-    images: list[dict[str, Any]] = []
+def _coco(project: Project, images: list[Annotated]) -> dict[str, Any]:
+    listed: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     numbers = category_ids(project.classes)
-    for number, picture in enumerate(pictures, start=1):
-        images.append(
-            {"id": number, "file_name": picture.name, "height": picture.size[0], "width": picture.size[1]}
+    for number, image in enumerate(images, start=1):
+        listed.append(
+            {"id": number, "file_name": image.name, "height": image.size[0], "width": image.size[1]}
         )
-        for one in picture.objects:
-            with picture.naming_its_log():
+        for one in image.objects:
+            with image.naming_its_log():
                 row, col, height, width = one.outline.bbox
             record = {
                 "id": len(annotations) + 1,
@@ -205,7 +203,7 @@ def _coco(project: Project, pictures: list[Annotated]) -> dict[str, Any]:
     categories = [{"id": numbers[one.id], "name": one.name} for one in project.classes]
     return {
         "info": {"description": f"dct-seg {__version__}"},
-        "images": images,
+        "images": listed,
         "annotations": annotations,
         "categories": categories,
     }
@@ -227,15 +225,15 @@ def category_ids(classes: Sequence[ClassLabel]) -> dict[int, int]:
     return found
 
 
-def _click_lines(project: Project, pictures: list[Annotated]) -> Iterator[str]:
+def _click_lines(project: Project, images: list[Annotated]) -> Iterator[str]:
     """Write one line per object, with everything that makes its mask."""
     names = {one.id: one.name for one in project.classes}
-    for picture in pictures:
-        for one in picture.objects:
+    for image in images:
+        for one in image.objects:
             line = {
-                "image": picture.name,
-                "height": picture.size[0],
-                "width": picture.size[1],
+                "image": image.name,
+                "height": image.size[0],
+                "width": image.size[1],
                 "object": one.id,
                 "class": names[one.class_id],
                 "threshold": one.threshold,
@@ -251,56 +249,56 @@ def _click_lines(project: Project, pictures: list[Annotated]) -> Iterator[str]:
             yield json.dumps({**line, **window_event(one.window)}) + "\n"
 
 
-def _indexed(project: Project, picture: Annotated) -> Iterator[tuple[str, bytes]]:
+def _indexed(project: Project, image: Annotated) -> Iterator[tuple[str, bytes]]:
     """Values from 1 in a palette of 8 bits, or in gray of 16 bits where there are more than 254 objects."""
-    small = len(picture.objects) <= MOST_LABELS
-    labels = np.zeros(picture.size, np.uint8 if small else np.uint16)
+    small = len(image.objects) <= MOST_LABELS
+    labels = np.zeros(image.size, np.uint8 if small else np.uint16)
     colors = {one.id: ImageColor.getrgb(one.color) for one in project.classes}
     palette = [0] * 768
-    for place, one in enumerate(picture.objects, start=1):
+    for place, one in enumerate(image.objects, start=1):
         found = decode_part(one.rle)
         if found is not None:
             labels[found[0]][found[1]] = place
         palette[3 * place : 3 * place + 3] = colors[one.class_id][:3]
-    hidden = set(range(1, len(picture.objects) + 1)) - set(np.unique(labels).tolist())
+    hidden = set(range(1, len(image.objects) + 1)) - set(np.unique(labels).tolist())
     if hidden:
-        number = picture.objects[min(hidden) - 1].id
+        number = image.objects[min(hidden) - 1].id
         raise ValueError(
-            f"object {number} of {picture.name} lies under later ones, and a pixel of an indexed PNG holds "
+            f"object {number} of {image.name} lies under later ones, and a pixel of an indexed PNG holds "
             "one object; export coco or object_png"
         )
-    image = Image.fromarray(labels)
+    drawn = Image.fromarray(labels)
     if small:
-        image.putpalette(palette)
+        drawn.putpalette(palette)
     names = {one.id: one.name for one in project.classes}
-    classes = {place: names[one.class_id] for place, one in enumerate(picture.objects, start=1)}
-    yield f"{picture.stem}.png", _png(image, _text(picture, classes))
+    classes = {place: names[one.class_id] for place, one in enumerate(image.objects, start=1)}
+    yield f"{image.stem}.png", _png(drawn, _text(image, classes))
 
 
-def _object_pngs(project: Project, picture: Annotated) -> Iterator[tuple[str, bytes]]:
+def _object_pngs(project: Project, image: Annotated) -> Iterator[tuple[str, bytes]]:
     names = {one.id: one.name for one in project.classes}
-    for one in picture.objects:
-        image = Image.fromarray(decode(one.rle).astype(np.uint8) * 255)
-        yield f"{picture.stem}/{one.id}.png", _png(image, _text(picture, {255: names[one.class_id]}))
+    for one in image.objects:
+        drawn = Image.fromarray(decode(one.rle).astype(np.uint8) * 255)
+        yield f"{image.stem}/{one.id}.png", _png(drawn, _text(image, {255: names[one.class_id]}))
 
 
-def _labelme(project: Project, picture: Annotated) -> Iterator[tuple[str, bytes]]:
+def _labelme(project: Project, image: Annotated) -> Iterator[tuple[str, bytes]]:
     names = {one.id: one.name for one in project.classes}
     shapes = [
         {"label": names[one.class_id], "group_id": one.id, "flags": {}, **shape}
-        for one in picture.objects
+        for one in image.objects
         for shape in _labelme_shapes(one)
     ]
     content: dict[str, Any] = {
         "version": "5.5.0",
         "flags": {},
         "shapes": shapes,
-        "imagePath": PurePosixPath(picture.name).name,
+        "imagePath": PurePosixPath(image.name).name,
         "imageData": None,
-        "imageHeight": picture.size[0],
-        "imageWidth": picture.size[1],
+        "imageHeight": image.size[0],
+        "imageWidth": image.size[1],
     }
-    yield f"{picture.stem}.json", json.dumps(content).encode()
+    yield f"{image.stem}.json", json.dumps(content).encode()
 
 
 def _labelme_shapes(one: SegmentedObject) -> list[dict[str, Any]]:
@@ -324,10 +322,10 @@ def _png(image: Image.Image, text: PngInfo | None = None) -> bytes:
     return file.getvalue()
 
 
-def _text(picture: Annotated, classes: Mapping[int, str]) -> PngInfo:
+def _text(image: Annotated, classes: Mapping[int, str]) -> PngInfo:
     """Text in a mask PNG from which an import knows its image and the class of each value."""
     text = PngInfo()
-    text.add_itxt(TEXT, json.dumps({"image": picture.name, "classes": classes}))
+    text.add_itxt(TEXT, json.dumps({"image": image.name, "classes": classes}))
     return text
 
 

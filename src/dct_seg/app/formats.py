@@ -28,19 +28,19 @@ Files = Iterator[tuple[str, bytes]]
 MOST_OF_VOC = 254  # objects; 255 is ignored
 
 
-def yolo(classes: Sequence[ClassLabel], pictures: Sequence[Annotated]) -> Files:
+def yolo(classes: Sequence[ClassLabel], images: Sequence[Annotated]) -> Files:
     """Write YOLO segmentation: one text file of polygons per image, and data.yaml with the class names."""
     place = {one.id: number for number, one in enumerate(classes)}
     names = "".join(f"  {place[one.id]}: {json.dumps(one.name)}\n" for one in classes)
     yield "data.yaml", f"path: .\ntrain: images\nval: images\nnames:\n{names}".encode()
-    for picture in pictures:
-        height, width = picture.size
+    for image in images:
+        height, width = image.size
         lines = []
-        for one in picture.objects:
+        for one in image.objects:
             # A quarter of a pixel in: readers that truncate and readers that round get the same pixel.
             outline = (joined_outline(one) + 0.25) / [width, height]
             lines.append(" ".join([str(place[one.class_id]), *(f"{value:.7g}" for value in outline.ravel())]))
-        yield f"labels/{picture.stem}.txt", "".join(f"{line}\n" for line in lines).encode()
+        yield f"labels/{image.stem}.txt", "".join(f"{line}\n" for line in lines).encode()
 
 
 def joined_outline(one: SegmentedObject) -> NDArray[np.float64]:
@@ -64,7 +64,7 @@ def joined_outline(one: SegmentedObject) -> NDArray[np.float64]:
     return np.concatenate([path, path[-1:], path[-1:]])[: max(3, len(path))]
 
 
-def voc(classes: Sequence[ClassLabel], pictures: Sequence[Annotated]) -> Files:
+def voc(classes: Sequence[ClassLabel], images: Sequence[Annotated]) -> Files:
     """Pascal VOC: PNGs of classes and of objects in VOC's palette.
 
     Raises:
@@ -77,21 +77,20 @@ def voc(classes: Sequence[ClassLabel], pictures: Sequence[Annotated]) -> Files:
     names = ["background", *(one.name for one in classes)]
     label_map = "".join(f"{name}:{r},{g},{b}::\n" for name, (r, g, b) in zip(names, colors, strict=False))
     yield "labelmap.txt", f"# label:color_rgb:parts:actions\n{label_map}".encode()
-    yield "ImageSets/Segmentation/default.txt", "".join(f"{one.stem}\n" for one in pictures).encode()
-    for picture in pictures:
-        if len(picture.objects) > MOST_OF_VOC:
+    yield "ImageSets/Segmentation/default.txt", "".join(f"{one.stem}\n" for one in images).encode()
+    for image in images:
+        if len(image.objects) > MOST_OF_VOC:
             raise ValueError(
-                f"{picture.name} has {len(picture.objects)} objects, VOC holds {MOST_OF_VOC}; "
-                "export coco or cvat"
+                f"{image.name} has {len(image.objects)} objects, VOC holds {MOST_OF_VOC}; export coco or cvat"
             )
-        by_class, by_object = np.zeros(picture.size, np.uint8), np.zeros(picture.size, np.uint8)
-        for number, one in enumerate(picture.objects, start=1):
+        by_class, by_object = np.zeros(image.size, np.uint8), np.zeros(image.size, np.uint8)
+        for number, one in enumerate(image.objects, start=1):
             found = decode_part(one.rle)
             if found is not None:
                 by_class[found[0]][found[1]] = place[one.class_id]
                 by_object[found[0]][found[1]] = number
-        yield f"SegmentationClass/{picture.stem}.png", _palette_png(by_class)
-        yield f"SegmentationObject/{picture.stem}.png", _palette_png(by_object)
+        yield f"SegmentationClass/{image.stem}.png", _palette_png(by_class)
+        yield f"SegmentationObject/{image.stem}.png", _palette_png(by_object)
 
 
 def voc_colors() -> NDArray[np.uint8]:
@@ -108,7 +107,7 @@ def voc_colors() -> NDArray[np.uint8]:
     return np.stack(channels, axis=1).astype(np.uint8)
 
 
-def cvat(classes: Sequence[ClassLabel], pictures: Sequence[Annotated]) -> Files:
+def cvat(classes: Sequence[ClassLabel], images: Sequence[Annotated]) -> Files:
     """CVAT for images 1.1: one XML, each object a mask of run lengths."""
     names = {one.id: one.name for one in classes}
     root = ElementTree.Element("annotations")
@@ -120,19 +119,19 @@ def cvat(classes: Sequence[ClassLabel], pictures: Sequence[Annotated]) -> Files:
         label = ElementTree.SubElement(labels, "label")
         for tag, text in (("name", one.name), ("color", one.color), ("type", "mask"), ("attributes", "")):
             ElementTree.SubElement(label, tag).text = text
-    for number, picture in enumerate(pictures):
-        height, width = (str(side) for side in picture.size)
-        image = ElementTree.SubElement(
-            root, "image", {"id": str(number), "name": picture.name, "width": width, "height": height}
+    for number, image in enumerate(images):
+        height, width = (str(side) for side in image.size)
+        element = ElementTree.SubElement(
+            root, "image", {"id": str(number), "name": image.name, "width": width, "height": height}
         )
-        for made in picture.objects:
+        for made in image.objects:
             found = decode_part(made.rle)
             if found is None:
                 continue
             (rows, cols), part = found
             box = {"left": cols.start, "top": rows.start, "width": part.shape[1], "height": part.shape[0]}
             ElementTree.SubElement(
-                image,
+                element,
                 "mask",
                 {
                     "label": names[made.class_id],
@@ -162,15 +161,15 @@ def row_runs(part: NDArray[np.bool_]) -> list[int]:
     return [0, *lengths] if flat[0] else lengths
 
 
-def label_studio(classes: Sequence[ClassLabel], pictures: Sequence[Annotated]) -> Files:
+def label_studio(classes: Sequence[ClassLabel], images: Sequence[Annotated]) -> Files:
     """Write Label Studio JSON: one task per image, one brush mask per object."""
     names = {one.id: one.name for one in classes}
     tasks: list[dict[str, Any]] = []
-    for picture in pictures:
-        height, width = picture.size
+    for image in images:
+        height, width = image.size
         result = []
-        for one in picture.objects:
-            mask = np.zeros(picture.size, bool)
+        for one in image.objects:
+            mask = np.zeros(image.size, bool)
             found = decode_part(one.rle)
             if found is not None:
                 mask[found[0]] = found[1]
@@ -187,7 +186,7 @@ def label_studio(classes: Sequence[ClassLabel], pictures: Sequence[Annotated]) -
                     "value": value,
                 }
             )
-        tasks.append({"data": {"image": picture.name}, "annotations": [{"result": result}]})
+        tasks.append({"data": {"image": image.name}, "annotations": [{"result": result}]})
     yield "label_studio.json", json.dumps(tasks).encode()
 
 
@@ -211,12 +210,12 @@ def brush_runs(mask: NDArray[np.bool_]) -> list[int]:
     return list(int(stream, 2).to_bytes(len(stream) // 8, "big"))
 
 
-def datumaro(classes: Sequence[ClassLabel], pictures: Sequence[Annotated]) -> Files:
+def datumaro(classes: Sequence[ClassLabel], images: Sequence[Annotated]) -> Files:
     """Datumaro's JSON: masks as COCO's run lengths."""
     place = {one.id: number for number, one in enumerate(classes)}
     labels = [{"name": one.name, "parent": "", "attributes": []} for one in classes]
     items = []
-    for picture in pictures:
+    for image in images:
         annotations = [
             {
                 "id": one.id,
@@ -227,10 +226,10 @@ def datumaro(classes: Sequence[ClassLabel], pictures: Sequence[Annotated]) -> Fi
                 "rle": {"counts": one.rle["counts"], "size": list(one.rle["size"])},
                 "z_order": 0,
             }
-            for one in picture.objects
+            for one in image.objects
         ]
-        image = {"path": picture.name, "size": list(picture.size)}
-        items.append({"id": picture.stem, "annotations": annotations, "attr": {"frame": 0}, "image": image})
+        record = {"path": image.name, "size": list(image.size)}
+        items.append({"id": image.stem, "annotations": annotations, "attr": {"frame": 0}, "image": record})
     content = {
         "info": {},
         "categories": {"label": {"labels": labels, "attributes": []}},
