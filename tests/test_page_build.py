@@ -19,8 +19,6 @@ NAMES = {
     "SegmentedObject": "Object",
     "Click": "GivenClick",
     "Paint": "GivenPaint",
-    "Picture": "AnnotatedImage",
-    "PictureLine": "ListedImage",
 }
 """Shapes whose name in the page is not the schema's, where that is taken in TypeScript or clearer."""
 

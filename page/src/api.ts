@@ -6,7 +6,7 @@ export interface Class {
   color: string;
 }
 
-export interface PictureLine {
+export interface ListedImage {
   id: string;
   name: string;
   num_objects: number;
@@ -20,7 +20,7 @@ export interface Project {
   model: { name: string; prompts: "click" | "drag" };
   threshold: number;
   classes: Class[];
-  pictures: PictureLine[];
+  pictures: ListedImage[];
   last: string | null;
   serial: number;
   files: number;
@@ -75,7 +75,7 @@ export interface Paint {
   points: number[][];
 }
 
-export interface Picture {
+export interface AnnotatedImage {
   id: string;
   name: string;
   width: number;
@@ -104,7 +104,7 @@ export interface TabState {
   elsewhere: string[];
   serial: number;
   files: number;
-  changed: PictureLine[];
+  changed: ListedImage[];
 }
 
 export interface Imported {

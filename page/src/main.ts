@@ -21,20 +21,20 @@ const box = byId("stage");
 const session = new Session({
   render,
   repaint: () => stage.repaint(),
-  open: (picture) => {
+  open: (image) => {
     cursor = null;
     painter.choose("drag");
-    painter.fit(picture.width, picture.height);
-    return stage.open(picture);
+    painter.fit(image.width, image.height);
+    return stage.open(image);
   },
   toast,
   finished: () => pace.add(),
-  say: (text) => (box.ariaLabel = `${session.picture?.name ?? "Image"}. ${text}`),
+  say: (text) => (box.ariaLabel = `${session.image?.name ?? "Image"}. ${text}`),
   live: ({ exact, milliseconds }, age) =>
     requestAnimationFrame(() => box.dispatchEvent(new CustomEvent("livemask", { detail: { ...milliseconds, exact, age: age() } }))),
 });
 const stage: Stage = new Stage(scene, (view) => {
-  const percent = session.picture === null ? "–" : `${Math.round(view.scale * 100 * devicePixelRatio)} %`;
+  const percent = session.image === null ? "–" : `${Math.round(view.scale * 100 * devicePixelRatio)} %`;
   byId("zoom").textContent = percent;
   byId("zoom").ariaLabel = `${percent}, show the whole image`;
 });
@@ -49,13 +49,13 @@ const showHelp = makeHelp();
 const showClasses = makeClasses(session);
 
 function scene(): Scene {
-  const { picture, drag, live, mask, threshold, opacity, hidden, highlight, project, circle } = session;
+  const { image, drag, live, mask, threshold, opacity, hidden, highlight, project, circle } = session;
   const [at, radius] = [painter.hovered, painter.radius];
   return {
-    objects: picture?.objects ?? [],
-    edits: picture?.draft?.edits ?? null,
+    objects: image?.objects ?? [],
+    edits: image?.draft?.edits ?? null,
     highlight,
-    clicks: picture?.draft?.clicks ?? [],
+    clicks: image?.draft?.clicks ?? [],
     mask: live?.mask ?? mask,
     outside: live === null || circle === null ? null : { mask, circle },
     drag: drag && { ...drag, shown: drag.radius ?? live?.radius ?? null },
@@ -131,7 +131,7 @@ function finish(): void {
 }
 
 function remove(): void {
-  if (session.picture?.draft !== null) session.discard();
+  if (session.image?.draft !== null) session.discard();
   else session.deleteSelected();
 }
 
@@ -161,7 +161,7 @@ const pressed: Record<string, () => void> = {
   nothing: () => session.nothingHere(),
   "help-button": showHelp,
   "edit-classes": showClasses,
-  "show-pictures": () => toggleSheet("pictures"),
+  "show-images": () => toggleSheet("images"),
   "show-objects": () => toggleSheet("objects"),
 };
 for (const [id, press] of Object.entries(pressed)) {
@@ -198,7 +198,7 @@ for (const name of ["threshold", "opacity"] as const) {
 
 makeImportMenu([
   ["Files…", "upload", () => byId("files").click()],
-  ["A folder…", "pictures", () => byId("file-folder").click()],
+  ["A folder…", "images", () => byId("file-folder").click()],
 ]);
 for (const id of ["files", "file-folder"]) {
   const files = byId<HTMLInputElement>(id);
@@ -216,7 +216,7 @@ addEventListener("drop", (event) => {
 
 // Narrow screens: the lists are sheets
 
-function toggleSheet(name: "pictures" | "objects"): void {
+function toggleSheet(name: "images" | "objects"): void {
   const open = !byId(name).classList.contains("open");
   closeSheets();
   byId(name).classList.toggle("open", open);
@@ -225,7 +225,7 @@ function toggleSheet(name: "pictures" | "objects"): void {
 }
 
 function closeSheets(): void {
-  for (const name of ["pictures", "objects"]) {
+  for (const name of ["images", "objects"]) {
     byId(name).classList.remove("open");
     byId(`show-${name}`).setAttribute("aria-expanded", "false");
   }
@@ -236,12 +236,12 @@ byId("scrim").addEventListener("click", closeSheets);
 // The keys
 
 function moveCursor(rows: number, cols: number, grow: number): void {
-  const { picture } = session;
-  if (picture === null) return;
-  const start = { row: picture.height / 2, col: picture.width / 2, radius: Math.min(picture.width, picture.height) / 10 };
+  const { image } = session;
+  if (image === null) return;
+  const start = { row: image.height / 2, col: image.width / 2, radius: Math.min(image.width, image.height) / 10 };
   cursor = cursor ?? start;
   const clamp = (value: number, size: number): number => Math.min(Math.max(value, 0), size - 1);
-  cursor = { row: clamp(cursor.row + rows, picture.height), col: clamp(cursor.col + cols, picture.width), radius: Math.max(cursor.radius * grow, 1) };
+  cursor = { row: clamp(cursor.row + rows, image.height), col: clamp(cursor.col + cols, image.width), radius: Math.max(cursor.radius * grow, 1) };
   stage.repaint();
 }
 
@@ -281,7 +281,7 @@ const keys: Record<string, () => void> = {
 /** A key in a text field: Enter finishes the object here too; in the search it opens the first image otherwise. */
 function onTyped(event: KeyboardEvent): boolean {
   if (event.key !== "Enter") return false;
-  if (session.picture?.draft) finish();
+  if (session.image?.draft) finish();
   else if (event.target === byId("filter")) panels.openFirst();
   else return false;
   focusStage();
@@ -328,7 +328,7 @@ function onKey(event: KeyboardEvent): boolean {
     return true;
   }
   // Enter finishes the object, whatever has the focus; without one it presses what has it, as Space always does.
-  if (key === "Enter" && isControl(event.target) && !session.picture?.draft && session.changes.pending === 0) return false;
+  if (key === "Enter" && isControl(event.target) && !session.image?.draft && session.changes.pending === 0) return false;
   if (event.target instanceof HTMLSelectElement && key !== "Enter") return false; // letters choose there
   const run = keys[key];
   run?.();
@@ -341,13 +341,13 @@ addEventListener("keydown", (event) => {
 // What it looks like
 
 function hint(): string {
-  const { picture } = session;
-  if (picture === null || session.loading) return "";
+  const { image } = session;
+  if (image === null || session.loading) return "";
   if (painter.tool === "local") return "Drag on what is wrong; the mask outside the circle stays";
   if (painter.tool === "lasso") return session.positive ? "Draw around what is missing" : "Draw around what is too much";
   if (painter.tool === "brush") return TOUCH ? "" : session.positive ? "Paint what is missing; the right button erases" : "Erase what is too much; the right button paints";
   if (session.selected.size > 0) return "";
-  if (picture.draft === null) return session.positive ? "Press on the center of an object, drag to its edge" : "Switch to Object to begin with one";
+  if (image.draft === null) return session.positive ? "Press on the center of an object, drag to its edge" : "Switch to Object to begin with one";
   if (TOUCH) return session.positive ? "Drag on what is missing, or switch to Background" : "Drag on what is too much";
   return "Drag on what is missing; right button on what is too much; Enter finishes";
 }
@@ -355,8 +355,8 @@ function hint(): string {
 /** What stands on the stage while there is no image to show. */
 function renderEmpty(): void {
   const box = byId("empty");
-  const { project, picture, loading } = session;
-  box.hidden = project === null || picture !== null || loading;
+  const { project, image, loading } = session;
+  box.hidden = project === null || image !== null || loading;
   if (project === null || box.hidden) return;
   const [title, words] = [box.querySelector("h2"), box.querySelector("p")] as [HTMLElement, HTMLElement];
   title.textContent = project.pictures.length === 0 ? `No images in “${project.name}”` : "None of the images can be opened";
@@ -371,12 +371,12 @@ function renderContext(): void {
   const open = painter.tool !== "drag";
   const { size: chosen } = session.selected;
   byId("painting").hidden = !open;
-  byId("chosen").hidden = open || chosen === 0 || session.picture?.draft !== null;
+  byId("chosen").hidden = open || chosen === 0 || session.image?.draft !== null;
   byId("brush").setAttribute("aria-pressed", String(open));
   for (const tool of ["brush", "lasso", "local"]) byId(`tool-${tool}`).setAttribute("aria-checked", String(painter.tool === tool));
-  for (const kind of ["fill_holes", "drop_specks", "keep_largest"]) byId<HTMLButtonElement>(kind).disabled = !session.picture?.draft;
+  for (const kind of ["fill_holes", "drop_specks", "keep_largest"]) byId<HTMLButtonElement>(kind).disabled = !session.image?.draft;
   byId("size-label").hidden = painter.radius === null;
-  size.max = String(Math.sqrt(painter.largest(Math.max(session.picture?.width ?? 0, session.picture?.height ?? 0))));
+  size.max = String(Math.sqrt(painter.largest(Math.max(session.image?.width ?? 0, session.image?.height ?? 0))));
   size.value = String(Math.sqrt(painter.radius ?? 0));
   fill(size);
   const [add, takeAway] = painter.paints ? ["Add", "Erase"] : ["Object", "Background"];
@@ -396,23 +396,23 @@ function fill(slider: HTMLInputElement): void {
 }
 
 function render(): void {
-  const { project, picture, line } = session;
+  const { project, image, line } = session;
   const names = project?.pictures ?? [];
-  const at = names.findIndex((one) => one.id === picture?.id);
+  const at = names.findIndex((one) => one.id === image?.id);
   byId("folder").textContent = project?.name ?? "";
-  byId("title").replaceChildren(picture?.name ?? "", at < 0 ? "" : Object.assign(document.createElement("small"), { textContent: `${at + 1} / ${names.length}` }));
-  document.title = picture === null ? "dct-seg" : `${picture.name} – dct-seg`;
-  if (picture !== null && !box.ariaLabel?.startsWith(picture.name)) box.ariaLabel = picture.name;
+  byId("title").replaceChildren(image?.name ?? "", at < 0 ? "" : Object.assign(document.createElement("small"), { textContent: `${at + 1} / ${names.length}` }));
+  document.title = image === null ? "dct-seg" : `${image.name} – dct-seg`;
+  if (image !== null && !box.ariaLabel?.startsWith(image.name)) box.ariaLabel = image.name;
   renderContext();
   byId("positive").setAttribute("aria-checked", String(session.positive));
   byId("negative").setAttribute("aria-checked", String(!session.positive));
   const disable = (id: string, disabled: boolean): void => {
     byId<HTMLButtonElement>(id).disabled = disabled;
   };
-  disable("undo", !picture?.can_undo);
-  disable("redo", !picture?.can_redo);
-  disable("discard", !picture?.draft);
-  disable("finish", !picture?.draft);
+  disable("undo", !image?.can_undo);
+  disable("redo", !image?.can_redo);
+  disable("discard", !image?.draft);
+  disable("finish", !image?.draft);
   disable("previous", at <= 0);
   disable("next", at < 0 || at === names.length - 1);
   byId("hide").setAttribute("aria-pressed", String(session.hidden));

@@ -1,5 +1,5 @@
 // The lists at both sides: images, classes, objects.
-import { address, type PictureLine, type SegmentedObject } from "./api";
+import { address, type ListedImage, type SegmentedObject } from "./api";
 import { byId, colored, count, el, iconButton } from "./dom";
 import { Rows } from "./rows";
 import type { Session } from "./session";
@@ -7,38 +7,38 @@ import type { Session } from "./session";
 const FILTER_FROM = 12; // images; with fewer one sees them all
 
 /** Is a person's work on an image finished? */
-export function isDone(one: PictureLine): boolean {
+export function isDone(one: ListedImage): boolean {
   return (one.num_objects > 0 || one.nothing) && !one.has_draft;
 }
 
 export class Panels {
-  private readonly images: Rows<PictureLine>;
+  private readonly images: Rows<ListedImage>;
   private readonly objects: Rows<SegmentedObject>;
-  private filtered: { all: readonly PictureLine[]; wanted: string; undone: boolean; found: PictureLine[] } | null = null;
+  private filtered: { all: readonly ListedImage[]; wanted: string; undone: boolean; found: ListedImage[] } | null = null;
   private current: string | null = null;
 
   constructor(
     private readonly session: Session,
     private readonly opened: () => void,
   ) {
-    const looks = (one: PictureLine): string => `${this.state(one)} ${one.name} ${one.id === session.picture?.id} ${isDone(one)}`;
-    this.images = new Rows(byId("picture-list"), 60, (one) => one.id, looks, (one) => this.imageRow(one));
-    const shown = (one: SegmentedObject): string => JSON.stringify([one.class_id, one.area, one.num_clicks, one.locked, session.selected.has(one.id), session.picture?.draft?.edits === one.id, session.project?.classes, session.picture?.id]);
+    const looks = (one: ListedImage): string => `${this.state(one)} ${one.name} ${one.id === session.image?.id} ${isDone(one)}`;
+    this.images = new Rows(byId("image-list"), 60, (one) => one.id, looks, (one) => this.imageRow(one));
+    const shown = (one: SegmentedObject): string => JSON.stringify([one.class_id, one.area, one.num_clicks, one.locked, session.selected.has(one.id), session.image?.draft?.edits === one.id, session.project?.classes, session.image?.id]);
     this.objects = new Rows(byId("object-list"), 54, (one) => String(one.id), shown, (one, place) => this.objectRow(one, place + 1));
-    byId("filter").addEventListener("input", () => this.renderPictures());
+    byId("filter").addEventListener("input", () => this.renderImages());
     byId("undone").addEventListener("click", () => {
       byId("undone").setAttribute("aria-pressed", String(byId("undone").getAttribute("aria-pressed") !== "true"));
-      this.renderPictures();
+      this.renderImages();
     });
   }
 
   render(): void {
-    this.renderPictures();
+    this.renderImages();
     this.renderClasses();
     this.renderObjects();
   }
 
-  private renderPictures(): void {
+  private renderImages(): void {
     const { session } = this;
     const all = session.project?.pictures ?? [];
     const done = all.reduce((sum, one) => sum + Number(isDone(one)), 0);
@@ -47,7 +47,7 @@ export class Panels {
     byId("find").hidden = all.length < FILTER_FROM;
     const found = this.find(all);
     this.images.show(found);
-    const current = session.picture?.id ?? null;
+    const current = session.image?.id ?? null;
     if (current !== this.current) this.images.reveal(found.findIndex((one) => one.id === current));
     this.current = current;
   }
@@ -59,7 +59,7 @@ export class Panels {
   }
 
   /** The images to list. One that gets done stays until the filter is set again, so that nothing jumps under the hand. */
-  private find(all: readonly PictureLine[]): PictureLine[] {
+  private find(all: readonly ListedImage[]): ListedImage[] {
     const wanted = byId<HTMLInputElement>("filter").value.toLowerCase();
     const undone = byId("undone").getAttribute("aria-pressed") === "true";
     const known = this.filtered;
@@ -69,7 +69,7 @@ export class Panels {
     return found;
   }
 
-  private state(one: PictureLine): string {
+  private state(one: ListedImage): string {
     if (one.error !== null) return one.error.replace(`${one.name} `, "");
     if (this.session.elsewhere.has(one.id)) return "In use in another tab";
     const objects = one.num_objects > 0 ? count(one.num_objects, "object") : "";
@@ -77,7 +77,7 @@ export class Panels {
     return objects || (one.nothing ? "Nothing here" : "Not begun");
   }
 
-  private imageRow(one: PictureLine): HTMLElement {
+  private imageRow(one: ListedImage): HTMLElement {
     const thumbnail = one.error === null ? el("img", { src: address(`pictures/${one.id}/image?max_side=128`), alt: "", loading: "lazy", decoding: "async" }) : el("i", { class: "broken" });
     const open = (): void => {
       void this.session.open(one.id);
@@ -85,7 +85,7 @@ export class Panels {
     };
     const words = el("span", {}, el("b", {}, one.name), el("small", {}, this.state(one)));
     const looks = one.has_draft ? "draft" : isDone(one) ? "done" : "";
-    const current = String(one.id === this.session.picture?.id);
+    const current = String(one.id === this.session.image?.id);
     return el("li", { class: looks }, el("button", { onclick: open, disabled: one.error !== null, title: one.error ?? one.name, "aria-current": current }, thumbnail, words, el("i", { class: "mark" })));
   }
 
@@ -100,12 +100,12 @@ export class Panels {
   }
 
   private renderObjects(): void {
-    const { picture, project } = this.session;
-    const objects = picture?.objects ?? [];
+    const { image, project } = this.session;
+    const objects = image?.objects ?? [];
     byId("count").textContent = objects.length === 0 ? "" : String(objects.length);
     byId("no-objects").hidden = project === null || objects.length > 0;
-    (byId("no-objects").querySelector("p") as HTMLElement).textContent = picture?.nothing ? "Nothing here: this image is done." : "None yet. Drag on an object, then press Finish.";
-    byId("nothing").hidden = picture === null || picture.draft !== null || picture.nothing;
+    (byId("no-objects").querySelector("p") as HTMLElement).textContent = image?.nothing ? "Nothing here: this image is done." : "None yet. Drag on an object, then press Finish.";
+    byId("nothing").hidden = image === null || image.draft !== null || image.nothing;
     this.objects.show(objects);
   }
 
@@ -118,7 +118,7 @@ export class Panels {
       onchange: () => session.changeObject(one.id, { class_id: Number(select.value) }),
     });
     for (const known of classes) select.append(el("option", { value: String(known.id), selected: known.id === one.class_id }, known.name));
-    const edited = session.picture?.draft?.edits === one.id;
+    const edited = session.image?.draft?.edits === one.id;
     const selected = session.selected.has(one.id);
     const about = edited ? "being edited" : `${pixels(one.area)}${one.num_clicks > 0 ? ` · ${count(one.num_clicks, "click")}` : ""}`;
     const show = (id: number | null) => (): void => {

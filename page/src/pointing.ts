@@ -24,14 +24,14 @@ export class Pointing implements Gestures {
 
   begin(at: Point, press: Press): boolean {
     const { session, painter } = this;
-    const place = this.stage().view.toPicture(at);
+    const place = this.stage().view.toImage(at);
     this.begun();
     this.undecided = this.box = null;
     if (painter.paints) return painter.begin(place, session.positive !== (press.background || press.shift), press.pressure);
     if (!this.stage().view.holds(place)) return false;
     this.from = place;
     const positive = session.positive && !press.background;
-    const object = session.picture?.draft === null && positive ? this.stage().objectAt(place) : null;
+    const object = session.image?.draft === null && positive ? this.stage().objectAt(place) : null;
     if (positive && (object !== null || press.shift)) {
       this.undecided = { object, shift: press.shift };
       return session.mayChange();
@@ -42,7 +42,7 @@ export class Pointing implements Gestures {
   move(at: Point, dragged: boolean, pressure: number | null): void {
     const { session, painter, from, undecided } = this;
     const { view } = this.stage();
-    const place = view.toPicture(at);
+    const place = view.toImage(at);
     if (painter.paints) {
       painter.move(place, pressure, 1 / view.scale);
       return session.repaint();
@@ -93,15 +93,15 @@ export class Pointing implements Gestures {
 
   hover(at: Point | null): void {
     if (this.painter.radius === null) return;
-    this.painter.hovered = at === null ? null : this.stage().view.toPicture(at);
+    this.painter.hovered = at === null ? null : this.stage().view.toImage(at);
     this.session.repaint();
   }
 
   /** The wheel with Shift: the size of the brush or the circle. */
   resize(factor: number): boolean {
-    const { picture } = this.session;
-    if (this.painter.radius === null || picture === null) return false;
-    this.painter.resize(factor, Math.max(picture.width, picture.height));
+    const { image } = this.session;
+    if (this.painter.radius === null || image === null) return false;
+    this.painter.resize(factor, Math.max(image.width, image.height));
     this.session.rerender();
     return true;
   }
@@ -112,7 +112,7 @@ export class Pointing implements Gestures {
 
   /** A drag from inside a finished object: may something else begin there? */
   private begins(object: number | null, from: { row: number; col: number }): boolean {
-    const found = this.session.picture?.objects.find((one) => one.id === object);
+    const found = this.session.image?.objects.find((one) => one.id === object);
     if (found?.locked) {
       this.session.tell("These pixels belong to an object. Unlock it in the list to mark another one here");
       this.from = this.undecided = null;

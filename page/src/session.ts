@@ -1,5 +1,5 @@
 // The state of the page, and everything that changes it. What it looks like is told by `render` and `repaint`.
-import { call, Refused, TAB, Unreachable, type Class, type Click, type Imported, type Paint, type Picture, type PictureLine, type Preview, type Project, type SegmentedObject, type TabState } from "./api";
+import { call, Refused, TAB, Unreachable, type AnnotatedImage, type Class, type Click, type Imported, type ListedImage, type Paint, type Preview, type Project, type SegmentedObject, type TabState } from "./api";
 import { Changes, once } from "./changes";
 import { count } from "./dom";
 import { isLoosePng, kindOf, parcels, tooMuch, zipOf, type Given } from "./given";
@@ -10,7 +10,7 @@ import { LivePreview } from "./preview";
 interface Shown {
   render(): void;
   repaint(): void;
-  open(picture: Picture): Promise<void>;
+  open(image: AnnotatedImage): Promise<void>;
   toast(text: string, kind?: "error" | "done"): void;
   say(text: string): void;
   /** A new object was finished. */
@@ -24,7 +24,7 @@ const PRESS = 150; // milliseconds that a press may become a drag before the mod
 
 export class Session {
   project: Project | null = null;
-  picture: Picture | null = null;
+  image: AnnotatedImage | null = null;
   mask: DrawnMask | null = null;
   drag: Click | null = null;
   live: { mask: DrawnMask; radius: number | null } | null = null;
@@ -59,8 +59,8 @@ export class Session {
     this.preview = new LivePreview((answer, click, age) => this.previewed(answer, click, age), (error) => this.failed(error));
   }
 
-  get line(): PictureLine | null {
-    return this.project?.pictures.find((one) => one.id === this.picture?.id) ?? null;
+  get line(): ListedImage | null {
+    return this.project?.pictures.find((one) => one.id === this.image?.id) ?? null;
   }
 
   repaint(): void {
@@ -77,7 +77,7 @@ export class Session {
   }
 
   mayChange(): boolean {
-    return this.picture !== null && !this.loading && this.alone;
+    return this.image !== null && !this.loading && this.alone;
   }
 
   color(): string {
@@ -95,9 +95,9 @@ export class Session {
   /** Open the image of the address, or the one that was worked on last, or one with work begun, or the first. */
   private async openFirst(): Promise<void> {
     const last = location.hash.slice(1);
-    const pictures = (this.project?.pictures ?? []).filter((one) => one.error === null);
-    const free = pictures.filter((one) => !this.elsewhere.has(one.id));
-    const first = pictures.find((one) => one.id === last) ?? free.find((one) => one.id === this.project?.last) ?? free.find((one) => one.has_draft) ?? free[0] ?? pictures[0];
+    const images = (this.project?.pictures ?? []).filter((one) => one.error === null);
+    const free = images.filter((one) => !this.elsewhere.has(one.id));
+    const first = images.find((one) => one.id === last) ?? free.find((one) => one.id === this.project?.last) ?? free.find((one) => one.has_draft) ?? free[0] ?? images[0];
     if (first !== undefined) await this.open(first.id);
   }
 
@@ -116,16 +116,16 @@ export class Session {
     this.shown.render();
     try {
       await this.changes.add(async () => {
-        const picture = await call<Picture>("GET", `pictures/${id}`);
-        this.picture = null; // the next one starts afresh
+        const image = await call<AnnotatedImage>("GET", `pictures/${id}`);
+        this.image = null; // the next one starts afresh
         this.mask = null;
         this.highlight = null;
         this.selected = new Set();
         this.usual = null;
         history.replaceState(null, "", `#${id}`);
-        await this.take(picture);
+        await this.take(image);
         await this.beat(false);
-        await this.shown.open(picture).catch((error: unknown) => {
+        await this.shown.open(image).catch((error: unknown) => {
           if (error instanceof DOMException && error.name === "AbortError") return;
           throw error;
         });
@@ -139,8 +139,8 @@ export class Session {
   /** Open the next image (or the one before) that can be opened. */
   step(by: 1 | -1): void {
     const all = this.project?.pictures ?? [];
-    for (let at = all.findIndex((one) => one.id === this.picture?.id) + by; at >= 0 && at < all.length; at += by) {
-      const found = all[at] as PictureLine;
+    for (let at = all.findIndex((one) => one.id === this.image?.id) + by; at >= 0 && at < all.length; at += by) {
+      const found = all[at] as ListedImage;
       if (found.error === null) return void this.open(found.id);
     }
     this.shown.say(by === 1 ? "This is the last image" : "This is the first image");
@@ -149,7 +149,7 @@ export class Session {
   /** Open the next image that is not done, from the beginning again after the last. */
   nextUndone(): void {
     const all = this.project?.pictures ?? [];
-    const at = all.findIndex((one) => one.id === this.picture?.id);
+    const at = all.findIndex((one) => one.id === this.image?.id);
     const found = [...all.slice(at + 1), ...all.slice(0, Math.max(at, 0))].find((one) => one.error === null && !isDone(one) && !this.elsewhere.has(one.id));
     if (found !== undefined) void this.open(found.id);
     else this.shown.toast("All other images are done", "done");
@@ -157,9 +157,9 @@ export class Session {
 
   /** Say that there is nothing to mark here, and go on to the next image that is not done. */
   nothingHere(): void {
-    if (this.picture === null) return;
-    if (this.picture.draft !== null || this.picture.objects.length > 0 || this.picture.nothing) return this.nextUndone();
-    void this.change(`${this.picture.id}/nothing`, "POST", { nothing: true }).then(() => this.nextUndone());
+    if (this.image === null) return;
+    if (this.image.draft !== null || this.image.objects.length > 0 || this.image.nothing) return this.nextUndone();
+    void this.change(`${this.image.id}/nothing`, "POST", { nothing: true }).then(() => this.nextUndone());
   }
 
   // Dragging
@@ -172,8 +172,8 @@ export class Session {
 
   /** Press: whether a circle may begin here; `reach`: the mask farther away than this stays as it is. */
   press(click: Click, reach: number | null = null): boolean {
-    if (this.picture === null || !this.mayChange()) return false;
-    if (!click.positive && this.picture.draft === null) {
+    if (this.image === null || !this.mayChange()) return false;
+    if (!click.positive && this.image.draft === null) {
       if (!this.reopenSelected()) {
         this.shown.toast("Mark the object first, then drag on what is wrong");
         return false;
@@ -203,13 +203,13 @@ export class Session {
 
   release(): void {
     const click = this.drag;
-    const picture = this.picture;
-    if (click === null || picture === null) return;
+    const image = this.image;
+    if (click === null || image === null) return;
     const { threshold } = this;
     this.preview.forget();
     this.released = click;
     const keep_outside = this.circle?.radius ?? null;
-    const made = this.change(`${picture.id}/clicks`, "POST", { click, threshold, keep_outside }, (after) => this.shown.say(keep_outside === null ? `Click ${after.draft?.clicks.length ?? 0} made` : "Click made inside the circle"));
+    const made = this.change(`${image.id}/clicks`, "POST", { click, threshold, keep_outside }, (after) => this.shown.say(keep_outside === null ? `Click ${after.draft?.clicks.length ?? 0} made` : "Click made inside the circle"));
     void made.finally(() => {
       if (this.drag === click) this.cancelDrag();
     });
@@ -236,7 +236,7 @@ export class Session {
   /** Reopen the one selected object; false when there is none. */
   reopenSelected(): boolean {
     const [first] = this.selected;
-    if (first === undefined || this.selected.size > 1 || this.picture?.draft !== null) return false;
+    if (first === undefined || this.selected.size > 1 || this.image?.draft !== null) return false;
     this.editObject(first);
     return true;
   }
@@ -244,35 +244,35 @@ export class Session {
   mergeSelected(): void {
     const ids = [...this.selected];
     if (ids.length < 2) return this.shown.toast("Select two objects or more: click on one, then Shift+click on others");
-    void this.change(`${this.picture?.id}/objects/merge`, "POST", { ids }, () => this.select(ids[0] as number));
+    void this.change(`${this.image?.id}/objects/merge`, "POST", { ids }, () => this.select(ids[0] as number));
   }
 
   deleteSelected(): void {
     const ids = [...this.selected];
     if (ids.length === 0) return;
-    void this.change(`${this.picture?.id}/objects`, "DELETE", { ids }, () => this.shown.toast(`${count(ids.length, "object")} deleted; Ctrl+Z brings ${ids.length === 1 ? "it" : "them"} back`, "done"));
+    void this.change(`${this.image?.id}/objects`, "DELETE", { ids }, () => this.shown.toast(`${count(ids.length, "object")} deleted; Ctrl+Z brings ${ids.length === 1 ? "it" : "them"} back`, "done"));
   }
 
   /** Copy the selected objects, or all, to the next image and open it; whether that went well. */
   async carry(): Promise<boolean> {
-    const { picture } = this;
+    const { image } = this;
     const all = this.project?.pictures ?? [];
-    if (picture === null || picture.draft !== null || !this.mayChange()) {
+    if (image === null || image.draft !== null || !this.mayChange()) {
       this.shown.toast("Finish the current object first (Enter)");
       return false;
     }
-    const ids = this.selected.size > 0 ? [...this.selected] : picture.objects.map((one) => one.id);
-    const next = all.slice(all.findIndex((one) => one.id === picture.id) + 1).find((one) => one.error === null);
+    const ids = this.selected.size > 0 ? [...this.selected] : image.objects.map((one) => one.id);
+    const next = all.slice(all.findIndex((one) => one.id === image.id) + 1).find((one) => one.error === null);
     if (ids.length === 0 || next === undefined) {
       this.shown.toast(next === undefined ? "This is the last image" : "There is no object to copy to the next image");
       return false;
     }
     await this.open(next.id);
-    const before = this.picture;
+    const before = this.image;
     if (before?.id !== next.id) return false;
     const known = new Set(before.objects.map((one) => one.id));
     let made = false;
-    await this.change(`${next.id}/carry`, "POST", { source: picture.id, ids }, (after) => {
+    await this.change(`${next.id}/carry`, "POST", { source: image.id, ids }, (after) => {
       made = true;
       this.selected = new Set(after.objects.map((one) => one.id).filter((id) => !known.has(id)));
       this.rerender();
@@ -299,8 +299,8 @@ export class Session {
 
   /** Whether a stroke may begin. */
   mayPaint(positive: boolean): boolean {
-    if (this.picture === null || !this.mayChange()) return false;
-    if (this.picture.draft !== null || this.changes.pending > 0 || this.reopenSelected() || positive) return true;
+    if (this.image === null || !this.mayChange()) return false;
+    if (this.image.draft !== null || this.changes.pending > 0 || this.reopenSelected() || positive) return true;
     this.shown.toast("Nothing to erase from: click on a finished object first, or mark a new one");
     return false;
   }
@@ -308,7 +308,7 @@ export class Session {
   /** A stroke, a lasso or a clean-up of the object being made. */
   paint(paint: Paint): Promise<void> {
     const { threshold } = this;
-    return this.change(`${this.picture?.id}/paint`, "POST", { paint, threshold }, () => this.shown.say("Painted"));
+    return this.change(`${this.image?.id}/paint`, "POST", { paint, threshold }, () => this.shown.say("Painted"));
   }
 
   cleanUp(kind: Paint["kind"]): void {
@@ -318,46 +318,46 @@ export class Session {
   // Changing
 
   undo(): void {
-    if (this.picture?.can_undo) void this.change(`${this.picture.id}/undo`, "POST", {}, () => this.shown.say("Undone"));
+    if (this.image?.can_undo) void this.change(`${this.image.id}/undo`, "POST", {}, () => this.shown.say("Undone"));
   }
 
   redo(): void {
-    if (this.picture?.can_redo) void this.change(`${this.picture.id}/redo`, "POST", {}, () => this.shown.say("Redone"));
+    if (this.image?.can_redo) void this.change(`${this.image.id}/redo`, "POST", {}, () => this.shown.say("Redone"));
   }
 
   finish(): void {
-    if (this.picture === null) return;
-    if (this.picture.draft === null && this.changes.pending === 0) return this.shown.toast("Nothing to finish yet: drag on an object first");
+    if (this.image === null) return;
+    if (this.image.draft === null && this.changes.pending === 0) return this.shown.toast("Nothing to finish yet: drag on an object first");
     const { classId: class_id, threshold } = this;
-    const isNew = this.picture.draft?.edits == null;
-    void this.change(`${this.picture.id}/finish`, "POST", { class_id, threshold }, (after) => {
+    const isNew = this.image.draft?.edits == null;
+    void this.change(`${this.image.id}/finish`, "POST", { class_id, threshold }, (after) => {
       if (isNew) this.shown.finished();
       this.shown.say(`Object finished; ${after.objects.length} on this image`);
     });
   }
 
   discard(): void {
-    if (this.picture?.draft) void this.change(`${this.picture.id}/discard`, "POST", {}, () => this.shown.say("Discarded"));
+    if (this.image?.draft) void this.change(`${this.image.id}/discard`, "POST", {}, () => this.shown.say("Discarded"));
   }
 
   editObject(n: number): void {
-    if (this.picture?.draft) return this.shown.toast("Finish the current object first (Enter), or discard it (Delete)");
+    if (this.image?.draft) return this.shown.toast("Finish the current object first (Enter), or discard it (Delete)");
     this.selected = new Set();
-    void this.change(`${this.picture?.id}/objects/${n}/edit`, "POST", {});
+    void this.change(`${this.image?.id}/objects/${n}/edit`, "POST", {});
   }
 
   changeObject(n: number, changes: { class_id?: number; locked?: boolean }): void {
-    void this.change(`${this.picture?.id}/objects/${n}`, "PATCH", changes);
+    void this.change(`${this.image?.id}/objects/${n}`, "PATCH", changes);
   }
 
   deleteObject(n: number): void {
-    void this.change(`${this.picture?.id}/objects/${n}`, "DELETE", {}, () => this.shown.toast("Object deleted; Ctrl+Z brings it back", "done"));
+    void this.change(`${this.image?.id}/objects/${n}`, "DELETE", {}, () => this.shown.toast("Object deleted; Ctrl+Z brings it back", "done"));
   }
 
   /** The class of the selected objects, or of the one being made. */
   setClass(id: number): void {
-    if (this.selected.size > 0 && this.picture?.draft === null) {
-      void this.change(`${this.picture.id}/objects`, "PATCH", { ids: [...this.selected], class_id: id });
+    if (this.selected.size > 0 && this.image?.draft === null) {
+      void this.change(`${this.image.id}/objects`, "PATCH", { ids: [...this.selected], class_id: id });
       return;
     }
     this.classId = id;
@@ -408,7 +408,7 @@ export class Session {
     const known = done.known > 0 ? `; ${done.known} were here already` : "";
     this.shown.toast(`${count(done.objects, "object")} on ${count(done.pictures, "image")} imported${known}${left}`, left === "" ? "done" : "error");
     await this.refresh();
-    if (this.picture !== null) await this.take(await call<Picture>("GET", `pictures/${this.picture.id}`));
+    if (this.image !== null) await this.take(await call<AnnotatedImage>("GET", `pictures/${this.image.id}`));
   }
 
   /** Annotations of this and other tools for the folder, an indexed PNG for this image, or a list of classes, one name a line. */
@@ -416,12 +416,12 @@ export class Session {
     const kind = kindOf(file.name);
     if (["json", "jsonl", "xml", "zip"].includes(kind)) {
       await this.changes.add(async () => this.showImport(await this.sendImport(file)));
-    } else if (kind === "png" && this.picture !== null) {
-      const { id } = this.picture;
+    } else if (kind === "png" && this.image !== null) {
+      const { id } = this.image;
       await this.changes.add(async () => {
-        const revision = this.picture?.revision ?? 0;
-        const before = this.picture?.objects.length ?? 0;
-        const after = await call<Picture>("PUT", `pictures/${id}/masks?revision=${revision}`, new Blob([file], { type: "image/png" }));
+        const revision = this.image?.revision ?? 0;
+        const before = this.image?.objects.length ?? 0;
+        const after = await call<AnnotatedImage>("PUT", `pictures/${id}/masks?revision=${revision}`, new Blob([file], { type: "image/png" }));
         await this.take(after);
         this.shown.toast(`${count(after.objects.length - before, "object")} imported to correct`, "done");
       });
@@ -439,20 +439,20 @@ export class Session {
   async beat(take: boolean): Promise<void> {
     try {
       const since = this.project?.serial ?? 0;
-      const { alone, elsewhere, serial, files, changed } = await call<TabState>("POST", "tabs", { tab: TAB, take, picture: this.picture?.id ?? null, since });
+      const { alone, elsewhere, serial, files, changed } = await call<TabState>("POST", "tabs", { tab: TAB, take, picture: this.image?.id ?? null, since });
       this.elsewhere = new Set(elsewhere);
       if (this.project !== null && files !== this.project.files && this.changes.pending === 0) await this.files();
       else if (this.project !== null) {
         this.project.serial = serial;
         const lines = new Map(changed.map((one) => [one.id, one]));
-        for (const one of this.project.pictures) Object.assign(one, one.id === this.picture?.id ? {} : lines.get(one.id));
+        for (const one of this.project.pictures) Object.assign(one, one.id === this.image?.id ? {} : lines.get(one.id));
       }
       const back = alone && !this.alone;
       this.alone = alone;
       const lost = !this.connected;
       this.reached(true);
-      if ((back || lost) && this.picture !== null && this.changes.pending === 0) await this.reload();
-      if (this.project !== null && this.picture === null && !this.loading) { // images may have come meanwhile
+      if ((back || lost) && this.image !== null && this.changes.pending === 0) await this.reload();
+      if (this.project !== null && this.image === null && !this.loading) { // images may have come meanwhile
         await this.refresh();
         await this.openFirst();
       }
@@ -464,30 +464,30 @@ export class Session {
 
   /** Files have come, gone or been renamed. */
   private async files(): Promise<void> {
-    const name = this.picture?.name;
+    const name = this.image?.name;
     await this.refresh();
     const line = this.line;
     if (name === undefined || (line !== null && line.error === null)) return;
     this.shown.toast(`“${name}” is gone or was renamed; its objects are kept`);
-    this.picture = null;
+    this.image = null;
     await this.openFirst();
   }
 
   private async reload(): Promise<void> {
     await this.refresh();
-    if (this.picture !== null) await this.take(await call<Picture>("GET", `pictures/${this.picture.id}`));
+    if (this.image !== null) await this.take(await call<AnnotatedImage>("GET", `pictures/${this.image.id}`));
   }
 
-  private change(path: string, method: "POST" | "PATCH" | "DELETE", body: object, done: (after: Picture) => void = () => undefined): Promise<void> {
-    if (this.picture === null || !this.mayChange()) return Promise.resolve();
-    const { id } = this.picture;
+  private change(path: string, method: "POST" | "PATCH" | "DELETE", body: object, done: (after: AnnotatedImage) => void = () => undefined): Promise<void> {
+    if (this.image === null || !this.mayChange()) return Promise.resolve();
+    const { id } = this.image;
     return this.changes.add(
-      once<Picture>(
+      once<AnnotatedImage>(
         `pictures/${id}`,
-        () => this.picture?.revision ?? 0,
-        (revision) => call<Picture>(method, `pictures/${path}`, { ...body, revision, brief: true }),
+        () => this.image?.revision ?? 0,
+        (revision) => call<AnnotatedImage>(method, `pictures/${path}`, { ...body, revision, brief: true }),
         async (after) => {
-          if (this.picture?.id !== id) return;
+          if (this.image?.id !== id) return;
           await this.take(after);
           done(after);
         },
@@ -496,29 +496,29 @@ export class Session {
   }
 
   /** Show an image as the server has it. */
-  private async take(answer: Picture): Promise<void> {
-    const picture = answer.brief ? { ...answer, objects: merged(this.picture?.objects ?? [], answer) } : answer;
-    const mask = picture.mask === null ? null : await DrawnMask.from(picture.mask);
-    const reopened = picture.draft?.edits !== null && picture.draft?.edits !== this.picture?.draft?.edits;
-    if (picture.draft !== null && (this.picture === null || reopened)) {
-      this.classId = picture.draft.class_id;
-      if (picture.draft.edits !== null) this.usual ??= this.threshold;
-      this.threshold = picture.draft.threshold;
+  private async take(answer: AnnotatedImage): Promise<void> {
+    const image = answer.brief ? { ...answer, objects: merged(this.image?.objects ?? [], answer) } : answer;
+    const mask = image.mask === null ? null : await DrawnMask.from(image.mask);
+    const reopened = image.draft?.edits !== null && image.draft?.edits !== this.image?.draft?.edits;
+    if (image.draft !== null && (this.image === null || reopened)) {
+      this.classId = image.draft.class_id;
+      if (image.draft.edits !== null) this.usual ??= this.threshold;
+      this.threshold = image.draft.threshold;
     }
-    if (picture.draft === null && this.usual !== null) {
+    if (image.draft === null && this.usual !== null) {
       this.threshold = this.usual;
       this.usual = null;
     }
-    if ([...this.selected].some((id) => !picture.objects.some((one) => one.id === id))) {
-      this.selected = new Set([...this.selected].filter((id) => picture.objects.some((one) => one.id === id)));
+    if ([...this.selected].some((id) => !image.objects.some((one) => one.id === id))) {
+      this.selected = new Set([...this.selected].filter((id) => image.objects.some((one) => one.id === id)));
     }
-    this.picture = picture;
+    this.image = image;
     this.mask = mask;
     const line = this.line;
     if (line !== null) {
-      line.num_objects = picture.objects.length;
-      line.has_draft = picture.draft !== null;
-      line.nothing = picture.nothing;
+      line.num_objects = image.objects.length;
+      line.has_draft = image.draft !== null;
+      line.nothing = image.nothing;
     }
     this.shown.render();
     this.shown.repaint();
@@ -531,8 +531,8 @@ export class Session {
 
   private ask(after = 0): void {
     this.shown.repaint();
-    if (this.picture === null || this.drag === null || !this.connected || this.changes.pending > 0) return;
-    this.preview.ask(this.picture.id, this.picture.revision, this.drag, after);
+    if (this.image === null || this.drag === null || !this.connected || this.changes.pending > 0) return;
+    this.preview.ask(this.image.id, this.image.revision, this.drag, after);
   }
 
   private async previewed(answer: Preview, click: Click, age: () => number): Promise<void> {
@@ -553,7 +553,7 @@ export class Session {
       return;
     }
     this.shown.toast(error.message);
-    if (error.status === 409 && this.picture !== null) await this.reload();
+    if (error.status === 409 && this.image !== null) await this.reload();
   }
 
   private failed(error: unknown): void {
@@ -570,7 +570,7 @@ export class Session {
 }
 
 /** The objects after a brief answer, by number; the same array when none has changed. */
-function merged(before: SegmentedObject[], { objects, gone }: Picture): SegmentedObject[] {
+function merged(before: SegmentedObject[], { objects, gone }: AnnotatedImage): SegmentedObject[] {
   if (objects.length === 0 && gone.length === 0) return before;
   const known = new Map(before.map((one) => [one.id, one]));
   for (const id of gone) known.delete(id);

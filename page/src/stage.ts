@@ -1,5 +1,5 @@
 // The two canvases: the image below, redrawn when the view moves; masks, clicks and the drag above, redrawn when anything does.
-import { loadImage, type Class, type Click, type Picture, type SegmentedObject, type UsedClick } from "./api";
+import { loadImage, type AnnotatedImage, type Class, type Click, type SegmentedObject, type UsedClick } from "./api";
 import { byId } from "./dom";
 import type { DrawnMask } from "./mask";
 import type { Stroke } from "./painter";
@@ -45,14 +45,14 @@ export interface Scene {
 export class Stage {
   readonly view = new View();
   private readonly box = byId("stage");
-  private readonly below = byId<HTMLCanvasElement>("picture");
+  private readonly below = byId<HTMLCanvasElement>("image");
   private readonly middle = byId<HTMLCanvasElement>("finished"); // redrawn only when the objects or the view change
   private readonly above = byId<HTMLCanvasElement>("overlay");
   private readonly scratch = document.createElement("canvas");
   private drawn: unknown[] = [];
-  private image: ImageBitmap | null = null;
+  private bitmap: ImageBitmap | null = null;
   private level = 0;
-  private picture: Picture | null = null;
+  private image: AnnotatedImage | null = null;
   private loading: AbortController | null = null;
   private readonly outlines = new WeakMap<SegmentedObject, Path2D>();
   private stale = { below: true, above: true };
@@ -65,7 +65,7 @@ export class Stage {
     matchMedia(`(resolution: ${devicePixelRatio}dppx)`).addEventListener("change", () => this.resize());
     this.resize();
     const frame = (): void => {
-      if (this.stale.below) this.drawPicture();
+      if (this.stale.below) this.drawImage();
       if (this.stale.above || this.stale.below) this.drawScene();
       this.stale = { below: false, above: false };
       requestAnimationFrame(frame);
@@ -74,13 +74,13 @@ export class Stage {
   }
 
   /** Show an image; resolves when it can be seen. */
-  async open(picture: Picture): Promise<void> {
+  async open(image: AnnotatedImage): Promise<void> {
     this.loading?.abort();
-    this.picture = picture;
-    this.image?.close();
-    this.image = null;
+    this.image = image;
+    this.bitmap?.close();
+    this.bitmap = null;
     this.level = 0;
-    this.view.setPicture(picture.width, picture.height);
+    this.view.setImage(image.width, image.height);
     this.change();
     await this.load();
   }
@@ -89,9 +89,9 @@ export class Stage {
   change(): void {
     this.stale = { below: true, above: true };
     this.moved(this.view);
-    const longer = Math.max(this.picture?.width ?? 0, this.picture?.height ?? 0);
+    const longer = Math.max(this.image?.width ?? 0, this.image?.height ?? 0);
     const shown = LEVELS[this.level] as number;
-    if (this.image !== null && this.level + 1 < LEVELS.length && longer > shown && this.view.scale * devicePixelRatio * longer > shown * 1.3) {
+    if (this.bitmap !== null && this.level + 1 < LEVELS.length && longer > shown && this.view.scale * devicePixelRatio * longer > shown * 1.3) {
       this.level++;
       void this.load().catch(() => this.level--);
     }
@@ -103,14 +103,14 @@ export class Stage {
   }
 
   private async load(): Promise<void> {
-    if (this.picture === null) return;
+    if (this.image === null) return;
     this.loading?.abort();
     this.loading = new AbortController();
     const { signal } = this.loading;
-    const image = await loadImage(this.picture.id, LEVELS[this.level] as number, signal);
-    if (signal.aborted) return image.close();
-    this.image?.close();
-    this.image = image;
+    const bitmap = await loadImage(this.image.id, LEVELS[this.level] as number, signal);
+    if (signal.aborted) return bitmap.close();
+    this.bitmap?.close();
+    this.bitmap = bitmap;
     this.change();
   }
 
@@ -127,17 +127,17 @@ export class Stage {
     this.moved(this.view);
   }
 
-  private drawPicture(): void {
+  private drawImage(): void {
     const context = this.below.getContext("2d") as CanvasRenderingContext2D;
     context.resetTransform();
     context.clearRect(0, 0, this.below.width, this.below.height);
-    if (this.image === null || this.picture === null) return;
+    if (this.bitmap === null || this.image === null) return;
     const { scale, x, y } = this.view;
     this.below.dataset["view"] = JSON.stringify({ scale, x, y });
     context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
     context.imageSmoothingEnabled = scale * devicePixelRatio < SMOOTH_BELOW;
     context.imageSmoothingQuality = "high";
-    context.drawImage(this.image, x, y, scale * this.picture.width, scale * this.picture.height);
+    context.drawImage(this.bitmap, x, y, scale * this.image.width, scale * this.image.height);
   }
 
   private drawScene(): void {
@@ -146,7 +146,7 @@ export class Stage {
     this.drawObjects(scene);
     context.resetTransform();
     context.clearRect(0, 0, this.above.width, this.above.height);
-    if (this.picture === null || scene.hidden) return;
+    if (this.image === null || scene.hidden) return;
     const { scale, x, y } = this.view;
     const dpr = devicePixelRatio;
     context.setTransform(dpr * scale, 0, 0, dpr * scale, dpr * x, dpr * y);
@@ -166,11 +166,11 @@ export class Stage {
     const draw = (mask: DrawnMask | null): void => {
       if (mask !== null) this.drawRegion(context, mask.outline(scene.threshold), scene.color, scene.opacity, 2.2);
     };
-    if (scene.outside === null || this.picture === null) return draw(scene.mask);
+    if (scene.outside === null || this.image === null) return draw(scene.mask);
     const { row, col, radius } = scene.outside.circle;
     for (const [mask, outside] of [[scene.outside.mask, true], [scene.mask, false]] as const) {
       const shown = new Path2D();
-      if (outside) shown.rect(0, 0, this.picture.width, this.picture.height);
+      if (outside) shown.rect(0, 0, this.image.width, this.image.height);
       shown.arc(col + 0.5, row + 0.5, radius, 0, 2 * Math.PI);
       context.save();
       context.clip(shown, "evenodd");
@@ -182,13 +182,13 @@ export class Stage {
   /** The finished objects, on a canvas of their own: a drag above them costs the same with one or with a thousand. */
   private drawObjects(scene: Scene): void {
     const { scale, x, y } = this.view;
-    const shown = [this.picture, scene.objects, scene.edits, scene.highlight, scene.selected, scene.opacity, scene.hidden, scene.apart, scene.classes, scale, x, y];
+    const shown = [this.image, scene.objects, scene.edits, scene.highlight, scene.selected, scene.opacity, scene.hidden, scene.apart, scene.classes, scale, x, y];
     if (shown.every((value, index) => value === this.drawn[index]) && this.drawn.length > 0) return;
     this.drawn = shown;
     const context = this.middle.getContext("2d") as CanvasRenderingContext2D;
     context.resetTransform();
     context.clearRect(0, 0, this.middle.width, this.middle.height);
-    if (this.picture === null || scene.hidden) return;
+    if (this.image === null || scene.hidden) return;
     const dpr = devicePixelRatio;
     context.setTransform(dpr * scale, 0, 0, dpr * scale, dpr * x, dpr * y);
     context.lineJoin = "round";

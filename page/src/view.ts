@@ -13,7 +13,7 @@ export class View {
   y = 0;
   fitted = true;
   private stage = { width: 1, height: 1 };
-  private picture = { width: 1, height: 1 };
+  private image = { width: 1, height: 1 };
   private margins = { top: 0, right: 0, bottom: 0, left: 0 };
 
   setStage(width: number, height: number, margins: View["margins"]): void {
@@ -23,8 +23,8 @@ export class View {
     else this.confine();
   }
 
-  setPicture(width: number, height: number): void {
-    this.picture = { width, height };
+  setImage(width: number, height: number): void {
+    this.image = { width, height };
     this.fit();
   }
 
@@ -32,8 +32,8 @@ export class View {
   fit(): void {
     const { width, height } = this.room();
     this.scale = this.fitScale();
-    this.x = this.margins.left + (width - this.scale * this.picture.width) / 2;
-    this.y = this.margins.top + (height - this.scale * this.picture.height) / 2;
+    this.x = this.margins.left + (width - this.scale * this.image.width) / 2;
+    this.y = this.margins.top + (height - this.scale * this.image.height) / 2;
     this.fitted = true;
   }
 
@@ -55,7 +55,7 @@ export class View {
   }
 
   /** The pixel under a point of the stage; a whole number is a pixel's center. */
-  toPicture(at: Point): { row: number; col: number } {
+  toImage(at: Point): { row: number; col: number } {
     return { row: (at.y - this.y) / this.scale - 0.5, col: (at.x - this.x) / this.scale - 0.5 };
   }
 
@@ -64,7 +64,7 @@ export class View {
   }
 
   holds({ row, col }: { row: number; col: number }): boolean {
-    return row >= -0.5 && col >= -0.5 && row < this.picture.height - 0.5 && col < this.picture.width - 0.5;
+    return row >= -0.5 && col >= -0.5 && row < this.image.height - 0.5 && col < this.image.width - 0.5;
   }
 
   private room(): { width: number; height: number } {
@@ -74,13 +74,13 @@ export class View {
 
   private fitScale(): number {
     const { width, height } = this.room();
-    return Math.min(width / this.picture.width, height / this.picture.height, MAX_SCALE);
+    return Math.min(width / this.image.width, height / this.image.height, MAX_SCALE);
   }
 
   /** Keep a part of the image in sight. */
   private confine(): void {
     const keep = 60;
-    this.x = Math.min(Math.max(this.x, keep - this.scale * this.picture.width), this.stage.width - keep);
-    this.y = Math.min(Math.max(this.y, keep - this.scale * this.picture.height), this.stage.height - keep);
+    this.x = Math.min(Math.max(this.x, keep - this.scale * this.image.width), this.stage.width - keep);
+    this.y = Math.min(Math.max(this.y, keep - this.scale * this.image.height), this.stage.height - keep);
   }
 }

@@ -40,7 +40,7 @@ START_LIMIT = 300.0  # seconds; a hang is an error, slowness is not
 
 PLACE = """([row, col]) => {
   const stage = document.getElementById("stage").getBoundingClientRect();
-  const shown = JSON.parse(document.getElementById("picture").dataset.view);
+  const shown = JSON.parse(document.getElementById("image").dataset.view);
   return [stage.left + shown.x + (col + 0.5) * shown.scale, stage.top + shown.y + (row + 0.5) * shown.scale];
 }"""
 OVERLAY = """() => document.getElementById("overlay").toDataURL("image/png").split(",")[1]"""
@@ -277,13 +277,13 @@ def longest_task(page: Page, run: Callable[[], object]) -> float:
 
 def scroll_far(page: Page) -> None:
     """Turn the wheel over the list of images, then jump through it."""
-    box = page.locator("#picture-list").bounding_box()
+    box = page.locator("#image-list").bounding_box()
     assert box is not None
     page.mouse.move(box["x"] + 50, box["y"] + 200)
     for _ in range(20):
         page.mouse.wheel(0, 900)
     for _ in range(4):
-        page.evaluate("document.getElementById('picture-list').scrollTop += 60 * 3500")
+        page.evaluate("document.getElementById('image-list').scrollTop += 60 * 3500")
         page.wait_for_timeout(100)
 
 

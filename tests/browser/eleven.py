@@ -100,7 +100,7 @@ def run(grabcut: Path, folder: Path, options: list[str]) -> dict[str, Work]:
 
 def segment(page: Page, name: str, truth: NDArray[np.bool_], ignore: NDArray[np.bool_]) -> Work:
     """Mark one object until the last target is reached, and finish it."""
-    page.locator(f"#picture-list button[title^='{name}']").click()
+    page.locator(f"#image-list button[title^='{name}']").click()
     page.wait_for_function("name => document.getElementById('title').textContent.includes(name)", arg=name)
     settle(page)
     work = Work()

@@ -190,7 +190,7 @@ def through_the_images(page: Page, folder: Path) -> None:
     page.keyboard.press("Escape")
     page.click("#undone")
     page.wait_for_timeout(500)
-    box = page.locator("#pictures").bounding_box()
+    box = page.locator("#images").bounding_box()
     assert box is not None
     shoot(page, folder / "list.webp", (box["x"], box["y"], box["width"], 260))
 
@@ -298,7 +298,7 @@ def start(page: Page, server: Server) -> None:
 
 
 def open_picture(page: Page, name: str) -> None:
-    page.locator(f"#picture-list button[title^={name}]").evaluate(
+    page.locator(f"#image-list button[title^={name}]").evaluate(
         "(one) => one.click()"
     )  # which a phone hides
     page.wait_for_function("name => document.getElementById('title').textContent.includes(name)", arg=name)

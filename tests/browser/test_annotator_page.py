@@ -83,7 +83,7 @@ def take_over(page: Page) -> None:
 
 
 def open_picture(page: Page, name: str) -> None:
-    page.click(f"#picture-list button:has-text('{name}')")
+    page.click(f"#image-list button:has-text('{name}')")
     expect(page.locator("#title")).to_contain_text(name)
     settle(page)
 

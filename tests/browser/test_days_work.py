@@ -72,7 +72,7 @@ def test_two_people_work_in_one_folder_and_objects_are_carried_on(tmp_path: Path
         other = page.context.browser.new_context().new_page()
         start(other, server.url)
         expect(other.locator("#title")).to_contain_text("frame1.png")  # the first that is free
-        expect(page.locator("#picture-list li", has_text="frame1.png")).to_contain_text("In use")
+        expect(page.locator("#image-list li", has_text="frame1.png")).to_contain_text("In use")
         paint(page, 100, 100)
         paint(other, 150, 200)
         assert len(state(page, "astronaut.jpg")["objects"]) == 1
@@ -88,7 +88,7 @@ def test_two_people_work_in_one_folder_and_objects_are_carried_on(tmp_path: Path
         while holder(page, "frame2.png") is not None and time.monotonic() - began < 20:
             time.sleep(0.05)
         assert time.monotonic() - began < 2
-        row = page.locator("#picture-list li", has_text="frame2.png")
+        row = page.locator("#image-list li", has_text="frame2.png")
         expect(row).to_contain_text("1 object", timeout=10_000)
 
         page.keyboard.press("u")
@@ -107,10 +107,10 @@ def test_list_of_20_000_images_scrolls_and_filters_with_no_frame_over_50_ms(tmp_
     small_images(tmp_path, 20_000)
     with annotating(tmp_path) as (server, page):
         start(page, server.url)
-        assert page.locator("#picture-list li").count() < 60
+        assert page.locator("#image-list li").count() < 60
         assert longest_task(page, lambda: scroll_far(page)) < 50
         assert longest_task(page, lambda: search(page, "frame_19")) < 50
-        page.evaluate("document.getElementById('picture-list').scrollTop = 60 * 15000")
-        expect(page.locator("#picture-list")).to_contain_text("frame_15003.jpg")
+        page.evaluate("document.getElementById('image-list').scrollTop = 60 * 15000")
+        expect(page.locator("#image-list")).to_contain_text("frame_15003.jpg")
         page.fill("#filter", "19999")
-        expect(page.locator("#picture-list li")).to_have_count(1)
+        expect(page.locator("#image-list li")).to_have_count(1)

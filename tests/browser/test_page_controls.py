@@ -150,7 +150,7 @@ def test_an_unreadable_image_says_why_and_is_skipped(folder: Path, open_page: Ca
     with serving(folder) as url:
         page = open_page(url)
         expect(page.locator("#title")).to_contain_text("b.png")
-        broken = page.locator("#picture-list button").first
+        broken = page.locator("#image-list button").first
         expect(broken).to_be_disabled()
         expect(broken).to_contain_text("cannot be decoded")
         page.close()
@@ -163,7 +163,7 @@ def test_page_carries_the_token_to_all_it_asks_for(folder: Path, open_page: Call
         page.keyboard.press("Enter")
         settle(page)
         loaded = (
-            "() => [...document.querySelectorAll('#picture-list img')].every((one) => one.complete && "
+            "() => [...document.querySelectorAll('#image-list img')].every((one) => one.complete && "
             "one.naturalWidth > 0)"
         )
         page.wait_for_function(loaded)
@@ -516,7 +516,7 @@ def test_objects_are_colored_by_class_or_each_in_its_own_color(page: Page) -> No
         """Tints in the middle of the two objects."""
         script = """() => [50, 130].map((col) => {
           const canvas = document.getElementById("finished");
-          const shown = JSON.parse(document.getElementById("picture").dataset.view);
+          const shown = JSON.parse(document.getElementById("image").dataset.view);
           const [x, y] = [shown.x + (col + 0.5) * shown.scale, shown.y + 60.5 * shown.scale];
           return [...canvas.getContext("2d").getImageData(x, y, 1, 1).data];
         })"""

@@ -21,7 +21,7 @@ const [undo, clear, save] = ["undo", "clear", "save"].map((id) => find<HTMLButto
 const context = canvas.getContext("2d")!;
 const loaded = Network.load("./model");
 
-let picture: ImageBitmap | null = null;
+let image: ImageBitmap | null = null;
 let seen: Encoded | null = null;
 let turns: Turn[] = [];
 let drag: { row: number; col: number; radius: number; positive: boolean } | null = null;
@@ -34,20 +34,20 @@ function pixels(height: number, width: number): ImageData {
   const small = new OffscreenCanvas(width, height);
   const brush = small.getContext("2d")!;
   brush.imageSmoothingQuality = "high";
-  brush.drawImage(picture!, 0, 0, width, height);
+  brush.drawImage(image!, 0, 0, width, height);
   return brush.getImageData(0, 0, width, height);
 }
 
 async function open(file: Blob): Promise<void> {
   const network = await loaded;
-  picture = await createImageBitmap(file);
-  const scale = Math.min(1, MOST_PIXELS / Math.max(picture.width, picture.height));
-  [canvas.width, canvas.height] = [Math.round(picture.width * scale), Math.round(picture.height * scale)];
+  image = await createImageBitmap(file);
+  const scale = Math.min(1, MOST_PIXELS / Math.max(image.width, image.height));
+  [canvas.width, canvas.height] = [Math.round(image.width * scale), Math.round(image.height * scale)];
   [canvas.hidden, find("hint").hidden] = [false, true];
   [turns, drag, seen] = [[], null, null];
   draw();
   const began = performance.now();
-  const { height, width } = network.size(picture.height, picture.width, LONGEST);
+  const { height, width } = network.size(image.height, image.width, LONGEST);
   seen = await network.encode(pixels(height, width));
   report("Image encoded", began);
 }
@@ -112,8 +112,8 @@ function circle(row: number, col: number, radius: number, positive: boolean): vo
 }
 
 function draw(): void {
-  if (picture === null) return;
-  context.drawImage(picture, 0, 0, canvas.width, canvas.height);
+  if (image === null) return;
+  context.drawImage(image, 0, 0, canvas.width, canvas.height);
   const overlay = mask([76, 110, 245], 140);
   if (overlay !== null) context.drawImage(overlay, 0, 0);
   if (seen !== null) {
