@@ -298,9 +298,7 @@ def start(page: Page, server: Server) -> None:
 
 
 def open_picture(page: Page, name: str) -> None:
-    page.locator(f"#image-list button[title^={name}]").evaluate(
-        "(one) => one.click()"
-    )  # which a phone hides
+    page.locator(f"#image-list button[title^={name}]").evaluate("(one) => one.click()")  # which a phone hides
     page.wait_for_function("name => document.getElementById('title').textContent.includes(name)", arg=name)
     settle(page)
 
