@@ -37,14 +37,14 @@ names = ("dct-seg", "torch", "torchvision", "lightning", "timm", "numpy", "openc
 print(", ".join(f"{name} {version(name)}" for name in names))
 
 with get_sample_data("grace_hopper.jpg") as file:  # a portrait, 600 x 512, that comes with matplotlib
-    photo = np.asarray(Image.open(file).convert("RGB"))
+    portrait = np.asarray(Image.open(file).convert("RGB"))
 predictor = Predictor.from_pretrained(precision="float32")
-predictor.set_image(photo)
+predictor.set_image(portrait)
 result = predictor.predict([Click(450, 250, radius=110.0)])
 result = predictor.click(40, 60, positive=False)
 share = result.mask.mean()
 print(
-    f"portrait: {share:.0%} of {photo.shape[0]} x {photo.shape[1]} pixels, radii "
+    f"portrait: {share:.0%} of {portrait.shape[0]} x {portrait.shape[1]} pixels, radii "
     f"{[round(c.radius) for c in result.clicks]}"
 )
 assert result.mask[450, 250], "the clicked object is not in the mask"

@@ -22,9 +22,9 @@ plt.rcParams.update(
 )
 
 
-def show(axes, picture, title, clicks=(), **options):
+def show(axes, image, title, clicks=(), **options):
     """Draw an image with its clicks: positive green, negative red, the drag as a circle."""
-    axes.imshow(picture, **options)
+    axes.imshow(image, **options)
     for click in clicks:
         color = "#00dc3c" if click.positive else "#ff2828"
         axes.plot(click.col, click.row, "o", color=color, markeredgecolor="white", markersize=7)
@@ -62,7 +62,7 @@ verdict[(~mask & pred)[0]] = (240, 160, 40)
 
 fig, axes = plt.subplots(1, 3, figsize=(12, 3.4))
 show(axes[0], sample.image, "image")
-show(axes[1], verdict, "grey right, blue missed, orange false")
+show(axes[1], verdict, "gray right, blue missed, orange false")
 show(axes[2], sample.image, "click the middle, drag to the edge", [click])
 
 # %% [markdown]
@@ -91,7 +91,7 @@ maps = {
 }
 
 
-def coloured(pair):
+def colored(pair):
     """Color image of (2, H, W) maps: positive green, negative red."""
     positive, negative = pair.numpy()
     return np.stack([negative, positive, np.zeros_like(positive)], -1)
@@ -100,7 +100,7 @@ def coloured(pair):
 fig, axes = plt.subplots(1, 5, figsize=(17, 2.9))
 show(axes[0], image, "three clicks with drags", clicks)
 for axis, (name, pair) in zip(axes[1:], maps.items(), strict=True):
-    show(axis, coloured(pair), name)
+    show(axis, colored(pair), name)
 
 # %% [markdown]
 # - `Disk` and `Gaussian` ignore the drag: a long and a short one leave the same mark.
@@ -170,10 +170,10 @@ for column, radius in enumerate(radii):
     )
     show(
         axes[0, column],
-        coloured(encoder(ClickBatch.from_clicks([one]), size)[0]),
+        colored(encoder(ClickBatch.from_clicks([one]), size)[0]),
         f"map of a drag of {radius}",
     )
-    show(axes[1, column], shown, f"mask: {result.mask.mean():.0%} of the picture", one)
+    show(axes[1, column], shown, f"mask: {result.mask.mean():.0%} of the image", one)
 
 # %% [markdown]
 # Without a drag, a small head of the network, the Auto-Drag-Head, predicts the radius from the image, so that every click

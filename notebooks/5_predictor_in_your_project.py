@@ -48,7 +48,7 @@ predictor.set_image(image)
 fig, axes = plt.subplots(1, 2, figsize=(11, 4))
 for axis, radius in zip(axes, (25, 110), strict=True):
     result = predictor.predict([Click(280, 365, radius=radius)])
-    show(axis, result, f"a drag of {radius}: {result.mask.mean():.0%} of the picture")
+    show(axis, result, f"a drag of {radius}: {result.mask.mean():.0%} of the image")
 
 # %% [markdown]
 # ## Corrections, one click after the other

@@ -259,9 +259,9 @@ def test_decoder_that_fails_in_an_unheard_of_way_is_no_server_error(
 
 def test_file_that_becomes_a_link_after_the_start_is_not_followed(tmp_path: Path) -> None:
     page = Page(make_folder(tmp_path / "pictures"))
-    picture = page.project.folder.root / "a.png"
-    picture.unlink()
-    write_outside(picture)
+    image = page.project.folder.root / "a.png"
+    image.unlink()
+    write_outside(image)
     answer = page.client.get(page.url("/image"))
     assert (answer.status_code, "leaves the folder" in answer.json()["error"]) == (400, True)
 

@@ -65,10 +65,10 @@ def test_two_methods_of_one_run_are_compared_with_images(
     text = (tmp_path / "vs" / "compare.md").read_text()
     assert text == capsys.readouterr().out
     assert text.startswith(f"- A: {run}:disc (disc; rule max_distance v1, prompt click")
-    pictures = sorted((tmp_path / "vs" / "boxes").rglob("*.jpg"))
-    assert pictures
-    strip = Image.open(run / "strips" / "boxes" / "disc" / pictures[0].name.partition("_")[2])
-    assert Image.open(pictures[0]).height == 2 * strip.height
+    images = sorted((tmp_path / "vs" / "boxes").rglob("*.jpg"))
+    assert images
+    strip = Image.open(run / "strips" / "boxes" / "disc" / images[0].name.partition("_")[2])
+    assert Image.open(images[0]).height == 2 * strip.height
 
 
 def test_a_run_of_several_methods_wants_one_named(tmp_path: Path) -> None:

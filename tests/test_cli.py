@@ -224,11 +224,11 @@ def test_a_tiny_run_prints_its_table_and_writes_its_files(
     out = capsys.readouterr().out
     assert "drag, before" in out
     assert "drag, after" in out
-    checkpoint, picture = (
+    checkpoint, image = (
         Path(re.findall(rf"^{name} +(.+)$", out, re.MULTILINE)[0]) for name in ("checkpoint", "image")
     )
     assert checkpoint.is_file()
-    assert np.asarray(Image.open(picture)).std() > 10
+    assert np.asarray(Image.open(image)).std() > 10
     assert main(["validate", "--config", str(tiny), "--ckpt_path", str(next(tmp_path.rglob("*.ckpt")))]) == 0
     assert "NoC@85" in capsys.readouterr().out
 

@@ -20,7 +20,7 @@ from dct_seg.data.images import image_size, read_first_channel, read_image, read
 HEIGHT, WIDTH = 6, 8
 
 
-def picture(path: Path, size: tuple[int, int] = (HEIGHT, WIDTH)) -> Path:
+def write_image(path: Path, size: tuple[int, int] = (HEIGHT, WIDTH)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((*size, 3), 90, dtype=np.uint8)).save(path)
     return path
@@ -45,8 +45,8 @@ def save_mask(path: Path, labels: np.ndarray, *, palette: bool = False) -> None:
 
 
 def make_folder(root: Path) -> Path:
-    picture(root / "images" / "a.jpg")
-    picture(root / "images" / "b c.png")
+    write_image(root / "images" / "a.jpg")
+    write_image(root / "images" / "b c.png")
     save_mask(root / "masks" / "a.png", mask_of(v1=(0, 0, 2, 2), v2=(3, 3, 6, 6), v255=(5, 5, 6, 6)))
     save_mask(root / "masks" / "b c.png", mask_of(v255=(1, 1, 3, 4)))
     return root
@@ -54,7 +54,7 @@ def make_folder(root: Path) -> Path:
 
 def make_grabcut(root: Path) -> Path:
     for name in ("cross.jpg", "llama.bmp"):
-        picture(root / "data_GT" / name)
+        write_image(root / "data_GT" / name)
         save_mask(
             root / "boundary_GT" / f"{Path(name).stem}.bmp", mask_of(v128=(0, 0, 4, 4), v255=(1, 1, 3, 3))
         )
@@ -62,8 +62,8 @@ def make_grabcut(root: Path) -> Path:
 
 
 def make_berkeley(root: Path) -> Path:
-    picture(root / "images" / "1.jpg")
-    picture(root / "images" / "2.jpg")
+    write_image(root / "images" / "1.jpg")
+    write_image(root / "images" / "2.jpg")
     save_mask(
         root / "masks" / "1.png",
         np.repeat(mask_of(v129=(0, 0, 2, 2), v128=(3, 3, 5, 5))[:, :, None], 3, axis=2),
@@ -74,7 +74,7 @@ def make_berkeley(root: Path) -> Path:
 
 
 def make_davis(root: Path) -> Path:
-    picture(root / "img" / "bear_00.jpg")
+    write_image(root / "img" / "bear_00.jpg")
     save_mask(root / "gt" / "bear_00.png", mask_of(v1=(0, 0, 2, 2), v2=(0, 2, 2, 4)), palette=True)
     return root
 
@@ -84,7 +84,7 @@ def make_sbd(root: Path) -> Path:
         ("2008_000001", mask_of(v1=(0, 0, 2, 2), v2=(3, 3, 6, 6))),
         ("2008_000002", mask_of(v1=(0, 0, 3, 3))),
     ):
-        picture(root / "img" / f"{name}.jpg")
+        write_image(root / "img" / f"{name}.jpg")
         (root / "inst").mkdir(exist_ok=True)
         savemat(
             root / "inst" / f"{name}.mat", {"GTinst": {"Segmentation": labels, "Categories": np.array([1])}}
@@ -95,7 +95,7 @@ def make_sbd(root: Path) -> Path:
 
 
 def make_voc(root: Path) -> Path:
-    picture(root / "JPEGImages" / "x.jpg")
+    write_image(root / "JPEGImages" / "x.jpg")
     save_mask(
         root / "SegmentationObject" / "x.png",
         mask_of(v1=(0, 0, 2, 2), v2=(3, 3, 6, 6), v255=(2, 0, 3, 8)),
@@ -108,7 +108,7 @@ def make_voc(root: Path) -> Path:
 
 
 def make_coco(root: Path) -> Path:
-    picture(root / "val2017" / "000000000009.jpg")
+    write_image(root / "val2017" / "000000000009.jpg")
     square = {
         "size": [HEIGHT, WIDTH],
         "counts": [0, 2, 4, 2, 40],
@@ -247,7 +247,7 @@ def test_small_objects_are_no_samples_and_none_left_is_an_error(tmp_path: Path) 
 
 
 def test_empty_masks_alone_are_an_error(tmp_path: Path) -> None:
-    picture(tmp_path / "images" / "a.jpg")
+    write_image(tmp_path / "images" / "a.jpg")
     save_mask(tmp_path / "masks" / "a.png", mask_of())
     with pytest.raises(
         ValueError, match=r"none of 1 masks holds an object; a mask has 0 for background and 1\.\.254"
@@ -257,7 +257,7 @@ def test_empty_masks_alone_are_an_error(tmp_path: Path) -> None:
 
 def test_a_size_mismatch_stops_at_the_start_with_both_sizes(tmp_path: Path) -> None:
     make_folder(tmp_path)
-    picture(tmp_path / "images" / "a.jpg", (WIDTH, HEIGHT))
+    write_image(tmp_path / "images" / "a.jpg", (WIDTH, HEIGHT))
     with pytest.raises(
         ValueError,
         match=r"images/a\.jpg is 6x8 but masks/a\.png is 8x6; is one of them rotated by EXIF\? `dct-seg data",
@@ -275,14 +275,14 @@ def test_a_file_that_is_not_an_image_is_skipped_and_named(tmp_path: Path) -> Non
 
 def test_an_image_without_a_mask_is_skipped_and_named(tmp_path: Path) -> None:
     make_folder(tmp_path)
-    picture(tmp_path / "images" / "z.jpg")
+    write_image(tmp_path / "images" / "z.jpg")
     with pytest.warns(UserWarning, match=r"1 images without a mask are left out; first: z\.jpg"):
         assert len(open_dataset("Folder", tmp_path)) == 3
 
 
 def test_two_images_of_one_stem_are_an_error(tmp_path: Path) -> None:
     make_folder(tmp_path)
-    picture(tmp_path / "images" / "a.png")
+    write_image(tmp_path / "images" / "a.png")
     with pytest.raises(ValueError, match="several images named 'a'"):
         open_dataset("Folder", tmp_path)
 

@@ -71,9 +71,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     """Ten files for the dataset: a bright disk on the left, its mask on the right."""
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     rng = np.random.default_rng(0)
     for number in range(10):
@@ -127,12 +127,12 @@ def test_a_misspelt_short_name_is_answered_with_the_installed_one(installed: Pat
 
 @pytest.mark.slow
 def test_the_network_trains_with_loss_and_encoder_on_the_data_set_and_is_measured_beside_the_method(
-    installed: Path, pictures: Path, tmp_path: Path
+    installed: Path, images: Path, tmp_path: Path
 ) -> None:
     config = tmp_path / "ring.yaml"
     trainer = {**CONFIG["trainer"], "default_root_dir": str(tmp_path / "run")}
     config.write_text(
-        yaml.safe_dump({**CONFIG, "data": {**CONFIG["data"], "root": str(pictures)}, "trainer": trainer})
+        yaml.safe_dump({**CONFIG, "data": {**CONFIG["data"], "root": str(images)}, "trainer": trainer})
     )
     assert "mIoU@1" in dct_seg(installed, "fit", "--config", str(config), "--trainer.logger", "false")
     (checkpoint,) = (tmp_path / "run").rglob("*.ckpt")
@@ -140,7 +140,7 @@ def test_the_network_trains_with_loss_and_encoder_on_the_data_set_and_is_measure
         "--weights",
         str(checkpoint),
         "--data",
-        f"SideBySide={pictures}",
+        f"SideBySide={images}",
         "--prompt",
         "drag",
         "--max-clicks",

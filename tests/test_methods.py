@@ -90,7 +90,7 @@ def make(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFacto
     return build
 
 
-def picture(height: int = 40, width: int = 56) -> np.ndarray:
+def sample_image(height: int = 40, width: int = 56) -> np.ndarray:
     """A noisy green field with a red 20x24 box whose corner is at (10, 16)."""
     image = np.full((height, width, 3), (40, 160, 60), np.uint8)
     image[10:30, 16:40] = (200, 40, 40)
@@ -112,7 +112,7 @@ def test_every_registered_method_is_under_the_contract() -> None:
 
 
 def test_probabilities_have_the_image_s_size_and_lie_between_0_and_1(method: Method) -> None:
-    image = picture()
+    image = sample_image()
     method.reset(image)
     previous = None
     for clicks in ([POSITIVE], [POSITIVE, NEGATIVE], [POSITIVE, NEGATIVE, Click(20, 20)]):
@@ -126,18 +126,18 @@ def test_probabilities_have_the_image_s_size_and_lie_between_0_and_1(method: Met
 
 
 def test_a_given_radius_is_kept(method: Method) -> None:
-    method.reset(picture())
+    method.reset(sample_image())
     assert method.fill_radii([POSITIVE, NEGATIVE], None) == [POSITIVE, NEGATIVE]
 
 
 def test_no_clicks_give_an_empty_mask(method: Method) -> None:
-    image = picture()
+    image = sample_image()
     method.reset(image)
     assert not method.predict(image, [], None).any()
 
 
 def test_a_background_click_on_an_object_click_is_an_answer(method: Method) -> None:
-    image = picture()
+    image = sample_image()
     method.reset(image)
     click = Click(20, 28, radius=4.0)
     probs = method.predict(
@@ -150,9 +150,9 @@ def test_a_background_click_on_an_object_click_is_an_answer(method: Method) -> N
 @pytest.mark.parametrize("name", CLASSICAL)
 def test_an_object_wholly_taken_back_is_gone(make: Callable[..., Method], name: str) -> None:
     method = make(name)
-    method.reset(picture())
+    method.reset(sample_image())
     clicks = [Click(20, 28, radius=4.0), Click(20, 28, positive=False, radius=4.0)]
-    assert not method.predict(picture(), clicks, None).any()
+    assert not method.predict(sample_image(), clicks, None).any()
 
 
 def test_an_image_of_one_pixel_is_an_image(method: Method) -> None:
@@ -184,7 +184,7 @@ def test_an_image_of_one_color_is_an_image(method: Method) -> None:
 
 
 def test_clicks_at_the_border_are_clicks(method: Method) -> None:
-    image = picture()
+    image = sample_image()
     method.reset(image)
     corners = [
         Click(0, 0),
@@ -198,7 +198,7 @@ def test_clicks_at_the_border_are_clicks(method: Method) -> None:
 
 
 def test_the_same_clicks_give_the_same_answer(method: Method) -> None:
-    image = picture()
+    image = sample_image()
     answers = []
     for _ in range(2):
         method.reset(image)
@@ -211,13 +211,13 @@ def test_the_same_clicks_give_the_same_answer(method: Method) -> None:
 
 
 def test_predict_leaves_its_arguments_alone(method: Method) -> None:
-    image = picture()
+    image = sample_image()
     method.reset(image)
     first = method.predict(image, [POSITIVE], None)
     kept = first.copy()
     method.predict(image, [POSITIVE, NEGATIVE], first)
     np.testing.assert_array_equal(first, kept)
-    np.testing.assert_array_equal(image, picture())
+    np.testing.assert_array_equal(image, sample_image())
 
 
 @pytest.mark.parametrize("shape", [(8, 9), (8, 9, 1), (8, 9, 4), (0, 9, 3)])
@@ -243,7 +243,7 @@ def test_options_are_plain_and_make_the_same_method_again(make: Callable[..., Me
 
 @pytest.mark.parametrize("name", CLASSICAL)
 def test_seeds_keep_their_label(make: Callable[..., Method], name: str) -> None:
-    image, made = picture(), make(name)
+    image, made = sample_image(), make(name)
     made.reset(image)
     probs = made.predict(image, [POSITIVE, Click(22, 36, positive=False, radius=3.0)], None)
     assert probs[20, 28] == 1
@@ -252,7 +252,7 @@ def test_seeds_keep_their_label(make: Callable[..., Method], name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n in CLASSICAL if n != "disc"])
 def test_two_clicks_find_a_red_box_on_green(make: Callable[..., Method], name: str) -> None:
-    image, made = picture(), make(name)
+    image, made = sample_image(), make(name)
     made.reset(image)
     pred = made.predict(image, [POSITIVE, NEGATIVE], made.predict(image, [POSITIVE], None)) > 0.5
     box = np.zeros((40, 56), bool)
@@ -263,11 +263,11 @@ def test_two_clicks_find_a_red_box_on_green(make: Callable[..., Method], name: s
 @pytest.mark.parametrize("name", [*CLASSICAL, "sam_onnx"])
 def test_a_click_outside_the_image_is_refused(make: Callable[..., Method], name: str) -> None:
     made = make(name)
-    made.reset(picture())
+    made.reset(sample_image())
     with pytest.raises(ValueError, match=r"click \(40, 3\) lies outside the image of 40 rows and 56 columns"):
-        made.predict(picture(), [Click(40, 3)], None)
+        made.predict(sample_image(), [Click(40, 3)], None)
     with pytest.raises(ValueError, match=r"call reset\(image\) first"):
-        made.predict(picture(60, 60), [Click(3, 3)], None)
+        made.predict(sample_image(60, 60), [Click(3, 3)], None)
 
 
 # seeds
@@ -422,7 +422,7 @@ def test_the_gradient_s_length_is_that_of_central_differences() -> None:
 
 def test_a_seed_of_one_pixel_survives_a_random_walker_s_shrinking_and_the_border_is_background() -> None:
     method = RandomWalker(max_side=10)
-    image = picture(100, 140)
+    image = sample_image(100, 140)
     method.reset(image)
     seeds = np.full((100, 140), -1, np.int8)
     seeds[33, 57] = 1
@@ -439,7 +439,7 @@ def test_a_seed_of_one_pixel_survives_a_random_walker_s_shrinking_and_the_border
 
 
 def test_sam_is_fed_the_logits_of_the_very_answer_that_is_corrected(make: Callable[..., Method]) -> None:
-    image, method = picture(), make("sam_onnx")
+    image, method = sample_image(), make("sam_onnx")
     method.reset(image)
     first = method.predict(image, [POSITIVE], None)
     second = method.predict(image, [POSITIVE, NEGATIVE], first)
@@ -453,7 +453,7 @@ def test_sam_is_fed_the_logits_of_the_very_answer_that_is_corrected(make: Callab
 def test_sam_computes_logits_back_from_probabilities_that_are_not_its_own(
     make: Callable[..., Method],
 ) -> None:
-    image, method = picture(), make("sam_onnx")
+    image, method = sample_image(), make("sam_onnx")
     method.reset(image)
     foreign = np.full((40, 56), 0.2, np.float32)
     method.predict(image, [POSITIVE], foreign)

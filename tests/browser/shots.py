@@ -17,7 +17,7 @@ from driving import Server, chromium, drag, place, sample_images, settle
 from PIL import Image, ImageDraw
 from playwright.sync_api import Page
 
-PICTURES = ("astronaut", "chelsea", "coffee", "rocket")
+SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
 PHONE = {
     "viewport": {"width": 390, "height": 844},
     "device_scale_factor": 2,
@@ -48,7 +48,7 @@ def main() -> None:
     for name in given.which or makers:
         with tempfile.TemporaryDirectory() as folder:
             server = Server(
-                sample_images(Path(folder) / "images", PICTURES),
+                sample_images(Path(folder) / "images", SAMPLES),
                 options=["--classes", ",".join(CLASSES[name])],
             )
             try:
@@ -61,9 +61,9 @@ def desktop(server: Server, out: Path) -> None:
     """A cat's eyes and nose, finished, and the drag on the cat under way."""
     with chromium() as page:
         start(page, server)
-        open_picture(page, "astronaut")
+        open_image(page, "astronaut")
         finish(page, "person", (110, 222, 78), (250, 225, 30))
-        open_picture(page, "chelsea")
+        open_image(page, "chelsea")
         finish(page, "eye", (117, 174, 22))
         finish(page, "eye", (132, 314, 15))
         finish(page, "nose", (241, 256, 16))
@@ -76,7 +76,7 @@ def phone(server: Server, out: Path) -> None:
     """A drag on what is too much, with Background chosen, under way."""
     with chromium(**PHONE) as page:
         start(page, server)
-        open_picture(page, "astronaut")
+        open_image(page, "astronaut")
         drag(page, 110, 222, 78, steps=2, pause=0)
         page.locator("#negative").click()
         hold(page, (250, 225), (250, 255))
@@ -90,7 +90,7 @@ def gestures(server: Server, out: Path) -> None:
     add_frames(server.folder)
     with chromium(viewport={"width": 1180, "height": 720}) as page:
         start(page, server)
-        open_picture(page, "astronaut")
+        open_image(page, "astronaut")
         by_drag(page, folder)
         by_hand(page, folder)
         on_finished_objects(page, folder)
@@ -156,7 +156,7 @@ def by_hand(page: Page, folder: Path) -> None:
 
 def on_finished_objects(page: Page, folder: Path) -> None:
     """Selection, colors, time, nothing here."""
-    open_picture(page, "chelsea")
+    open_image(page, "chelsea")
     finish(page, "eye", (117, 174, 22))
     finish(page, "eye", (132, 314, 15))
     finish(page, "nose", (241, 256, 16))
@@ -174,13 +174,13 @@ def on_finished_objects(page: Page, folder: Path) -> None:
     page.keyboard.press("t")
     part(page, folder / "pace.webp", "#pace", 8)
     page.keyboard.press("t")
-    open_picture(page, "coffee")
+    open_image(page, "coffee")
     part(page, folder / "nothing.webp", "#no-objects", 12)
 
 
 def through_the_images(page: Page, folder: Path) -> None:
     """Copy an object to the next frame; the list of images that are not done."""
-    open_picture(page, "frame01")
+    open_image(page, "frame01")
     finish(page, "person", (110, 222, 78), (250, 225, 30))
     page.keyboard.press("g")
     page.locator("#title", has_text="frame02").wait_for()
@@ -268,7 +268,7 @@ def moving(server: Server, out: Path) -> None:
     frames: list[tuple[Image.Image, int]] = []
     with chromium(viewport={"width": 1240, "height": 760}) as page:
         start(page, server)
-        open_picture(page, "astronaut")
+        open_image(page, "astronaut")
         choose(page, "person")
         record(page, frames, (110, 222), 78, "left")
         record(page, frames, (250, 225), 30, "right")
@@ -297,7 +297,7 @@ def start(page: Page, server: Server) -> None:
     )
 
 
-def open_picture(page: Page, name: str) -> None:
+def open_image(page: Page, name: str) -> None:
     page.locator(f"#image-list button[title^={name}]").evaluate("(one) => one.click()")  # which a phone hides
     page.wait_for_function("name => document.getElementById('title').textContent.includes(name)", arg=name)
     settle(page)

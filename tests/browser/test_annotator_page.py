@@ -67,7 +67,7 @@ def page(server: Server, browser_page: Page) -> Iterator[Page]:
     settle(browser_page)
     take_over(browser_page)
     for name in reversed(SIZES):
-        open_picture(browser_page, name)
+        open_image(browser_page, name)
         clear(browser_page, name)
     yield browser_page
     for event, listener in listeners.items():
@@ -82,7 +82,7 @@ def take_over(page: Page) -> None:
         expect(page.locator("#banner")).to_be_hidden()
 
 
-def open_picture(page: Page, name: str) -> None:
+def open_image(page: Page, name: str) -> None:
     page.click(f"#image-list button:has-text('{name}')")
     expect(page.locator("#title")).to_contain_text(name)
     settle(page)

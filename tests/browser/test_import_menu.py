@@ -14,7 +14,7 @@ import pytest
 from driving import BROWSER_MARKS, chromium, settle, state
 from PIL import Image
 from playwright.sync_api import Page, expect
-from test_page_controls import HEIGHT, SLOW, WIDTH, serving, write_picture
+from test_page_controls import HEIGHT, SLOW, WIDTH, serving, write_image
 
 pytestmark = BROWSER_MARKS
 
@@ -41,7 +41,7 @@ def page(tmp_path: Path) -> Iterator[Page]:
     folder = tmp_path / "images"
     folder.mkdir()
     for name in ("a.png", "b.png"):
-        write_picture(folder / name)
+        write_image(folder / name)
     wrong: list[str] = []
     with serving(folder) as url, chromium() as found:
         found.set_default_timeout(SLOW)
@@ -129,7 +129,7 @@ def test_folder_of_yolo_comes_in_without_its_images(page: Page, tmp_path: Path) 
     root = tmp_path / "dataset"
     (root / "labels" / "train").mkdir(parents=True)
     (root / "images" / "train").mkdir(parents=True)
-    write_picture(root / "images" / "train" / "b.png")
+    write_image(root / "images" / "train" / "b.png")
     (root / "data.yaml").write_text("names: [cat, dog]")
     (root / "labels" / "train" / "b.txt").write_text("1 0.1 0.1 0.5 0.1 0.5 0.5\n")
     page.evaluate(WATCH)

@@ -41,7 +41,7 @@ FOLDERS: dict[str, Path] = {}
 expect.set_options(timeout=SLOW)
 
 
-def write_picture(path: Path) -> None:
+def write_image(path: Path) -> None:
     rows, cols = np.ogrid[:HEIGHT, :WIDTH]
     ramp = np.stack(np.broadcast_arrays(rows * 2, cols, 90), -1).astype(np.uint8)
     Image.fromarray(ramp).save(path)
@@ -100,7 +100,7 @@ def folder(tmp_path: Path) -> Path:
     found = tmp_path / "pictures"
     found.mkdir()
     for name in ("a.png", "b.png"):
-        write_picture(found / name)
+        write_image(found / name)
     return found
 
 
@@ -136,7 +136,7 @@ def test_empty_folder_says_so_and_shows_the_first_image_that_comes(
         expect(page.locator("#empty")).to_contain_text(f"No images in “{tmp_path.name}”")
         for name in ("undo", "redo", "discard", "finish", "previous", "next"):
             expect(page.locator(f"#{name}")).to_be_disabled()
-        write_picture(tmp_path / "late.png")
+        write_image(tmp_path / "late.png")
         page.evaluate(
             "() => document.dispatchEvent(new Event('visibilitychange', { bubbles: true }))"
         )  # instead of waiting
@@ -474,7 +474,7 @@ def test_enter_finishes_whatever_has_the_focus_and_opens_the_first_match_of_a_se
     folder: Path, open_page: Callable[..., Page]
 ) -> None:
     for number in range(12):
-        write_picture(folder / f"more_{number:02d}.png")
+        write_image(folder / f"more_{number:02d}.png")
     with serving(folder) as url:
         page = open_page(url)
         controls = ("#filter", "#threshold", "#object-list select", "#hide", "#positive", "#undone")
