@@ -42,7 +42,7 @@ PARITY = (
     "| onnxruntime off | flipped | bfloat16 off | flipped |",
     "|---|---|---|---|---|---|---|---|---|",
 )
-PREDICTOR = ("| backend | seconds per click | beside float32 | flipped |", "|---|---|---|---|")
+PREDICTOR = ("| backend | seconds per click | relative to float32 | flipped |", "|---|---|---|---|")
 BATCH = ("| precision | batch | objects per second | off | flipped |", "|---|---|---|---|---|")
 DRAWN = (  # shares of the image's height and width; a drag as a share of the height
     ((0.75, 0.5, 0.2), (0.25, 0.5, 0.12), (0.1, 0.1, None)),
@@ -216,7 +216,7 @@ def report(
     title = f"{max(BATCHES)} images with an object of {len(DRAWN[1])} clicks each, `{weights}`"
     yield title, batches(early, image, repeats)
     if late_weights is None:
-        late, named = late_of(early), "the same network with random weights, for no late one is shipped"
+        late, named = late_of(early), "the same network with random weights, because no late network is shipped"
         export(late, folder)
         run = ExportedNetwork(folder, threads=1)
     else:

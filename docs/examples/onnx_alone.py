@@ -1,4 +1,4 @@
-"""One click on one image with an exported late network, in NumPy and onnxruntime alone.
+"""One click on one image with an exported late network, using only NumPy and onnxruntime.
 
 dct-seg export WEIGHTS --out exported
 python onnx_alone.py exported image.npy ROW COL RADIUS mask.npy

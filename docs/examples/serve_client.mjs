@@ -1,4 +1,4 @@
-// Segment an object of an image by `dct-seg serve`; Node 18 or newer, no packages.
+// Segment an object in an image through `dct-seg serve`; Node 18 or newer, no packages.
 // node docs/examples/serve_client.mjs http://127.0.0.1:8766 image.jpg ROW COL [RADIUS] > mask.png
 import { readFile } from "node:fs/promises";
 import { extname } from "node:path";

@@ -1,4 +1,4 @@
-"""Segment an object of an image by `dct-seg serve`, with the standard library alone.
+"""Segment an object in an image through `dct-seg serve`, using only the standard library.
 
 python docs/examples/serve_client.py http://127.0.0.1:8766 image.jpg ROW COL [RADIUS] > mask.png
 """
@@ -13,7 +13,7 @@ TYPES = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".web
 
 
 def call(url: str, body: bytes, media_type: str) -> bytes:
-    """Post a body; the answer's body."""
+    """Post a body and return the body of the response."""
     headers = {"Content-Type": media_type}
     if "DCT_SEG_TOKEN" in os.environ:
         headers["Authorization"] = f"Bearer {os.environ['DCT_SEG_TOKEN']}"
