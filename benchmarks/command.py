@@ -133,7 +133,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backbone", default="resnet50", help="any timm backbone, with random weights (default: %(default)s)"
     )
     step.add_argument(
-        "--root", metavar="DIR", help="a folder of images and masks to train on (default: drawn shapes)"
+        "--root", metavar="DIR", help="a folder of images and masks to train on (default: synthetic shapes)"
     )
     step.add_argument("--precision", default=trainer_precision(), help="the Trainer's (default: %(default)s)")
     step.add_argument(

@@ -216,7 +216,7 @@ def report(
     title = f"{max(BATCHES)} images with an object of {len(DRAWN[1])} clicks each, `{weights}`"
     yield title, batches(early, image, repeats)
     if late_weights is None:
-        late, named = late_of(early), "the same network with random weights, because no late network is shipped"
+        late, named = late_of(early), "the same network with random weights, because none is shipped"
         export(late, folder)
         run = ExportedNetwork(folder, threads=1)
     else:

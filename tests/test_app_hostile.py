@@ -212,7 +212,7 @@ FILES: list[tuple[str, str, Any, str]] = [
         "a row of 65,535 pixels",
         "x.png",
         lambda path: Image.new("RGB", (65_535, 1)).save(path),
-        "65500 a side",
+        "65500 pixels per side",
     ),
     ("AVIF cut short", "x.avif", cut_avif, "cannot be decoded"),
     ("a link out of the folder", "x.png", write_outside, "is a link that leaves the folder"),

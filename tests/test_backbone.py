@@ -96,7 +96,7 @@ class TestContract:
         save_file({key: value for key, value in state.items() if key != lost}, file)
         with pytest.raises(
             ValueError,
-            match=rf"lacking\.safetensors' do not fit: '{lost}' is missing; are they of another model\?",
+            match=rf"lacking\.safetensors' do not fit: '{lost}' is missing; do they belong to another",
         ):
             build(name, weights=str(file))
 

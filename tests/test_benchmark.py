@@ -290,7 +290,7 @@ def test_an_unknown_method_or_option_is_refused_before_anything_runs() -> None:
         run_benchmark({"dics": {}}, {"boxes": Boxes()}, prompt="drag")
     with pytest.raises(ValueError, match="method 'disc' has no option radius; it has seed_radius"):
         run_benchmark({"disc": {"radius": 3}}, {"boxes": Boxes()}, prompt="drag")
-    with pytest.raises(ValueError, match="method 'disc' cannot be made with seed_radius 'wide'"):
+    with pytest.raises(ValueError, match="method 'disc' cannot be created with seed_radius 'wide'"):
         run_benchmark({"disc": {"seed_radius": "wide"}}, {"boxes": Boxes()}, prompt="drag")
     with pytest.raises(ValueError, match="flip is true or false, got 'no'"):
         run_benchmark({"dctnet": {"flip": "no"}}, {"boxes": Boxes()}, prompt="drag")
@@ -686,7 +686,7 @@ def test_two_datasets_under_one_name_are_refused(entries: list[str]) -> None:
 
 def test_arguments_that_exclude_each_other_are_refused(tmp_path: Path) -> None:
     shared = ["--method", "disc", "--data", "Shapes", "--prompt", "drag"]
-    with pytest.raises(ValueError, match=r"--full makes all clicks, --target 0.9 stops before"):
+    with pytest.raises(ValueError, match=r"--full makes all clicks, --target 0.9 stops earlier"):
         command.main([*shared, "--full", "--target", "0.9"])
     with pytest.raises(ValueError, match="--checkpoints is for learned methods, and --method disc has none"):
         command.main([*shared, "--checkpoints", str(tmp_path)])

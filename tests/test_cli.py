@@ -301,7 +301,7 @@ def test_list_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["backbones", "zzz*"], "no backbone that suits is named 'zzz*'; `dct-seg list backbones` shows all"),
+        (["backbones", "zzz*"], "no suitable backbone matches 'zzz*'; `dct-seg list backbones` shows all"),
         (["encoders", "Disk"], "NAME is for backbones and configs, got encoders Disk; leave it out"),
     ],
 )

@@ -125,7 +125,7 @@ def test_an_unknown_configuration_names_the_nearest(here: Path, capsys: pytest.C
     assert "unknown configuration 'quikstart'; did you mean 'quickstart'?" in capsys.readouterr().err
     assert main(["fit", "--config=mine/run.yaml"]) == 2
     assert (
-        "no configuration at 'mine/run.yaml'; give a file, or one of the shipped: ablation/"
+        "no configuration at 'mine/run.yaml'; give a file, or one of the shipped ones: ablation/"
         in capsys.readouterr().err
     )
 

@@ -424,7 +424,7 @@ def test_each_worker_gets_its_part_of_the_cache(tmp_path: Path) -> None:
         ({"crop_size": 8}, "crop_size must be at least 16, got 8"),
         ({"holdout": 1.0}, "holdout is a share of the images, at least 0 and below 1, got 1.0"),
         ({"val_dataset": "GrabCat"}, "unknown dataset 'GrabCat'; did you mean 'GrabCut'"),
-        ({"dataset": object()}, "dataset is a registered name, got object; give a Dataset of your own to"),
+        ({"dataset": object()}, "dataset is a registered name, got object; pass your own Dataset to"),
         ({"scale": None}, r"scale is \(low, high\) with 0 < low <= high, got None; \(1, 1\) keeps the size"),
         ({"scale": 0.5}, r"scale is \(low, high\) with 0 < low <= high, got 0.5"),
         ({"crop_size": 32.5}, "crop_size is a whole number, at least 16, got 32.5"),

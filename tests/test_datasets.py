@@ -229,7 +229,7 @@ def test_coco_with_two_json_files_asks_which(tmp_path: Path) -> None:
     make_coco(tmp_path)
     (tmp_path / "more.json").write_text("{}")
     with pytest.raises(
-        ValueError, match=r"2 JSON files; choose one by the option annotations: annotations/.*, more\.json"
+        ValueError, match=r"2 JSON files; choose one with the option annotations: annotations/.*, more\.json"
     ):
         open_dataset("COCO", tmp_path)
     with pytest.raises(ValueError, match=r"more\.json is not a COCO file .*'images' and 'annotations'"):

@@ -281,7 +281,7 @@ def test_upload_is_fetched_from_label_studio_with_its_token(stand: str, key: str
     ("key", "photo", "message"),
     [
         ("", "/data/upload/3/photo.png", "answered 401; set LABEL_STUDIO_API_KEY"),
-        ("x.y.z", "/data/upload/3/photo.png", "Label Studio does not take LABEL_STUDIO_API_KEY"),
+        ("x.y.z", "/data/upload/3/photo.png", "Label Studio does not accept LABEL_STUDIO_API_KEY"),
         (
             "legacy",
             "/elsewhere",

@@ -292,7 +292,10 @@ def test_numbers_of_numpy_are_taken_and_kept_as_plain_ones(tmp_path: Path) -> No
         ("model: {network: {rejection: odd}}", "model.network.rejection is one of true, printed; got odd"),
         ("model: {network: {decoder_width: 8.5}}", "decoder_width is a whole number, got 8.5"),
         ("model: {network: {decoder_wide: 8}}", "did you mean 'model.network.decoder_width'?"),
-        ("data: {options: {size: 64}}", "the dataset Shapes cannot be made with min_object_size 80, size 64"),
+        (
+            "data: {options: {size: 64}}",
+            "the dataset Shapes cannot be created with min_object_size 80, size 64",
+        ),
         ("data: {max_zoom: -1}", "max_zoom is a factor, above 0, got -1.0"),
         (
             "data: {transform: torch.nn.ReLU}",

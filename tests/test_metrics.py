@@ -78,11 +78,11 @@ def test_a_perfect_run_holds_to_the_end():
 def test_a_run_stopped_at_a_target_says_nothing_above_it():
     runs = torch.tensor([[0.5, 0.86, -1.0]])
     assert num_clicks_to(runs, 0.85, 3, target=0.85).tolist() == [2]
-    with pytest.raises(ValueError, match=r"the runs stop at IoU 0\.85, so that nothing is known at 0\.9"):
+    with pytest.raises(ValueError, match=r"the runs stop at IoU 0\.85, so the result at 0\.9 is unknown"):
         num_clicks_to(runs, 0.9, 3, target=0.85)
     for number in (miou_at(torch.tensor([[1.0, -1.0]]), 2, 2), auc(torch.tensor([[1.0, -1.0]]), 2)):
         assert number.item() == 1
-    with pytest.raises(ValueError, match="nothing is known at 1"):
+    with pytest.raises(ValueError, match="the result at 1 is unknown"):
         auc(runs, 3, target=0.85)
 
 
@@ -246,7 +246,7 @@ def test_a_run_that_ended_early_holds_its_last_iou():
 
 
 def test_an_iou_above_the_target_is_refused():
-    with pytest.raises(ValueError, match=r"the runs stop at IoU 0\.85, so that nothing is known at 0\.9"):
+    with pytest.raises(ValueError, match=r"the runs stop at IoU 0\.85, so the result at 0\.9 is unknown"):
         NumberOfClicks(3, thresholds=(0.85, 0.9), target=0.85)
 
 

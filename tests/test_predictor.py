@@ -399,6 +399,6 @@ def test_predictors_of_one_method_cannot_work_together() -> None:
     one, other = Predictor(method), Predictor(method)
     one.set_image(IMAGE)
     other.set_image(IMAGE)
-    with pytest.raises(ValueError, match="need a method each"):
+    with pytest.raises(ValueError, match="need one method each"):
         predict_together([(one, [Click(1, 1)]), (other, [Click(1, 1)])])
     assert predict_together([]) == []

@@ -118,7 +118,7 @@ def test_same_file_has_the_same_id_until_it_is_deleted(client: TestClient, image
 def test_images_used_longest_ago_are_dropped_when_memory_is_full() -> None:
     images = Images(max_bytes=2 * HEIGHT * WIDTH * 3)
     first, second, third = (images.add(png(0)), images.add(png(1)), images.add(png(2)))
-    with pytest.raises(UnknownImageError, match=f"no image '{first}' is held here; POST it to"):
+    with pytest.raises(UnknownImageError, match=f"no image '{first}' is in the cache; POST it to"):
         images.get(first)
     assert images.get(second).shape == images.get(third).shape == (HEIGHT, WIDTH, 3)
 

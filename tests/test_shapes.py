@@ -66,6 +66,6 @@ def test_options_out_of_range_are_reported(options: dict[str, object]) -> None:
 
 def test_folder_is_refused_instead_of_ignored() -> None:
     with pytest.raises(
-        ValueError, match="reads no folder, got 'mine'; for images of your own give the dataset Folder"
+        ValueError, match="reads no folder, got 'mine'; for your own images, use the dataset Folder"
     ):
         Shapes("mine")

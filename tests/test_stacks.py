@@ -323,10 +323,10 @@ def test_nifti_that_is_cut_short_or_too_large_is_refused(
 ) -> None:
     write_nifti(tmp_path / "a.nii", np.zeros((5, 4, 3), np.int16))
     (tmp_path / "b.nii").write_bytes((tmp_path / "a.nii").read_bytes()[:-1])
-    with pytest.raises(UnreadableFileError, match="it is cut short"):
+    with pytest.raises(UnreadableFileError, match="it is truncated"):
         read_image(tmp_path / "b.nii#1")
     monkeypatch.setattr("dct_seg.data.medical.MAX_VOLUME", 100)
-    with pytest.raises(UnreadableFileError, match="cut it in parts"):
+    with pytest.raises(UnreadableFileError, match="of voxels; split it"):
         page_numbers(tmp_path / "a.nii")
 
 

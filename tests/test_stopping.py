@@ -322,7 +322,7 @@ def test_two_benchmarks_do_not_share_a_folder(tmp_path: Path) -> None:
     out.mkdir()
     with (
         FileLock(out / ".lock"),
-        pytest.raises(ValueError, match=r"another dct-seg benchmark is at work in .*out; wait for it"),
+        pytest.raises(ValueError, match=r"another dct-seg benchmark is running in .*out; wait for it"),
     ):
         run_benchmark({"shy": Shy}, {"boxes": Boxes(2)}, prompt="drag", out=out)
     assert not (out / "results.json").exists()
@@ -336,7 +336,7 @@ def test_two_predictions_do_not_share_a_folder(many: list[str], capsys: pytest.C
     Path("out").mkdir()
     with FileLock("out/.lock"):
         assert cli.main(["predict", *many, "--out", "out"]) == 2
-    assert "another dct-seg predict is at work in out" in capsys.readouterr().err
+    assert "another dct-seg predict is running in out" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -568,4 +568,4 @@ def test_two_sweeps_do_not_share_a_folder(here: Path, capsys: pytest.CaptureFixt
     Path("out").mkdir()
     with FileLock("out/.lock"):
         assert main(["sweep", path, "--out", "out"]) == 2
-    assert "another dct-seg sweep is at work in out" in capsys.readouterr().err
+    assert "another dct-seg sweep is running in out" in capsys.readouterr().err

@@ -34,7 +34,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = (
-    Command("fit", "training", "training.command:fit", "train on drawn shapes, a folder, SBD, COCO ..."),
+    Command("fit", "training", "training.command:fit", "train on synthetic shapes, a folder, SBD, COCO ..."),
     Command("validate", "training", "training.command:validate", "measure a checkpoint on validation data"),
     Command("test", "training", "training.command:test", "measure a checkpoint on test data"),
     Command(
@@ -185,7 +185,7 @@ def _names(kind: str, pattern: str) -> list[str]:
 
     found = suitable_backbones(pattern)
     if not found:
-        raise UsageError(f"no backbone that suits is named '{pattern}'; `dct-seg list backbones` shows all")
+        raise UsageError(f"no suitable backbone matches '{pattern}'; `dct-seg list backbones` shows all")
     return found
 
 

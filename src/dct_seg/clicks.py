@@ -130,7 +130,7 @@ class ClickBatch:
     def empty(cls, batch_size: int, device: torch.device | str | None = None) -> ClickBatch:
         """Make a batch of ``batch_size`` images without clicks (N = 0)."""
         return cls(
-            torch.zeros(batch_size, 0, 2, dtype=torch.float32, device=device),  # independent of the default
+            torch.zeros(batch_size, 0, 2, dtype=torch.float32, device=device),  # not torch's default dtype
             torch.zeros(batch_size, 0, dtype=torch.long, device=device),
             torch.zeros(batch_size, 0, dtype=torch.float32, device=device),
         )
@@ -238,7 +238,7 @@ def _flatten_with_keys(clicks: ClickBatch) -> tuple[list[tuple[pytree.KeyEntry, 
 def _unflatten(values: Iterable[Any], context: None) -> ClickBatch:
     clicks = object.__new__(
         ClickBatch
-    )  # unchecked: torch.export also puts shapes and None in the tensors' place
+    )  # unchecked: torch.export also passes shapes and None instead of tensors
     for name, value in zip(("coords", "labels", "radii"), values, strict=True):
         object.__setattr__(clicks, name, value)
     return clicks

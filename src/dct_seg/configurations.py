@@ -28,7 +28,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Path:
-    """Find the file of a name or a path; an existing file takes precedence over a shipped one.
+    """Find the file for a name or a path; an existing file takes precedence over a shipped one.
 
     Args:
         name: A path, a shipped name (``ablation/full``), or a shipped name as a path from the top of the
@@ -44,7 +44,7 @@ def find(name: str) -> Path:
         return folder() / f"{_shipped(name)}{SUFFIX}"
     if name.endswith((SUFFIX, ".yml")):
         raise ValueError(
-            f"no configuration at '{name}'; give a file, or one of the shipped: {', '.join(known)}"
+            f"no configuration at '{name}'; give a file, or one of the shipped ones: {', '.join(known)}"
         )
     raise unknown_name("configuration", name, known)
 
@@ -112,7 +112,7 @@ def read_yaml(path: str | Path) -> Any:
 
     Raises:
         ValueError: When a key is given twice; UnicodeDecodeError is one.
-        yaml.YAMLError: When it is no YAML.
+        yaml.YAMLError: When it is not YAML.
     """
     return yaml.load(Path(path).read_text(encoding="utf-8"), _Strict)  # a SafeLoader
 
@@ -121,11 +121,11 @@ def check_file(path: str | Path, sections: Sequence[str]) -> None:
     """Check that each section of a configuration is a mapping, since an empty one would reset it.
 
     Args:
-        path: YAML file; one that is no YAML is left to its parser.
+        path: YAML file; the parser reports one that is not YAML.
         sections: Keys that hold mappings.
 
     Raises:
-        ValueError: When the file or a section is no mapping, or a key is given twice.
+        ValueError: When the file or a section is not a mapping, or a key is given twice.
     """
     try:
         content = read_yaml(path)

@@ -15,7 +15,7 @@ BROKEN = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, R
 
 
 def broken_reason(error: Exception) -> str:
-    """Describe an error of broken content; a KeyError alone says only the key.
+    """Describe an error of broken content; a KeyError's text is only the key.
 
     Examples:
         >>> broken_reason(KeyError("items"))
@@ -55,7 +55,7 @@ def hold_folder(folder: Path, work: str) -> Iterator[None]:
 
     Args:
         folder: Folder to lock; created if it does not exist.
-        work: Name of the command at work there, for the message.
+        work: Name of the command that uses the folder, for the message.
 
     Raises:
         ValueError: When another process holds the lock, or a file is in the folder's place.
@@ -69,7 +69,7 @@ def hold_folder(folder: Path, work: str) -> Iterator[None]:
             yield
     except Timeout as error:
         raise ValueError(
-            f"another {work} is at work in {folder}; wait for it, or give another --out"
+            f"another {work} is running in {folder}; wait for it, or give another --out"
         ) from error
 
 

@@ -314,7 +314,7 @@ def _lengths(ious: Tensor, max_clicks: int) -> Tensor:
 def _check_target(threshold: float, target: float | None) -> None:
     if target is not None and np.float32(threshold) > np.float32(target):
         raise ValueError(
-            f"the runs stop at IoU {target:g}, so that nothing is known at {threshold:g}; run again with a "
+            f"the runs stop at IoU {target:g}, so the result at {threshold:g} is unknown; run again with a "
             "higher target"
         )
 
@@ -331,5 +331,5 @@ def _check_runs(ious: Tensor, threshold: float, max_clicks: int, target: float |
         raise ValueError(
             f"run {row} ends after {int(lengths[row])} of {max_clicks} clicks at IoU {float(last[row]):.4g}, "
             f"below {threshold:g}; "
-            "give `target`, the IoU at which runs stop (1.0 when they stop at nothing left to click)"
+            "give `target`, the IoU at which runs stop (1.0 if they stop when nothing is left to click)"
         )

@@ -181,7 +181,7 @@ def _step(here: tuple[int, int], there: tuple[int, int]) -> tuple[int, int]:
 
 
 def _right_turn(step: tuple[int, int], new: tuple[int, int]) -> int:
-    """1 for a turn to the right, which parts pixels that only touch at a corner; -1 to the left."""
+    """1 for a right turn, which separates pixels that touch only at a corner; -1 for a left turn."""
     return step[0] * new[1] - step[1] * new[0]
 
 

@@ -409,7 +409,7 @@ def predict_together(objects: Sequence[tuple[Predictor, Sequence[Click]]]) -> li
     predictors = {id(predictor): predictor for predictor, _ in objects}
     if len({id(predictor.method) for predictor in predictors.values()}) < len(predictors):
         raise ValueError(
-            "predictors of several images need a method each; make them with "
+            "predictors of several images need one method each; make them with "
             "Predictor(DCTNetMethod(net=net)), which share the network"
         )
     with ExitStack() as held:

@@ -17,7 +17,8 @@ def has_fast_bfloat16(device: torch.device | str = "cpu") -> bool:
     """True if bfloat16 is faster than float32 on ``device``.
 
     Emulated bfloat16 is about ten times slower than float32. Intel's processors need AMX: with AVX-512 BF16
-    alone, a forward of EfficientNet-Lite0 takes 1.4 times as long as in float32, and a training step as long.
+    alone, a forward pass of EfficientNet-Lite0 takes 1.4 times as long as in float32, and a training step
+    takes the same time.
     """
     device = torch.device(device)
     if device.type == "cuda":
@@ -90,7 +91,7 @@ def one_core_free() -> Iterator[None]:
 
 
 def checked_device(device: str | torch.device) -> torch.device:
-    """Get the torch device of a name.
+    """Get the torch device with this name.
 
     Raises:
         ValueError: When the device does not exist.

@@ -168,7 +168,7 @@ def _checked(rle: Mapping[str, Any]) -> tuple[NDArray[np.int64], tuple[int, int]
 
 
 def _packed(lengths: Iterable[int]) -> str:
-    """Encode runs as COCO's string, five bits per character; from the fourth as differences to two before."""
+    """Encode runs as COCO's string, five bits each; from the fourth on, relative to the run two before."""
     characters: list[str] = []
     before = [0, 0]
     for place, length in enumerate(lengths):
@@ -198,5 +198,5 @@ def _unpacked(text: str) -> list[int]:
             lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
             value = shift = 0
     if shift:
-        raise BrokenMaskError("the packed runs of a run-length encoding are cut short")
+        raise BrokenMaskError("the packed runs of a run-length encoding are truncated")
     return lengths

@@ -1,4 +1,4 @@
-"""Session of a predictor with one object as a JSON file, one line of the annotator's click log."""
+"""Predictor session with one object, stored as JSON: one line of the annotator's click log."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Session:
 
 
 def image_hash(image: NDArray[np.uint8]) -> str:
-    """Hash an image's height, width and pixels by SHA-256.
+    """Hash an image's height, width and pixels with SHA-256.
 
     Args:
         image: (H, W, 3) uint8 RGB.

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as an exception, so that files are closed and one line tells how to resume."""
+"""SIGINT and SIGTERM as an exception, so that files are closed and one line says how to resume."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Label Studio's run-length encoding of brush masks.
 
-A bit stream, most significant bit first: 32 bits for the number of values, 5 for a value's width - 1, four
-times 4 of the bits that a length may have, less 1. Then chunks: 1 for a run or 0 for single values, 2 that
-choose the bits of the length, the length less 1, and the value. The values are those of an RGBA image, row by
-row.
+The encoding is a bit stream, most significant bit first. Its header has the number of values (32 bits), the
+width of a value minus 1 (5 bits), and the four possible widths of a length, each minus 1 (4 bits each). A
+chunk has one bit, 1 for a run or 0 for single values; two bits that select the width of the length; the
+length minus 1; and the value or values. The values are those of an RGBA image, row by row.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """DCT-Net as a serverless interactor of CVAT: the Nuclio function and its deployment files.
 
-CVAT sends ``image`` (base64), ``pos_points``, ``neg_points`` and ``obj_bbox``; the answer is ``mask``.
+CVAT sends ``image`` (base64), ``pos_points``, ``neg_points`` and ``obj_bbox``; the response is ``mask``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def init_context(context: Any) -> None:
 
 
 def handler(context: Any, event: Any) -> Any:
-    """Answer a request of CVAT: 200 with a mask, or 400 with a one-line error."""
+    """Answer a request from CVAT: 200 with a mask, or 400 with a one-line error."""
     try:
         status, body = 200, {"mask": context.user_data.interactor.answer(event.body)}
     except ValueError as error:

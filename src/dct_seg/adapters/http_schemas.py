@@ -28,7 +28,7 @@ Whole = Annotated[int, Field(ge=0, le=2**31, strict=True)]
 
 
 class Problem(Model):
-    """Response of any status from 400: what was given, what was expected and how to fix it."""
+    """Response with any status of 400 or above: what was given, what was expected and how to fix it."""
 
     error: str
 

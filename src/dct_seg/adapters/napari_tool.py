@@ -122,7 +122,7 @@ class ClickTool:
                 click = self._dragged(click, event.position)
                 if click.radius is not None and time.perf_counter() >= free_at:
                     self._show([*current.clicks, click])
-                    # a slow network skips mouse moves, so that napari keeps half of the time
+                    # a slow network skips mouse moves, so that napari gets half of the time
                     free_at = time.perf_counter() + self.seconds
                 yield
             click = self._dragged(click, event.position)
@@ -183,7 +183,7 @@ class ClickTool:
 
 
 def _camera(viewer: Any) -> Any:
-    """Camera of the viewer, which moved in napari 0.9."""
+    """Camera of the viewer; napari 0.9 moved the attribute."""
     return viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera
 
 

@@ -87,7 +87,9 @@ class Images:
         """
         with self._lock:
             if image_id not in self._kept:
-                raise UnknownImageError(f"no image '{image_id}' is held here; POST it to {API}/images again")
+                raise UnknownImageError(
+                    f"no image '{image_id}' is in the cache; POST it to {API}/images again"
+                )
             self._kept.move_to_end(image_id)
             return self._kept[image_id]
 

@@ -99,7 +99,7 @@ def parser_of(prog: str, description: str, *, port: int) -> CommandParser:
     parser = CommandParser(prog=prog, description=description)
     parser.add_weights(DEFAULT)
     parser.add_argument(
-        "--port", type=int, default=port, metavar="N", help=f"port; 0 takes a free one ({port})"
+        "--port", type=int, default=port, metavar="N", help=f"port; 0 chooses a free one ({port})"
     )
     parser.add_argument(
         "--host",

@@ -121,7 +121,7 @@ class TaskImages:
                 self._access = str(json.loads(self._opened(request, 2**16))["access"])
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(
-                    f"Label Studio does not take LABEL_STUDIO_API_KEY ({error}); create a new one"
+                    f"Label Studio does not accept LABEL_STUDIO_API_KEY ({error}); create a new one"
                 ) from error
             self._access_until = time.monotonic() + ACCESS_SECONDS
         return f"Bearer {self._access}"

@@ -75,7 +75,9 @@ def main(args: Sequence[str]) -> int:
     add_arguments(parser)
     given = parser.parse_args(args)
     if given.full and given.target is not None:
-        raise ValueError(f"--full makes all clicks, --target {given.target:g} stops before; give one of them")
+        raise ValueError(
+            f"--full makes all clicks, --target {given.target:g} stops earlier; give one of them"
+        )
     given.out = given.out or _new_folder()
     with advising(f"the same command with --out {given.out} continues from here"):
         return _benchmark(given)
@@ -157,7 +159,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="processes on this machine (1); torchrun makes ranks",
+        help="processes on this machine (1); torchrun starts ranks",
     )
     parser.add_argument(
         "--threads",

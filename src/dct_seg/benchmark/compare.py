@@ -110,13 +110,13 @@ def compare(a: Results, b: Results, method_a: str, method_b: str) -> list[Compar
     if min_iou is None:
         raise ValueError(
             f"A stops at IoU {a.settings.target}, B at {b.settings.target}: they share no IoU to reach; run "
-            "one again with --target"
+            "one of them again with --target"
         )
     found = [_compare_on(data, a, b, method_a, method_b, min_iou) for data in a.data if data in b.data]
     comparisons = [comparison for comparison in found if comparison is not None]
     if not comparisons:
         raise ValueError(
-            f"A has {', '.join(a.data)} and B has {', '.join(b.data)}, but no sample with a result in both"
+            f"A has {', '.join(a.data)} and B has {', '.join(b.data)}, but no sample has a result in both"
         )
     return comparisons
 

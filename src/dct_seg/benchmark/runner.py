@@ -1,4 +1,4 @@
-"""Running of methods on datasets, on any number of processes and machines; resumes after a kill."""
+"""Benchmark runner for any number of processes and machines; a killed run can be resumed."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class MethodSpec:
             return build(**self.options)
         except TypeError as error:
             given = ", ".join(f"{option} {value!r}" for option, value in self.options.items())
-            raise ValueError(f"method '{self.name}' cannot be made with {given}: {error}") from error
+            raise ValueError(f"method '{self.name}' cannot be created with {given}: {error}") from error
 
 
 MethodSource = Mapping[str, Any] | Callable[[], Method]

@@ -13,7 +13,7 @@ from dct_seg.files import write_whole
 DATA = ("GrabCut", "Berkeley", "DAVIS")
 CAPTION = (
     "NoC@90, lower is better. Published: Lin et al. 2021, Table 2, each row with its own backbone and "
-    "training. Ours: rows trained at equal budget with one backbone; not a reproduction of the published "
+    "training. Ours: rows trained with an equal budget and one backbone; not a reproduction of the published "
     "numbers."
 )
 

@@ -221,7 +221,7 @@ class InteractiveDataset(ABC):
         decoded = self.read_labeled_image(image)
         mask = self.object_mask(image, decoded, self.label(index))
         if not mask.any():  # an empty object would count as segmented without a click
-            raise ValueError(f"{self.root}: the mask of {self.name(index)} is empty; take it out")
+            raise ValueError(f"{self.root}: the mask of {self.name(index)} is empty; remove it")
         return Sample(decoded.image, mask, (decoded.labels == IGNORE) & ~mask, self.name(index))
 
     def __getitem__(self, index: int) -> Sample:

@@ -1,4 +1,4 @@
-"""Conversion of brightness values of any type to 8 bits, by one rule for the display and the network."""
+"""Conversion of brightness values of any type to 8 bits, with one rule for the display and the network."""
 
 from __future__ import annotations
 

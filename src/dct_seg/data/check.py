@@ -151,14 +151,16 @@ def check_folder(root: str | Path) -> Report:
     ]
     mask_stems = Counter(stem(path) for path in masks)
     findings += [
-        Finding("duplicate", f"masks/{path.name}", f"masks/{path.name} is one of several masks of one stem")
+        Finding(
+            "duplicate", f"masks/{path.name}", f"masks/{path.name} is one of several masks of the same stem"
+        )
         for path in masks
         if mask_stems[stem(path)] > 1
     ]
     findings += [Finding("not_read", name, line) for name, line in deeper_images(root, Folder.folders)]
     findings += _other_kinds(root)
     if not pairs:
-        line = f"{len(images)} images and {len(masks)} masks, none of one stem; wanted: {Folder.layout}"
+        line = f"{len(images)} images and {len(masks)} masks, with no stem in common; wanted: {Folder.layout}"
         findings.append(Finding("nothing", "images", line))
     num_objects = 0
     hashes: dict[bytes, list[str]] = defaultdict(list)

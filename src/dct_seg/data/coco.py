@@ -59,7 +59,7 @@ class COCO(InteractiveDataset):
 
     Raises:
         ModuleNotFoundError: pycocotools is not installed.
-        ValueError: No annotation can be used; the message names the first and says why.
+        ValueError: No annotation can be used; the message gives the first one and the reason.
     """
 
     layout = (
@@ -162,7 +162,7 @@ class COCO(InteractiveDataset):
         if len(found) > 1:
             names = ", ".join(path.relative_to(self.root).as_posix() for path in found)
             raise ValueError(
-                f"{self.root} has {len(found)} JSON files; choose one by the option annotations: {names}"
+                f"{self.root} has {len(found)} JSON files; choose one with the option annotations: {names}"
             )
         return found[0]
 
@@ -181,7 +181,7 @@ class COCO(InteractiveDataset):
             raise ValueError(f"{path} lists no image with a file_name and an id, which is a whole number")
         first = names[0]
         raise FileNotFoundError(
-            f"{self.root} has no {first} in {', '.join(tried)}; name the folder of the images by the option "
+            f"{self.root} has no {first} in {', '.join(tried)}; give the images' folder with the option "
             f"images; COCO wants {self.layout}"
         )
 

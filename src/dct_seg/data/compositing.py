@@ -9,7 +9,7 @@ from scipy.ndimage import find_objects
 
 Mask = NDArray[np.bool_]
 
-_LARGEST_UNION = 0.8  # of the image: beyond, too little background is left to learn from
+_LARGEST_UNION = 0.8  # fraction of the image; a larger group leaves too little background to learn from
 
 
 def union_of(labels: NDArray[np.uint8], usable: list[int], start: int, rng: np.random.Generator) -> list[int]:

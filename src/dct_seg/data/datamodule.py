@@ -138,7 +138,7 @@ class ClickSimulatorDataModule(LightningDataModule):
         for name in (dataset, val_dataset or dataset):
             if not isinstance(name, str):
                 raise ValueError(
-                    f"dataset is a registered name, got {type(name).__name__}; give a Dataset of your own to "
+                    f"dataset is a registered name, got {type(name).__name__}; pass your own Dataset to "
                     "trainer.fit in a DataLoader, see dct_seg.data.batches"
                 )
             DATASETS.get(name)

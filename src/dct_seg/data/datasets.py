@@ -67,4 +67,4 @@ def open_dataset(kind: str, root: str | Path | None = None, **options: Any) -> I
                 f"the dataset {kind} was given {', '.join(sorted(options))}: {reason}"
             ) from error
         shown = ", ".join(f"{name} {value!r}" for name, value in options.items()) or "no option"
-        raise ValueError(f"the dataset {kind} cannot be made with {shown}: {error}") from error
+        raise ValueError(f"the dataset {kind} cannot be created with {shown}: {error}") from error

@@ -51,7 +51,7 @@ def _images_of(path: Path) -> list[Path]:
 
 
 def stem(path: Path) -> str:
-    """Make the name that matches image and mask: without suffix, with the number in a file of several."""
+    """Make the name that matches an image with its mask: no suffix, but the number in a multi-image file."""
     return plain_stem(path.name)
 
 
@@ -109,7 +109,7 @@ class _TwoFolders(PairedDataset):
         if not pairs:
             deeper = deeper_images(self.root, self.folders)
             raise ValueError(
-                f"{self.root}: none of {len(images)} images has a mask under the same stem ({len(masks)} "
+                f"{self.root}: none of {len(images)} images has a mask with the same stem ({len(masks)} "
                 f"masks); {type(self).__name__} wants {self.layout}" + (f"; {deeper[0][1]}" if deeper else "")
             )
         if alone:

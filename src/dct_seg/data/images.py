@@ -1,4 +1,4 @@
-"""Reading of image and mask files of any mode, rotated upright by their EXIF tag.
+"""Readers of image and mask files of any mode; images are rotated upright by their EXIF tag.
 
 Every reader converts images to 8 bits per channel by one rule, `to_uint8`. A file of several images (a
 TIFF of pages, DICOM frames, NIfTI slices) is read image by image: ``stack.tif#3`` is the third one.
@@ -47,12 +47,12 @@ FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA"
 
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 65_500  # limit of JPEG, the format of the annotator's page
-TOO_LARGE = f"at most {MAX_PIXELS // 10**6} megapixels and {MAX_SIDE} a side are taken: cut it in parts"
+TOO_LARGE = f"at most {MAX_PIXELS // 10**6} megapixels and {MAX_SIDE} pixels per side are allowed; split it"
 
 _ORIENTATION = 0x0112
-_SIDES_SWAP = (5, 6, 7, 8)  # the EXIF orientations that exchange width and height
+_SIDES_SWAP = (5, 6, 7, 8)  # the EXIF orientations that swap width and height
 _SUBFILE = 254  # TIFF tag: bits 1 and 4 mark a page as a smaller copy or a mask of another one
-_NO_DATA = 42113  # GDAL's TIFF tag: the value of pixels that hold nothing
+_NO_DATA = 42113  # GDAL's TIFF tag: the value of pixels without data
 
 
 class UnreadableFileError(ValueError):
@@ -319,7 +319,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 def _size_of_page(path: str | Path) -> tuple[int, int]:
     whole, page = split_page(path)
-    if medical.kind_of(whole) is None:  # a TIFF is turned while it is loaded
+    if medical.kind_of(whole) is None:  # a TIFF is rotated while it is loaded
         return read_image(path).shape[:2]
     sizes = page_numbers(whole)
     if page not in sizes:
@@ -408,7 +408,7 @@ def _decode(data: bytes, formats: tuple[str, ...] | None = None, *, page: int = 
 
 
 def _decode_deep(data: bytes, page: int) -> NDArray[Any] | None:
-    """Decode a page by OpenCV, which keeps 16 bits per channel, or return None."""
+    """Decode a page with OpenCV, which keeps 16 bits per channel, or return None."""
     raw = np.frombuffer(data, np.uint8)
     if page == 1:
         return cv2.imdecode(raw, cv2.IMREAD_UNCHANGED)

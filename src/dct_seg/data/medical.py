@@ -166,7 +166,7 @@ class _Head:
         if dtype.kind not in "iuf":
             raise ValueError(f"its voxels are {dtype}; one number per voxel is read")
         if math.prod(shape) * dtype.itemsize > MAX_VOLUME:
-            raise ValueError(f"it holds more than {MAX_VOLUME // 2**20} MiB of voxels; cut it in parts")
+            raise ValueError(f"it holds more than {MAX_VOLUME // 2**20} MiB of voxels; split it")
         slope, intercept = header.get_slope_inter()
         low, high = float(header["cal_min"]), float(header["cal_max"])
         window = Window(low, high) if low < high else None
@@ -211,7 +211,7 @@ def _read_volume(key: tuple[int, ...], head: _Head, name: str, file: BinaryIO) -
     stream.read(head.offset)
     data = stream.read(count * head.dtype.itemsize)  # a limit, against decompression bombs
     if len(data) < count * head.dtype.itemsize:
-        raise ValueError("it is cut short")
+        raise ValueError("it is truncated")
     flat = np.frombuffer(data, head.dtype)
     native = flat.astype(head.dtype.newbyteorder("="), copy=False)
     found = value_range(native)

@@ -1,4 +1,4 @@
-"""Names of images in files with one or several: ``stack.tif#3`` is the third image in ``stack.tif``."""
+"""Names of images, also in multi-image files: ``stack.tif#3`` is the third image in ``stack.tif``."""
 
 from __future__ import annotations
 

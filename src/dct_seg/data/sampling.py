@@ -172,7 +172,7 @@ class TrainingLoader(DataLoader[dict[str, Any]]):
         """Skip the batches that were yielded before, in the next iteration.
 
         Warns:
-            UserWarning: When those had another size, so that the epoch repeats or misses samples.
+            UserWarning: When their size was different, so that the epoch repeats or misses samples.
         """
         self._resume_at = state["batches"]
         before = state.get("batch_size", self.batch_size)  # older checkpoints do not have it

@@ -15,7 +15,7 @@ def mask_tools() -> Any:
     """Import ``pycocotools.mask``.
 
     Raises:
-        ModuleNotFoundError: When pycocotools is not installed; the message tells how to install it.
+        ModuleNotFoundError: When pycocotools is not installed; the message says how to install it.
     """
     try:
         from pycocotools import mask

@@ -57,7 +57,7 @@ class Shapes(InteractiveDataset):
         if root is not None:
             raise ValueError(
                 f"Shapes draws its images and reads no folder, got '{root}'; "
-                "for images of your own give the dataset Folder"
+                "for your own images, use the dataset Folder"
             )
         if num_images < 1 or min(size) < 16 or max_shapes < 2:
             raise ValueError(

@@ -20,8 +20,8 @@ def main(args: Sequence[str]) -> int:
     """
     parser = CommandParser(
         prog="dct-seg export",
-        description="Write a network as graphs that run without dct-seg: image encoder and click decoder "
-        "apart with late fusion, one network with early; the Auto-Drag-Head beside them.",
+        description="Write a network as graphs that run without dct-seg: an image encoder and a click "
+        "decoder with late fusion, a single network with early fusion, and the Auto-Drag-Head.",
     )
     parser.add_argument(
         "weights", nargs="?", default=DEFAULT, metavar="NAME_OR_PATH", help="(default: %(default)s)"

@@ -1,4 +1,4 @@
-"""Writing of ONNX or ``torch.export`` graphs, checked against the network before they are kept."""
+"""Writer of ONNX and ``torch.export`` graphs, which are checked against the network before they are kept."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ METHODS: Registry[type[Method]] = Registry("method", group="dct_seg.methods")
 
 @dataclass(frozen=True)
 class Answer:
-    """Result of a method after one click, given back to the method with the next click.
+    """Result of a method after one click, passed back to the method with the next click.
 
     Args:
         probs: (H, W) float32 probabilities of the object, 0..1.

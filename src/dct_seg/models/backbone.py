@@ -184,7 +184,7 @@ def _create(name: str) -> Any:
     if not timm.is_model(name):
         raise ValueError(
             f"unknown backbone '{name}';{did_you_mean(name, timm.list_models())} `dct-seg list backbones` "
-            "shows those that suit"
+            "shows the suitable ones"
         )
     try:
         try:
@@ -213,7 +213,7 @@ def _add_maps(net: Any, num_maps: int) -> None:
         raise ValueError(
             f"backbone '{net.pretrained_cfg['architecture']}' has no first convolution over RGB (timm says "
             f"{first!r}), where click maps "
-            "could enter; `dct-seg list backbones` shows those that have"
+            "could enter; `dct-seg list backbones` shows those with one"
         )
     for name, conv in convs.items():
         net.set_submodule(name, PromptedStem(conv, num_maps))

@@ -76,7 +76,7 @@ def _load_strictly(net: nn.Module, state: dict[str, Tensor], source: str) -> Non
         if found is None or found.shape != value.shape:
             what = "is missing" if found is None else f"is {tuple(found.shape)}, not {tuple(value.shape)}"
             raise ValueError(
-                f"backbone weights '{source}' do not fit: '{key}' {what}; are they of another model?"
+                f"backbone weights '{source}' do not fit: '{key}' {what}; do they belong to another model?"
             )
         check_tensors(f"backbone weights '{source}'", {key: found}, {key: value})
         own[key] = found

@@ -55,7 +55,7 @@ class DCTNetConfig:
         decoder_norm: Norm of the decoder's layers that Feature-DCT does not set: ``instance``, ``batch`` or
             ``none``. f-BRS needs ``batch``, because instance norm cancels its scales.
         frozen_batch_norm: Keep the pretrained statistics of the backbone's batch norm; small batches of
-            near-identical forwards skew them, and frozen statistics are faster. Off with
+            near-identical forward passes skew them, and frozen statistics are faster. Off with
             ``backbone_weights: none``.
 
     Raises:

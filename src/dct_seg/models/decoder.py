@@ -74,12 +74,12 @@ class ConvNorm(nn.Module):
     """Convolution, norm and ReLU.
 
     Scale and shift of the norm are learned, or predicted by Feature-DCT. Instance norm has no running
-    average, so that near-identical forwards do not skew it, and a batch may have a single image.
+    average, so that near-identical forward passes do not skew it, and a batch may have a single image.
 
     Args:
         in_channels: Input channels.
         out_channels: Output channels.
-        predicted: Whether scale and shift are given at each forward.
+        predicted: Whether scale and shift are given in each forward pass.
         norm: ``instance``, ``batch`` (if scale and shift are learned) or ``none``.
     """
 

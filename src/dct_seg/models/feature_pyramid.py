@@ -1,4 +1,4 @@
-"""Image features, prepared once for all clicks (``prompt_fusion: late``)."""
+"""Image features that are computed once and serve all clicks (``prompt_fusion: late``)."""
 
 from __future__ import annotations
 

@@ -241,7 +241,8 @@ def proposal_shares(areas: NDArray[Any], merges: Sequence[tuple[int, int]]) -> N
         merges: Result of ``merge_order``.
     """
     num, total = len(areas), float(areas.sum())
-    lowest = np.full((num, num), num + len(merges), np.int32)  # lowest common ancestor; none: past the last
+    # lowest common ancestor; past the last region if there is none
+    lowest = np.full((num, num), num + len(merges), np.int32)
     np.fill_diagonal(lowest, np.arange(num))
     members = [np.array([i]) for i in range(num)]
     holds = np.zeros((num, num + len(merges) + 1), bool)  # superpixel i lies in proposal r

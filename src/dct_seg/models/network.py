@@ -287,7 +287,7 @@ class InteractiveNetwork(nn.Module, ABC):
     def log_radii(
         self, features: list[Tensor], clicks: ClickBatch, previous: Tensor | None, size: tuple[int, int]
     ) -> Tensor:
-        """Predict the logarithms of the radii in pixels by the Auto-Drag-Head, (B, N).
+        """Predict the logarithms of the radii in pixels with the Auto-Drag-Head, (B, N).
 
         Args:
             features: Result of ``encode_image``.

@@ -83,8 +83,8 @@ def load(name_or_path: str | Path, *, revision: str | None = None) -> Stored:
 
     Raises:
         FileNotFoundError: When the file does not exist.
-        ValueError: When the name is unknown, the file is damaged or of another program, or a file has a
-            revision.
+        ValueError: When the name is unknown, the file is damaged or was written by another program, or a
+            file has a revision.
     """
     path, name = Path(name_or_path).expanduser(), str(name_or_path)
     if is_hub_name(name) and not path.exists():
@@ -261,5 +261,5 @@ def check_tensors(source: str, given: Mapping[str, Any], own: Mapping[str, Tenso
             )
         if is_weight and not bool(value.to(target.dtype).isfinite().all()):
             raise ValueError(
-                f"{source} holds values in '{key}' that are not finite; did training diverge? take another"
+                f"{source} holds values in '{key}' that are not finite; did training diverge? use another"
             )

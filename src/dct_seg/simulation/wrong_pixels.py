@@ -264,7 +264,7 @@ def _squares_to_zeros(bits: Map, pixels: NDArray[np.int64]) -> NDArray[np.int64]
 
 
 def _inside(pixels: Sequence[Pixel], top: int, left: int, shape: tuple[int, ...]) -> list[Pixel]:
-    """Select the pixels inside a box of that corner and shape, in its own rows and columns."""
+    """Select the pixels inside a box with this corner and shape, in the box's own rows and columns."""
     moved = ((row - top, col - left) for row, col in pixels)
     return [(row, col) for row, col in moved if 0 <= row < shape[0] and 0 <= col < shape[1]]
 

@@ -1,4 +1,4 @@
-"""Running of a module that ends with its parent process.
+"""Run a module in a process that ends with its parent process.
 
 ``python -m dct_seg.sweep.child_process MODULE ARGUMENT ...``.
 

@@ -1,4 +1,4 @@
-"""Running of trials as child processes, several at a time; none outlives the sweep."""
+"""Run trials as child processes, several at a time; none outlives the sweep."""
 
 from __future__ import annotations
 

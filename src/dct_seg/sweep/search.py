@@ -81,7 +81,7 @@ def planned(sweep: Sweep, *, trials: int | None = None, seed: int = 0) -> list[V
 
 
 class OptunaSearch:
-    """Bayesian search by Optuna's TPE.
+    """Bayesian search with Optuna's TPE.
 
     Args:
         sweep: Sweep with a metric.
@@ -105,7 +105,7 @@ class OptunaSearch:
     ) -> None:
         if importlib.util.find_spec("optuna") is None:
             raise ValueError(
-                "method bayes needs Optuna; pip install 'dct-seg[optuna]', or let the file say method: random"
+                "method bayes needs Optuna; pip install 'dct-seg[optuna]', or set method: random in the file"
             )
         import optuna
 

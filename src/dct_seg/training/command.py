@@ -110,8 +110,8 @@ class TrainingCLI(LightningCLI):
                 "num_sanity_val_steps": 0,
                 "callbacks": [StopAtBatchEnd()],
                 "precision": trainer_precision(),
-                # A logger given by its class only inherits these two options, so all loggers must accept
-                # them.
+                # A logger given by class name alone inherits these two options, so all loggers must
+                # accept them.
                 "logger": {
                     "class_path": "lightning.pytorch.loggers.CSVLogger",
                     "init_args": {"save_dir": LOG_FOLDER, "name": None},
@@ -196,7 +196,7 @@ class TrainingCLI(LightningCLI):
         """Build Trainer, task and data; ``--optimizer`` and ``--lr_scheduler`` go to the task.
 
         Raises:
-            UsageError: When a class cannot be made with its arguments.
+            UsageError: When a class cannot be created with its arguments.
         """
         try:
             super().instantiate_classes()

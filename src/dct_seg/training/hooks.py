@@ -115,8 +115,8 @@ class TaskHooks(LightningModule):
         """Make the optimizer (two groups: new layers and pretrained backbone) and the schedule by epochs.
 
         Raises:
-            ValueError: When the schedule is ``cosine`` and the number of epochs is open, or a choice does not
-                suit.
+            ValueError: When the schedule is ``cosine`` and the number of epochs is not set, or a
+                choice cannot be used.
         """
         is_cosine = self.scheduler_choice is None and self.hparams["schedule"] == "cosine"
         if is_cosine and self.trainer.max_epochs in (None, -1):
@@ -175,7 +175,7 @@ class TaskHooks(LightningModule):
         self._validated = not self.trainer.sanity_checking
 
     def on_train_epoch_end(self) -> None:
-        """Log the rate of the epoch, and step the schedule."""
+        """Log the learning rate of the epoch, and step the schedule."""
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         self.log("lr", float(optimizer.param_groups[0]["lr"]))
         for scheduler in self._schedulers():

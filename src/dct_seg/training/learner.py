@@ -60,7 +60,7 @@ class EncodedBatch:
 
 
 class Learner(EncodedBatch):
-    """Training version of `EncodedBatch`: the Auto-Drag-Head predicts every radius, to learn from all.
+    """Training version of `EncodedBatch`: the Auto-Drag-Head predicts every radius and learns from it.
 
     With early fusion, the head reads features encoded with the weights at the start of the batch: no gradient
     flows into them, and encoding again after each click would cost a quarter of the step. With late fusion,

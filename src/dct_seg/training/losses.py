@@ -90,7 +90,7 @@ def click_weights(
     Returns:
         (B, H, W) float32.
 
-    Source: FCA-Net's click loss (Lin et al. 2020), numbers after its code.
+    Source: FCA-Net's click loss (Lin et al. 2020), with the values of its code.
     """
     near = Euclidean(tau)(clicks, (mask.shape[1], mask.shape[2]))  # (B, 2, H, W) min(d, tau) / tau
     return low + (high - low) * (1 - torch.where(mask, near[:, 0], near[:, 1]))

@@ -96,7 +96,7 @@ def make_scheduler(optimizer: Optimizer, choice: Choice | None, rate_at: Callabl
     try:
         return choice.kind(optimizer, **choice.options)
     except (ValueError, TypeError, ArithmeticError) as error:
-        raise ValueError(f"lr_scheduler {choice.name} cannot be made: {error}") from error
+        raise ValueError(f"lr_scheduler {choice.name} cannot be created: {error}") from error
 
 
 def rate_at(epoch: int, hparams: Mapping[str, Any], max_epochs: int) -> float:
@@ -172,10 +172,10 @@ def check_same_classes(stored: Settings, given: Settings) -> None:
     for key, option in (("optimizer", "--optimizer"), ("scheduler", "--lr_scheduler")):
         before, now = stored.get(key, given[key]), given[key]
         if before != now and not {before, now} <= _SAME_STATE:
-            ours = "the one of model.schedule"
+            ours = "that of model.schedule"
             raise ValueError(
                 f"the checkpoint's {key} is {before or ours}, the configuration's {now or ours}; give "
-                f"{option} as before, or start anew from its weights with --model.start_from FILE"
+                f"{option} as before, or start a new run from its weights with --model.start_from FILE"
             )
 
 

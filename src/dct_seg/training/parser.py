@@ -17,9 +17,9 @@ _REASONS = (
     (r"Expected a dot import path string: (.+)", "{key} names no class '{0}'; is it spelled as in Python?"),
     (r"Unable to load config ['\"](.+?)['\"]", "{key} is a mapping or a YAML file with one, got {0}"),
 )
-"""Reasons inside the parser's message that say more than the expected type, and what we say."""
+"""Patterns in the parser's message that are more specific than the expected type, and our wording."""
 _INNER = re.compile(r"- ([\w.]+ (?:is .+, got .+|lacks .+|does not take .+|names no .+))")
-"""A line about an argument of a class, which this parser has written before."""
+"""Line about an argument of a class, already written by this parser."""
 _NAMED_KEYS = re.compile(
     r"does not accept (?:nested key|option) '([\w.]+)'|[Uu]nrecognized arguments: --([\w.]+)|[Kk]ey "
     r"[\"']?([\w.]+)[\"']? is not"
@@ -86,7 +86,7 @@ def check_network(network: Any) -> None:
 
 
 def reason(message: str) -> str:
-    """Say in one line which key has which value instead of which type; empty if the message is another.
+    """Describe a wrong value in one line: key, expected type and value; empty for any other message.
 
     Examples:
         >>> reason('''Parser key "trainer.max_epochs":
@@ -120,7 +120,7 @@ def reason(message: str) -> str:
 
 
 def first_reason(message: str) -> str:
-    """Extract why a class could not be made from the parser's list of reasons; the message if there is none.
+    """Extract the reason for a failed class from the parser's list; the whole message if it has none.
 
     Examples:
         >>> first_reason("Does not validate Errors: - Timer('soon') is not valid. - Not a valid subclass")

@@ -1,4 +1,4 @@
-"""Stopping of a run at the end of a batch, with a checkpoint to resume from."""
+"""Stop a run at the end of a batch, with a checkpoint to resume from."""
 
 from __future__ import annotations
 

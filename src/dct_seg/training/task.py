@@ -1,4 +1,4 @@
-"""Training task: click, forward, loss, optimizer step, next click on the new mask (section 2.3)."""
+"""Training task: click, forward pass, loss, optimizer step, next click on the new mask (section 2.3)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
     Lightning's ``global_step`` counts optimizer steps, hence clicks: ``max_steps`` is a number of clicks, and
     ``ModelCheckpoint(every_n_train_steps=N)`` saves after a batch only if the number of clicks is a multiple
     of N (``train_time_interval`` does nothing under manual optimization). Save, validate and step the
-    learning rate by epochs. Loggers count batches, and ``EMAWeightAveraging`` averages once per batch; leave
+    learning rate per epoch. Loggers count batches, and ``EMAWeightAveraging`` averages once per batch; leave
     its ``update_every_n_steps`` at 1.
 
     Lightning's profilers report the parts of a training step (``Trainer(profiler="simple")`` prints

@@ -153,7 +153,7 @@ class Guard:
         host = headers.get("host", "")
         if self._hosts is not None and host_name(host) not in self._hosts:
             known = ", ".join(sorted(self._hosts))
-            return 403, f"the Host header names '{host[:100]}'; ask under one of: {known}"
+            return 403, f"the Host header names '{host[:100]}'; use one of: {known}"
         if self._token is not None and not scope["path"].startswith("/assets/"):
             given = _token_of(headers) or _last(scope.get("query_string", b""), "token")
             if not hmac.compare_digest(given.encode(), self._token.encode()):

@@ -19,12 +19,12 @@ def listen(host: str, port: int) -> socket.socket:
 
     Args:
         host: Name or number of an interface.
-        port: Port; 0 takes a free one.
+        port: Port; 0 chooses a free one.
 
     Raises:
         ValueError: When the address cannot be used.
     """
-    if not 0 <= port <= MOST_PORT:  # the system would take the rest of a division by 65536
+    if not 0 <= port <= MOST_PORT:  # the system would use the remainder modulo 65536
         raise ValueError(f"a port is 0 to {MOST_PORT}, 0 for a free one, got --port {port}")
     try:
         family, _, _, _, address = socket.getaddrinfo(

@@ -53,7 +53,7 @@ class ColorModel:
         marked = seeds == 0
         share = self.frame_weight if marked.any() else 1.0
         outside = (1 - share) * self._histogram(marked) + share * frame
-        floor = 0.1 / self.bins**3  # a color without counts on both sides has probability 0.5
+        floor = 0.1 / self.bins**3  # a color with no counts on either side has probability 0.5
         odds = (inside + floor) / (inside + outside + 2 * floor)
         return np.asarray(odds.ravel()[self._bin])
 

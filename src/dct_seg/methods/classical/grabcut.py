@@ -1,4 +1,4 @@
-"""GrabCut (Rother et al. 2004), by OpenCV."""
+"""OpenCV's GrabCut (Rother et al. 2004)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class GrabCut(SeededMethod):
         return {**super().options, "iterations": self.iterations, "frame": self.frame}
 
     def prepare(self, image: NDArray[np.uint8]) -> None:
-        """Turn the image to OpenCV's BGR."""
+        """Convert the image to OpenCV's BGR."""
         self._bgr = np.ascontiguousarray(image[..., ::-1])
 
     def segment(

@@ -1,4 +1,4 @@
-"""Random walker (Grady 2006), by scikit-image."""
+"""scikit-image's random walker (Grady 2006)."""
 
 from __future__ import annotations
 
