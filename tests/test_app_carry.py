@@ -25,7 +25,7 @@ def textured(height: int, width: int) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("factor", [1, 3])
-def test_mask_follows_the_image_that_moved_under_it(factor: int) -> None:
+def test_mask_follows_the_moving_image(factor: int) -> None:
     whole = textured(200, 260)
     before, after = whole[20:180, 20:240], whole[14:174, 28:248]  # six rows down, eight columns to the left
     mask = np.zeros((160 * factor, 220 * factor), bool)
@@ -45,7 +45,7 @@ def test_mask_that_leaves_the_image_is_cut_or_empty() -> None:
     assert decode(found).sum() < 60
 
 
-def test_objects_are_carried_with_their_class_and_stay_out_of_locked_ones(tmp_path: Path) -> None:
+def test_copied_objects_keep_their_class_and_leave_locked_ones_alone(tmp_path: Path) -> None:
     whole = textured(120, 160)
     for name, start in (("1.png", 0), ("2.png", 5)):
         Image.fromarray(whole[:, start : start + 140]).save(tmp_path / name)

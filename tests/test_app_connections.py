@@ -65,7 +65,7 @@ HALF_OPEN = [
 @pytest.mark.parametrize(
     ("sent", "answered"), [row[1:] for row in HALF_OPEN], ids=[row[0] for row in HALF_OPEN]
 )
-def test_connection_that_stops_in_a_request_is_closed(
+def test_connection_that_stalls_during_a_request_is_closed(
     address: tuple[str, int], sent: bytes, answered: bytes
 ) -> None:
     with socket.create_connection(address) as client:
@@ -75,7 +75,7 @@ def test_connection_that_stops_in_a_request_is_closed(
     assert answered in got.split(b"\r\n")[0]
 
 
-def test_head_that_comes_byte_by_byte_does_not_move_its_deadline(address: tuple[str, int]) -> None:
+def test_headers_sent_byte_by_byte_do_not_extend_the_deadline(address: tuple[str, int]) -> None:
     with socket.create_connection(address) as client:
         began = time.monotonic()
         with contextlib.suppress(OSError):
@@ -94,7 +94,7 @@ def test_second_request_of_a_connection_has_a_deadline_too(address: tuple[str, i
     assert seconds < 4  # below uvicorn's own deadline for an idle connection
 
 
-def test_request_that_is_slow_inside_the_server_is_answered(
+def test_request_that_the_server_processes_slowly_is_answered(
     page: Page, address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scan = page.project.folder.scan
@@ -121,7 +121,7 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("headers", FOREIGN, ids=str)
-def test_another_sites_page_reads_nothing(page: Page, headers: dict[str, str]) -> None:
+def test_page_of_another_site_can_read_nothing(page: Page, headers: dict[str, str]) -> None:
     page.click(20, 30)
     page.finish()
     paths = [*(f"{API}{path}" for path in READS), page.url(), page.url("/image"), f"{API}/nothing"]
@@ -132,7 +132,7 @@ def test_another_sites_page_reads_nothing(page: Page, headers: dict[str, str]) -
             assert "picture" not in answer.text
 
 
-def test_own_page_and_a_typed_address_read_everything(page: Page) -> None:
+def test_own_page_and_a_typed_address_can_read_everything(page: Page) -> None:
     own: list[dict[str, str]] = [
         {},
         {"sec-fetch-site": "same-origin"},
@@ -149,7 +149,7 @@ def test_link_on_another_site_opens_the_page(page: Page) -> None:
     assert page.client.get("/", headers=headers).status_code in (200, 404)  # 404 where the page is not built
 
 
-def test_error_of_the_disk_names_no_absolute_path(
+def test_disk_error_shows_no_absolute_path(
     page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*args: object, **kwargs: object) -> object:
@@ -180,7 +180,7 @@ def test_folder_without_permission_is_reported_without_its_path(page: Page, tmp_
         own.chmod(0o700)
 
 
-def test_file_behind_a_dangling_link_is_listed_without_where_it_leads(tmp_path: Path) -> None:
+def test_dangling_link_is_listed_without_its_target(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "pictures")
     (root / "gone.png").symlink_to(tmp_path / "secret" / "place.png")
     (root / "pipe.png").symlink_to("/dev/zero")

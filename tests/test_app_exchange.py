@@ -79,7 +79,7 @@ def test_broken_run_lengths_are_refused(rle: dict[str, Any]) -> None:
         decode(rle)
 
 
-def test_coco_goes_out_as_other_tools_read_it(page: Page) -> None:
+def test_exported_coco_can_be_read_by_other_tools(page: Page) -> None:
     content = exported(page, "coco").json()
     assert [(one["file_name"], one["height"], one["width"]) for one in content["images"]] == [
         ("a.png", 40, 60),
@@ -92,7 +92,7 @@ def test_coco_goes_out_as_other_tools_read_it(page: Page) -> None:
     assert [one["category_id"] for one in content["annotations"]] == [2, 1, 1]
 
 
-def test_coco_comes_back_as_it_went(page: Page, tmp_path: Path) -> None:
+def test_coco_export_is_imported_unchanged(page: Page, tmp_path: Path) -> None:
     other = Page(make_folder(tmp_path / "other"))
     answer = other.ok(other.client.post(f"{API}/import", json=exported(page, "coco").json()))
     assert answer == {"pictures": 2, "objects": 3, "known": 0, "skipped": []}
@@ -103,7 +103,7 @@ def test_coco_comes_back_as_it_went(page: Page, tmp_path: Path) -> None:
     assert [one["class_id"] for one in other.get()["objects"]] == [2, 1]
 
 
-def test_coco_that_does_not_fit_is_reported_and_the_rest_is_taken(tmp_path: Path) -> None:
+def test_bad_coco_records_are_reported_and_the_rest_is_imported(tmp_path: Path) -> None:
     page = Page(make_folder(tmp_path / "pictures"))
     square = [[10.0, 10.0, 20.0, 10.0, 20.0, 20.0, 10.0, 20.0]]
     content = {
@@ -148,7 +148,7 @@ def test_hostile_runs_in_coco_are_skipped_or_refused(page: Page, counts: Any) ->
     assert page.get() == before
 
 
-def test_indexed_png_goes_out_and_comes_back(page: Page, tmp_path: Path) -> None:
+def test_indexed_png_survives_export_and_import(page: Page, tmp_path: Path) -> None:
     archive = zipfile.ZipFile(io.BytesIO(exported(page, "indexed_png").content))
     assert archive.namelist() == ["a.png", "sub/b.png"]
     labels = np.asarray(Image.open(archive.open("a.png")))
@@ -198,7 +198,7 @@ def test_mask_that_does_not_fit_is_refused(page: Page, make: Any, message: str) 
     assert (answer.status_code, message in answer.json()["error"]) == (400, True), answer.text
 
 
-def test_mask_that_is_no_png_is_refused(page: Page) -> None:
+def test_mask_that_is_not_a_png_is_refused(page: Page) -> None:
     file = io.BytesIO()
     Image.new("L", (WIDTH, HEIGHT)).save(file, format="GIF")
     for content in (b"", b"nonsense", file.getvalue(), b"\x89PNG\r\n\x1a\n"):
@@ -207,13 +207,13 @@ def test_mask_that_is_no_png_is_refused(page: Page) -> None:
         assert "no PNG that can be decoded" in answer.json()["error"]
 
 
-def test_one_png_an_object(page: Page) -> None:
+def test_export_of_one_png_per_object(page: Page) -> None:
     archive = zipfile.ZipFile(io.BytesIO(exported(page, "object_png").content))
     assert archive.namelist() == ["a/1.png", "a/2.png", "sub/b/1.png"]
     assert np.array_equal(np.asarray(Image.open(archive.open("a/2.png"))) > 0, masks(page)[1])
 
 
-def test_labelme_tells_label_and_outline(page: Page) -> None:
+def test_labelme_export_has_label_and_outline(page: Page) -> None:
     archive = zipfile.ZipFile(io.BytesIO(exported(page, "labelme").content))
     content = json.loads(archive.read("sub/b.json"))
     assert (content["imagePath"], content["imageHeight"], content["imageWidth"]) == ("b.png", HEIGHT, WIDTH)
@@ -222,7 +222,7 @@ def test_labelme_tells_label_and_outline(page: Page) -> None:
     assert max(abs(np.hypot(x - 10, y - 10) - 4) for x, y in shape["points"]) < 1
 
 
-def test_images_of_one_stem_get_separate_files(tmp_path: Path) -> None:
+def test_images_with_the_same_stem_get_separate_files(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "pictures")
     Image.open(root / "a.png").save(root / "a.bmp")
     page = Page(root)
@@ -235,7 +235,7 @@ def test_images_of_one_stem_get_separate_files(tmp_path: Path) -> None:
     ]
 
 
-def test_clicks_replayed_by_a_predictor_give_the_same_masks_to_the_bit(tmp_path: Path) -> None:
+def test_clicks_replayed_by_a_predictor_give_bit_identical_masks(tmp_path: Path) -> None:
     net = tiny_net(previous_mask=True)
     with_object = net.decoder.predict.bias
     assert with_object is not None
@@ -345,7 +345,7 @@ def test_one_bad_record_leaves_the_others_of_its_file(tmp_path: Path) -> None:
     assert named == ["category 1", "image 1", "image 2", "annotation 1", "annotation 2", "annotation 3"]
 
 
-def test_objects_of_an_id_with_two_names_are_reported_and_not_guessed(tmp_path: Path) -> None:
+def test_category_id_with_two_names_is_reported_instead_of_guessed(tmp_path: Path) -> None:
     page = Page(make_folder(tmp_path / "pictures"))
     content = coco_of(GOOD, GOOD)
     content["images"] += [{"id": 2, "file_name": "b.png"}, {"id": 2, "file_name": "c.png"}]
@@ -360,7 +360,7 @@ def test_objects_of_an_id_with_two_names_are_reported_and_not_guessed(tmp_path: 
     ]
 
 
-def test_long_list_of_bad_records_is_cut(tmp_path: Path) -> None:
+def test_long_list_of_bad_records_is_truncated(tmp_path: Path) -> None:
     page = Page(make_folder(tmp_path / "pictures"))
     answer = page.ok(page.client.post(f"{API}/import", json=coco_of(*[None] * 250)))
     assert len(answer["skipped"]) == 101
@@ -410,7 +410,7 @@ def test_labelme_keeps_holes_lines_and_single_pixels(tmp_path: Path) -> None:
         assert np.array_equal(drawn(shapes, number), mask)
 
 
-def test_indexed_png_tells_of_an_object_that_it_cannot_hold(tmp_path: Path) -> None:
+def test_indexed_png_reports_an_object_that_it_cannot_contain(tmp_path: Path) -> None:
     page = Page(make_folder(tmp_path / "pictures"))
     page.ok(page.client.post(f"{API}/import", json=coco_of(GOOD, [[0, 0, 50, 0, 50, 40, 0, 40]])))
     answer = page.client.get(f"{API}/export?format=indexed_png")
@@ -418,7 +418,7 @@ def test_indexed_png_tells_of_an_object_that_it_cannot_hold(tmp_path: Path) -> N
     assert answer.json()["error"].startswith("object 1 of a.png lies under later ones")
 
 
-def test_no_two_files_of_an_export_have_one_name(tmp_path: Path) -> None:
+def test_all_files_of_an_export_have_different_names(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "pictures")
     names = ("a.jpg", "a.png", "a.jpg.png", "A.PNG", "b.png", "caf\u00e9.png", "cafe\u0301.png")
     for name in names:
@@ -431,7 +431,7 @@ def test_no_two_files_of_an_export_have_one_name(tmp_path: Path) -> None:
         assert len({unicodedata.normalize("NFC", one).casefold() for one in found}) == len(names)
 
 
-def test_many_objects_on_a_large_image_fit_the_memory(tmp_path: Path) -> None:
+def test_many_objects_on_a_large_image_fit_in_memory(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     Image.new("L", (4000, 3000)).save(tmp_path / "pictures" / "a.png")
     page = Page(tmp_path / "pictures")

@@ -55,7 +55,7 @@ def files(page: Page, kind: str) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def test_yolo_polygons_are_the_masks_but_for_the_lines_that_join_their_parts(page: Page) -> None:
+def test_yolo_polygons_equal_the_masks_except_for_the_joining_lines(page: Page) -> None:
     found = files(page, "yolo")
     assert sorted(found) == ["data.yaml", "labels/a.txt", "labels/sub/b.txt"]
     assert found["data.yaml"].decode().endswith('names:\n  0: "cat"\n  1: "dog"\n')
@@ -69,7 +69,7 @@ def test_yolo_polygons_are_the_masks_but_for_the_lines_that_join_their_parts(pag
         assert ((drawn > 0) & ~mask).sum() < (30 if name == "dog" else 1)
 
 
-def test_voc_holds_classes_and_objects_in_its_palette(page: Page) -> None:
+def test_voc_export_has_classes_and_objects_in_its_palette(page: Page) -> None:
     found = files(page, "voc")
     assert found["labelmap.txt"].decode().splitlines()[1:] == [
         "background:0,0,0::",
@@ -88,7 +88,7 @@ def test_voc_holds_classes_and_objects_in_its_palette(page: Page) -> None:
     assert palette[3:9] == [128, 0, 0, 0, 128, 0]
 
 
-def test_cvat_masks_are_equal_to_the_pixel(page: Page) -> None:
+def test_cvat_masks_are_pixel_exact(page: Page) -> None:
     root = ElementTree.fromstring(files(page, "cvat")["annotations.xml"])
     assert [one.text for one in root.findall("meta/task/labels/label/name")] == ["cat", "dog"]
     image = root.find("image[@name='a.png']")
@@ -123,7 +123,7 @@ def unpacked(packed: list[int]) -> NDArray[np.uint8]:
     return np.array(values, np.uint8).reshape(HEIGHT, WIDTH, 4)
 
 
-def test_label_studio_masks_are_equal_to_the_pixel(page: Page) -> None:
+def test_label_studio_masks_are_pixel_exact(page: Page) -> None:
     tasks = json.loads(files(page, "label_studio")["label_studio.json"])
     assert [one["data"]["image"] for one in tasks] == ["a.png", "sub/b.png"]
     results: list[dict[str, Any]] = tasks[0]["annotations"][0]["result"]
@@ -133,7 +133,7 @@ def test_label_studio_masks_are_equal_to_the_pixel(page: Page) -> None:
         assert np.array_equal(unpacked(one["value"]["rle"])[..., 3] > 0, mask)
 
 
-def test_datumaro_masks_are_equal_to_the_pixel(page: Page) -> None:
+def test_datumaro_masks_are_pixel_exact(page: Page) -> None:
     content = json.loads(files(page, "datumaro")["annotations/default.json"])
     labels = [one["name"] for one in content["categories"]["label"]["labels"]]
     (first, second) = content["items"]
@@ -142,7 +142,7 @@ def test_datumaro_masks_are_equal_to_the_pixel(page: Page) -> None:
         assert (labels[one["label_id"]], np.array_equal(coco_mask.decode(one["rle"]), mask)) == (name, True)
 
 
-def test_image_of_300_objects_is_an_indexed_png_of_16_bits(tmp_path: Path) -> None:
+def test_image_with_300_objects_becomes_a_16_bit_indexed_png(tmp_path: Path) -> None:
     page = Page(make_folder(tmp_path / "images"))
     runs = [
         {"size": [HEIGHT, WIDTH], "counts": [place, 1, HEIGHT * WIDTH - place - 1]} for place in range(300)
@@ -162,7 +162,7 @@ def test_image_of_300_objects_is_an_indexed_png_of_16_bits(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("kind", ["cvat", "label_studio", "datumaro"])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_export_comes_back_equal_to_the_pixel_and_not_twice(
+def test_export_is_imported_pixel_exact_and_only_once(
     page: Page, tmp_path: Path, kind: str, zipped: bool
 ) -> None:
     content = page.client.get(f"{API}/export?format={kind}").content
@@ -196,7 +196,7 @@ def test_export_comes_back_equal_to_the_pixel_and_not_twice(
         (b'{"cake": 1}', "no COCO JSON"),
     ],
 )
-def test_file_that_is_none_of_them_is_refused(page: Page, content: bytes, reason: str) -> None:
+def test_file_of_an_unknown_format_is_refused(page: Page, content: bytes, reason: str) -> None:
     headers = {"Content-Type": "application/octet-stream"}
     answer = page.client.put(f"{API}/import/file", content=content, headers=headers)
     assert answer.status_code == 400

@@ -30,7 +30,7 @@ def rows(history: History) -> list[float]:
     return [made.click.row for made in history.state.draft.clicks] if history.state.draft else []
 
 
-def test_log_read_again_gives_the_same_state_and_the_same_way_back(tmp_path: Path) -> None:
+def test_reread_log_gives_the_same_state_and_the_same_undo_steps(tmp_path: Path) -> None:
     log = tmp_path / "logs" / "a.jsonl"
     first = opened(log)
     for event in (click_event(0.1 + 0.2), click_event(1.0), {"event": "undo"}):
@@ -43,7 +43,7 @@ def test_log_read_again_gives_the_same_state_and_the_same_way_back(tmp_path: Pat
     assert rows(again) == [0.1 + 0.2, 1.0]
 
 
-def test_change_after_undo_forgets_what_was_taken_back(tmp_path: Path) -> None:
+def test_change_after_undo_discards_the_undone_steps(tmp_path: Path) -> None:
     history = opened(tmp_path / "a.jsonl")
     for event in (click_event(1.0), {"event": "undo"}, click_event(2.0)):
         history.append(event)
@@ -53,7 +53,7 @@ def test_change_after_undo_forgets_what_was_taken_back(tmp_path: Path) -> None:
     assert rows(opened(tmp_path / "a.jsonl")) == [2.0]
 
 
-def test_line_that_was_torn_is_dropped_and_written_over(tmp_path: Path) -> None:
+def test_incomplete_line_is_dropped_and_overwritten(tmp_path: Path) -> None:
     log = tmp_path / "a.jsonl"
     opened(log).append(click_event(1.0))
     whole = log.read_bytes()
@@ -65,7 +65,7 @@ def test_line_that_was_torn_is_dropped_and_written_over(tmp_path: Path) -> None:
     assert log.read_bytes().startswith(whole)
 
 
-def test_log_torn_in_its_first_line_is_as_none(tmp_path: Path) -> None:
+def test_log_with_an_incomplete_first_line_counts_as_empty(tmp_path: Path) -> None:
     log = tmp_path / "a.jsonl"
     log.write_bytes(b'{"format":"dct-')
     history = opened(log)
@@ -74,7 +74,7 @@ def test_log_torn_in_its_first_line_is_as_none(tmp_path: Path) -> None:
     assert rows(opened(log)) == [1.0]
 
 
-def test_event_that_does_not_fit_is_not_written(tmp_path: Path) -> None:
+def test_invalid_event_is_not_written(tmp_path: Path) -> None:
     log = tmp_path / "a.jsonl"
     history = opened(log)
     history.append(click_event(1.0))
@@ -87,7 +87,7 @@ def test_event_that_does_not_fit_is_not_written(tmp_path: Path) -> None:
     assert history.revision == 1
 
 
-def test_disk_that_is_full_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = tmp_path / "a.jsonl"
     history = opened(log)
     history.append(click_event(1.0))
@@ -137,7 +137,7 @@ def test_disk_that_is_full_changes_nothing(tmp_path: Path, monkeypatch: pytest.M
         ),
     ],
 )
-def test_log_that_is_broken_is_named_and_left_alone(tmp_path: Path, lines: list[str], message: str) -> None:
+def test_broken_log_is_named_and_left_unchanged(tmp_path: Path, lines: list[str], message: str) -> None:
     log = tmp_path / "a.jsonl"
     log.write_text("\n".join(lines) + "\n")
     before = log.read_bytes()
@@ -146,7 +146,7 @@ def test_log_that_is_broken_is_named_and_left_alone(tmp_path: Path, lines: list[
     assert log.read_bytes() == before
 
 
-def test_log_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
+def test_nothing_is_written_through_a_log_that_is_a_link(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.write_bytes(b"")
     (tmp_path / "a.jsonl").symlink_to(outside)
@@ -156,7 +156,7 @@ def test_log_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_process_that_is_killed_loses_nothing_that_was_answered(tmp_path: Path) -> None:
+def test_killed_process_loses_no_acknowledged_change(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "pictures")
     code = f"""
 import json, os, signal, sys

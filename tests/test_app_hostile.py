@@ -115,9 +115,7 @@ HEADERS = [
 @pytest.mark.parametrize(
     ("headers", "status", "message"), [row[1:] for row in HEADERS], ids=[row[0] for row in HEADERS]
 )
-def test_header_that_is_wrong_is_refused(
-    page: Page, headers: dict[str, str], status: int, message: str
-) -> None:
+def test_wrong_header_is_refused(page: Page, headers: dict[str, str], status: int, message: str) -> None:
     answer = page.client.post(page.url("/clicks"), content=CLICK, headers={**JSON, **headers})
     assert (answer.status_code, message in answer.json()["error"]) == (status, True), answer.text
     assert page.revision() == 0
@@ -142,7 +140,7 @@ def test_own_origin_may_change_things(page: Page) -> None:
         "/../../assets/..%2f..%2fcommand.py",
     ],
 )
-def test_path_is_never_a_way_to_a_file(page: Page, path: str) -> None:
+def test_no_path_leads_to_a_file_outside(page: Page, path: str) -> None:
     answer = page.client.get(API + path)
     assert answer.status_code == 404
     assert "root:" not in answer.text
@@ -242,7 +240,7 @@ def test_file_that_cannot_be_opened_is_listed_with_its_error(
     assert page.click(20, 30)["revision"] == 1
 
 
-def test_decoder_that_fails_in_an_unheard_of_way_is_no_server_error(
+def test_unexpected_decoder_exception_is_not_a_server_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = Page(make_folder(tmp_path / "pictures"))
@@ -274,7 +272,7 @@ def test_own_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
         Page(root)
 
 
-def test_token_is_asked_of_everything_but_the_pages_files(tmp_path: Path) -> None:
+def test_token_is_required_for_everything_except_the_pages_files(tmp_path: Path) -> None:
     page = Page(make_folder(tmp_path / "pictures"), token="sesame", hosts=None)
     for path in (
         "/",
@@ -295,7 +293,7 @@ def test_token_is_asked_of_everything_but_the_pages_files(tmp_path: Path) -> Non
     assert page.client.get("/assets/nothing.js").status_code == 404
 
 
-def test_every_answer_keeps_the_page_to_itself(page: Page) -> None:
+def test_every_response_has_the_security_headers(page: Page) -> None:
     for path in (f"{API}/project", f"{API}/nothing", "/", "/assets/nothing.js"):
         headers = page.client.get(path).headers
         assert headers["x-content-type-options"] == "nosniff"
@@ -309,7 +307,7 @@ def test_every_answer_keeps_the_page_to_itself(page: Page) -> None:
 
 
 @pytest.mark.slow
-def test_interface_answers_whatever_is_sent_as_its_schema_says(tmp_path: Path) -> None:
+def test_every_response_matches_the_schema(tmp_path: Path) -> None:
     page = Page(make_folder(tmp_path / "pictures"), Discs, hosts=None)
     page.click(20, 30)
     page.finish()

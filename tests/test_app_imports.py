@@ -182,7 +182,7 @@ def test_one_bad_file_leaves_the_others_of_its_zip(page: Page) -> None:
     assert second.startswith("c.xml: the XML holds <cake>")
 
 
-def test_file_of_more_than_a_thousand_categories_is_taken(page: Page) -> None:
+def test_file_with_more_than_a_thousand_categories_is_imported(page: Page) -> None:
     content = {
         "images": [{"id": 1, "file_name": "a.png"}],
         "annotations": [{"image_id": 1, "category_id": 1203, "segmentation": RLE}],
@@ -250,14 +250,16 @@ EXACT = (
 
 
 @pytest.mark.parametrize("kind", EXACT)
-def test_export_comes_back_to_the_pixel_and_not_twice(worked: Page, tmp_path: Path, kind: str) -> None:
+def test_export_is_imported_exactly_and_only_once(worked: Page, tmp_path: Path, kind: str) -> None:
     other = Page(make_folder(tmp_path / "other"))
     assert twice(other, exported(worked, kind)) == [(2, 3, 0, []), (0, 0, 3, [])]
     assert same(worked, other)
     assert unzipped(exported(other, kind)) == unzipped(exported(worked, kind))
 
 
-def test_yolo_comes_back_but_for_the_lines_that_join_parts_and_holes(worked: Page, tmp_path: Path) -> None:
+def test_yolo_is_imported_except_for_the_lines_that_join_parts_and_holes(
+    worked: Page, tmp_path: Path
+) -> None:
     other = Page(make_folder(tmp_path / "other"))
     assert twice(other, exported(worked, "yolo")) == [(2, 3, 0, []), (0, 0, 3, [])]
     lost = [
@@ -291,7 +293,7 @@ def test_pngs_of_one_image_are_decoded_once_and_undone_together(
     assert other.do("/undo")["objects"] == []
 
 
-def test_text_of_our_png_is_found_behind_its_pixels(worked: Page, tmp_path: Path) -> None:
+def test_text_of_our_png_is_found_after_its_pixels(worked: Page, tmp_path: Path) -> None:
     png = unzipped(exported(worked, "indexed_png"))["a.png"]
     at = png.index(b"iTXt") - 4
     end = at + 12 + int.from_bytes(png[at : at + 4], "big")
@@ -302,7 +304,7 @@ def test_text_of_our_png_is_found_behind_its_pixels(worked: Page, tmp_path: Path
     assert all(one[0] == found[0] and np.array_equal(one[1], found[1]) for one, found in pairs)
 
 
-def test_broken_png_of_an_object_is_named_and_leaves_the_others(page: Page) -> None:
+def test_broken_png_of_an_object_is_named_and_the_others_are_imported(page: Page) -> None:
     text = PngImagePlugin.PngInfo()
     text.add_itxt("dct-seg", json.dumps({"image": "a.png", "classes": {"255": "two\nlines"}}))
     file = io.BytesIO()
@@ -313,7 +315,7 @@ def test_broken_png_of_an_object_is_named_and_leaves_the_others(page: Page) -> N
     assert answer["skipped"][1].startswith("a.png: a/1.png: value 255: no class 'two\\nlines'")
 
 
-def test_image_of_300_objects_comes_back_from_its_16_bit_png(page: Page, tmp_path: Path) -> None:
+def test_image_with_300_objects_is_imported_from_its_16_bit_png(page: Page, tmp_path: Path) -> None:
     runs = [
         {"size": [HEIGHT, WIDTH], "counts": [place, 1, HEIGHT * WIDTH - place - 1]} for place in range(300)
     ]
@@ -341,7 +343,7 @@ def test_objects_of_a_click_log_can_be_reopened_with_their_clicks(worked: Page, 
     assert other.get()["objects"] == []
 
 
-def test_bad_lines_of_a_click_log_leave_the_others(worked: Page, tmp_path: Path) -> None:
+def test_bad_lines_of_a_click_log_do_not_affect_the_others(worked: Page, tmp_path: Path) -> None:
     lines = exported(worked, "clicks").decode().splitlines()
     second = json.loads(lines[1])
     outside = {**second, "clicks": [{"row": 400, "col": 3, "radius": 2}]}
@@ -384,14 +386,14 @@ def work_zip(page: Page) -> bytes:
     return zipped({name: path.read_bytes() for name, path in files.items() if path.is_file()})
 
 
-def test_whole_work_comes_back_from_a_zip_of_its_folder(worked: Page, tmp_path: Path) -> None:
+def test_all_work_is_imported_from_a_zip_of_its_folder(worked: Page, tmp_path: Path) -> None:
     other = Page(make_folder(tmp_path / "other"))
     assert twice(other, work_zip(worked)) == [(2, 3, 0, []), (0, 0, 3, [])]
     assert same(worked, other)
     assert exported(other, "clicks") == exported(worked, "clicks")
 
 
-def test_event_log_alone_comes_in_with_the_numbers_of_its_classes(worked: Page, tmp_path: Path) -> None:
+def test_event_log_alone_is_imported_with_its_class_numbers(worked: Page, tmp_path: Path) -> None:
     log = (worked.project.work / "pictures" / f"{worked.ids['a.png']}.jsonl").read_bytes()
     other = Page(make_folder(tmp_path / "other"))
     assert twice(other, log) == [(1, 2, 0, []), (0, 0, 2, [])]
@@ -412,7 +414,7 @@ def test_event_log_alone_comes_in_with_the_numbers_of_its_classes(worked: Page, 
 # Other tools' files
 
 
-def test_yolo_files_of_other_layouts_come_in_and_bad_lines_are_reported(page: Page) -> None:
+def test_yolo_files_in_other_layouts_are_imported_and_bad_lines_are_reported(page: Page) -> None:
     corners = " ".join(f"{(x + 0.5) / WIDTH:.6f} {(y + 0.5) / HEIGHT:.6f}" for x, y in CORNERS)
     lines = [
         f"1 {corners}",
@@ -467,7 +469,7 @@ def test_voc_without_a_label_map_has_its_twenty_classes_and_void(page: Page) -> 
     assert (name, np.array_equal(mask, SQUARE)) == ("cat", True)
 
 
-def test_bad_pngs_of_voc_leave_the_others(page: Page) -> None:
+def test_bad_voc_pngs_do_not_affect_the_others(page: Page) -> None:
     by_object = np.where(SQUARE, 1, 0).astype(np.uint8)
     by_object[30:32, 3:9] = 2  # no class there
     files = {
@@ -487,7 +489,7 @@ def test_bad_pngs_of_voc_leave_the_others(page: Page) -> None:
     assert [name for name, _ in page.masks()] == ["owl"]
 
 
-def test_mask_pngs_of_other_tools_belong_to_the_images_of_their_names(page: Page) -> None:
+def test_mask_pngs_of_other_tools_belong_to_the_images_with_their_names(page: Page) -> None:
     files = {
         "masks/sub/b.png": png(SQUARE.astype(np.uint8) * 255),
         "masks/x.png": png(SQUARE),

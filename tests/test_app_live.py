@@ -43,7 +43,7 @@ def values(mask: dict[str, Any]) -> Any:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(mask["png"]))))
 
 
-def test_share_falls_until_previews_are_quick_enough_and_rises_again() -> None:
+def test_share_falls_until_previews_are_fast_enough_and_rises_again() -> None:
     rate = PreviewRate(0.06)
     for _ in range(10):
         rate.took(rate.share, 0.12 * rate.share**2)
@@ -53,7 +53,7 @@ def test_share_falls_until_previews_are_quick_enough_and_rises_again() -> None:
     assert rate.share == 1
 
 
-def test_share_is_never_smaller_than_what_still_tells_the_final_mask() -> None:
+def test_share_never_falls_below_a_useful_resolution() -> None:
     rate = PreviewRate(0.06)
     for _ in range(10):
         rate.took(rate.share, 9.0)
@@ -70,7 +70,7 @@ def test_one_slow_preview_does_not_change_the_share() -> None:
 
 
 @pytest.mark.parametrize("num_before", [0, 1])
-def test_live_preview_of_a_slow_machine_is_coarser_and_leaves_the_click_as_it_is(
+def test_live_preview_on_a_slow_machine_is_coarser_and_does_not_change_the_click(
     slow_page: Page, num_before: int
 ) -> None:
     for _ in range(num_before):
@@ -84,12 +84,12 @@ def test_live_preview_of_a_slow_machine_is_coarser_and_leaves_the_click_as_it_is
     assert made["mask"] == exact["mask"]
 
 
-def test_live_preview_tells_the_region_of_its_mask(slow_page: Page) -> None:
+def test_live_preview_includes_the_region_of_its_mask(slow_page: Page) -> None:
     mask = preview(slow_page, 0, live=True)["mask"]
     assert (mask["row"], mask["col"], mask["height"], mask["width"]) == (0, 0, HEIGHT, WIDTH)
 
 
-def test_live_preview_of_a_fast_machine_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_live_preview_on_a_fast_machine_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segmenter, "LIVE_SECONDS", 1e9)
     page = Page(make_folder(tmp_path / "pictures"), network)
     preview(page, 0, live=True)
@@ -101,7 +101,7 @@ def test_live_preview_of_a_fast_machine_is_exact(tmp_path: Path, monkeypatch: py
     )
 
 
-def test_live_preview_leaves_the_pixels_of_locked_objects_out(tmp_path: Path) -> None:
+def test_live_preview_omits_the_pixels_of_locked_objects(tmp_path: Path) -> None:
     page = Page(make_folder(tmp_path / "pictures"))
     page.click(18, 20, radius=6.0)
     page.finish()
@@ -112,7 +112,7 @@ def test_live_preview_leaves_the_pixels_of_locked_objects_out(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("seconds", [1e-9, 1e9])
-def test_threads_are_fewer_for_a_coarse_preview_alone(
+def test_only_a_coarse_preview_uses_fewer_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
     """Saved masks are computed with all threads, so that a click log can be replayed."""

@@ -105,7 +105,7 @@ def test_a_restored_log_is_continued(tmp_path: Path) -> None:
     assert page.restarted().revision() == 2
 
 
-def test_folder_that_is_moved_gets_no_second_one_in_its_old_place(tmp_path: Path) -> None:
+def test_moved_folder_is_not_created_again(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "pictures")
     page = Page(root)
     page.get("a.png")  # decoded, so that the image itself is not read again
@@ -122,7 +122,7 @@ def test_folder_that_is_moved_gets_no_second_one_in_its_old_place(tmp_path: Path
     assert page.click(20, 30)["revision"] == 1
 
 
-def test_log_that_appears_after_the_image_was_opened_is_not_written_over(tmp_path: Path) -> None:
+def test_log_that_appears_after_the_image_was_opened_is_not_overwritten(tmp_path: Path) -> None:
     page = Page(make_folder(tmp_path / "pictures"))
     page.click(20, 30, name="sub/b.png")
     page.get("a.png")
@@ -133,7 +133,7 @@ def test_log_that_appears_after_the_image_was_opened_is_not_written_over(tmp_pat
     assert log_of(page).read_bytes() == before
 
 
-def test_older_log_is_noticed_after_its_image_left_memory(tmp_path: Path) -> None:
+def test_older_log_is_noticed_after_its_image_was_evicted(tmp_path: Path) -> None:
     page = Page(make_folder(tmp_path / "pictures"))
     page.project._keep = 1
     page.click(20, 30)
@@ -145,7 +145,7 @@ def test_older_log_is_noticed_after_its_image_left_memory(tmp_path: Path) -> Non
     assert "changed by another program" in answer.json()["error"]
 
 
-def test_folder_of_logs_that_becomes_a_link_is_not_written_through(tmp_path: Path) -> None:
+def test_nothing_is_written_through_a_log_folder_that_becomes_a_link(tmp_path: Path) -> None:
     page = Page(make_folder(tmp_path / "pictures"))
     page.click(20, 30)
     logs = log_of(page).parent
@@ -160,7 +160,7 @@ def test_folder_of_logs_that_becomes_a_link_is_not_written_through(tmp_path: Pat
     assert files_below(tmp_path / "outside") == before
 
 
-def test_log_torn_in_its_last_line_loses_that_line_only_and_is_continued(tmp_path: Path) -> None:
+def test_log_with_an_incomplete_last_line_loses_only_that_line_and_is_continued(tmp_path: Path) -> None:
     page = Page(make_folder(tmp_path / "pictures"))
     page.click(20, 30)
     answered = page.click(10, 10)

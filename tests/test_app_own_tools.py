@@ -115,14 +115,14 @@ def supervision() -> Any:
     return pytest.importorskip("supervision", reason="supervision is not installed")
 
 
-def test_coco_is_read_to_the_pixel_by_pycocotools(page: Page, tmp_path: Path) -> None:
+def test_coco_is_read_pixel_exact_by_pycocotools(page: Page, tmp_path: Path) -> None:
     read = COCO(str(unpacked(page, "coco", tmp_path / "out") / "coco.json"))
     for one, mask, label in zip(read.loadAnns(read.getAnnIds()), MASKS, LABELS, strict=True):
         assert np.array_equal(read.annToMask(one) > 0, mask)
         assert read.loadCats(one["category_id"])[0]["name"] == label
 
 
-def test_coco_is_read_to_the_pixel_by_supervision(page: Page, tmp_path: Path) -> None:
+def test_coco_is_read_pixel_exact_by_supervision(page: Page, tmp_path: Path) -> None:
     out = unpacked(page, "coco", tmp_path / "out")
     dataset = supervision().DetectionDataset.from_coco(
         str(page.project.folder.root), str(out / "coco.json"), force_masks=True
@@ -132,7 +132,7 @@ def test_coco_is_read_to_the_pixel_by_supervision(page: Page, tmp_path: Path) ->
     assert [dataset.classes[number] for number in found.class_id] == LABELS
 
 
-def test_coco_of_supervision_comes_in(page: Page, tmp_path: Path) -> None:
+def test_coco_of_supervision_is_imported(page: Page, tmp_path: Path) -> None:
     file = tmp_path / "coco.json"
     dataset_of(supervision(), page.project.folder.root).as_coco(annotations_path=str(file))
     found = imported(
@@ -143,7 +143,7 @@ def test_coco_of_supervision_comes_in(page: Page, tmp_path: Path) -> None:
         assert np.array_equal(found[number][1], MASKS[number])
 
 
-def test_yolo_is_read_by_supervision_but_for_the_lines_that_join_parts_and_holes(
+def test_yolo_is_read_by_supervision_except_for_the_lines_that_join_parts_and_holes(
     page: Page, tmp_path: Path
 ) -> None:
     out = unpacked(page, "yolo", tmp_path / "out")
@@ -157,7 +157,7 @@ def test_yolo_is_read_by_supervision_but_for_the_lines_that_join_parts_and_holes
         assert (mask & ~wanted).sum() <= (15 if number in (*HOLES, *PARTS) else 0)
 
 
-def test_yolo_of_supervision_comes_in(page: Page, tmp_path: Path) -> None:
+def test_yolo_of_supervision_is_imported(page: Page, tmp_path: Path) -> None:
     folder = tmp_path / "set"
     dataset_of(supervision(), page.project.folder.root).as_yolo(
         annotations_directory_path=str(folder / "labels"), data_yaml_path=str(folder / "data.yaml")
@@ -169,7 +169,7 @@ def test_yolo_of_supervision_comes_in(page: Page, tmp_path: Path) -> None:
     assert np.array_equal(staircase[0], MASKS[4])
 
 
-def test_polygons_of_labelme_are_read_to_the_pixel_by_supervision(page: Page, tmp_path: Path) -> None:
+def test_labelme_polygons_are_read_pixel_exact_by_supervision(page: Page, tmp_path: Path) -> None:
     sv = supervision()
     if not hasattr(sv.DetectionDataset, "from_labelme"):
         pytest.skip("this supervision reads no labelme")
@@ -183,7 +183,7 @@ def test_polygons_of_labelme_are_read_to_the_pixel_by_supervision(page: Page, tm
     assert [dataset.classes[number] for number in found.class_id] == [LABELS[number] for number in rest]
 
 
-def test_voc_is_read_to_the_pixel_by_torchvision(page: Page, tmp_path: Path) -> None:
+def test_voc_is_read_pixel_exact_by_torchvision(page: Page, tmp_path: Path) -> None:
     base = tmp_path / "VOCdevkit"
     base.mkdir()
     out = unpacked(page, "voc", base / "VOC2012")
@@ -199,7 +199,7 @@ def test_voc_is_read_to_the_pixel_by_torchvision(page: Page, tmp_path: Path) -> 
     assert np.array_equal(labels > 0, np.logical_or.reduce(MASKS))
 
 
-def test_cvat_is_read_to_the_pixel_by_its_sdk(page: Page, tmp_path: Path) -> None:
+def test_cvat_is_read_pixel_exact_by_its_sdk(page: Page, tmp_path: Path) -> None:
     masks = pytest.importorskip("cvat_sdk.masks", reason="cvat-sdk is not installed")
     root = ElementTree.parse(unpacked(page, "cvat", tmp_path / "out") / "annotations.xml")
     for one, mask, label in zip(root.iter("mask"), MASKS, LABELS, strict=True):
@@ -210,7 +210,7 @@ def test_cvat_is_read_to_the_pixel_by_its_sdk(page: Page, tmp_path: Path) -> Non
         assert one.attrib["label"] == label
 
 
-def test_label_studio_is_read_to_the_pixel_by_its_converter(page: Page, tmp_path: Path) -> None:
+def test_label_studio_is_read_pixel_exact_by_its_converter(page: Page, tmp_path: Path) -> None:
     brush = pytest.importorskip("label_studio_converter.brush", reason="its converter is not installed")
     tasks = json.loads((unpacked(page, "label_studio", tmp_path / "out") / "label_studio.json").read_text())
     results = tasks[0]["annotations"][0]["result"]
@@ -220,7 +220,7 @@ def test_label_studio_is_read_to_the_pixel_by_its_converter(page: Page, tmp_path
         assert one["value"]["brushlabels"] == [label]
 
 
-def test_label_studio_of_its_converter_comes_in_to_the_pixel(tmp_path: Path) -> None:
+def test_label_studio_masks_of_its_converter_are_imported_pixel_exact(tmp_path: Path) -> None:
     brush = pytest.importorskip("label_studio_converter.brush", reason="its converter is not installed")
     results = [
         {
@@ -241,7 +241,7 @@ def test_label_studio_of_its_converter_comes_in_to_the_pixel(tmp_path: Path) -> 
         assert (name, np.array_equal(found, mask)) == (label, True)
 
 
-def test_datumaro_holds_run_lengths_of_pycocotools(page: Page, tmp_path: Path) -> None:
+def test_datumaro_export_has_run_lengths_of_pycocotools(page: Page, tmp_path: Path) -> None:
     file = unpacked(page, "datumaro", tmp_path / "out") / "annotations" / "default.json"
     content = json.loads(file.read_text())
     for one, mask in zip(content["items"][0]["annotations"], MASKS, strict=True):

@@ -48,12 +48,12 @@ def test_brush_is_wider_where_the_pen_was_pressed() -> None:
     assert (np.diff(heights[5:35]) >= 0).all()
 
 
-def test_eraser_takes_away_only_what_is_under_it() -> None:
+def test_eraser_removes_only_the_pixels_under_it() -> None:
     found = painted(np.ones((5, 5), bool), Paint("brush", positive=False, points=((2, 2, 1.0),)))
     assert np.array_equal(~found, drawn(".....", "..#..", ".###.", "..#..", "....."))
 
 
-def test_stroke_that_leaves_the_image_is_cut_at_its_edge() -> None:
+def test_stroke_that_leaves_the_image_is_clipped_at_its_edge() -> None:
     found = painted(np.zeros((4, 4), bool), Paint("brush", points=((-3, 1, 1.0), (1, 1, 1.0), (1, 30, 1.0))))
     assert np.array_equal(found, drawn("####", "####", ".###", "...."))
 
@@ -141,7 +141,7 @@ def test_stroke_begins_an_object_and_an_eraser_does_not(page: Page) -> None:
     assert page.finish(class_id=2)["objects"][0]["area"] == 29  # a disc of radius 3
 
 
-def test_clean_up_without_anything_to_do_is_no_step(page: Page) -> None:
+def test_clean_up_without_an_effect_is_not_a_step(page: Page) -> None:
     page.click(20, 20, radius=6)
     body = {"revision": 1, "paint": {"kind": "fill_holes"}}
     answer = page.client.post(page.url("/paint"), json=body)
@@ -172,7 +172,7 @@ def masks_area_of_disc(radius: float) -> int:
         {"kind": "brush", "points": [[0, 0, 9], [1e6, 1e6, 9]] * 9},
     ],
 )
-def test_stroke_that_is_none_is_refused_and_changes_nothing(page: Page, paint: dict[str, Any]) -> None:
+def test_invalid_stroke_is_refused_and_changes_nothing(page: Page, paint: dict[str, Any]) -> None:
     answer = page.client.post(page.url("/paint"), json={"revision": 0, "paint": paint})
     assert answer.status_code in (400, 422), answer.text
     assert page.revision() == 0
@@ -186,7 +186,7 @@ def test_object_finished_at_a_high_threshold_keeps_it_when_reopened(page: Page) 
     assert page.finish(threshold=reopened["draft"]["threshold"])["objects"] == before
 
 
-def test_painted_object_is_reopened_with_its_steps_and_replayed_to_the_bit(
+def test_painted_object_is_reopened_with_its_steps_and_replayed_bit_identically(
     page: Page, tmp_path: Path
 ) -> None:
     page.click(20, 20, radius=7)
@@ -215,7 +215,7 @@ def test_painted_object_is_reopened_with_its_steps_and_replayed_to_the_bit(
         assert np.array_equal(again[place], mask), place
 
 
-def test_local_click_changes_the_mask_inside_its_circle_alone(page: Page) -> None:
+def test_local_click_changes_the_mask_only_inside_its_circle(page: Page) -> None:
     page.click(20, 20, radius=6)
     after = page.do("/clicks", click={"row": 20, "col": 40, "radius": 9}, keep_outside=3.0)
     assert after["draft"]["clicks"] == []
@@ -236,7 +236,7 @@ def test_local_click_without_a_draft_begins_an_object_inside_its_circle(page: Pa
     assert page.finish()["objects"][0]["area"] == 29  # a disc of radius 3
 
 
-def test_circle_of_no_size_and_a_circle_as_a_stroke_are_refused(page: Page) -> None:
+def test_empty_circle_and_a_circle_as_a_stroke_are_refused(page: Page) -> None:
     click = {"row": 1, "col": 1}
     body = {"revision": 0, "click": click, "keep_outside": 0}
     assert page.client.post(page.url("/clicks"), json=body).status_code == 422
@@ -260,7 +260,7 @@ def test_several_objects_are_merged_deleted_and_given_a_class_in_one_step(page: 
     assert page.restarted().get()["objects"][0]["id"] == 2
 
 
-def test_brief_answer_tells_only_what_has_changed(page: Page) -> None:
+def test_brief_response_contains_only_the_changed_objects(page: Page) -> None:
     for col in (8, 25):
         page.click(20, col, radius=5)
         page.finish()
@@ -272,7 +272,7 @@ def test_brief_answer_tells_only_what_has_changed(page: Page) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_mask_is_encoded_as_pycocotools_does_and_decoded_in_its_box_alone(seed: int) -> None:
+def test_mask_is_encoded_as_in_pycocotools_and_decoded_only_in_its_box(seed: int) -> None:
     from pycocotools import mask as coco_mask
 
     random = np.random.default_rng(seed)

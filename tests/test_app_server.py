@@ -50,7 +50,7 @@ def test_project_lists_images_classes_and_model(page: Page) -> None:
     assert project["model"] == {"name": "discs", "prompts": "drag"}
 
 
-def test_click_gives_its_mask_and_stays_after_a_restart(page: Page) -> None:
+def test_click_gives_a_mask_and_survives_a_restart(page: Page) -> None:
     answer = page.click(20, 30, radius=6.0)
     assert answer["revision"] == 1
     assert answer["draft"]["clicks"] == [
@@ -60,14 +60,14 @@ def test_click_gives_its_mask_and_stays_after_a_restart(page: Page) -> None:
     assert page.restarted().get() == answer
 
 
-def test_click_without_a_drag_keeps_the_radius_that_was_chosen(page: Page) -> None:
+def test_click_without_a_drag_keeps_the_chosen_radius(page: Page) -> None:
     page.click(20, 30)
     made = page.click(10, 10, radius=None)["draft"]["clicks"][-1]
     assert not made["given"]
     assert made["radius"] > 5
 
 
-def test_preview_is_the_click_to_come_and_changes_nothing(page: Page) -> None:
+def test_preview_equals_the_later_click_and_changes_nothing(page: Page) -> None:
     page.click(20, 30)
     before = page.get()
     body = {"revision": 1, "seq": 7, "click": {"row": 12.0, "col": 9.0, "positive": True, "radius": None}}
@@ -79,7 +79,7 @@ def test_preview_is_the_click_to_come_and_changes_nothing(page: Page) -> None:
     assert answer["draft"]["clicks"][-1]["radius"] == preview["radius"]
 
 
-def test_finished_object_tells_its_area_box_and_outline(page: Page) -> None:
+def test_finished_object_has_area_box_and_outline(page: Page) -> None:
     page.click(20, 30, radius=6)
     answer = page.finish(class_id=2)
     assert answer["draft"] is None
@@ -138,7 +138,7 @@ def test_everything_is_undone_and_redone_across_a_restart(page: Page) -> None:
     assert not found["can_redo"]
 
 
-def test_object_that_is_edited_comes_back_whole_when_discarded(page: Page) -> None:
+def test_discarding_an_edit_restores_the_whole_object(page: Page) -> None:
     page.click(20, 20, radius=6)
     before = page.finish(class_id=2)["objects"]
     reopened = page.do("/objects/1/edit")
@@ -149,7 +149,7 @@ def test_object_that_is_edited_comes_back_whole_when_discarded(page: Page) -> No
     assert page.do("/discard")["objects"] == before
 
 
-def test_object_that_is_edited_keeps_its_number(page: Page) -> None:
+def test_edited_object_keeps_its_number(page: Page) -> None:
     for col in (10, 30):
         page.click(20, col, radius=6)
         page.finish()
@@ -158,7 +158,7 @@ def test_object_that_is_edited_keeps_its_number(page: Page) -> None:
     assert [(one["id"], one["num_clicks"]) for one in page.finish()["objects"]] == [(1, 2), (2, 1)]
 
 
-def test_second_draft_is_not_begun_over_the_first(page: Page) -> None:
+def test_second_draft_does_not_replace_the_first(page: Page) -> None:
     page.click(20, 20)
     page.finish()
     page.click(5, 50)
@@ -167,7 +167,7 @@ def test_second_draft_is_not_begun_over_the_first(page: Page) -> None:
     assert "finish or discard it first" in answer.json()["error"]
 
 
-def test_image_is_sent_as_a_jpeg_that_is_kept_by_its_tag(page: Page) -> None:
+def test_image_is_sent_as_a_jpeg_and_cached_by_its_tag(page: Page) -> None:
     answer = page.client.get(page.url("/image?max_side=30"))
     assert answer.headers["content-type"] == "image/jpeg"
     assert Image.open(io.BytesIO(answer.content)).size == (30, 20)
@@ -232,7 +232,7 @@ def test_images_of_all_kinds_are_shown_upright(
     assert page.click(5, 5, radius=2, name=name)["mask"] is not None
 
 
-def test_two_changes_of_one_revision_are_one_change_and_one_refusal(page: Page) -> None:
+def test_of_two_changes_of_one_revision_the_second_is_refused(page: Page) -> None:
     body = {"revision": 0, "click": {"row": 20, "col": 30, "positive": True, "radius": 6}}
     answers: list[int] = []
 
@@ -284,7 +284,7 @@ def test_second_server_reports_that_the_folder_is_in_use(page: Page) -> None:
         Project(page.project.folder.root)
 
 
-def test_second_tab_may_look_and_take_over_but_not_race() -> None:
+def test_second_tab_may_look_and_take_over_but_not_write_at_the_same_time() -> None:
     now = [0.0]
     tabs = Tabs(lambda: now[0])
     assert tabs.beat("one", "a") == (True, "one")
@@ -311,7 +311,7 @@ def test_two_tabs_work_on_two_images_and_one_that_leaves_frees_its_own_at_once()
     assert tabs.elsewhere("one") == ["a"]
 
 
-def test_image_without_objects_is_marked_as_done_and_an_object_takes_the_mark_away(page: Page) -> None:
+def test_image_without_objects_is_marked_as_done_and_an_object_removes_the_mark(page: Page) -> None:
     assert page.do("/nothing", nothing=True)["nothing"]
     found = page.ok(page.client.get(f"{API}/project"))
     assert [one["nothing"] for one in found["pictures"]] == [True, False]
@@ -340,7 +340,7 @@ def test_change_from_another_tab_is_refused_with_the_holders_name(page: Page) ->
     page.ok(page.client.post(there, json=body, headers={"X-DCT-Seg-Tab": "two"}))
 
 
-def test_classes_are_changed_for_good_and_one_in_use_stays(page: Page) -> None:
+def test_class_changes_are_permanent_and_a_class_in_use_stays(page: Page) -> None:
     page.click(20, 20)
     page.finish(class_id=2)
     cat, dog = page.ok(page.client.get(f"{API}/project"))["classes"]
@@ -380,7 +380,7 @@ def test_large_image_is_annotated_in_its_own_pixels(tmp_path: Path, monkeypatch:
     assert page.get()["width"] == WIDTH
 
 
-def test_draft_after_a_restart_is_the_same_to_the_bit_with_a_network(tmp_path: Path) -> None:
+def test_draft_of_a_network_is_bit_identical_after_a_restart(tmp_path: Path) -> None:
     net = tiny_net(previous_mask=True)
     root = make_folder(tmp_path / "pictures")
 

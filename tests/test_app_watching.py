@@ -36,7 +36,7 @@ def test_renamed_image_keeps_its_objects(page: Page) -> None:
     assert page.get("sub/renamed.png")["objects"] == before
 
 
-def test_image_renamed_while_nobody_looked_keeps_its_objects(page: Page) -> None:
+def test_image_renamed_while_the_server_was_off_keeps_its_objects(page: Page) -> None:
     root = page.project.folder.root
     page.project.close()
     (root / "a.png").rename(root / "c.png")
@@ -56,7 +56,7 @@ def test_deleted_image_is_reported_and_its_objects_are_exported(page: Page) -> N
     assert "has objects in a.png" in refused.json()["error"]
 
 
-def test_beat_tells_of_new_files_and_of_what_others_changed(page: Page) -> None:
+def test_heartbeat_reports_new_files_and_changes_by_others(page: Page) -> None:
     root = page.project.folder.root
     before = page.ok(page.client.get(f"{API}/project"))
     (root / "d.png").write_bytes((root / "sub" / "b.png").read_bytes())
@@ -70,7 +70,7 @@ def test_beat_tells_of_new_files_and_of_what_others_changed(page: Page) -> None:
     assert again["changed"] == []
 
 
-def test_memory_of_files_that_is_torn_costs_only_its_torn_line(page: Page) -> None:
+def test_incomplete_file_list_loses_only_its_incomplete_line(page: Page) -> None:
     root = page.project.folder.root
     page.project.close()
     memory = root / ".dct-seg" / "files.jsonl"

@@ -67,7 +67,7 @@ def choose(page: Page, low: float, high: float, name: str = "deep.png") -> dict[
     return page.do("/window", name, window={"low": low, "high": high})
 
 
-def test_pages_of_a_tiff_are_images_with_objects_of_their_own(page: Page) -> None:
+def test_pages_of_a_tiff_are_images_with_separate_objects(page: Page) -> None:
     project = page.ok(page.client.get(f"{API}/project"))
     names = [one["name"] for one in project["pictures"]]
     assert names == ["a.png", "deep.png", "stack.tif#1", "stack.tif#2", "stack.tif#3", "sub/b.png"]
@@ -91,7 +91,7 @@ def test_file_of_pages_that_is_renamed_keeps_the_objects_of_each(page: Page) -> 
     assert [page.get(f"sub/other.tif#{number}")["objects"] for number in (1, 2, 3)] == before
 
 
-def test_window_changes_what_is_shown_and_what_the_network_sees_alike(page: Page) -> None:
+def test_window_changes_the_display_and_the_network_input_equally(page: Page) -> None:
     assert page.get("a.png")["window"] is None
     by_rule = page.get("deep.png")["window"]
     assert by_rule == {"low": 0, "high": 4094, "lowest": 0, "highest": 4094, "chosen_by": None}
@@ -108,7 +108,7 @@ def test_window_changes_what_is_shown_and_what_the_network_sees_alike(page: Page
     assert page.get("stack.tif#1")["window"]["chosen_by"] is None
 
 
-def test_window_of_the_folder_counts_where_an_image_has_none(page: Page) -> None:
+def test_window_of_the_folder_applies_to_images_without_one(page: Page) -> None:
     choose(page, 2000, 2400)
     body = {"window": {"low": 100, "high": 300}}
     assert page.ok(page.client.put(f"{API}/window", json=body))["window"] == body["window"]
@@ -128,7 +128,7 @@ def test_choice_of_a_window_is_undone(page: Page) -> None:
     assert page.do("/redo", "deep.png")["window"]["low"] == 2000
 
 
-def test_object_keeps_the_window_that_it_was_made_with(page: Page) -> None:
+def test_object_keeps_its_initial_window(page: Page) -> None:
     choose(page, 3000, 3100)
     page.click(20, 30, 10, name="deep.png")
     page.ok(page.client.put(f"{API}/window", json={"window": {"low": 0, "high": 10}}))
@@ -152,9 +152,7 @@ def test_object_keeps_the_window_that_it_was_made_with(page: Page) -> None:
         ("a.png", {"low": 0, "high": 5}, "has 8 bits per channel"),
     ],
 )
-def test_window_that_cannot_be_is_refused(
-    page: Page, name: str, window: dict[str, float], reason: str
-) -> None:
+def test_impossible_window_is_refused(page: Page, name: str, window: dict[str, float], reason: str) -> None:
     answer = page.client.post(page.url("/window", name), json={"revision": 0, "window": window})
     assert (answer.status_code, reason in answer.json()["error"]) == (400, True), answer.text
 
@@ -168,7 +166,7 @@ def predict_with(monkeypatch: pytest.MonkeyPatch, make_method: Any) -> None:
     )
 
 
-def test_click_log_replays_each_object_with_its_window_to_the_bit(
+def test_click_log_replays_each_object_bit_identically_with_its_window(
     page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = page.project.folder.root
@@ -224,7 +222,7 @@ def test_predict_takes_a_page_and_a_window(
     assert "a window is LOW,HIGH such as -160,240, got '9'" in capsys.readouterr().err
 
 
-def test_file_that_is_no_format_of_ours_is_listed_with_its_reason(page: Page) -> None:
+def test_file_of_an_unsupported_format_is_listed_with_the_reason(page: Page) -> None:
     root = page.project.folder.root
     (root / "raw.cr2").write_bytes(b"raw")
     (root / "README").write_text("no image")
@@ -249,7 +247,7 @@ def test_frames_of_a_dicom_without_a_suffix_are_images(page: Page) -> None:
     assert np.array_equal(mask_of(page, "IM0001#2"), disc_above(low, low + 399, DEEP // 2))
 
 
-def test_object_on_a_nifti_slice_goes_back_to_its_voxels_whatever_the_affine_says(tmp_path: Path) -> None:
+def test_object_on_a_nifti_slice_maps_to_its_voxels_whatever_the_affine(tmp_path: Path) -> None:
     nibabel = pytest.importorskip("nibabel", reason="needs the extra [medical]")
     volume = np.random.default_rng(0).integers(0, 256, (30, 20, 4)).astype(np.uint8)
     turned = np.array([[0, -3, 0, 9], [0, 0, 2, 0], [1.5, 0, 0, -4], [0, 0, 0, 1]], float)  # sagittal, oblong

@@ -41,7 +41,7 @@ def test_everything_is_written_to_the_given_folder(tmp_path: Path) -> None:
     assert [one.name for one in again.project.classes] == ["cat", "dog"]
 
 
-def test_export_that_a_kill_left_behind_is_removed_at_the_next_start(tmp_path: Path) -> None:
+def test_export_left_by_a_kill_is_removed_at_the_next_start(tmp_path: Path) -> None:
     images = make_folder(tmp_path / "images")
     (tmp_path / "work" / "exports").mkdir(parents=True)
     (tmp_path / "work" / "exports" / "half.zip").write_bytes(b"half")
@@ -50,26 +50,26 @@ def test_export_that_a_kill_left_behind_is_removed_at_the_next_start(tmp_path: P
 
 
 @pytest.mark.parametrize("place", ["images", "images/sub", "images/new", "."])
-def test_folder_of_work_and_images_are_not_inside_one_another(tmp_path: Path, place: str) -> None:
+def test_work_folder_and_image_folder_are_not_nested(tmp_path: Path, place: str) -> None:
     images = make_folder(tmp_path / "images")
     with pytest.raises(ProjectError, match="lie inside one another; give another folder"):
         Project(images, work=tmp_path / place)
     assert files_below(tmp_path) == {"images/a.png", "images/sub/b.png"}
 
 
-def test_own_folder_of_the_images_may_be_named(tmp_path: Path) -> None:
+def test_default_work_folder_may_be_given(tmp_path: Path) -> None:
     images = make_folder(tmp_path / "images")
     assert Project(images, work=images / ".dct-seg").work == images / ".dct-seg"
 
 
-def test_folder_of_work_that_is_a_file_is_refused(tmp_path: Path) -> None:
+def test_work_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     images = make_folder(tmp_path / "images")
     (tmp_path / "work").write_text("")
     with pytest.raises(ProjectError, match=r"--work .*work is a file; give a folder"):
         Project(images, work=tmp_path / "work")
 
 
-def test_work_on_other_images_is_refused_unless_those_are_gone(tmp_path: Path) -> None:
+def test_work_folder_of_other_images_is_refused_unless_those_are_gone(tmp_path: Path) -> None:
     first, second = make_folder(tmp_path / "first"), make_folder(tmp_path / "second")
     Project(first, work=tmp_path / "work").close()
     with pytest.raises(ProjectError, match=r"work belongs to .*first; give --work another folder"):
@@ -82,7 +82,7 @@ def test_work_on_other_images_is_refused_unless_those_are_gone(tmp_path: Path) -
         Project(first, work=tmp_path / "work")
 
 
-def test_second_server_on_one_folder_of_work_is_refused(tmp_path: Path) -> None:
+def test_second_server_on_one_work_folder_is_refused(tmp_path: Path) -> None:
     images = make_folder(tmp_path / "images")
     first = Project(images, work=tmp_path / "work")
     with pytest.raises(ProjectError, match=r"another annotator is open on .*work; use that one"):
@@ -126,7 +126,7 @@ def test_read_only_images_are_annotated_with_work_elsewhere(without_privileges: 
     page.project.close()
 
 
-def test_command_says_in_one_line_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_reports_the_problem_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = make_folder(tmp_path / "images")
     assert main(["annotate", str(images), "--work", str(images / "work"), "--port", "0"]) != 0
     said = capsys.readouterr().err.strip()

@@ -42,7 +42,7 @@ def test_untrained_head_guesses_around_the_middle_of_its_rings() -> None:
     assert abs(radii.log().mean() - math.log(SMALLEST_RING * LARGEST_RING) / 2) < 1
 
 
-def test_each_click_has_the_radius_it_would_have_alone() -> None:
+def test_each_click_gets_the_same_radius_as_alone() -> None:
     module, previous = head(), torch.rand(2, 1, *SIZE)
     together = module(features(), some_clicks(), previous, SIZE)
     for image, clicks in enumerate(some_clicks().to_clicks()):
@@ -56,7 +56,7 @@ def test_each_click_has_the_radius_it_would_have_alone() -> None:
             torch.testing.assert_close(together[image, place], alone[0, 0])
 
 
-def test_sign_previous_mask_and_place_all_matter() -> None:
+def test_sign_previous_mask_and_position_all_matter() -> None:
     module, nothing = head(), torch.zeros(1, 1, *SIZE)
     mine = [f[:1] for f in features()]
 
@@ -111,7 +111,7 @@ def test_head_learns_the_radius_of_a_disc_under_the_click() -> None:
     ).abs().mean() < 0.15  # about 15 % of the radius
 
 
-def test_the_border_that_the_head_sees_is_the_image_s_own_not_the_padding_s() -> None:
+def test_head_sees_the_image_border_not_the_padding() -> None:
     net = tiny_net(auto_drag=True)
     clicks = ClickBatch.from_clicks([[Click(30, 20)]])
     radii = []

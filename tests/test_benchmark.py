@@ -117,7 +117,7 @@ def quick(**options: object) -> Results:
 # one sample
 
 
-def test_a_square_of_25_pixels_takes_the_disc_one_drag() -> None:
+def test_disc_needs_one_drag_for_a_square_of_25_pixels() -> None:
     mask = np.zeros((9, 9), bool)
     mask[2:7, 2:7] = True
 
@@ -159,7 +159,7 @@ def test_clicks_and_ious_are_those_of_a_plain_loop() -> None:
         assert record.ious == pytest.approx(ious, abs=0)
 
 
-def test_a_click_tells_no_radius_and_the_one_that_was_used_is_recorded() -> None:
+def test_click_prompt_hides_the_radius_and_the_effective_one_is_recorded() -> None:
     results = run_benchmark({"disc": {"seed_radius": 2.0}}, {"boxes": Boxes()}, prompt="click", max_clicks=3)
     first = results.samples[0].clicks[0]
     assert first.radius == 2.0
@@ -186,7 +186,7 @@ def test_an_empty_object_counts_as_iou_1_and_warns_with_its_name() -> None:
     assert results.samples[0].clicks == ()
 
 
-def test_a_method_class_without_options_does_not_mix_runs_of_other_options(
+def test_runs_of_a_method_class_with_other_options_are_not_mixed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Square(Shy):
@@ -203,7 +203,7 @@ def test_a_method_class_without_options_does_not_mix_runs_of_other_options(
         run_benchmark({"square": {"side": 7}}, {"boxes": Boxes(1)}, prompt="drag", out=tmp_path)
 
 
-def test_a_method_of_the_wrong_shape_is_a_failure_with_its_reason() -> None:
+def test_prediction_of_the_wrong_shape_is_a_failure_with_its_reason() -> None:
     class Wrong(Shy):
         def predict(self, image, clicks, previous):  # type: ignore[no-untyped-def]
             return np.zeros((2, 2), np.float32)
@@ -255,7 +255,7 @@ def test_wrong_options_are_refused(options: dict, message: str) -> None:
         quick(**options)
 
 
-def test_held_out_measures_just_what_training_never_sees(tmp_path: Path) -> None:
+def test_held_out_measures_only_images_that_training_never_sees(tmp_path: Path) -> None:
     folder = tmp_path / "cats"
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True)
@@ -299,7 +299,7 @@ def test_an_unknown_method_or_option_is_refused_before_anything_runs() -> None:
 # files
 
 
-def test_results_come_back_from_their_file(tmp_path: Path) -> None:
+def test_results_are_restored_from_their_file(tmp_path: Path) -> None:
     results = quick(out=tmp_path)
     again = load_results(tmp_path)
     assert again == results
@@ -325,7 +325,7 @@ def test_results_come_back_from_their_file(tmp_path: Path) -> None:
     assert content["data"] == {"boxes": {"kind": "Boxes", "root": None, "num_samples": 6}}
 
 
-def test_a_second_run_does_only_what_is_left(tmp_path: Path) -> None:
+def test_a_second_run_processes_only_the_missing_samples(tmp_path: Path) -> None:
     log = tmp_path / "log"
     methods = {"shy": partial(Shy, log=str(log))}
     run_benchmark(methods, {"boxes": Boxes()}, prompt="drag", out=tmp_path / "out", limit=2)
@@ -337,7 +337,7 @@ def test_a_second_run_does_only_what_is_left(tmp_path: Path) -> None:
     assert log.read_text().count("reset") == 3 + 5
 
 
-def test_methods_gather_in_one_folder(tmp_path: Path) -> None:
+def test_runs_of_several_methods_share_one_folder(tmp_path: Path) -> None:
     quick(out=tmp_path)
     results = run_benchmark({"shy": Shy}, {"boxes": Boxes()}, prompt="drag", max_clicks=5, out=tmp_path)
     assert list(results.methods) == ["shy", "disc"]
@@ -373,7 +373,7 @@ def test_new_weights_under_an_old_name_are_another_method(tmp_path: Path) -> Non
         run_benchmark({"net": Trained}, {"boxes": Boxes(1)}, prompt="drag", out=tmp_path / "out")
 
 
-def test_a_file_that_is_no_results_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_results_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"results\.json; `dct-seg benchmark --out"):
         load_results(tmp_path)
     (tmp_path / "results.json").write_text("{}")
@@ -397,7 +397,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_killed_run_loses_only_the_samples_in_work(tmp_path: Path, workers: int) -> None:
+def test_a_killed_run_loses_only_the_unfinished_samples(tmp_path: Path, workers: int) -> None:
     out = tmp_path / "out"
     script = tmp_path / "killed.py"
     script.write_text(KILLED.format(tests=str(Path(__file__).parent), out=str(out), workers=workers))
@@ -457,7 +457,7 @@ def test_two_ranks_give_the_same_numbers_to_the_last_digit(tmp_path: Path, init_
     assert journals(tmp_path) == []
 
 
-def test_a_bench_travels_without_the_methods_it_made() -> None:
+def test_a_bench_is_pickled_without_its_methods() -> None:
     import pickle
 
     bench = Bench({"disc": {}}, {"boxes": Boxes()}, Settings("drag"))
@@ -494,7 +494,7 @@ def test_drags_are_off_by_at_most_the_noise() -> None:
     assert len(set(ratios)) > 6
 
 
-def test_the_robustness_table_holds_exact_and_disturbed_clicks_side_by_side() -> None:
+def test_the_robustness_table_has_exact_and_noisy_clicks_side_by_side() -> None:
     assert len(robustness_table(quick())) == 1
     head, row = robustness_table(quick(click_jitter=2.0, radius_noise=0.2, seeds=(0, 1, 2)))
     assert row[:4] == ["boxes", "disc", "jitter 2 px, radius noise 0.2", "3"]
@@ -531,7 +531,7 @@ def by_hand(target: float | None = 0.9, prompt: str = "drag", **ious: Sequence[f
     )
 
 
-def test_the_summary_is_what_one_counts_by_hand() -> None:
+def test_the_summary_equals_a_count_by_hand() -> None:
     results = by_hand(a=[0.5, 0.86, 0.92], b=[0.95], c=[0.1, 0.2, 0.3, 0.9], d=[0.1, 0.2, 0.3, 0.89])
     row = summarise(results, "GrabCut", "mine")
     assert row is not None
@@ -546,13 +546,13 @@ def test_the_summary_is_what_one_counts_by_hand() -> None:
     assert row.encode_seconds == 0.5
 
 
-def test_the_benchmark_s_own_share_is_all_but_the_methods() -> None:
+def test_the_benchmark_s_overhead_is_the_time_outside_the_methods() -> None:
     results = by_hand(a=[0.5, 0.86, 0.92], b=[0.95])  # 0.5 s to encode, 0.1 s a click, 1 s in all
     assert overhead_share(results) == pytest.approx(1 - (1.0 + 0.4) / 2)
     assert "Reading, clicks, IoU and writing took 30.0 % of the time." in markdown(results)
 
 
-def test_a_full_run_has_miou_and_auc_with_the_last_value_held() -> None:
+def test_a_full_run_repeats_its_last_value_in_miou_and_auc() -> None:
     row = summarise(by_hand(None, a=[0.5, 1.0], b=[0.1, 0.2, 0.3, 0.4]), "GrabCut", "mine")
     assert row is not None
     assert row.miou == {1: pytest.approx(0.3), 3: pytest.approx(0.65)}
@@ -565,7 +565,7 @@ def test_nothing_is_printed_beyond_the_target() -> None:
     assert not any("90" in cell for cell in table[0])
 
 
-def test_published_rows_stand_before_ours_and_a_drag_never_without_the_floor() -> None:
+def test_published_rows_precede_ours_and_drag_rows_include_the_baseline() -> None:
     drag = comparison_table(by_hand(a=[0.95]))
     assert drag[0] == ["method", "training", "prompt", "GrabCut NoC@85", "GrabCut NoC@90", "source"]
     assert ["DCT-Net*", "SBD", "drag", "-", "1.70", "Lin et al. 2021, Table 2"] in drag
@@ -575,7 +575,7 @@ def test_published_rows_stand_before_ours_and_a_drag_never_without_the_floor() -
     assert not any(row[0].startswith("disc") for row in click)
 
 
-def test_every_table_carries_its_protocol() -> None:
+def test_every_table_states_its_protocol() -> None:
     text = markdown(by_hand(a=[0.95]))
     assert text.startswith(
         "Protocol: rule max_distance v1, prompt drag, threshold 0.5, at most 4 clicks, stopped at IoU 0.9."
@@ -643,7 +643,7 @@ def test_without_a_folder_each_run_gets_a_new_one_and_several_ranks_must_name_it
         command.main(argv)
 
 
-def test_the_exit_code_tells_of_failed_samples_and_of_a_stop(
+def test_the_exit_code_reports_failed_samples_and_a_stop(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -671,7 +671,7 @@ def _interrupted(*_: object, **__: object) -> Results:
         ("a=dctnet,b=dctnet", [], "a.ckpt", "LABEL.checkpoint=FILE"),
     ],
 )
-def test_options_that_go_nowhere_are_refused(
+def test_options_without_an_effect_are_refused(
     names: str, options: list[str], checkpoint: str | None, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -684,7 +684,7 @@ def test_two_datasets_under_one_name_are_refused(entries: list[str]) -> None:
         command.parse_data(entries)
 
 
-def test_arguments_that_exclude_each_other_are_refused(tmp_path: Path) -> None:
+def test_mutually_exclusive_arguments_are_refused(tmp_path: Path) -> None:
     shared = ["--method", "disc", "--data", "Shapes", "--prompt", "drag"]
     with pytest.raises(ValueError, match=r"--full makes all clicks, --target 0.9 stops earlier"):
         command.main([*shared, "--full", "--target", "0.9"])
@@ -695,7 +695,7 @@ def test_arguments_that_exclude_each_other_are_refused(tmp_path: Path) -> None:
         command.main([*shared, "--limit", "1", "--out", str(tmp_path / "file")])
 
 
-def test_data_given_twice_adds_up() -> None:
+def test_data_may_be_given_twice() -> None:
     argv = ["--prompt", "drag", "--data", "A=a", "B=b", "--data", "C=c"]
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
@@ -708,7 +708,7 @@ def test_two_methods_under_one_label_are_refused(names: str) -> None:
         command.parse_methods(names, [])
 
 
-def test_options_are_read_as_json_and_else_as_text() -> None:
+def test_options_are_parsed_as_json_or_else_as_text() -> None:
     options = ["dctnet.flip=true", "dctnet.zoom_size=256", "dctnet.precision=float32", "dctnet.device=null"]
     given = {"flip": True, "zoom_size": 256, "precision": "float32", "device": None, "checkpoint": "a.ckpt"}
     assert command.parse_methods("dctnet", options, "a.ckpt") == {"dctnet": MethodSpec("dctnet", given)}

@@ -27,7 +27,7 @@ def test_differences_are_paired_by_name() -> None:
     assert "| y      | 1        | 4        | +3    |" in text
 
 
-def test_a_clear_gain_is_called_one() -> None:
+def test_a_clear_gain_is_reported_as_such() -> None:
     a, b = by_hand(x=[0.1, 0.95], y=[0.1, 0.91]), by_hand(x=[0.95], y=[0.91])
     assert "[-1.00, -1.00]: B is better" in compare(a, b, "mine", "mine")[0].describe()
     assert "[+1.00, +1.00]: B is worse" in compare(b, a, "mine", "mine")[0].describe()
@@ -71,7 +71,7 @@ def test_two_methods_of_one_run_are_compared_with_images(
     assert Image.open(images[0]).height == 2 * strip.height
 
 
-def test_a_run_of_several_methods_wants_one_named(tmp_path: Path) -> None:
+def test_a_run_of_several_methods_needs_a_method_name(tmp_path: Path) -> None:
     run_benchmark({"disc": {}, "grabcut": {}}, {"boxes": Boxes(1)}, prompt="drag", out=tmp_path)
     with pytest.raises(ValueError, match=r"has the methods disc, grabcut; choose one as .*:METHOD"):
         compare_runs(str(tmp_path), str(tmp_path))

@@ -72,7 +72,7 @@ def test_loop_over_clicks_draws_what_the_encoder_draws():
     )
 
 
-def test_both_sides_are_measured_in_turn_each_after_a_pause_and_a_call_that_does_not_count(monkeypatch):
+def test_both_sides_are_measured_alternately_after_a_pause_and_a_warm_up_call(monkeypatch):
     calls = []
     monkeypatch.setattr("benchmarks.measure.sleep", lambda seconds: calls.append("pause"))
     ours, theirs = in_turn(lambda: calls.append("a"), lambda: calls.append("b"), 3)
@@ -100,7 +100,7 @@ def test_target_is_met_missed_or_unknown():
     assert table[-1] == "- unknown: give --that"
 
 
-def test_command_prints_the_rows_asked_for_and_writes_them(tmp_path, capsys):
+def test_command_prints_and_writes_the_requested_rows(tmp_path, capsys):
     small = (
         "--backbone resnet18 --crop-size 32 --batch-size 2 --clicks 1 --steps 2 --warmup 0 --loaders 0 "
         "--accelerator cpu"
@@ -146,7 +146,7 @@ def test_plain_loop_makes_the_clicks_of_the_benchmark(tmp_path):
 
 
 @pytest.mark.slow
-def test_peak_memory_is_the_process_s_own_and_not_that_of_the_one_that_started_it():
+def test_peak_memory_is_that_of_the_process_and_not_of_its_parent():
     held = np.ones(2**27)  # 1 GiB
     code = "from benchmarks.large_image import peak_memory; print(peak_memory())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -248,7 +248,7 @@ def test_the_worst_samples_are_those_of_the_lowest_mean_iou(tmp_path: Path) -> N
     )
 
 
-def test_what_is_played_is_what_validation_measured(tmp_path: Path) -> None:
+def test_logged_interactions_equal_those_of_validation(tmp_path: Path) -> None:
     task, data = tiny_task(val_clicks=3), tiny_data(val_batch_size=1)
     tiny_trainer(tmp_path).validate(task, data, verbose=False)
     played = play(task.eval(), data.val_dataloader().dataset[1], "drag", 3)
@@ -267,7 +267,7 @@ def test_a_network_that_diverges_is_shown_too() -> None:
     assert turns[0].clicks[0].radius is None
 
 
-def test_nothing_is_shown_where_nothing_is_asked_for(tmp_path: Path) -> None:
+def test_nothing_is_logged_with_all_counts_at_zero(tmp_path: Path) -> None:
     quiet = InteractionLogger(num_samples=0, num_worst=0)
     tiny_trainer(tmp_path, logger=CSVLogger(tmp_path, name=None), callbacks=[quiet]).validate(
         tiny_task(), tiny_data(), verbose=False

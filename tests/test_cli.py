@@ -99,7 +99,7 @@ def test_unknown_backbone_names_the_nearest(tiny: Path, capsys: pytest.CaptureFi
     assert "unknown backbone 'resnet81'; did you mean 'resnet" in line
 
 
-def test_pretrained_weights_without_a_network_say_what_to_do(
+def test_missing_pretrained_weights_give_advice(
     tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))
@@ -108,7 +108,7 @@ def test_pretrained_weights_without_a_network_say_what_to_do(
     assert "'none'" in line
 
 
-def test_missing_folder_says_what_is_wanted(
+def test_missing_folder_is_reported_with_the_expected_layout(
     tiny: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     line = complaint(folder_args(tiny, tmp_path / "nowhere"), capsys)
@@ -195,7 +195,9 @@ def test_truncated_and_foreign_weights_are_refused_by_the_benchmark(
 
 
 @pytest.mark.parametrize("where", ["command line", "file"])
-def test_a_misspelt_key_names_the_nearest(tiny: Path, where: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_misspelled_key_suggests_the_nearest(
+    tiny: Path, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     args = ["fit", "--config", str(tiny)]
     if where == "command line":
         args += ["--model.gradient_clp", "1"]
@@ -273,7 +275,9 @@ def test_help_answers_at_once_without_torch() -> None:
     assert time.perf_counter() - start < 30  # a hang, not a speed: the modules above are what makes it fast
 
 
-def test_data_check_tells_by_its_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_check_reports_problems_by_its_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = make_folder(tmp_path / "set", count=2)
     assert main(["data", "check", str(root)]) == 0
     Image.fromarray(np.zeros((64, 80), np.uint8)).save(root / "masks" / "0.png")
@@ -285,13 +289,13 @@ def test_data_check_tells_by_its_exit_code(tmp_path: Path, capsys: pytest.Captur
     "args",
     [["benchmark", "--data", "Shapes"], ["data", "check"], ["list", "colours"], ["predict", "--colour"]],
 )
-def test_arguments_that_do_not_fit_are_reported_in_one_line(
+def test_invalid_arguments_are_reported_in_one_line(
     args: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert f"`dct-seg {args[0]}" in complaint(args, capsys)
 
 
-def test_list_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_prints_the_registered_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     out = capsys.readouterr().out
     for name in ("SpatialDCT", "GrabCut", "graph_cut"):
@@ -305,11 +309,13 @@ def test_list_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
         (["encoders", "Disk"], "NAME is for backbones and configs, got encoders Disk; leave it out"),
     ],
 )
-def test_list_of_nothing_says_so(args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_without_a_match_is_an_error(
+    args: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert message in complaint(["list", *args], capsys)
 
 
-def test_file_in_the_place_of_a_folder_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_file_instead_of_a_folder_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     line = complaint(["cvat-function", str(tmp_path / "file")], capsys)
     assert f"'{tmp_path / 'file'}' cannot be a folder: a file is in its place; give another path" in line

@@ -58,7 +58,7 @@ def gaussian(distance: float, sigma: float) -> float:
     return math.exp(-(distance**2) / (2 * sigma**2))
 
 
-def test_euclidean_is_the_distance_to_the_nearest_click_truncated_and_normalised(batch: ClickBatch) -> None:
+def test_euclidean_is_the_distance_to_the_nearest_click_truncated_and_normalized(batch: ClickBatch) -> None:
     wanted = looped(min, 1.0, lambda distance, _: min(distance, 6.0) / 6.0)
     torch.testing.assert_close(Euclidean(limit=6.0)(batch, SIZE), wanted)
 
@@ -128,7 +128,7 @@ def test_padding_passes_no_gradient_that_is_not_a_number(batch: ClickBatch) -> N
     assert radii.grad[1, 0] == 0  # its width is the smallest there is
 
 
-def test_spatial_dct_without_a_radius_says_what_to_do() -> None:
+def test_spatial_dct_without_a_radius_gives_advice() -> None:
     with pytest.raises(
         ValueError,
         match="SpatialDCT needs a radius for each click, got a click without one; give it, or use auto_drag",
@@ -178,9 +178,7 @@ class TestContract:
         for index, clicks in enumerate(CLICKS):
             assert torch.equal(maps[index : index + 1], encoder(ClickBatch.from_clicks([clicks]), SIZE))
 
-    def test_padding_leaves_no_trace_wherever_it_stands(
-        self, encoder: ClickEncoder, batch: ClickBatch
-    ) -> None:
+    def test_padding_leaves_no_trace_at_any_position(self, encoder: ClickEncoder, batch: ClickBatch) -> None:
         coords, labels, radii = torch.full((3, 1, 2), 4.0), torch.full((3, 1), -1), torch.full((3, 1), 5.0)
         padded = ClickBatch(
             torch.cat([coords, batch.coords], 1),
@@ -207,7 +205,7 @@ class TestContract:
         )
         assert change.abs()[3, 4] == change.abs().max() > 0
 
-    def test_click_outside_the_map_is_no_error(self, encoder: ClickEncoder) -> None:
+    def test_click_outside_the_map_is_not_an_error(self, encoder: ClickEncoder) -> None:
         assert encoder(ClickBatch.from_clicks([[Click(-20, 400, radius=2.0)]]), SIZE).isfinite().all()
 
     def test_maps_come_out_on_the_clicks_device(self, encoder: ClickEncoder, batch: ClickBatch) -> None:
@@ -255,7 +253,7 @@ def test_option_that_an_encoder_does_not_take_is_refused() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_maps_without_a_gradient_are_those_with_one_to_the_bit(seed: int) -> None:
+def test_maps_with_and_without_a_gradient_are_bit_identical(seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
     labels = torch.randint(-1, 2, (3, 5), generator=draw)
     clicks = ClickBatch(

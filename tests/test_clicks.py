@@ -99,20 +99,20 @@ def test_moving_to_a_device_keeps_the_clicks(batch: ClickBatch) -> None:
 
 
 @pytest.mark.parametrize(("row", "col"), [(math.nan, 0), (0, math.inf)])
-def test_click_nowhere_is_refused(row: float, col: float) -> None:
+def test_click_without_a_finite_position_is_refused(row: float, col: float) -> None:
     with pytest.raises(ValueError, match="a click needs a finite row and column"):
         Click(row, col)
 
 
 @pytest.mark.parametrize("radius", [-1.0, math.nan, math.inf])
-def test_radius_that_is_no_length_is_refused(radius: float) -> None:
+def test_radius_that_is_not_a_length_is_refused(radius: float) -> None:
     with pytest.raises(
         ValueError, match=rf"a radius is a length in pixels \(0 or more\) or None, got {radius}"
     ):
         Click(0, 0, radius=radius)
 
 
-def test_tensors_that_do_not_agree_are_refused() -> None:
+def test_inconsistent_tensors_are_refused() -> None:
     with pytest.raises(ValueError, match=r"wants coords \(B, N, 2\).*got \(2, 3\), \(2, 3\) and \(2, 3\)"):
         ClickBatch(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3))
 
@@ -138,7 +138,7 @@ def test_whole_number_coords_are_refused() -> None:
         torch.tensor(30),
     ],
 )
-def test_numbers_of_every_kind_become_pythons(number: object) -> None:
+def test_numbers_of_every_type_become_python_numbers(number: object) -> None:
     click = Click(number, number, radius=number)  # type: ignore[arg-type]
     assert click == Click(30.0, 30.0, radius=30.0)
     assert {type(value) for value in (click.row, click.col, click.radius)} == {float}
@@ -155,12 +155,12 @@ def test_numbers_of_every_kind_become_pythons(number: object) -> None:
         (torch.zeros(1), r"Tensor of shape \(1,\)"),
     ],
 )
-def test_row_that_is_no_number_is_refused(number: object, told: str) -> None:
+def test_row_that_is_not_a_number_is_refused(number: object, told: str) -> None:
     with pytest.raises(TypeError, match=f"a click's row is one number of pixels, got {told}"):
         Click(number, 3)  # type: ignore[arg-type]
 
 
-def test_positive_is_yes_or_no_however_it_is_said() -> None:
+def test_positive_accepts_booleans_and_0_or_1() -> None:
     for yes in (True, 1, 1.0, np.True_, np.int8(1), np.float32(1), torch.tensor(True), torch.tensor(1)):
         assert Click(1, 2, yes).positive is True  # type: ignore[arg-type]
     for no in (False, 0, 0.0, np.False_, np.int64(0), torch.tensor(0)):
@@ -170,7 +170,7 @@ def test_positive_is_yes_or_no_however_it_is_said() -> None:
 @pytest.mark.parametrize(
     "value", [-1, 2, 0.5, np.int64(-1), torch.tensor(-1), "yes", "1", None, math.nan, [True]]
 )
-def test_positive_that_is_neither_is_refused(value: object) -> None:
+def test_positive_that_is_not_a_boolean_is_refused(value: object) -> None:
     with pytest.raises(
         ValueError, match=r"positive is True on the object or False on background \(or 1, 0\), got"
     ):

@@ -41,7 +41,7 @@ def pixels(root: Path) -> list[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("area", [0, None, 0.4, -3, "600", 10**9])
-def test_area_is_counted_and_never_believed(tmp_path: Path, area: Any) -> None:
+def test_area_is_counted_and_never_read(tmp_path: Path, area: Any) -> None:
     write(
         tmp_path, [annotation([SQUARE], area=area), annotation([[1, 1, 2, 1, 2, 2, 1, 2]], id=2, area=area)]
     )
@@ -129,7 +129,7 @@ def test_file_of_another_program_may_begin_with_a_byte_order_mark(tmp_path: Path
     assert pixels(tmp_path) == [("images/a.png#1", 600)]
 
 
-def test_file_whose_images_have_no_usable_id_is_told(tmp_path: Path) -> None:
+def test_file_whose_images_have_no_usable_id_is_reported(tmp_path: Path) -> None:
     write(tmp_path, [annotation([SQUARE])], [record(number=1.0)])
     with pytest.raises(
         ValueError, match="lists no image with a file_name and an id, which is a whole number"
@@ -147,7 +147,7 @@ def test_absolute_file_name_inside_the_folder_is_found(tmp_path: Path) -> None:
     assert pixels(tmp_path) == [("images/a.png#1", 600)]
 
 
-def test_annotations_of_one_number_have_names_of_their_own(tmp_path: Path) -> None:
+def test_annotations_with_the_same_id_have_different_names(tmp_path: Path) -> None:
     one = {"image_id": 1, "segmentation": [SQUARE]}
     write(tmp_path, [one, {**one, "id": 5}, {**one, "id": 5}, {**one, "id": "x"}, "no record"])
     with pytest.warns(UserWarning, match="annotation number 4 is not a record"):
@@ -155,7 +155,7 @@ def test_annotations_of_one_number_have_names_of_their_own(tmp_path: Path) -> No
     assert names == ["images/a.png#n0", "images/a.png#n1", "images/a.png#n2", "images/a.png#x"]
 
 
-def test_good_file_warns_of_nothing(tmp_path: Path) -> None:
+def test_good_file_gives_no_warning(tmp_path: Path) -> None:
     write(tmp_path, [annotation([SQUARE]), annotation([SQUARE], id=2, iscrowd=1)])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -170,7 +170,7 @@ def test_good_file_warns_of_nothing(tmp_path: Path) -> None:
         [-70, 30, 40, -50, 150, 30, 40, 110],
     ],
 )
-def test_polygon_over_the_edge_is_cut_and_not_bent(polygon: list[float]) -> None:
+def test_polygon_beyond_the_edge_is_clipped_without_distortion(polygon: list[float]) -> None:
     wanted = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([polygon], *SIZE))).astype(bool)
     assert (rle.decode(from_segmentation([polygon], SIZE)) == wanted).all()
 
@@ -181,7 +181,7 @@ def test_corner_a_billion_pixels_away_costs_nothing() -> None:
     assert far.sum() == 50 * 60
 
 
-def test_box_of_a_mask_holds_all_of_it_and_no_more() -> None:
+def test_box_of_a_mask_is_tight() -> None:
     rng = np.random.default_rng(0)
     for share in (0.002, 0.05, 0.6):
         mask = rng.random((40, 50)) < share

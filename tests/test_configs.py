@@ -98,7 +98,7 @@ def test_validation_reads_all_training_folders(tmp_path: Path) -> None:
     assert {name.split("/")[0] for name in val_names(data)} == {"a", "b"}
 
 
-def test_another_validation_dataset_asks_for_its_folder(tmp_path: Path) -> None:
+def test_another_validation_dataset_needs_its_folder(tmp_path: Path) -> None:
     data = ClickSimulatorDataModule("Folder", str(tiny_folder(tmp_path / "a")), val_dataset="GrabCut")
     with pytest.raises(ValueError, match="val_dataset GrabCut is not the training set's Folder; give its"):
         data.setup("validate")
@@ -113,7 +113,7 @@ def test_a_configuration_is_found_by_name_and_by_its_path_from_anywhere(here: Pa
     assert configurations.find("ablation/full") == CONFIGS / "ablation" / "full.yaml"
 
 
-def test_a_file_of_ones_own_wins_over_a_shipped_one(here: Path) -> None:
+def test_a_user_file_takes_precedence_over_a_shipped_one(here: Path) -> None:
     own = here / "configs" / "quickstart.yaml"
     own.parent.mkdir()
     own.write_text("model: {lr: 0.5}\n")

@@ -51,7 +51,7 @@ def test_cut_window_holds_the_pixels_of_the_finer_image() -> None:
     assert cut_windows(fine, window, 4, of=(4, 4)).tolist() == [[fine[0, 0, 2:6, 4:8].tolist()]]
 
 
-def test_click_keeps_its_place_and_its_reach_in_the_window_and_leaves_with_its_border() -> None:
+def test_click_keeps_its_position_and_radius_in_the_window_and_becomes_padding_outside() -> None:
     clicks = ClickBatch(
         torch.tensor([[[2.0, 3.0], [0.0, 0.0]]]), torch.tensor([[1, 0]]), torch.tensor([[1.5, 2.0]])
     )
@@ -70,7 +70,7 @@ def test_shrunk_batch_averages_the_image_and_keeps_masks_binary() -> None:
     assert small["ignore"].tolist() == [[[False]]]
 
 
-def test_crop_that_is_no_multiple_of_the_fine_factor_is_refused() -> None:
+def test_crop_that_is_not_a_multiple_of_the_fine_factor_is_refused() -> None:
     batch = {"image": torch.zeros(1, 3, 9, 8), "mask": torch.zeros(1, 9, 8), "ignore": torch.zeros(1, 9, 8)}
     with pytest.raises(ValueError, match=r"crops are 9x8 and fine_factor is 2; set the data's crop_size"):
         shrink_batch(batch, 2)
@@ -101,7 +101,7 @@ def test_enlarged_correction_shows_object_and_previous_mask_at_the_same_place() 
     assert float(window.asked.true_radii) == pytest.approx(2.0 * enlarged)
 
 
-def test_kept_loss_looks_only_at_what_was_right_before() -> None:
+def test_keep_loss_counts_only_pixels_that_were_right_before() -> None:
     mask = torch.tensor([[[True, True, False, False]]])
     before = torch.tensor([[[[2.0, -2.0, -2.0, 2.0]]]])  # right at the first and the third pixel
     logits = torch.tensor([[[[1.0, -3.0, 0.5, 3.0]]]])

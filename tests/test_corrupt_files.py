@@ -87,7 +87,7 @@ RESULTS: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("content", BYTES.values(), ids=BYTES)
-def test_results_that_are_none_are_named(tmp_path: Path, content: bytes) -> None:
+def test_invalid_results_are_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "results.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"results\.json"):
         load_results(tmp_path)
@@ -96,7 +96,7 @@ def test_results_that_are_none_are_named(tmp_path: Path, content: bytes) -> None
 
 
 @pytest.mark.parametrize("change", RESULTS.values(), ids=RESULTS)
-def test_results_that_are_broken_inside_are_named(tmp_path: Path, change: Change) -> None:
+def test_results_with_broken_content_are_named(tmp_path: Path, change: Change) -> None:
     content = saved(tmp_path)
     change(content)
     (tmp_path / "results.json").write_text(json.dumps(content))
@@ -104,7 +104,7 @@ def test_results_that_are_broken_inside_are_named(tmp_path: Path, change: Change
         load_results(tmp_path)
 
 
-def test_results_that_are_whole_are_read(tmp_path: Path) -> None:
+def test_valid_results_are_read(tmp_path: Path) -> None:
     saved(tmp_path)
     assert load_results(tmp_path) == results()
 
@@ -123,7 +123,7 @@ def journal(folder: Path) -> tuple[Path, list[bytes]]:
     "content", [c for c in BYTES.values() if c], ids=[name for name, c in BYTES.items() if c]
 )
 @pytest.mark.parametrize("place", [0, 1])
-def test_line_of_a_journal_that_is_broken_is_named(tmp_path: Path, content: bytes, place: int) -> None:
+def test_broken_line_of_a_journal_is_named(tmp_path: Path, content: bytes, place: int) -> None:
     path, lines = journal(tmp_path)
     lines[place] = content + b"\n"
     path.write_bytes(b"".join(lines))
@@ -142,7 +142,7 @@ JOURNALS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("content", JOURNALS.values(), ids=JOURNALS)
-def test_line_of_a_journal_that_is_another_thing_is_named(tmp_path: Path, content: dict[str, Any]) -> None:
+def test_line_of_a_journal_with_another_content_is_named(tmp_path: Path, content: dict[str, Any]) -> None:
     path, lines = journal(tmp_path)
     path.write_bytes(b"".join([lines[0], json.dumps(content).encode() + b"\n", lines[1]]))
     with pytest.raises(ValueError, match=r"journal\.0\.jsonl"):
@@ -157,7 +157,7 @@ def test_journal_without_its_header_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("torn", [b'{"sample": {"da', b"\0" * 50, b"\xff"])
-def test_last_line_of_a_journal_that_is_torn_is_skipped(tmp_path: Path, torn: bytes) -> None:
+def test_incomplete_last_line_of_a_journal_is_skipped(tmp_path: Path, torn: bytes) -> None:
     path, lines = journal(tmp_path)
     path.write_bytes(b"".join([*lines, torn]))
     assert len(read_earlier(tmp_path, results())) == 2
@@ -180,7 +180,7 @@ def trial_in(folder: Path) -> Trial:
 
 @pytest.mark.parametrize("content", BYTES.values(), ids=BYTES)
 @pytest.mark.parametrize("name", ["outcome.json", "trial.json"])
-def test_file_of_a_trial_that_is_none_is_named(tmp_path: Path, content: bytes, name: str) -> None:
+def test_invalid_trial_file_is_named(tmp_path: Path, content: bytes, name: str) -> None:
     trial = trial_in(tmp_path)
     (trial.folder / name).write_bytes(content)
     with pytest.raises(ValueError, match=name.replace(".", r"\.")):
@@ -202,7 +202,7 @@ TRIALS: dict[str, tuple[str, Change]] = {
 
 
 @pytest.mark.parametrize(("name", "change"), TRIALS.values(), ids=TRIALS)
-def test_file_of_a_trial_that_is_broken_inside_is_named(tmp_path: Path, name: str, change: Change) -> None:
+def test_trial_file_with_broken_content_is_named(tmp_path: Path, name: str, change: Change) -> None:
     path = trial_in(tmp_path).folder / name
     content = json.loads(path.read_text())
     change(content)
@@ -212,7 +212,7 @@ def test_file_of_a_trial_that_is_broken_inside_is_named(tmp_path: Path, name: st
 
 
 @pytest.mark.parametrize("content", BYTES.values(), ids=BYTES)
-def test_setting_of_a_sweep_that_is_none_is_named(
+def test_invalid_sweep_settings_are_named(
     tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -229,7 +229,7 @@ def test_setting_of_a_sweep_that_is_none_is_named(
     [*BYTES.values(), b'{"metrics": 3, "checkpoint": ""}', b'{"cake": 1}'],
     ids=[*BYTES, "3", "cake"],
 )
-def test_metrics_of_a_trial_that_are_none_are_named(tmp_path: Path, content: bytes) -> None:
+def test_invalid_trial_metrics_are_named(tmp_path: Path, content: bytes) -> None:
     from dct_seg.sweep.trial import read_metrics
 
     (tmp_path / "metrics.json").write_bytes(content)
@@ -242,7 +242,7 @@ def test_metrics_of_a_trial_that_are_none_are_named(tmp_path: Path, content: byt
     ["../../../x", "/tmp/x", "..", ".", "a/b", "a\\b", "C:x", "x" * 300, "a\nb", "a\0b", " "],
     ids=repr,
 )
-def test_name_of_a_sweep_that_leaves_its_folder_is_refused(
+def test_sweep_name_that_leads_out_of_the_folder_is_refused(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     inside = tmp_path / "one" / "two" / "three"
@@ -259,7 +259,7 @@ def test_name_of_a_sweep_that_leaves_its_folder_is_refused(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_name_of_a_sweep_that_is_a_name_is_taken(tmp_path: Path) -> None:
+def test_valid_sweep_name_is_accepted(tmp_path: Path) -> None:
     for name in ("table 1", "sigma.v2", "..a", "Ablation (drag)"):
         assert load_sweep(write_sweep(tmp_path, name=name)).name == name
 
@@ -275,7 +275,7 @@ def images(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "content", [c for c in BYTES.values() if c], ids=[name for name, c in BYTES.items() if c]
 )
-def test_line_of_predictions_that_is_broken_is_named(
+def test_broken_line_of_predictions_is_named(
     tmp_path: Path, images: Path, content: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -300,7 +300,7 @@ LOG_LINES: dict[str, str] = {
 
 
 @pytest.mark.parametrize("line", LOG_LINES.values(), ids=LOG_LINES)
-def test_line_of_a_click_log_that_is_broken_is_named(tmp_path: Path, line: str) -> None:
+def test_broken_line_of_a_click_log_is_named(tmp_path: Path, line: str) -> None:
     log = tmp_path / "clicks.jsonl"
     log.write_text('{"image": "b.png", "clicks": [{"row": 1, "col": 1}]}\n' + line + "\n")
     with pytest.raises(ValueError, match=r"line 2 of .*clicks\.jsonl"):
@@ -344,7 +344,7 @@ EVENTS: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("line", EVENTS.values(), ids=EVENTS)
-def test_line_of_an_image_log_that_is_broken_is_named_wherever_it_is_read(images: Path, line: bytes) -> None:
+def test_broken_line_of_an_event_log_is_named_by_every_reader(images: Path, line: bytes) -> None:
     page = Page(images)
     log = images / ".dct-seg" / "pictures" / f"{page.ids['a.png']}.jsonl"
     page.project.close()
@@ -363,7 +363,7 @@ def test_line_of_an_image_log_that_is_broken_is_named_wherever_it_is_read(images
     assert log.read_bytes() == HEADER + line + b"\n"
 
 
-def test_mask_of_a_log_that_cannot_be_unpacked_is_named(images: Path) -> None:
+def test_undecodable_mask_of_a_log_is_named(images: Path) -> None:
     line = finished({"size": [40, 60], "counts": "zz~"})
     page = Page(images)
     page.project.close()
@@ -390,7 +390,7 @@ def test_log_without_its_image_and_list_of_files_that_are_broken_do_not_stop_the
 
 
 @pytest.mark.parametrize("content", BYTES.values(), ids=BYTES)
-def test_list_of_classes_that_is_none_is_named(images: Path, content: bytes) -> None:
+def test_invalid_list_of_classes_is_named(images: Path, content: bytes) -> None:
     (images / ".dct-seg").mkdir()
     (images / ".dct-seg" / "classes.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"classes\.json"):
@@ -405,7 +405,7 @@ CLASSES = [
 
 
 @pytest.mark.parametrize("content", CLASSES)
-def test_list_of_classes_that_is_broken_inside_is_named(images: Path, content: str) -> None:
+def test_list_of_classes_with_broken_content_is_named(images: Path, content: str) -> None:
     (images / ".dct-seg").mkdir()
     (images / ".dct-seg" / "classes.json").write_text(content)
     with pytest.raises(ValueError, match=r"classes\.json"):

@@ -50,7 +50,7 @@ def disc(row: float, col: float, radius: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("x", "pixel"), [(7, 7), (7.0, 7), (7.99, 7), (0, 0), (59.5, 59), (60, 59)])
-def test_point_names_the_pixel_that_holds_it(x: float, pixel: int) -> None:
+def test_point_selects_the_pixel_that_contains_it(x: float, pixel: int) -> None:
     assert point_click(x, 3.2, (HEIGHT, WIDTH)) == Click(3.0, float(pixel))
 
 
@@ -64,7 +64,7 @@ def test_box_is_a_drag_to_its_nearest_side_whichever_corners_are_given() -> None
     assert box_drag([30, 30, 10, 20], (HEIGHT, WIDTH)) == Click(25.0, 20.0, True, 5.0)
 
 
-def test_box_is_cut_off_at_the_border_of_the_image() -> None:
+def test_box_is_clipped_at_the_border_of_the_image() -> None:
     assert box_drag([-20, 0, 20, 10], (HEIGHT, WIDTH)) == Click(5.0, 10.0, True, 5.0)
 
 
@@ -72,7 +72,7 @@ def test_ellipse_is_a_drag_along_its_shorter_half_axis_in_either_direction() -> 
     assert ellipse_drag(30, 20, -12, 8, (HEIGHT, WIDTH), positive=False) == Click(20.0, 30.0, False, 8.0)
 
 
-def test_replay_plays_the_box_then_positive_then_negative_points() -> None:
+def test_replay_orders_box_positive_and_negative_points() -> None:
     clicks = replay([[1, 2], [3, 4]], [[5, 6]], [10, 10, 20, 30], (HEIGHT, WIDTH))
     assert [(c.row, c.col, c.positive, c.radius) for c in clicks] == [
         (20.0, 15.0, True, 5.0),
@@ -90,7 +90,7 @@ def test_replay_without_anything_positive_is_refused() -> None:
 # predictors
 
 
-def test_image_that_is_kept_is_not_loaded_again_and_the_oldest_is_dropped() -> None:
+def test_cached_image_is_not_loaded_again_and_the_oldest_is_evicted() -> None:
     loaded: list[str] = []
 
     def load(name: str) -> Any:
@@ -122,7 +122,7 @@ def decoded(shape: Any) -> np.ndarray:
     return masks.decode_mask(shape.points, image_width=WIDTH, image_height=HEIGHT)
 
 
-def test_interaction_function_answers_masks_that_cvat_sdk_decodes() -> None:
+def test_interaction_function_returns_masks_that_cvat_sdk_decodes() -> None:
     sdk = pytest.importorskip("cvat_sdk.auto_annotation", reason="cvat-sdk is not installed")
     function = cvat.InteractionFunction(discs())
     assert isinstance(function.spec, sdk.InteractionFunctionSpec)
@@ -153,7 +153,7 @@ def test_frames_do_not_share_their_clicks() -> None:
     assert [decoded(one[0]).sum() for one in shapes] == [decoded(shapes[0][0]).sum()] * 3
 
 
-def test_mask_that_is_empty_is_no_shape() -> None:
+def test_empty_mask_gives_no_shape() -> None:
     pytest.importorskip("cvat_sdk", reason="cvat-sdk is not installed")
     function = cvat.InteractionFunction(Predictors(lambda: Predictor(Discs(), threshold=0.95)))
     assert function.detect(None, function.preprocess_image(None, image_of()), Prompts([(30, 20)])) == []
@@ -199,7 +199,7 @@ def request_of(**fields: Any) -> dict[str, Any]:
     return {"image": as_base64(image_of()), "pos_points": [], "neg_points": [], "obj_bbox": None, **fields}
 
 
-def test_positive_points_come_back_as_a_mask_of_the_image() -> None:
+def test_positive_points_give_a_mask_of_the_image() -> None:
     status, answer = ask(request_of(pos_points=[[20.4, 18.7]]))
     assert status == 200
     np.testing.assert_array_equal(np.array(answer["mask"]), mask_of(Click(18, 20)))
@@ -225,7 +225,7 @@ def test_body_may_be_bytes_and_the_box_an_empty_list() -> None:
     assert status == 200
 
 
-def test_image_turned_by_exif_is_answered_upright() -> None:
+def test_image_rotated_by_exif_gets_an_upright_mask() -> None:
     file = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -271,7 +271,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("body", "message"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
-def test_request_that_is_wrong_gets_one_line(body: Any, message: str) -> None:
+def test_bad_request_gets_one_line(body: Any, message: str) -> None:
     status, answer = ask(body)
     assert (status, message in answer["error"]) == (400, True), answer
     assert "\n" not in answer["error"]

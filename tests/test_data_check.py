@@ -40,7 +40,7 @@ def test_a_good_folder_is_ok(tmp_path: Path) -> None:
     assert report.render().splitlines() == [f"{tmp_path}: 2 images, 2 masks, 3 objects", "nothing wrong"]
 
 
-def test_link_to_a_file_that_is_gone_is_a_finding(tmp_path: Path) -> None:
+def test_broken_link_is_a_finding(tmp_path: Path) -> None:
     write(tmp_path, "a", one_object())
     write(tmp_path, "b", one_object(), shade=1)
     (tmp_path / "images" / "b.png").unlink()
@@ -49,7 +49,7 @@ def test_link_to_a_file_that_is_gone_is_a_finding(tmp_path: Path) -> None:
     assert (finding.kind, finding.detail) == ("unreadable", "images/b.png is no file; is it a broken link?")
 
 
-def test_each_kind_of_trouble_is_found(tmp_path: Path) -> None:
+def test_each_kind_of_problem_is_found(tmp_path: Path) -> None:
     ramp = np.zeros((6, 8), dtype=np.uint8)
     ramp[2] = (0, 3, 40, 128, 200, 255, 255, 255)
     write(tmp_path, "bad_image", one_object(), shade=1)
@@ -89,7 +89,7 @@ def test_each_kind_of_trouble_is_found(tmp_path: Path) -> None:
     assert "2 x cannot be decoded" in text
 
 
-def test_the_report_is_plain_json_and_shows_the_first_offenders(tmp_path: Path) -> None:
+def test_the_report_is_plain_json_and_shows_the_first_files(tmp_path: Path) -> None:
     for number in range(7):
         write(tmp_path, f"n{number}", shade=number)
     write(tmp_path, "good", one_object(), shade=20)

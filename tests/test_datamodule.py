@@ -53,7 +53,7 @@ def fingerprint(batch: dict[str, Any]) -> str:
     return hashlib.sha256(b"".join(parts) + "".join(batch["name"]).encode()).hexdigest()
 
 
-def test_a_batch_has_the_shapes_and_types_that_are_promised(tmp_path: Path) -> None:
+def test_a_batch_has_the_documented_shapes_and_types(tmp_path: Path) -> None:
     data = module(make_folder(tmp_path))
     train, val = next(iter(data.train_dataloader())), next(iter(data.val_dataloader()))
     for batch, num, size in ((train, 2, (32, 32)), (val, 3, (60, 80))):
@@ -69,7 +69,7 @@ def test_a_batch_has_the_shapes_and_types_that_are_promised(tmp_path: Path) -> N
         assert set(batch) - {"first_click"} == {"image", "mask", "ignore", "sample_id", "name"}
 
 
-def test_training_and_held_out_images_are_apart_and_complete(tmp_path: Path) -> None:
+def test_training_and_held_out_images_are_disjoint_and_complete(tmp_path: Path) -> None:
     data = module(make_folder(tmp_path, 40), holdout=0.25, batch_size=1)
     trained = {name.split("#")[0] for batch in data.train_dataloader() for name in batch["name"]}
     held = {name.split("#")[0] for name in val_names(data)}
@@ -82,7 +82,7 @@ def test_training_and_held_out_images_are_apart_and_complete(tmp_path: Path) -> 
     assert len(val_names(data)) == 2 * len(held)
 
 
-def test_the_split_is_the_same_for_ever() -> None:
+def test_the_split_never_changes() -> None:
     names = [
         "images/a.jpg",
         "images/b.jpg",
@@ -94,7 +94,7 @@ def test_the_split_is_the_same_for_ever() -> None:
     assert image_key("images/2008_000003.jpg") == "000003"
 
 
-def test_validation_samples_are_whole_images_with_their_own_number(tmp_path: Path) -> None:
+def test_validation_samples_are_whole_images_with_a_unique_number(tmp_path: Path) -> None:
     data = module(make_folder(tmp_path), holdout=0.5)
     seen = [
         (int(number), name)
@@ -132,7 +132,7 @@ def test_val_size_shrinks_and_max_val_samples_spreads(tmp_path: Path) -> None:
     assert len(set(val_names(data))) == 6
 
 
-def test_a_set_of_its_own_for_validation_leaves_all_for_training(tmp_path: Path) -> None:
+def test_a_separate_validation_set_leaves_all_images_for_training(tmp_path: Path) -> None:
     data = module(make_folder(tmp_path / "train"), val_root=str(make_folder(tmp_path / "val", 3)))
     data.setup()
     assert data.train_set is not None
@@ -277,7 +277,7 @@ def run(
 
 
 @pytest.mark.parametrize("stop_after", [1, 4, 6])
-def test_lightning_resumes_inside_an_epoch_with_the_very_batches(stop_after: int, tmp_path: Path) -> None:
+def test_lightning_resumes_within_an_epoch_with_the_same_batches(stop_after: int, tmp_path: Path) -> None:
     root = make_folder(tmp_path / "data")
     whole = run(module(root), tmp_path / "whole")
     first = run(module(root), tmp_path / "cut", max_steps=stop_after)
@@ -330,7 +330,7 @@ def test_weights_set_the_share_of_each_folder(tmp_path: Path) -> None:
     assert 0.68 < folders.count(0) / 400 < 0.82
 
 
-def test_no_image_comes_again_before_all_have_come() -> None:
+def test_no_image_repeats_before_all_have_been_drawn() -> None:
     drawn = [image for image, _ in TrainingSampler([4, 10], weights=[1, 1], num_samples=100, seed=3)]
     small = [image for image in drawn if image < 4]
     assert all(sorted(small[start : start + 4]) == [0, 1, 2, 3] for start in range(0, len(small) - 3, 4))
@@ -381,7 +381,7 @@ def test_a_transform_that_loses_every_object_is_reported(tmp_path: Path) -> None
         next(iter(data.train_dataloader()))
 
 
-def test_unions_cover_several_objects_where_they_are_wanted(tmp_path: Path) -> None:
+def test_unions_cover_several_objects_where_configured(tmp_path: Path) -> None:
     roots = [str(make_folder(tmp_path / "parts")), str(make_folder(tmp_path / "whole"))]
 
     def keep(*, image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
@@ -395,7 +395,7 @@ def test_unions_cover_several_objects_where_they_are_wanted(tmp_path: Path) -> N
         assert size == 500 + 600 if number < 10 else size in (500, 600)
 
 
-def test_pasted_objects_are_targets_and_also_lie_in_the_way(tmp_path: Path) -> None:
+def test_pasted_objects_are_targets_and_also_distractors(tmp_path: Path) -> None:
     def keep(*, image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
         return {"image": image, "mask": mask}
 
@@ -408,7 +408,7 @@ def test_pasted_objects_are_targets_and_also_lie_in_the_way(tmp_path: Path) -> N
     assert min(sizes) >= 20
 
 
-def test_each_worker_gets_its_part_of_the_cache(tmp_path: Path) -> None:
+def test_each_worker_gets_its_share_of_the_cache(tmp_path: Path) -> None:
     data = module(make_folder(tmp_path), num_workers=2, cache_mb=10)
     data.setup("fit")
     assert data.train_set is not None

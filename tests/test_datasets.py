@@ -157,12 +157,12 @@ def open_tiny(kind: str, root: Path) -> InteractiveDataset:
     return open_dataset(kind, MAKERS[kind][0](root))
 
 
-def test_every_registered_data_set_is_tested_here() -> None:
+def test_every_registered_dataset_is_tested_here() -> None:
     assert set(DATASETS.names()) == set(MAKERS)
 
 
 @pytest.mark.parametrize("kind", sorted(MAKERS))
-def test_every_data_set_keeps_the_contract_of_samples(kind: str, tmp_path: Path) -> None:
+def test_every_dataset_meets_the_contract_of_samples(kind: str, tmp_path: Path) -> None:
     dataset = open_tiny(kind, tmp_path)
     assert len({dataset.name(index) for index in range(len(dataset))}) == len(dataset)
     for index in range(len(dataset)):
@@ -210,14 +210,14 @@ def test_sbd_and_voc_follow_the_split(tmp_path: Path) -> None:
         open_dataset("SBD", tmp_path, split="test")
 
 
-def test_coco_objects_that_overlap_are_whole_each(tmp_path: Path) -> None:
+def test_overlapping_coco_objects_are_complete(tmp_path: Path) -> None:
     coco = open_dataset("COCO", make_coco(tmp_path))
     first, second = coco.read(0).mask, coco.read(1).mask
     assert np.argwhere(second).tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
     assert (first & second).sum() == 1
 
 
-def test_coco_without_pycocotools_says_what_to_install(
+def test_coco_without_pycocotools_names_the_package_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools", None)
@@ -225,7 +225,7 @@ def test_coco_without_pycocotools_says_what_to_install(
         open_dataset("COCO", make_coco(tmp_path))
 
 
-def test_coco_with_two_json_files_asks_which(tmp_path: Path) -> None:
+def test_coco_with_two_json_files_needs_a_choice(tmp_path: Path) -> None:
     make_coco(tmp_path)
     (tmp_path / "more.json").write_text("{}")
     with pytest.raises(
@@ -236,7 +236,7 @@ def test_coco_with_two_json_files_asks_which(tmp_path: Path) -> None:
         open_dataset("COCO", tmp_path, annotations="more.json")
 
 
-def test_small_objects_are_no_samples_and_none_left_is_an_error(tmp_path: Path) -> None:
+def test_small_objects_are_skipped_and_having_none_left_is_an_error(tmp_path: Path) -> None:
     make_folder(tmp_path)
     assert [open_dataset("Folder", tmp_path, min_object_size=6).name(index) for index in range(2)] == [
         "images/a.jpg#2",
@@ -287,7 +287,7 @@ def test_two_images_of_one_stem_are_an_error(tmp_path: Path) -> None:
         open_dataset("Folder", tmp_path)
 
 
-def test_a_folder_of_folders_names_those_that_would_do(tmp_path: Path) -> None:
+def test_a_folder_of_folders_suggests_the_suitable_ones(tmp_path: Path) -> None:
     make_folder(tmp_path / "cats")
     with pytest.raises(
         FileNotFoundError, match=r"has no images and no masks; .* these folders inside have this layout: cats"
@@ -328,7 +328,7 @@ def test_an_unknown_option_and_a_missing_root_are_reported(tmp_path: Path) -> No
         ),
     ],
 )
-def test_a_mask_that_holds_no_labels_is_an_error(labels: np.ndarray, message: str, tmp_path: Path) -> None:
+def test_a_mask_without_labels_is_an_error(labels: np.ndarray, message: str, tmp_path: Path) -> None:
     make_folder(tmp_path)
     save_mask(tmp_path / "masks" / "a.png", labels)
     with pytest.raises(ValueError, match=message):
@@ -392,7 +392,7 @@ def test_a_truncated_image_is_named(tmp_path: Path) -> None:
         read_image(path)
 
 
-def test_the_cache_drops_the_least_recently_used_and_stays_in_its_bound() -> None:
+def test_the_cache_evicts_the_least_recently_used_and_stays_within_its_limit() -> None:
     decoded = LabeledImage(np.zeros((10, 10, 3), dtype=np.uint8), np.zeros((10, 10), dtype=np.uint8))
     cache = ImageCache(1000)
     cache.put((0, 0), decoded)
@@ -406,7 +406,7 @@ def test_the_cache_drops_the_least_recently_used_and_stays_in_its_bound() -> Non
     assert len(cache) == 2
 
 
-def test_nothing_warns_on_a_good_folder(tmp_path: Path) -> None:
+def test_a_good_folder_gives_no_warning(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(open_dataset("Folder", make_folder(tmp_path))) == 3

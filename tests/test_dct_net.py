@@ -40,7 +40,7 @@ def image(batch: int = 2, height: int = 32, width: int = 32) -> Tensor:
 
 
 @pytest.mark.parametrize("options", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
-def test_each_part_switches_off_by_one_key(options: dict[str, Any]) -> None:
+def test_each_part_can_be_switched_off_with_one_key(options: dict[str, Any]) -> None:
     net = tiny_net(**options)
     assert (net.feature_dct is not None) == options.get("feature_dct", True)
     assert (net.auto_drag is not None) == options.get("auto_drag", True)
@@ -68,7 +68,7 @@ def test_any_input_size_works(fusion: str, name: str, size: tuple[int, int]) -> 
 
 
 @pytest.mark.parametrize("fusion", get_args(PromptFusion))
-def test_padding_below_and_right_is_nobody_s_business(fusion: str) -> None:
+def test_padding_below_and_right_does_not_affect_the_logits(fusion: str) -> None:
     net = tiny_net(prompt_fusion=fusion, previous_mask=True)
     small, clicks, previous = image(2, 33, 47), some_clicks(), torch.rand(2, 1, 33, 47)
     padded, padded_previous = (
@@ -94,7 +94,7 @@ class _Maps(nn.Module):
 
 
 @pytest.mark.parametrize("options", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
-def test_each_image_of_a_batch_has_the_logits_it_would_have_alone(options: dict[str, Any]) -> None:
+def test_each_image_of_a_batch_has_the_same_logits_as_alone(options: dict[str, Any]) -> None:
     net, previous = tiny_net(**options), torch.rand(2, 1, 32, 32)
     together = net(image(), some_clicks(), previous)
     for index, clicks in enumerate(some_clicks().to_clicks()):
@@ -110,12 +110,12 @@ def test_nothing_is_remembered_between_clicks() -> None:
 
 
 @pytest.mark.parametrize("options", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
-def test_no_clicks_at_all_are_no_error(options: dict[str, Any]) -> None:
+def test_no_clicks_are_not_an_error(options: dict[str, Any]) -> None:
     net = tiny_net(**options)
     assert net(image(), ClickBatch.empty(2)).isfinite().all()
 
 
-def test_image_that_is_done_and_has_only_padding_gives_finite_logits_and_gradients() -> None:
+def test_finished_image_with_only_padding_gives_finite_logits_and_gradients() -> None:
     net = tiny_net().train()
     clicks = ClickBatch.from_clicks([[], [Click(3, 4, radius=2.0)]])
     net(image(), clicks).square().sum().backward()
@@ -131,7 +131,7 @@ def test_clicks_matter_through_the_maps_and_through_feature_dct() -> None:
     assert not torch.equal(net(image(), some_clicks()), net(image(), fewer_clicks()))
 
 
-def test_previous_mask_matters_only_where_it_is_switched_on() -> None:
+def test_previous_mask_matters_only_if_enabled() -> None:
     previous = torch.rand(2, 1, 32, 32)
     with_mask, without = tiny_net(previous_mask=True), tiny_net()
     assert not torch.equal(with_mask(image(), some_clicks(), previous), with_mask(image(), some_clicks()))
@@ -217,7 +217,7 @@ def test_clicks_outside_the_image_are_refused(click: Click) -> None:
         tiny_net()(image(1), ClickBatch.from_clicks([[Click(5, 5, radius=4.0), click]]))
 
 
-def test_batch_norm_stays_frozen_after_train_and_after_that_of_what_holds_the_network() -> None:
+def test_batch_norm_stays_frozen_after_train_of_the_network_and_its_parent() -> None:
     net = tiny_net()
     holder = nn.ModuleDict({"net": net})
     for mode in (net.train, holder.train, lambda: holder.eval().train()):
@@ -237,7 +237,7 @@ def test_frozen_batch_norm_still_learns_its_scale() -> None:
     assert all(m.weight.grad is not None for m in norms)
 
 
-def test_batch_norm_moves_where_it_is_not_frozen() -> None:
+def test_batch_norm_is_updated_if_not_frozen() -> None:
     net = tiny_net(frozen_batch_norm=False).train()
     before = statistics(net)
     net(image(), some_clicks())
@@ -265,7 +265,7 @@ def test_click_without_a_radius_gets_the_auto_drag_head_s() -> None:
     assert torch.equal(filled.radii[bare.valid], wanted[bare.valid])
 
 
-def test_radius_that_was_dragged_is_kept() -> None:
+def test_radius_of_a_drag_is_kept() -> None:
     net = tiny_net()
     mixed = ClickBatch.from_clicks([[Click(3, 4, radius=5.0), Click(9, 9)], [Click(8, 8)]])
     filled = net.fill_radii(image(), mixed)
@@ -300,7 +300,7 @@ def test_early_fusion_is_the_default_and_has_no_parameter_of_late_fusion() -> No
     }
 
 
-def test_late_fusion_shows_the_backbone_the_image_alone_and_asks_it_once(
+def test_late_fusion_runs_the_backbone_once_on_the_image_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     net, previous = tiny_net(prompt_fusion="late", previous_mask=True), torch.rand(2, 1, 32, 32)
@@ -315,7 +315,7 @@ def test_late_fusion_shows_the_backbone_the_image_alone_and_asks_it_once(
         assert torch.equal(one, other)
 
 
-def test_late_fusion_hears_clicks_and_mask_through_its_branch_and_clicks_through_feature_dct() -> None:
+def test_late_fusion_gets_clicks_and_mask_from_its_branch_and_clicks_from_feature_dct() -> None:
     without_dct = tiny_net(prompt_fusion="late", previous_mask=True, feature_dct=False)
     assert not torch.equal(without_dct(image(), some_clicks()), without_dct(image(), fewer_clicks()))
     assert not torch.equal(
@@ -377,7 +377,7 @@ def test_bfloat16_and_channels_last_are_close_to_float32() -> None:
         ),
     ],
 )
-def test_shapes_that_do_not_agree_are_refused(
+def test_inconsistent_shapes_are_refused(
     shape: tuple[int, ...], clicks: int, previous: tuple[int, ...] | None, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

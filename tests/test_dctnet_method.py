@@ -31,7 +31,7 @@ def blob(
     return probs
 
 
-def test_large_image_is_shrunk_to_the_longer_side_and_a_small_one_left() -> None:
+def test_large_image_is_shrunk_to_the_longer_side_and_a_small_one_unchanged() -> None:
     assert whole_view((300, 600), 448) == View(0, 0, 300, 600, (224, 448))
     assert whole_view((30, 60), 448).size == (30, 60)
     assert whole_view((1, 4000), 448).size == (1, 448)
@@ -73,12 +73,12 @@ def test_object_s_region_is_its_box_with_a_margin() -> None:
     assert view.size == (60, 120)
 
 
-def test_small_object_is_enlarged_four_times_and_no_more() -> None:
+def test_small_object_is_enlarged_at_most_four_times() -> None:
     view = object_view(blob(40, 60, 44, 66), [Click(41, 62)], 120, margin=1.5)
     assert view == View(27, 48, 30, 30, (120, 120))
 
 
-def test_region_holds_every_click_and_the_circles_of_the_positive_ones() -> None:
+def test_region_contains_every_click_and_the_circles_of_the_positive_ones() -> None:
     clicks = [
         Click(50, 80, radius=5.0),
         Click(20, 30, radius=8.0),
@@ -90,7 +90,7 @@ def test_region_holds_every_click_and_the_circles_of_the_positive_ones() -> None
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_region_lies_in_the_image_and_clicks_lie_in_what_the_network_sees(seed: int) -> None:
+def test_region_is_inside_the_image_and_clicks_are_inside_the_region(seed: int) -> None:
     rng = np.random.default_rng(seed)
     (top, bottom), (left, right) = (sorted(rng.choice(100, 2, replace=False)) for _ in range(2))
     clicks = [
@@ -132,7 +132,7 @@ def method(**options: object) -> DCTNetMethod:
     return built
 
 
-def test_small_image_is_given_to_the_network_as_it_is() -> None:
+def test_small_image_is_given_to_the_network_unchanged() -> None:
     clicks = [Click(10, 20, radius=5.0)]
     tensor = torch.from_numpy(IMAGE).permute(2, 0, 1)[None] / 255
     with torch.inference_mode():
@@ -150,7 +150,7 @@ def test_previous_mask_is_given_to_the_network() -> None:
     )
 
 
-def test_from_the_second_click_on_the_object_s_region_alone_is_predicted() -> None:
+def test_from_the_second_click_on_only_the_object_s_region_is_predicted() -> None:
     previous = blob(20, 30, 35, 50, (60, 90))
     clicks = [Click(25, 40, radius=3.0), Click(30, 45, positive=False, radius=2.0)]
     probs = method(zoom_size=64).predict(IMAGE, clicks, previous)
@@ -180,7 +180,7 @@ def test_first_click_of_a_large_drag_and_zoom_switched_off_see_the_whole_image()
 @pytest.mark.parametrize(
     "previous", [None, np.zeros((60, 90), np.float32), np.full((60, 90), 0.4, np.float32)]
 )
-def test_clicks_of_small_drags_are_looked_at_closely_until_there_is_a_mask(
+def test_surroundings_of_small_drags_are_predicted_until_there_is_a_mask(
     previous: NDArray[np.float32] | None,
 ) -> None:
     probs = method(zoom_size=80).predict(
@@ -198,7 +198,7 @@ def test_clicks_of_small_drags_are_looked_at_closely_until_there_is_a_mask(
     ("options", "share", "looks"),
     [({}, 1.0, 2), ({"look_again": False}, 1.0, 1), ({"zoom_in": False}, 1.0, 1), ({}, 0.5, 1)],
 )
-def test_an_object_just_found_is_looked_at_again_in_its_own_region(
+def test_newly_found_object_is_predicted_again_in_its_own_region(
     monkeypatch: pytest.MonkeyPatch, options: dict[str, bool], share: float, looks: int
 ) -> None:
     one, seen = method(zoom_size=64, **options), []
@@ -221,7 +221,7 @@ def test_an_object_just_found_is_looked_at_again_in_its_own_region(
     assert len(seen) == 1  # a mask that was there before is corrected in one look
 
 
-def test_first_look_is_as_wide_as_the_positive_clicks_reach() -> None:
+def test_first_view_covers_the_reach_of_the_positive_clicks() -> None:
     whole = whole_view((100, 200), 100)
     far = [Click(50, 80, radius=3.0), Click(50, 120, radius=1.0), Click(90, 85, positive=False, radius=9.0)]
     assert first_view((100, 200), far, whole, 90, reach=8) == View(26, 56, 65, 73, (80, 90))
@@ -231,7 +231,7 @@ def test_first_look_is_as_wide_as_the_positive_clicks_reach() -> None:
 @pytest.mark.parametrize(
     "clicks", [[Click(50, 80)], [Click(50, 80, positive=False, radius=2.0)], [Click(50, 80, radius=12.0)]]
 )
-def test_first_look_is_at_the_whole_image_where_no_radius_says_better(clicks: list[Click]) -> None:
+def test_first_view_is_the_whole_image_without_a_small_radius(clicks: list[Click]) -> None:
     whole = whole_view((100, 200), 200)
     assert first_view((100, 200), clicks, whole, 200, reach=8) == whole
 
@@ -259,7 +259,7 @@ def test_dragged_radius_is_kept_and_the_others_are_filled_in() -> None:
     assert filled[1].radius is not None
 
 
-def test_image_s_features_are_computed_once_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_s_features_are_computed_once_per_image(monkeypatch: pytest.MonkeyPatch) -> None:
     one, calls = method(), []
     encode = one.net.encode_image
 
@@ -276,7 +276,7 @@ def test_image_s_features_are_computed_once_an_image(monkeypatch: pytest.MonkeyP
     assert len(calls) == 2
 
 
-def test_mirroring_twice_gives_the_mirrored_answer_of_the_mirrored_image() -> None:
+def test_flip_of_a_mirrored_image_gives_the_mirrored_result() -> None:
     image = IMAGE[:32, :64]  # sizes that are not padded, which happens on the right only
     one = method(flip=True)
     one.reset(image)
@@ -303,7 +303,7 @@ def test_automatic_precision_is_one_of_the_two() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 70), (3, 5)])
-def test_image_of_a_few_pixels_is_no_error(shape: tuple[int, int]) -> None:
+def test_image_of_a_few_pixels_is_not_an_error(shape: tuple[int, int]) -> None:
     tiny = np.full((*shape, 3), 200, np.uint8)
     one = method()
     one.reset(tiny)
@@ -316,7 +316,7 @@ def test_image_of_a_few_pixels_is_no_error(shape: tuple[int, int]) -> None:
     assert np.isfinite(second).all()
 
 
-def test_options_are_plain_values_that_tell_two_settings_apart() -> None:
+def test_options_are_plain_values_that_distinguish_two_settings() -> None:
     settings = [
         method(**o).options
         for o in (
@@ -374,7 +374,7 @@ def late(**options: object) -> DCTNetMethod:
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("seed", range(3))
-def test_answer_from_a_kept_encoding_is_that_of_a_fresh_one_to_the_bit(seed: int, flip: bool) -> None:
+def test_result_with_a_cached_encoding_is_bit_identical_to_a_fresh_one(seed: int, flip: bool) -> None:
     rng = np.random.default_rng(seed)
     kept, clicks, previous = late(flip=flip), [], None
     for _ in range(6):
@@ -403,7 +403,7 @@ def count_encodings(one: DCTNetMethod, monkeypatch: pytest.MonkeyPatch) -> list[
 
 
 @pytest.mark.parametrize(("flip", "each"), [(False, 1), (True, 2)])
-def test_late_network_encodes_a_view_once_whatever_is_clicked_in_it(
+def test_late_network_encodes_a_view_once_for_all_clicks_in_it(
     monkeypatch: pytest.MonkeyPatch, flip: bool, each: int
 ) -> None:
     one = late(flip=flip)
@@ -423,7 +423,7 @@ def test_late_network_encodes_a_view_once_whatever_is_clicked_in_it(
     assert one.encode_seconds > spent
 
 
-def test_early_network_looks_afresh_at_each_click_and_encodes_for_missing_radii_only(
+def test_early_network_runs_at_each_click_and_encodes_only_for_missing_radii(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     one = method(zoom_size=64)
@@ -436,7 +436,7 @@ def test_early_network_looks_afresh_at_each_click_and_encodes_for_missing_radii_
     np.testing.assert_allclose(held, one.predict(IMAGE, clicks, previous), atol=2e-6)
 
 
-def test_view_travels_with_the_answer_and_not_with_its_probabilities() -> None:
+def test_view_is_passed_with_the_answer_and_not_with_its_probabilities() -> None:
     one, probs = late(), blob(20, 30, 35, 50, (60, 90))
     clicks = [Click(25, 40, radius=3.0), Click(30, 45, positive=False, radius=2.0)]
     wanted = object_view(probs, clicks, 64, margin=1.4)
@@ -455,7 +455,7 @@ def test_view_travels_with_the_answer_and_not_with_its_probabilities() -> None:
     assert (found.probs[~outside] > 0).all()
 
 
-def test_no_more_than_a_few_views_are_kept() -> None:
+def test_only_a_few_views_are_cached() -> None:
     one = late()
     for top in range(0, 40, 5):
         one.predict(IMAGE, [Click(top + 5, 10, radius=2.0)] * 2, blob(top, 5, top + 10, 20, (60, 90)))

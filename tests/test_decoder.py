@@ -7,7 +7,7 @@ from torch import Tensor
 from dct_seg.models.decoder import ConvNorm, PyramidPooling, UNetDecoder, adaptive_instance_norm
 
 
-def test_normalised_channels_have_the_mean_and_the_deviation_asked_for() -> None:
+def test_normalized_channels_have_the_requested_mean_and_deviation() -> None:
     x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 7 + 3
     mean, std = (
         torch.tensor([[1.0, 2.0, -3.0], [0.0, 5.0, 1.0]]),
@@ -43,7 +43,7 @@ def test_bfloat16_features_stay_bfloat16_and_close() -> None:
     torch.testing.assert_close(half.float(), adaptive_instance_norm(x, mean, std), atol=0.05, rtol=0.05)
 
 
-def test_layer_whose_statistics_are_predicted_has_none_of_its_own() -> None:
+def test_layer_with_predicted_statistics_has_no_learned_ones() -> None:
     assert [name for name, _ in ConvNorm(3, 4, predicted=True).named_parameters()] == ["conv.weight"]
     assert [name for name, _ in ConvNorm(3, 4).named_parameters()] == ["weight", "bias", "conv.weight"]
 
@@ -86,7 +86,7 @@ def test_predicted_statistics_go_to_the_coarsest_blocks_and_change_the_logits() 
             assert not torch.allclose(changed[1], logits[1])
 
 
-def test_without_the_norm_where_inputs_join_the_strength_of_a_feature_in_this_image_counts() -> None:
+def test_without_join_norm_the_magnitude_of_a_feature_matters() -> None:
     features = pyramid(128)
     brighter = [
         features[0] + 1,
@@ -101,7 +101,7 @@ def test_without_the_norm_where_inputs_join_the_strength_of_a_feature_in_this_im
     assert [name for name, _ in plain.named_parameters()] == ["conv.weight", "conv.bias"]
 
 
-def test_without_its_norm_feature_dct_scales_and_shifts_the_convolution() -> None:
+def test_feature_dct_without_norm_scales_and_shifts_the_convolution() -> None:
     layer = ConvNorm(3, 4, predicted=True, norm="none")
     assert [name for name, _ in layer.named_parameters()] == ["conv.weight", "conv.bias"]
     x, mean, std = torch.randn(2, 3, 8, 8), torch.randn(2, 4), torch.rand(2, 4)

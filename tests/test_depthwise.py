@@ -113,7 +113,7 @@ def test_replacement_keeps_the_weights_and_their_names() -> None:
         StdConv2d(4, 4, 3, padding=1, groups=4, bias=False),  # standardizes its weights
     ],
 )
-def test_other_convolutions_are_left_alone(conv: nn.Conv2d) -> None:
+def test_other_convolutions_are_unchanged(conv: nn.Conv2d) -> None:
     net = nn.Sequential(conv)
     use_fast_depthwise(net)
     assert net[0] is conv

@@ -79,7 +79,7 @@ def test_page_holds_the_export_of_the_shipped_weights(
     assert (tmp_path / "site" / "browser" / "page" / "model" / "network.onnx").read_bytes() == b"graph"
 
 
-def test_preview_of_the_documentation_does_not_wait_for_the_page(hook: ModuleType, tmp_path: Path) -> None:
+def test_preview_of_the_documentation_skips_the_page(hook: ModuleType, tmp_path: Path) -> None:
     hook.on_startup(command="serve", dirty=False)
     assert "run `mkdocs build`" in shown(hook, tmp_path)
 

@@ -41,18 +41,18 @@ def test_every_command_is_documented(documented: list[Documented]) -> None:
     assert not left_out, 'show it in a document, or give its parser an epilog "Example: dct-seg NAME ..."'
 
 
-def test_documents_of_every_kind_are_searched(documented: list[Documented]) -> None:
+def test_all_types_of_documents_are_searched(documented: list[Documented]) -> None:
     places = {one.place.split("/")[0] for one in documented}
     assert places == {"README.md", "CONTRIBUTING.md", "docs", "notebooks", "configs", "src"}
 
 
-def test_command_without_a_rule_is_refused_with_its_place() -> None:
+def test_command_without_a_rule_is_refused_with_its_location() -> None:
     new = Documented("docs/new.md", ["dct-seg", "paint", "DIR"])
     with pytest.raises(LookupError, match=r"docs/new.md: no rule for `dct-seg paint DIR` in .ci/check_comm"):
         check_commands.rule_of(new)
 
 
-def test_unknown_program_is_refused_with_its_place() -> None:
+def test_unknown_program_is_refused_with_its_location() -> None:
     with pytest.raises(ValueError, match=r"docs/new.md: .*curl: (?:command not found|No such file)"):
         split("curl http://127.0.0.1", "docs/new.md")
 

@@ -52,7 +52,7 @@ def test_a_strip_has_room_for_clicks_that_were_not_needed() -> None:
     assert (one[:, -60:] == 255).all()
 
 
-def test_strips_of_different_width_stand_above_each_other() -> None:
+def test_strips_of_different_width_are_stacked() -> None:
     turn = Turn([], np.zeros((40, 60), bool), 0.1)
     drawn = draw_strips(
         [
@@ -64,7 +64,7 @@ def test_strips_of_different_width_stand_above_each_other() -> None:
     assert (drawn[-50:, -20:] == 255).all()
 
 
-def test_an_image_is_written_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
+def test_an_image_is_written_completely_and_leaves_no_other_file(tmp_path: Path) -> None:
     drawn = np.random.default_rng(0).integers(0, 255, (8, 9, 3), dtype=np.uint8)
     path = save_png(drawn, tmp_path / "new" / "a.png")
     assert [p.name for p in path.parent.iterdir()] == ["a.png"]

@@ -108,7 +108,7 @@ def test_all_four_are_listed_by_their_short_names(installed: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_misspelt_short_name_is_answered_with_the_installed_one(installed: Path, tmp_path: Path) -> None:
+def test_misspelled_short_name_suggests_the_installed_one(installed: Path, tmp_path: Path) -> None:
     line = dct_seg(
         installed,
         "benchmark",
@@ -126,7 +126,7 @@ def test_a_misspelt_short_name_is_answered_with_the_installed_one(installed: Pat
 
 
 @pytest.mark.slow
-def test_the_network_trains_with_loss_and_encoder_on_the_data_set_and_is_measured_beside_the_method(
+def test_the_network_trains_with_loss_and_encoder_on_the_dataset_and_is_measured_next_to_the_method(
     installed: Path, images: Path, tmp_path: Path
 ) -> None:
     config = tmp_path / "ring.yaml"

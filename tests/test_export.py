@@ -46,7 +46,9 @@ def test_late_network_is_a_pair_and_early_one_is_one(exported: Exported) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(32, 32), (64, 96), (61, 47), (200, 130)])
 @pytest.mark.parametrize("num_clicks", [1, 5, 20])
-def test_graphs_answer_as_the_network(exported: Exported, size: tuple[int, int], num_clicks: int) -> None:
+def test_graphs_give_the_results_of_the_network(
+    exported: Exported, size: tuple[int, int], num_clicks: int
+) -> None:
     run = ExportedNetwork(exported.folder)
     image, clicks, previous = random_call(size, num_clicks, seed=3)
     with torch.no_grad():
@@ -55,7 +57,7 @@ def test_graphs_answer_as_the_network(exported: Exported, size: tuple[int, int],
 
 
 @pytest.mark.slow
-def test_graphs_take_padding_and_no_click(exported: Exported) -> None:
+def test_graphs_accept_padding_and_no_click(exported: Exported) -> None:
     run = ExportedNetwork(exported.folder)
     image, clicks, previous = random_call((40, 50), 3)
     padded = clicks.append(torch.tensor([[9.0, 9.0]]), torch.tensor([-1]), torch.tensor([torch.nan]))
@@ -76,7 +78,7 @@ def test_drag_head_is_exported(exported: Exported) -> None:
 
 
 @pytest.mark.slow
-def test_click_without_a_radius_makes_the_bare_graph_answer_nan(exported: Exported) -> None:
+def test_click_without_a_radius_makes_the_plain_graph_return_nan(exported: Exported) -> None:
     name = "decoder" if exported.net.is_late else "network"
     session = onnxruntime.InferenceSession(exported.folder / f"{name}.onnx")
     run = ExportedNetwork(exported.folder)
@@ -88,7 +90,7 @@ def test_click_without_a_radius_makes_the_bare_graph_answer_nan(exported: Export
 
 
 @pytest.mark.slow
-def test_predictor_answers_with_the_export(exported: Exported) -> None:
+def test_predictor_runs_the_export(exported: Exported) -> None:
     options: dict[str, Any] = {"first_size": 64, "zoom_size": 48}
     ours = Predictor.from_pretrained(exported.folder, backend="onnx", **options)
     theirs = Predictor(DCTNetMethod(net=exported.net, precision="float32", **options))
@@ -109,7 +111,7 @@ def test_an_export_folder_is_distinguished_from_weights_by_its_card(exported: Ex
 
 
 @pytest.mark.slow
-def test_example_needs_onnxruntime_alone(exported: Exported, tmp_path: Path) -> None:
+def test_example_needs_only_onnxruntime(exported: Exported, tmp_path: Path) -> None:
     if not exported.net.is_late:
         pytest.skip("the example runs the pair of a late network")
     code = EXAMPLE.read_text()
@@ -129,7 +131,7 @@ def test_example_needs_onnxruntime_alone(exported: Exported, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_torch_export_archive_holds_the_same_graphs(tmp_path: Path) -> None:
+def test_torch_export_archive_contains_the_same_graphs(tmp_path: Path) -> None:
     net = tiny_net(backbone="test_resnet", prompt_fusion="late", auto_drag=False)
     files = export(net, tmp_path, kind="pt2")
     assert [file.name for file in files] == ["dct_seg.json", "decoder.pt2", "encoder.pt2"]
@@ -143,7 +145,7 @@ def test_torch_export_archive_holds_the_same_graphs(tmp_path: Path) -> None:
         ExportedNetwork(tmp_path)
 
 
-def test_export_that_answers_otherwise_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_with_different_results_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dct_seg.export.writing._graphs", lambda net: {})
     monkeypatch.setattr("dct_seg.export.writing._difference", lambda net, run: float("inf"))
     with pytest.raises(ValueError, match="are off by inf in probability"):
@@ -151,7 +153,7 @@ def test_export_that_answers_otherwise_is_not_kept(tmp_path: Path, monkeypatch: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_traced_is_reported_in_one_line(tmp_path: Path) -> None:
+def test_network_that_cannot_be_traced_is_reported_in_one_line(tmp_path: Path) -> None:
     class Branching(DCTNet):
         def encode_image(self, image: torch.Tensor) -> list[torch.Tensor]:
             if image.mean() > 0.5:

@@ -163,7 +163,7 @@ TOOLS = [by_serve, by_label_studio, by_cvat_agent, by_nuclio, by_napari, by_pred
 
 
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.__name__)
-def test_tool_answers_with_an_export_as_with_the_network(
+def test_tool_gives_equal_results_with_an_export_and_the_network(
     tool: Any, exported: Example, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     mask = tool(exported, monkeypatch, tmp_path / "out")
@@ -171,7 +171,7 @@ def test_tool_answers_with_an_export_as_with_the_network(
     assert (mask != exported.mask).mean() < 0.001
 
 
-def test_export_that_was_made_again_is_predicted_with_again(
+def test_predictions_are_repeated_after_a_new_export(
     exported: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []

@@ -28,7 +28,7 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
     return folders
 
 
-def test_weights_are_exported_once_and_others_beside_them(
+def test_weights_are_exported_once_and_other_weights_separately(
     tmp_path: Path, made: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = (
@@ -43,7 +43,7 @@ def test_weights_are_exported_once_and_others_beside_them(
     assert len(made) == 2
 
 
-def test_export_that_was_cut_off_is_made_again(tmp_path: Path, made: list[Path]) -> None:
+def test_incomplete_export_is_repeated(tmp_path: Path, made: list[Path]) -> None:
     file = tiny_net().save_pretrained(tmp_path / "net.safetensors")
     (cache.cached_export(file) / CARD).unlink()
     cache.cached_export(file)
@@ -51,7 +51,7 @@ def test_export_that_was_cut_off_is_made_again(tmp_path: Path, made: list[Path])
 
 
 @pytest.mark.parametrize("variable", ["XDG_CACHE_HOME", "HOME"])
-def test_cache_lies_where_the_user_has_caches(
+def test_cache_is_in_the_user_s_cache_folder(
     tmp_path: Path, made: list[Path], variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in (cache.CACHE, "XDG_CACHE_HOME"):

@@ -208,7 +208,7 @@ def test_statistics_come_from_the_concatenated_features_of_three_layers(
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-def test_each_image_has_the_statistics_it_would_have_alone(
+def test_each_image_has_the_same_statistics_as_alone(
     normalize: bool, features: list[Tensor], clicks: ClickBatch
 ) -> None:
     module = awake(normalize=normalize)
@@ -220,13 +220,13 @@ def test_each_image_has_the_statistics_it_would_have_alone(
             torch.testing.assert_close(std[index], its_std[0])
 
 
-def test_without_clicks_there_are_statistics_all_the_same(features: list[Tensor]) -> None:
+def test_statistics_are_predicted_without_clicks(features: list[Tensor]) -> None:
     for mean, std in awake()(features, ClickBatch.empty(3), (32, 32)):
         assert mean.isfinite().all()
         assert std.isfinite().all()
 
 
-def test_normalised_features_do_not_care_how_large_a_layer_s_values_are(
+def test_normalized_features_do_not_depend_on_a_layer_s_magnitude(
     features: list[Tensor], clicks: ClickBatch
 ) -> None:
     louder = [features[0] * 100, *features[1:]]

@@ -16,7 +16,7 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("durable", [False, True])
-def test_what_was_written_is_there_and_nothing_beside_it(tmp_path: Path, durable: bool) -> None:
+def test_only_the_written_file_is_left(tmp_path: Path, durable: bool) -> None:
     path = write_whole(tmp_path / "new" / "a.txt", "Käse\r\n", durable=durable)
     assert path.read_bytes() == "Käse\r\n".encode()
     write_whole(str(path), b"\x00\x01", durable=durable)
@@ -60,7 +60,7 @@ def test_the_longest_name_a_file_system_allows_can_be_written(tmp_path: Path) ->
     assert write_whole(tmp_path / name, "x").read_text() == "x"
 
 
-def test_no_pattern_for_images_finds_temporary_files(tmp_path: Path) -> None:
+def test_image_patterns_do_not_match_temporary_files(tmp_path: Path) -> None:
     with whole_file(tmp_path / "a.png") as temporary:
         temporary.write_bytes(b"half")
         assert list(tmp_path.glob("*.png")) == []

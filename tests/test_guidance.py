@@ -40,21 +40,21 @@ def test_distance_is_between_centroids_of_superpixels() -> None:
                 assert float(maps[0, channel, row, col]) == pytest.approx(min(wanted, 3.0) / 3.0, abs=1e-5)
 
 
-def test_one_superpixel_a_pixel_gives_the_euclidean_maps() -> None:
+def test_one_superpixel_per_pixel_gives_the_euclidean_maps() -> None:
     pixels = superpixels_of(IMAGE, np.arange(20).reshape(4, 5))
     clicks = ClickBatch.from_clicks([[Click(1, 1), Click(3, 4, positive=False)]])
     maps = SuperpixelGuidance(limit=4.0, objects=False)(clicks, (4, 5), [pixels])
     torch.testing.assert_close(maps, Euclidean(4.0)(clicks, (4, 5)), atol=1e-5, rtol=1e-5)
 
 
-def test_with_scale_a_drag_cuts_the_distance_at_eight_radii() -> None:
+def test_with_scale_a_drag_clips_the_distance_at_eight_radii() -> None:
     pixels = superpixels_of(IMAGE, np.arange(20).reshape(4, 5))
     clicks = ClickBatch.from_clicks([[Click(0, 0, radius=0.25)]])
     maps = SuperpixelGuidance(scale=True, objects=False)(clicks, (4, 5), [pixels])
     torch.testing.assert_close(maps, Euclidean(2.0)(clicks, (4, 5)), atol=1e-5, rtol=1e-5)
 
 
-def test_neighbours_share_an_edge() -> None:
+def test_neighbors_share_an_edge() -> None:
     wanted = set()
     for row in range(4):
         for col in range(5):
@@ -64,14 +64,14 @@ def test_neighbours_share_an_edge() -> None:
     assert set(neighbours(LABELS)) == wanted
 
 
-def test_likest_neighbours_merge_first_and_small_ones_before_large_ones() -> None:
+def test_most_similar_neighbors_merge_first_and_small_ones_before_large_ones() -> None:
     red, blue = np.array([1.0, 0.0]), np.array([0.0, 1.0])
     areas, colors = np.array([10, 10, 40, 40]), np.stack([red, red, red, blue])
     assert merge_order(areas, colors, [(0, 1), (1, 2), (2, 3)]) == [(0, 1), (2, 4), (3, 5)]
     assert merge_order(areas, colors, []) == []
 
 
-def test_share_counts_the_proposals_that_hold_both_superpixels() -> None:
+def test_share_counts_the_proposals_that_contain_both_superpixels() -> None:
     areas = np.array([10, 10, 10, 10, 10, 50])
     merges = [(0, 1), (2, 3), (6, 7), (4, 8), (5, 9)]
     regions = [{0}, {1}, {2}, {3}, {4}, {5}]
@@ -108,6 +108,6 @@ def test_same_image_has_the_same_superpixels_and_tiny_ones_work() -> None:
     assert dot.labels.tolist() == [[0]]
 
 
-def test_without_superpixels_it_says_what_to_give() -> None:
+def test_missing_superpixels_are_reported() -> None:
     with pytest.raises(ValueError, match=r"pass the result of prepare\(image\)"):
         SuperpixelGuidance()(ClickBatch.empty(1), (4, 5))

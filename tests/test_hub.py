@@ -164,7 +164,7 @@ for name, revision in (("org/none", "v1"), ("org/cells", "v3")):
 
 
 @pytest.mark.slow
-def test_weights_go_to_the_hub_and_come_back(hub: StandIn, tmp_path: Path) -> None:
+def test_weights_are_uploaded_to_the_hub_and_downloaded_again(hub: StandIn, tmp_path: Path) -> None:
     file = tiny_net().save_pretrained(tmp_path / "net.safetensors", license="mit")
     environment = {
         **os.environ,
@@ -192,7 +192,7 @@ def test_weights_go_to_the_hub_and_come_back(hub: StandIn, tmp_path: Path) -> No
         assert f"HEAD /org/{name}/model.safetensors" in hub.asked
 
 
-def test_card_says_what_the_metadata_says() -> None:
+def test_card_has_the_metadata() -> None:
     card = model_card("org/cells", {"training_data": "drawn\nshapes"}, {"backbone": "resnet18"})
     assert "license" not in card
     assert "| training_data | drawn shapes |" in card
@@ -200,7 +200,7 @@ def test_card_says_what_the_metadata_says() -> None:
 
 
 @pytest.mark.parametrize("name", ["dct-lite0", "./a/b", "a/b/c", "a/b.safetensors", "/a/b", "a/../b"])
-def test_path_is_no_name_on_the_hub(name: str) -> None:
+def test_path_is_not_a_name_on_the_hub(name: str) -> None:
     assert not is_hub_name(name)
 
 
@@ -210,14 +210,14 @@ def test_predictor_without_weights_pushes_nothing() -> None:
         predictor.push_to_hub("org/cells")
 
 
-def test_revision_of_what_is_not_on_the_hub_is_refused(tmp_path: Path) -> None:
+def test_revision_of_weights_that_are_not_on_the_hub_is_refused(tmp_path: Path) -> None:
     file = tiny_net().save_pretrained(tmp_path / "net.safetensors")
     for name in (file, "dct-lite0"):
         with pytest.raises(ValueError, match="revision 'v1' belongs to weights on the Hugging Face Hub"):
             Predictor.from_pretrained(name, revision="v1")
 
 
-def test_folder_that_is_there_is_never_asked_of_the_hub(
+def test_existing_folder_is_never_looked_up_on_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

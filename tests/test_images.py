@@ -57,14 +57,14 @@ def test_every_depth_reads_as_the_8_bit_file_of_the_same_numbers(
     assert (gray(tmp_path / name, values) == RAMP).all()
 
 
-def test_part_of_8_bits_stays_as_it_is_in_every_type() -> None:
+def test_partial_8_bit_range_is_unchanged_in_every_type() -> None:
     part = np.arange(50, 181)
     for kind in (np.uint8, np.uint16, np.int32, np.int64, np.float32, np.float64):
         assert (to_uint8(part.astype(kind)) == part).all()
 
 
 @pytest.mark.parametrize("stray", [np.inf, -np.inf, np.nan, 1e38, -3.4e38])
-def test_pixel_that_is_no_brightness_leaves_the_others_alone(tmp_path: Path, stray: float) -> None:
+def test_pixel_without_a_brightness_does_not_affect_the_others(tmp_path: Path, stray: float) -> None:
     values = (RAMP / 255).astype(np.float32)
     values[7, 100] = stray
     read = gray(tmp_path / "x.tif", values)
@@ -81,7 +81,7 @@ def test_dead_pixel_of_a_large_image_does_not_darken_the_rest() -> None:
     assert (read[0] == RAMP[0]).all()
 
 
-def test_value_that_a_tiff_calls_no_data_counts_for_nothing(tmp_path: Path) -> None:
+def test_no_data_value_of_a_tiff_is_ignored(tmp_path: Path) -> None:
     values = (RAMP * 3.0 + 500).astype(np.float32)
     values[:, :100] = -9999
     image = Image.fromarray(values)
@@ -98,13 +98,13 @@ def test_image_of_one_value_is_all_dark_or_all_bright(value: float) -> None:
     assert (to_uint8(values) == wanted).all()
 
 
-def test_numbers_that_are_none_are_refused() -> None:
+def test_values_that_are_not_numbers_are_refused() -> None:
     with pytest.raises(TypeError, match="an image holds numbers, got an array of complex128"):
         to_uint8(np.zeros((2, 2), complex))
 
 
 @pytest.mark.parametrize("name", ["color.png", "color.tif", "alpha.png"])
-def test_16_bit_colors_keep_what_pillow_would_cut_off(tmp_path: Path, name: str) -> None:
+def test_16_bit_colors_keep_the_bits_that_pillow_drops(tmp_path: Path, name: str) -> None:
     colors = np.dstack([RAMP, RAMP // 2, 255 - RAMP]).astype(np.uint16) * 16
     alpha = [np.full(RAMP.shape, 65535, np.uint16)] if name == "alpha.png" else []
     cv2.imwrite(str(tmp_path / name), np.dstack([colors[:, :, ::-1], *alpha]))
@@ -122,7 +122,7 @@ def test_16_bit_color_mask_keeps_its_labels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("name", ["x.png", "deep.png", "x.tif"])
-def test_every_exif_orientation_is_turned_upright(tmp_path: Path, orientation: int, name: str) -> None:
+def test_every_exif_orientation_is_rotated_upright(tmp_path: Path, orientation: int, name: str) -> None:
     pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 15
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -153,7 +153,7 @@ def add_exif_chunk(path: Path, exif: bytes) -> None:
     path.write_bytes(data[:33] + chunk + data[33:])
 
 
-def test_broken_exif_leaves_an_image_as_it_lies(tmp_path: Path) -> None:
+def test_broken_exif_leaves_an_image_unrotated(tmp_path: Path) -> None:
     Image.fromarray(RAMP.astype(np.uint8)).save(
         tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12"
     )
@@ -161,7 +161,7 @@ def test_broken_exif_leaves_an_image_as_it_lies(tmp_path: Path) -> None:
     assert image_size(tmp_path / "a.jpg") == (20, 256)
 
 
-def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
+def test_transparency_is_blended_with_white(tmp_path: Path) -> None:
     colors = np.zeros((2, 2, 4), np.uint8)
     colors[:, 1] = (10, 20, 30, 255)
     colors[1, 0, 3] = 51
@@ -177,7 +177,7 @@ READERS = [read_image, read_values, read_on_white, image_size]
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_postscript_named_png_starts_no_program(
+def test_postscript_named_png_does_not_start_a_program(
     tmp_path: Path, reader: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "bin" / "gs"
@@ -195,7 +195,7 @@ def test_postscript_named_png_starts_no_program(
 @pytest.mark.parametrize(
     "error", [RuntimeError("decoder"), AssertionError(), MemoryError(), TypeError("None")]
 )
-def test_whatever_a_decoder_raises_names_the_file(
+def test_any_decoder_exception_names_the_file(
     tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
@@ -212,7 +212,7 @@ def test_whatever_a_decoder_raises_names_the_file(
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.99])
 @pytest.mark.parametrize("suffix", ["avif", "webp", "png", "tif", "jpg", "gif"])
-def test_file_that_is_cut_short_is_named(tmp_path: Path, suffix: str, share: float) -> None:
+def test_truncated_file_is_named(tmp_path: Path, suffix: str, share: float) -> None:
     rng = np.random.default_rng(0)
     path = tmp_path / f"a.{suffix}"
     try:
@@ -257,7 +257,7 @@ def test_values_of_a_mask_in_memory_are_those_of_the_file_in_every_mode(tmp_path
     assert found.size == wanted.shape
 
 
-def test_soft_mask_is_told_from_the_box_of_its_object_as_from_the_whole() -> None:
+def test_soft_mask_is_detected_from_the_box_of_its_object_and_from_the_whole() -> None:
     rows, cols = np.ogrid[:90, :120]
     distance = np.hypot(rows - 40, cols - 50)
     for labels in (

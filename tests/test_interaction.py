@@ -58,7 +58,7 @@ def test_each_turn_adds_one_click_in_order() -> None:
     assert steps[-1].logits[0, 0, 0, 0] == 3
 
 
-def test_a_model_needs_no_way_to_fill_radii() -> None:
+def test_a_model_needs_no_fill_radii() -> None:
     def model(image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> Tensor:
         return torch.zeros(len(image), 1, *image.shape[2:])
 
@@ -66,7 +66,7 @@ def test_a_model_needs_no_way_to_fill_radii() -> None:
     assert steps[-1].clicks.radii.isnan().all()
 
 
-def test_radii_the_model_filled_in_stay() -> None:
+def test_radii_filled_in_by_the_model_are_kept() -> None:
     assert play(Recorder(), Script(9, 9), 2)[-1].clicks.radii.tolist() == [[7.0, 7.0], [7.0, 7.0]]
 
 
@@ -98,13 +98,13 @@ def test_image_that_is_done_keeps_its_place_and_gets_padding() -> None:
     assert last.asked.done.tolist() == [True, False]
 
 
-def test_every_rank_can_be_made_to_take_as_many_turns() -> None:
+def test_every_rank_can_be_forced_to_make_equally_many_clicks() -> None:
     steps = play(Recorder(), Script(1, 1), 4, stop_when_done=False)
     assert len(steps) == 4
     assert steps[-1].clicks.num_clicks.tolist() == [1, 1]
 
 
-def test_first_turn_is_taken_even_if_there_is_nothing_to_click() -> None:
+def test_first_turn_happens_even_without_anything_to_click() -> None:
     steps = play(Recorder(), Script(0, 0), 4)
     assert len(steps) == 1
     assert steps[0].clicks.num_clicks.tolist() == [0, 0]
@@ -127,7 +127,7 @@ def test_weights_may_change_between_two_clicks() -> None:
     assert answers == [1, 20, 300]
 
 
-def test_network_and_simulated_user_play_together() -> None:
+def test_network_and_simulated_user_work_together() -> None:
     mask = torch.zeros(2, 32, 32, dtype=torch.bool)
     mask[0, 8:20, 8:20] = mask[1, 3:9, 20:30] = True
     user = SimulatedUser(mask, torch.zeros_like(mask), prompt="click")
@@ -156,7 +156,7 @@ def test_predictor_and_batch_loop_take_the_same_step() -> None:
     assert len(given) == 3
 
 
-def test_simulated_user_takes_a_mask_as_it_takes_logits_that_are_sure_of_it() -> None:
+def test_simulated_user_treats_a_mask_like_confident_logits() -> None:
     mask = torch.zeros(1, 20, 30, dtype=torch.bool)
     mask[:, 5:15, 5:20] = True
     pred = mask.roll(4, 2)

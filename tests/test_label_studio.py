@@ -160,7 +160,7 @@ def test_brush_mask_is_read_back_by_label_studios_own_converter(kind: str) -> No
     np.testing.assert_array_equal(brush.decode_rle(encoded).reshape(HEIGHT, WIDTH, 4)[..., 3] > 0, mask)
 
 
-def test_run_longer_than_a_length_can_tell_is_cut_into_chunks() -> None:
+def test_run_longer_than_the_maximum_length_is_split_into_chunks() -> None:
     encoded = brush_rle.encode(np.ones((200, 300), bool))
     assert len(encoded) < 30
     assert int.from_bytes(encoded[:4], "big") == 200 * 300 * 4
@@ -169,7 +169,7 @@ def test_run_longer_than_a_length_can_tell_is_cut_into_chunks() -> None:
 # predictions
 
 
-def test_keypoint_is_a_click_and_its_answer_a_brush_mask() -> None:
+def test_keypoint_is_a_click_and_returns_a_brush_mask() -> None:
     (found,) = masks_of(client_of().post("/predict", json=request_of(keypoint(20, 30)))).values()
     np.testing.assert_array_equal(found, disc(20, 30, 5))
 
@@ -179,7 +179,7 @@ def test_ellipse_is_a_drag_from_its_center_along_its_shorter_half_axis() -> None
     np.testing.assert_array_equal(found, disc(20, 30, 8))
 
 
-def test_regions_are_played_in_the_order_they_were_drawn() -> None:
+def test_regions_are_replayed_in_drawing_order() -> None:
     gestures = ellipse(20, 30, 10, 10), keypoint(20, 34, positive=False), keypoint(20, 36)
     (found,) = masks_of(client_of().post("/predict", json=request_of(*gestures))).values()
     assert found[20, 36]
@@ -195,7 +195,7 @@ def test_rectangle_is_a_drag_to_its_nearest_side() -> None:
     np.testing.assert_array_equal(found, disc(18, 20, 8))
 
 
-def test_each_label_is_an_object_of_its_own() -> None:
+def test_each_label_is_a_separate_object() -> None:
     gestures = ellipse(20, 15, 6, 6), ellipse(20, 45, 7, 7, "dog"), keypoint(20, 18, positive=False)
     found = masks_of(client_of().post("/predict", json=request_of(*gestures)))
     assert set(found) == {"cat", "dog"}
@@ -216,7 +216,7 @@ def test_negative_point_alone_finds_nothing() -> None:
     assert answer.json()["results"] == []
 
 
-def test_health_setup_and_webhook_answer_as_label_studio_expects() -> None:
+def test_health_setup_and_webhook_respond_as_label_studio_expects() -> None:
     client = client_of()
     for path in ("/", "/health"):
         assert client.get(path).json() == {"status": "UP", "model_class": "DCTNet"}
@@ -311,7 +311,7 @@ def test_path_of_label_studio_needs_its_address() -> None:
     assert "set LABEL_STUDIO_URL to its address" in answer.json()["error"]
 
 
-def test_address_that_is_none_is_reported_at_the_start(
+def test_invalid_address_is_reported_at_the_start(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LABEL_STUDIO_URL", "localhost:8080")
@@ -386,7 +386,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("body", "status", "message"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
-def test_request_that_is_wrong_gets_one_line(body: Any, status: int, message: str) -> None:
+def test_bad_request_gets_one_line(body: Any, status: int, message: str) -> None:
     content = body if isinstance(body, str) else json.dumps(body)
     answer = client_of().post("/predict", content=content, headers={"content-type": "application/json"})
     assert (answer.status_code, message in answer.json()["error"]) == (status, True), answer.text

@@ -42,7 +42,7 @@ SOFT["below 255"] = (disk(sigma=2) * 0.9).astype(np.uint8)
 
 
 @pytest.mark.parametrize("mask", SOFT.values(), ids=SOFT)
-def test_soft_mask_is_refused_and_no_longer_read_as_dozens_of_objects(
+def test_soft_mask_is_refused_instead_of_read_as_dozens_of_objects(
     tmp_path: Path, mask: NDArray[np.uint8]
 ) -> None:
     folder(tmp_path, mask)
@@ -55,7 +55,7 @@ def test_soft_mask_is_refused_and_no_longer_read_as_dozens_of_objects(
     assert "was a 0/255 mask smoothed?" in finding.detail
 
 
-def test_many_true_objects_are_not_taken_for_a_soft_mask() -> None:
+def test_many_true_objects_are_not_mistaken_for_a_soft_mask() -> None:
     cells = np.random.default_rng(0).permutation(254)[:240].reshape(12, 20).astype(np.uint8) + 1
     touching = np.kron(cells, np.ones((4, 4), np.uint8))
     assert soft_problem(touching) is None
@@ -91,7 +91,7 @@ def test_label_above_255_does_not_wrap_around(tmp_path: Path) -> None:
         open_dataset("VOC", tmp_path)
 
 
-def test_two_masks_of_one_stem_are_an_error_and_a_finding(tmp_path: Path) -> None:
+def test_two_masks_with_one_stem_are_an_error_and_a_finding(tmp_path: Path) -> None:
     mask = np.pad(np.ones((4, 4), np.uint8), 3)
     folder(tmp_path, mask)
     Image.fromarray(mask).save(tmp_path / "masks" / "a.bmp")
@@ -103,9 +103,7 @@ def test_two_masks_of_one_stem_are_an_error_and_a_finding(tmp_path: Path) -> Non
     ]
 
 
-def test_check_of_an_empty_folder_finds_that_it_is_empty(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_reports_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for kind in ("images", "masks"):
         (tmp_path / kind).mkdir()
     assert main(["data", "check", str(tmp_path)]) == 1
@@ -114,7 +112,7 @@ def test_check_of_an_empty_folder_finds_that_it_is_empty(
     assert "nothing wrong" not in told
 
 
-def test_check_names_the_folders_below_and_the_kinds_that_are_not_read(
+def test_check_names_unread_subfolders_and_file_types(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mask = np.pad(np.ones((4, 4), np.uint8), 3)

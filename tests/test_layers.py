@@ -133,7 +133,7 @@ def reachable(start: str) -> set[str]:
         ("try:\n    import a\nexcept ImportError:\n    import b", {"a", "b"}),
     ],
 )
-def test_imports_are_read_at_any_depth_but_for_type_checkers_only(source: str, wanted: set[str]) -> None:
+def test_imports_are_read_at_any_depth_except_those_for_type_checkers(source: str, wanted: set[str]) -> None:
     assert imported(source) == wanted
 
 
@@ -156,7 +156,7 @@ def test_command_line_is_imported_by_nothing() -> None:
     ] == []
 
 
-def test_modules_do_not_import_each_other_in_circles() -> None:
+def test_modules_have_no_import_cycles() -> None:
     done: set[str] = set()
 
     def visit(name: str, path: tuple[str, ...]) -> None:
@@ -171,7 +171,7 @@ def test_modules_do_not_import_each_other_in_circles() -> None:
 
 
 @pytest.mark.parametrize("package", HOMES)
-def test_package_stays_in_its_rooms(package: str) -> None:
+def test_package_is_imported_only_where_allowed(package: str) -> None:
     users = {room(name) for name in MODULES for other in imports_of(name) if other.split(".")[0] == package}
     assert users <= HOMES[package]
 
@@ -180,14 +180,14 @@ def test_package_stays_in_its_rooms(package: str) -> None:
     "start",
     ["predictor", "methods", "interaction", "models.dct_net", "simulation", "metrics", "training.losses"],
 )
-def test_lightning_cannot_be_reached_from_what_predicts(start: str) -> None:
+def test_prediction_code_never_imports_lightning(start: str) -> None:
     for name in reachable(f"{PACKAGE}.{start}"):
         assert not {other.split(".")[0] for other in imports_of(name)} & {"lightning", "pytorch_lightning"}, (
             name
         )
 
 
-def test_prediction_leaves_lightning_unimported() -> None:
+def test_prediction_does_not_import_lightning() -> None:
     code = """
 import sys
 import numpy as np
@@ -210,7 +210,7 @@ def test_file_is_read_in_one_sitting(name: str) -> None:
     assert lines <= MAX_LINES, f"{name} has {lines} lines; split it by noun"
 
 
-def test_no_room_is_a_lumber_room() -> None:
+def test_no_module_has_a_catch_all_name() -> None:
     assert not {Path(path).stem for path in MODULES.values()} & {
         "utils",
         "types",
@@ -222,7 +222,7 @@ def test_no_room_is_a_lumber_room() -> None:
     }
 
 
-def test_annotator_knows_no_method_by_name_but_where_the_command_makes_one() -> None:
+def test_annotator_names_no_method_except_in_its_command() -> None:
     users = {
         name
         for name in MODULES

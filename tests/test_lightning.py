@@ -126,7 +126,7 @@ class _Monitored(torch.optim.lr_scheduler.ReduceLROnPlateau):
         self.monitor = monitor
 
 
-def test_a_monitor_that_is_not_logged_names_those_that_are() -> None:
+def test_an_unknown_monitor_is_reported_with_the_logged_ones() -> None:
     task = tiny_task()
     task.scheduler_choice = Choice(_Monitored, {"monitor": "val/drag/NoC"})
     with pytest.raises(
@@ -135,7 +135,7 @@ def test_a_monitor_that_is_not_logged_names_those_that_are() -> None:
         tiny_trainer(".", limit_train_batches=1).fit(task, tiny_data())
 
 
-def test_an_optimizer_that_does_not_suit_is_reported_before_training(tiny: str, capsys: Any) -> None:
+def test_an_unsuitable_optimizer_is_reported_before_training(tiny: str, capsys: Any) -> None:
     assert "optimizer LBFGS needs several losses per step" in complaint(capsys, "--optimizer=LBFGS")
     assert "optimizer.lr must be above 0, got -1.0" in complaint(
         capsys, "--optimizer=SGD", "--optimizer.lr=-1"
@@ -186,7 +186,7 @@ def test_options_of_the_trainer_work(args: list[str], tiny: str, capsys: pytest.
         (["--trainer.callbacks=BatchSizeFinder"], "this run is on a CPU; set data.batch_size"),
     ],
 )
-def test_options_that_cannot_act_name_what_does(
+def test_options_without_an_effect_name_their_replacement(
     args: list[str], message: str, tiny: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert message in complaint(capsys, *args)
@@ -264,7 +264,7 @@ def test_values_out_of_range_are_refused(options: dict[str, Any], message: str) 
         tiny_task(**options)
 
 
-def test_numbers_of_numpy_are_taken_and_kept_as_plain_ones(tmp_path: Path) -> None:
+def test_numpy_numbers_are_accepted_and_stored_as_plain_ones(tmp_path: Path) -> None:
     options = {"lr": np.float32(0.5), "train_clicks": (np.int64(1), np.int64(2)), "seed": np.int64(3)}
     task = tiny_task({"decoder_width": np.int64(8)}, **options)
     trainer = tiny_trainer(tmp_path, limit_val_batches=0, limit_train_batches=0)
@@ -319,7 +319,7 @@ def test_numbers_of_numpy_are_taken_and_kept_as_plain_ones(tmp_path: Path) -> No
         ),
     ],
 )
-def test_a_configuration_of_wrong_types_is_told_in_one_line(
+def test_a_configuration_with_wrong_types_is_reported_in_one_line(
     overlay: str, message: str, tiny: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("o.yaml").write_text(overlay)
@@ -355,7 +355,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("by", ["file", "last"])
-def test_values_given_at_a_resume_act_and_are_reported(
+def test_values_given_on_resume_take_effect_and_are_reported(
     by: str, tiny: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert fit("--model.lr=1e-4", SAVE_LAST, "--report=none") == 0
@@ -385,7 +385,7 @@ def resume(folder: Path, optimizer: Choice | None, scheduler: Choice | None = No
     return trainer
 
 
-def test_arguments_of_a_chosen_optimizer_and_schedule_act_at_a_resume(tmp_path: Path) -> None:
+def test_arguments_of_a_chosen_optimizer_and_schedule_take_effect_on_resume(tmp_path: Path) -> None:
     step = torch.optim.lr_scheduler.StepLR
     resume(
         tmp_path,
@@ -416,7 +416,7 @@ def test_last_refuses_another_architecture_in_one_line(tiny: str, capsys: pytest
     assert "of another architecture: decoder_width 8 (the configuration says 16)" in capsys.readouterr().err
 
 
-def test_validating_a_checkpoint_fetches_no_backbone(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validating_a_checkpoint_downloads_no_backbone(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fit(SAVE_LAST, "--report=none") == 0
     path = checkpoint_of()
     content = torch.load(path, weights_only=True)
@@ -436,7 +436,7 @@ def two_batches() -> dict[str, Any]:
     return {"image": torch.rand(2, 3, SIDE, SIDE), "mask": mask}
 
 
-def test_several_validation_loaders_get_rows_of_their_own(tmp_path: Path) -> None:
+def test_several_validation_loaders_get_separate_rows(tmp_path: Path) -> None:
     task = tiny_task(val_clicks=1)
     trainer = tiny_trainer(tmp_path, limit_train_batches=1)
     trainer.fit(task, loader_of(two_batches()), [loader_of(two_batches()), loader_of(two_batches())])
@@ -506,7 +506,7 @@ def test_pairs_of_image_and_mask_train_and_validate(tmp_path: Path) -> None:
         ((torch.rand(1, 3, 2, 2), torch.tensor([[[0.2, 1], [0, 0]]])), "mask is bool or 0 and 1 .* got 0.2"),
     ],
 )
-def test_a_batch_that_does_not_fit_is_reported_in_one_line(batch: Any, message: str) -> None:
+def test_an_invalid_batch_is_reported_in_one_line(batch: Any, message: str) -> None:
     task: InteractiveSegmentationTask = tiny_task()
     with pytest.raises((TypeError, ValueError), match=message):
         task.training_step(batch, 0)

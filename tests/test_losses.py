@@ -84,7 +84,7 @@ class TestContract:
             loss(LOGITS, ~MASK | MASK.roll(1), valid), loss(LOGITS, (~MASK | MASK.roll(1)) & valid, valid)
         )
 
-    def test_each_image_has_the_loss_it_would_have_alone(self, name: str) -> None:
+    def test_each_image_has_the_same_loss_as_alone(self, name: str) -> None:
         loss, generator = get(name), torch.Generator().manual_seed(0)
         logits = torch.randn(3, 4, 5, generator=generator)
         mask, valid = (torch.rand(3, 4, 5, generator=generator) < share for share in (0.4, 0.8))
@@ -95,7 +95,7 @@ class TestContract:
                 together[i : i + 1], loss(logits[i : i + 1], mask[i : i + 1], valid[i : i + 1])
             )
 
-    def test_right_answer_costs_next_to_nothing_and_a_wrong_one_much(self, name: str) -> None:
+    def test_right_prediction_has_a_small_loss_and_a_wrong_one_a_large_one(self, name: str) -> None:
         loss, sure = get(name), torch.where(MASK, 12.0, -12.0)
         assert loss(sure, MASK, ALL) < 1e-3
         assert loss(-sure, MASK, ALL) > 0.5
@@ -117,7 +117,7 @@ class TestContract:
         assert logits.grad.isfinite().all()
         assert (logits.grad[1] == 0).all()
 
-    def test_gradient_points_towards_the_mask(self, name: str) -> None:
+    def test_gradient_points_toward_the_mask(self, name: str) -> None:
         logits = LOGITS.clone().requires_grad_()
         get(name)(logits, MASK, ALL).sum().backward()
         assert logits.grad is not None
@@ -147,7 +147,7 @@ def test_losses_are_added_by_their_weights() -> None:
     torch.testing.assert_close(weighted_sum({"bce": 2.0, "dice": 0.5}, logits, mask, ignore, none), wanted)
 
 
-def test_finished_images_weigh_nothing_but_stay_in_the_graph() -> None:
+def test_finished_images_have_weight_0_but_stay_in_the_graph() -> None:
     logits, mask, ignore = batch()
     logits.requires_grad_()
     finished = torch.tensor([False, True, False])
@@ -186,7 +186,7 @@ def test_unknown_loss_is_refused() -> None:
         weighted_sum({"BCE": 1.0}, logits, mask, ignore, ignore[:, 0, 0])
 
 
-def test_option_of_a_loss_is_given_beside_its_weight() -> None:
+def test_option_of_a_loss_is_given_next_to_its_weight() -> None:
     logits, mask, ignore = batch()
     wanted = 0.5 * normalized_focal(logits[:, 0], mask, ~ignore, gamma=1.0)
     loss = LossSum({"normalized_focal": {"weight": 0.5, "gamma": 1.0}})
@@ -232,7 +232,7 @@ def test_click_weights_fall_with_the_distance_to_the_nearest_click_of_the_pixel_
     assert float(weights[0, 1, 1]) == 2.0
 
 
-def test_click_cross_entropy_without_clicks_weighs_all_pixels_alike() -> None:
+def test_click_cross_entropy_without_clicks_weights_all_pixels_equally() -> None:
     logits, mask, ignore = batch()
     loss = LossSum({"click_bce": 1.0})(logits, mask, ~ignore, ClickBatch.empty(3))
     torch.testing.assert_close(loss, 0.8 * binary_cross_entropy(logits[:, 0], mask, ~ignore))

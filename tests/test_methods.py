@@ -125,7 +125,7 @@ def test_probabilities_have_the_image_s_size_and_lie_between_0_and_1(method: Met
         assert 0 <= previous.min() <= previous.max() <= 1
 
 
-def test_a_given_radius_is_kept(method: Method) -> None:
+def test_given_radius_is_kept(method: Method) -> None:
     method.reset(sample_image())
     assert method.fill_radii([POSITIVE, NEGATIVE], None) == [POSITIVE, NEGATIVE]
 
@@ -136,7 +136,7 @@ def test_no_clicks_give_an_empty_mask(method: Method) -> None:
     assert not method.predict(image, [], None).any()
 
 
-def test_a_background_click_on_an_object_click_is_an_answer(method: Method) -> None:
+def test_background_click_on_an_object_click_is_allowed(method: Method) -> None:
     image = sample_image()
     method.reset(image)
     click = Click(20, 28, radius=4.0)
@@ -148,14 +148,14 @@ def test_a_background_click_on_an_object_click_is_an_answer(method: Method) -> N
 
 
 @pytest.mark.parametrize("name", CLASSICAL)
-def test_an_object_wholly_taken_back_is_gone(make: Callable[..., Method], name: str) -> None:
+def test_object_fully_covered_by_negative_clicks_is_removed(make: Callable[..., Method], name: str) -> None:
     method = make(name)
     method.reset(sample_image())
     clicks = [Click(20, 28, radius=4.0), Click(20, 28, positive=False, radius=4.0)]
     assert not method.predict(sample_image(), clicks, None).any()
 
 
-def test_an_image_of_one_pixel_is_an_image(method: Method) -> None:
+def test_image_of_one_pixel_is_accepted(method: Method) -> None:
     image = np.full((1, 1, 3), 90, np.uint8)
     method.reset(image)
     probs = method.predict(image, method.fill_radii([Click(0, 0)], None), None)
@@ -164,7 +164,7 @@ def test_an_image_of_one_pixel_is_an_image(method: Method) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 30), (30, 1), (2, 3)])
-def test_a_thin_image_is_an_image(method: Method, size: tuple[int, int]) -> None:
+def test_thin_image_is_accepted(method: Method, size: tuple[int, int]) -> None:
     image = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
     method.reset(image)
     clicks = [Click(0, 0, radius=1.0), Click(size[0] - 1, size[1] - 1, positive=False, radius=1.0)]
@@ -172,7 +172,7 @@ def test_a_thin_image_is_an_image(method: Method, size: tuple[int, int]) -> None
     assert np.isfinite(method.predict(image, clicks, probs)).all()
 
 
-def test_an_image_of_one_color_is_an_image(method: Method) -> None:
+def test_image_of_one_color_is_accepted(method: Method) -> None:
     image = np.full((20, 30, 3), 128, np.uint8)
     method.reset(image)
     first = method.predict(image, [Click(10, 10, radius=3.0)], None)
@@ -183,7 +183,7 @@ def test_an_image_of_one_color_is_an_image(method: Method) -> None:
     assert np.isfinite(second).all()
 
 
-def test_clicks_at_the_border_are_clicks(method: Method) -> None:
+def test_clicks_at_the_border_are_accepted(method: Method) -> None:
     image = sample_image()
     method.reset(image)
     corners = [
@@ -197,7 +197,7 @@ def test_clicks_at_the_border_are_clicks(method: Method) -> None:
     assert np.isfinite(probs).all()
 
 
-def test_the_same_clicks_give_the_same_answer(method: Method) -> None:
+def test_the_same_clicks_give_the_same_result(method: Method) -> None:
     image = sample_image()
     answers = []
     for _ in range(2):
@@ -210,7 +210,7 @@ def test_the_same_clicks_give_the_same_answer(method: Method) -> None:
     np.testing.assert_array_equal(answers[0][1], answers[1][1])
 
 
-def test_predict_leaves_its_arguments_alone(method: Method) -> None:
+def test_predict_does_not_change_its_arguments(method: Method) -> None:
     image = sample_image()
     method.reset(image)
     first = method.predict(image, [POSITIVE], None)
@@ -221,7 +221,7 @@ def test_predict_leaves_its_arguments_alone(method: Method) -> None:
 
 
 @pytest.mark.parametrize("shape", [(8, 9), (8, 9, 1), (8, 9, 4), (0, 9, 3)])
-def test_an_image_of_another_shape_is_refused_with_a_way_out(method: Method, shape: tuple[int, ...]) -> None:
+def test_image_of_another_shape_is_refused_with_advice(method: Method, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"RGB.*got|got.*RGB") as error:
         method.reset(np.zeros(shape, np.uint8))
     assert str(shape) in str(error.value)
@@ -234,7 +234,7 @@ def test_an_image_of_another_type_is_refused(method: Method) -> None:
         method.reset([[0, 0, 0]])  # type: ignore[arg-type]
 
 
-def test_options_are_plain_and_make_the_same_method_again(make: Callable[..., Method]) -> None:
+def test_options_are_plain_and_recreate_the_method(make: Callable[..., Method]) -> None:
     for name in CLASSICAL:
         made = make(name, seed_radius=7.0)
         assert made.options["seed_radius"] == 7.0
@@ -288,7 +288,7 @@ def test_a_circle_ends_before_the_drag_s_end() -> None:
     ]
 
 
-def test_a_circle_ends_before_the_drag_s_end_whatever_float32_made_of_its_length() -> None:
+def test_a_circle_ends_before_the_drag_s_end_despite_float32_rounding() -> None:
     for squared in (2, 5, 8, 10, 13, 17, 20, 25, 90001):
         length = float(np.float32(np.sqrt(squared)))
         for radius in (length, float(np.nextafter(np.float32(length), np.float32(1e9)))):
@@ -298,7 +298,7 @@ def test_a_circle_ends_before_the_drag_s_end_whatever_float32_made_of_its_length
             assert ((rows - 350) ** 2 + (cols - 350) ** 2).max() < squared
 
 
-def test_a_missing_radius_is_cut_at_the_edge_of_the_last_mask(make: Callable[..., Method]) -> None:
+def test_a_missing_radius_ends_at_the_edge_of_the_last_mask(make: Callable[..., Method]) -> None:
     disc = make("disc", seed_radius=5.0)
     previous = np.zeros((40, 40), np.float32)
     previous[:, 20:] = 0.9
@@ -316,7 +316,7 @@ def test_parts_without_a_seed_are_dropped() -> None:
     assert not keep_seeded(mask, np.full((2, 4), -1, np.int8)).any()
 
 
-def test_the_frame_of_a_small_image_is_all_of_it() -> None:
+def test_the_frame_of_a_small_image_is_the_whole_image() -> None:
     assert frame_of((3, 4)).astype(int).tolist() == [[1, 1, 1, 1], [1, 0, 0, 1], [1, 1, 1, 1]]
     assert frame_of((1, 1)).all()
     assert frame_of((3, 4), 2).all()
@@ -325,7 +325,7 @@ def test_the_frame_of_a_small_image_is_all_of_it() -> None:
 # colors, graph, paths
 
 
-def test_colors_of_one_side_alone_are_certain_and_unseen_ones_are_even() -> None:
+def test_colors_of_one_side_have_probability_0_or_1_and_unseen_ones_a_half() -> None:
     image = np.zeros((4, 6, 3), np.uint8)
     image[:, :3] = (255, 0, 0)
     image[:, 3:] = (0, 0, 255)
@@ -339,7 +339,7 @@ def test_colors_of_one_side_alone_are_certain_and_unseen_ones_are_even() -> None
     assert probability[1, 2] == pytest.approx(0.5)
 
 
-def test_the_cut_is_the_cheapest_of_all_labellings() -> None:
+def test_the_cut_has_the_lowest_cost_of_all_labelings() -> None:
     rng = np.random.default_rng(3)
     image = rng.integers(0, 256, (3, 3, 3), dtype=np.uint8)
     costs = rng.uniform(0, 2, (2, 3, 3))
@@ -369,7 +369,7 @@ def test_an_edge_costs_what_the_formula_says() -> None:
     assert graph.weights.tolist() == pytest.approx([10.0, 10 * np.exp(-1)])
 
 
-def test_with_a_parent_no_labelling_has_a_child_without_it() -> None:
+def test_with_a_parent_no_labeling_has_a_child_without_it() -> None:
     image = np.zeros((1, 4, 3), np.uint8)
     seeds = np.array([[1, -1, -1, -1]], np.int8)
     wants = np.array([[0.0, 9.0, 0.0, 0.0]])  # the second pixel is expensive as object
@@ -438,7 +438,7 @@ def test_a_seed_of_one_pixel_survives_a_random_walker_s_shrinking_and_the_border
 # SAM
 
 
-def test_sam_is_fed_the_logits_of_the_very_answer_that_is_corrected(make: Callable[..., Method]) -> None:
+def test_sam_receives_the_logits_of_the_corrected_result(make: Callable[..., Method]) -> None:
     image, method = sample_image(), make("sam_onnx")
     method.reset(image)
     first = method.predict(image, [POSITIVE], None)
@@ -450,7 +450,7 @@ def test_sam_is_fed_the_logits_of_the_very_answer_that_is_corrected(make: Callab
     assert [float(f["mask_input"][0, 0, 0, 0]) for f in feeds] == [0, 1, 2, 1]
 
 
-def test_sam_computes_logits_back_from_probabilities_that_are_not_its_own(
+def test_sam_recomputes_logits_from_foreign_probabilities(
     make: Callable[..., Method],
 ) -> None:
     image, method = sample_image(), make("sam_onnx")
@@ -472,7 +472,7 @@ def test_sam_s_points_are_in_its_own_square_with_padding_last(make: Callable[...
     assert feeds["orig_im_size"].tolist() == [512, 256]
 
 
-def test_sam_without_its_files_says_what_it_wants() -> None:
+def test_sam_without_its_files_names_them() -> None:
     pytest.importorskip("onnxruntime")
     with pytest.raises(
         FileNotFoundError, match=r"wants encoder=PATH of a SAM-style ONNX file, got 'nothing.onnx'"
@@ -480,7 +480,7 @@ def test_sam_without_its_files_says_what_it_wants() -> None:
         METHODS.get("sam_onnx")(encoder="nothing.onnx", decoder="nothing.onnx")
 
 
-def test_a_missing_extra_is_one_line_that_says_how_to_install_it() -> None:
+def test_missing_extra_is_reported_in_one_line_with_its_pip_command() -> None:
     with pytest.raises(
         ImportError, match=r"^method 'random_walker' needs scikit-image; pip install 'dct-seg\[classical\]'$"
     ):

@@ -28,7 +28,7 @@ def test_iou_counts_pixels():
     assert iou(bits("##.."), bits(".##.")).tolist() == [1 / 3]
 
 
-def test_ignored_pixels_count_nowhere():
+def test_ignored_pixels_are_never_counted():
     assert iou(bits("###."), bits(".##."), bits("#...")).tolist() == [1]
 
 
@@ -39,7 +39,7 @@ def test_iou_is_exact_for_any_size():
     assert iou(pred, mask).item() == (5000**2 - 1) / 5000**2
 
 
-def test_two_empty_masks_agree_and_the_warning_names_the_sample():
+def test_two_empty_masks_have_iou_1_and_the_warning_names_the_sample():
     nothing = bits("....")
     assert iou(nothing, nothing).tolist() == [1]
     with pytest.warns(UserWarning, match=r"b\.png: neither the mask nor the prediction"):
@@ -68,14 +68,14 @@ def test_ious_are_compared_as_float32(dtype):
     assert failures(runs, 0.8500000000000001, 1).item() == 1
 
 
-def test_a_perfect_run_holds_to_the_end():
+def test_a_perfect_run_keeps_its_iou_to_the_end():
     runs = torch.tensor([[0.5, 1.0, -1.0, -1.0], [0.1, 0.2, 0.3, 0.4]])
     assert miou_at(runs, 4, 4).item() == pytest.approx(0.7)
     assert auc(runs, 4).item() == pytest.approx((0.5 + 3 + 1.0) / 8)
     assert num_clicks_to(runs, 0.9, 4).tolist() == [2, 4]
 
 
-def test_a_run_stopped_at_a_target_says_nothing_above_it():
+def test_a_run_stopped_at_a_target_is_unknown_above_it():
     runs = torch.tensor([[0.5, 0.86, -1.0]])
     assert num_clicks_to(runs, 0.85, 3, target=0.85).tolist() == [2]
     with pytest.raises(ValueError, match=r"the runs stop at IoU 0\.85, so the result at 0\.9 is unknown"):
@@ -107,7 +107,7 @@ def test_more_clicks_than_max_clicks_are_an_error():
         num_clicks_to(torch.rand(1, 4), 0.9, 3)
 
 
-def test_numbers_are_the_plain_loop_over_random_runs():
+def test_numbers_equal_a_plain_loop_over_random_runs():
     rng = np.random.default_rng(0)
     runs = [[float(v) for v in np.float32(rng.random(rng.integers(1, 7)))] for _ in range(50)]
     table = torch.tensor([run + [-1.0] * (6 - len(run)) for run in runs])
@@ -123,7 +123,7 @@ def test_numbers_are_the_plain_loop_over_random_runs():
 # --- the interval -------------------------------------------------------------------------------------------
 
 
-def test_the_interval_is_near_the_normal_one():
+def test_the_interval_is_close_to_the_normal_one():
     values = np.random.default_rng(0).normal(5, 2, 400)
     low, high = bootstrap_interval(values)
     half = 1.96 * values.std() / 20
@@ -141,7 +141,7 @@ def test_the_same_seed_gives_the_same_interval():
     )
 
 
-def test_an_interval_of_nothing_is_an_error():
+def test_an_interval_of_no_values_is_an_error():
     with pytest.raises(ValueError, match="one value or more"):
         bootstrap_interval([])
 
@@ -200,7 +200,7 @@ def test_two_processes_equal_one(case, on_two_ranks):
     assert [rank[CASES.index(case)] for rank in on_two_ranks] == [one, one]
 
 
-def test_the_numbers_carry_the_fields_names():
+def test_the_metrics_have_the_usual_names():
     metric = NumberOfClicks(1, max_clicks=10, thresholds=(0.85, 0.905), miou_at=(1, 5))
     metric.update(torch.full((1, 10), 0.9), torch.tensor([0]))
     assert list(metric.compute()) == [
@@ -231,14 +231,14 @@ def test_samples_never_seen_are_skipped():
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
-def test_nothing_seen_gives_nan_and_not_an_error():
+def test_no_samples_give_nan_instead_of_an_error():
     numbers = NumberOfClicks(3).compute()
     assert numbers["num_seen"].item() == 0
     assert numbers["NoC@85"].isnan()
     assert numbers["mIoU@1"].isnan()
 
 
-def test_a_run_that_ended_early_holds_its_last_iou():
+def test_a_run_that_ended_early_keeps_its_last_iou():
     metric = NumberOfClicks(2, max_clicks=4, thresholds=(0.9,), miou_at=(4,))
     metric.update(torch.tensor([[0.5, 0.8, float("nan")], [0.2, 0.4, 0.6]]), torch.tensor([0, 1]))
     assert metric.table.tolist() == [pytest.approx([0.5, 0.8, 0.8, 0.8]), pytest.approx([0.2, 0.4, 0.6, 0.6])]
@@ -261,7 +261,7 @@ def test_a_run_with_a_target_has_no_curve():
     }
 
 
-def test_reset_forgets_and_a_saved_table_comes_back():
+def test_reset_clears_the_table_and_a_saved_one_is_restored():
     metric = NumberOfClicks(3, max_clicks=5, miou_at=(1,))
     metric.persistent(True)
     metric.update(runs_of(3, 5), torch.arange(3))
@@ -280,7 +280,7 @@ def test_the_table_moves_with_the_metric():
 
 
 @pytest.mark.parametrize("ids", [[3], [-1]])
-def test_an_id_outside_the_data_set_is_refused(ids):
+def test_an_id_outside_the_dataset_is_refused(ids):
     with pytest.raises(ValueError, match=r"sample ids -?\d to -?\d but num_samples is 3; ids count from 0"):
         NumberOfClicks(3).update(torch.rand(1, 20), torch.tensor(ids))
 

@@ -86,7 +86,7 @@ def make_tool(
     return ClickTool(viewer, image, predictor or Predictor(Discs())), Mouse(viewer)
 
 
-def test_label_follows_the_drag_and_stays_as_it_was_let_go(viewer: Any) -> None:
+def test_label_follows_the_drag_and_stays_after_release(viewer: Any) -> None:
     tool, mouse = make_tool(viewer)
     sizes = mouse.drag((20, 30), (20, 33), (20, 36), seen=lambda: int((tool.labels.data == 1).sum()))
     assert sizes == [int(disc(20, 30, 3).sum()), int(disc(20, 30, 6).sum())]
@@ -94,9 +94,7 @@ def test_label_follows_the_drag_and_stays_as_it_was_let_go(viewer: Any) -> None:
     assert tool.labels.name == "objects of cells"
 
 
-def test_slow_network_leaves_moves_out_but_never_the_last(
-    viewer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slow_network_skips_moves_but_never_the_last(viewer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     tool, mouse = make_tool(viewer)
     monkeypatch.setattr(napari_tool.time, "perf_counter", iter(range(1000)).__next__)  # one second a look
     sizes = mouse.drag((20, 30), (20, 33), (20, 36), seen=lambda: int((tool.labels.data == 1).sum()))
@@ -144,7 +142,7 @@ def test_undo_removes_a_click_and_then_returns_to_the_previous_object(viewer: An
     assert not tool.labels.data.any()
 
 
-def test_what_a_person_paints_by_hand_in_between_is_kept(viewer: Any) -> None:
+def test_manual_painting_between_clicks_is_kept(viewer: Any) -> None:
     tool, mouse = make_tool(viewer)
     mouse.drag((20, 20), (20, 28))
     tool.labels.data[0, :] = 7
@@ -159,14 +157,14 @@ def test_drag_with_a_modifier_belongs_to_napari(viewer: Any, modifier: str) -> N
     assert not tool.labels.data.any()
 
 
-def test_view_stands_still_while_a_drag_lasts(viewer: Any) -> None:
+def test_view_does_not_move_during_a_drag(viewer: Any) -> None:
     _, mouse = make_tool(viewer)
     camera = napari_tool._camera(viewer)
     assert mouse.drag((20, 30), (20, 40), seen=lambda: camera.mouse_pan) == [False]
     assert camera.mouse_pan is True
 
 
-def test_paintbrush_of_the_labels_layer_is_left_alone(viewer: Any) -> None:
+def test_paintbrush_of_the_labels_layer_still_works(viewer: Any) -> None:
     tool, mouse = make_tool(viewer)
     viewer.layers.selection.active = tool.labels
     tool.labels.mode = "paint"
@@ -174,20 +172,20 @@ def test_paintbrush_of_the_labels_layer_is_left_alone(viewer: Any) -> None:
     assert not tool.labels.data.any()
 
 
-def test_press_outside_of_the_image_is_nothing(viewer: Any) -> None:
+def test_press_outside_the_image_has_no_effect(viewer: Any) -> None:
     tool, mouse = make_tool(viewer)
     mouse.drag((20, 60.6), (20, 40))
     assert not tool.labels.data.any()
 
 
-def test_closed_tool_listens_no_longer(viewer: Any) -> None:
+def test_closed_tool_no_longer_reacts(viewer: Any) -> None:
     tool, mouse = make_tool(viewer)
     tool.close()
     mouse.drag((20, 30), (20, 40))
     assert not tool.labels.data.any()
 
 
-def test_scale_and_place_of_the_layer_are_minded(viewer: Any) -> None:
+def test_scale_and_position_of_the_layer_are_respected(viewer: Any) -> None:
     tool, mouse = make_tool(viewer, scale=(0.5, 0.5), translate=(100, 200))
     mouse.drag((100 + 10, 200 + 15), (100 + 10, 200 + 18))
     np.testing.assert_array_equal(tool.labels.data == 1, disc(20, 30, 6))
@@ -219,13 +217,13 @@ def test_network_sees_gray_between_the_contrast_limits(viewer: Any) -> None:
     assert (seen[0][0, 0, 0], seen[0][0, -1, 0]) == (0, 255)
 
 
-def test_layer_that_is_no_image_is_refused(viewer: Any) -> None:
+def test_layer_that_is_not_an_image_is_refused(viewer: Any) -> None:
     points = viewer.add_points(np.zeros((1, 2)), name="dots")
     with pytest.raises(ValueError, match="layer 'dots' is not an image of two or more dimensions"):
         ClickTool(viewer, points, Predictor(Discs()))
 
 
-def test_manifest_names_a_function_that_is_there() -> None:
+def test_manifest_names_an_existing_function() -> None:
     manifest = yaml.safe_load(MANIFEST.read_text(encoding="utf-8"))
     assert manifest["name"] == "dct-seg"
     (command,) = manifest["contributions"]["commands"]
@@ -237,7 +235,7 @@ def test_manifest_names_a_function_that_is_there() -> None:
     assert [one["command"] for one in manifest["contributions"]["widgets"]] == [command["id"]]
 
 
-def test_manifest_is_valid_to_npe2() -> None:
+def test_manifest_is_valid_for_npe2() -> None:
     npe2 = pytest.importorskip("npe2", reason="npe2 is not installed")
     manifest = npe2.PluginManifest.from_file(str(MANIFEST))
     manifest.validate_imports()

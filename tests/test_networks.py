@@ -66,7 +66,7 @@ class TestContract:
         )
         torch.testing.assert_close(net(image(), padded), net(image(), clicks), atol=1e-5, rtol=1e-5)
 
-    def test_each_image_of_a_batch_has_the_logits_it_would_have_alone(self, name: str) -> None:
+    def test_each_image_of_a_batch_has_the_same_logits_as_alone(self, name: str) -> None:
         net = network(name)
         together = net(image(), some_clicks())
         for i, clicks in enumerate(some_clicks().to_clicks()):
@@ -90,13 +90,13 @@ class TestContract:
             assert [key for key, p in own if p.grad is None] == []
             assert [key for key, p in own if not p.grad.isfinite().all()] == []  # type: ignore[union-attr]
 
-    def test_loss_of_an_image_is_the_one_it_would_have_alone(self, name: str) -> None:
+    def test_each_image_has_the_same_loss_as_alone(self, name: str) -> None:
         net = network(name)
         together = loss_of(net, some_clicks())
         swapped = loss_of(net, ClickBatch.from_clicks(some_clicks().to_clicks()[:1] * 2))
         torch.testing.assert_close(together[:1], swapped[:1], atol=1e-4, rtol=1e-4)
 
-    def test_saved_and_loaded_it_answers_to_the_bit(self, name: str, tmp_path: Path) -> None:
+    def test_saved_and_loaded_network_is_bit_identical(self, name: str, tmp_path: Path) -> None:
         net = network(name)
         path = net.save_pretrained(tmp_path / "net.safetensors")
         again = InteractiveNetwork.from_pretrained(path)
@@ -104,7 +104,7 @@ class TestContract:
         assert not again.training
         assert torch.equal(again(image(), some_clicks()), net(image(), some_clicks()))
 
-    def test_no_clicks_and_bfloat16_are_no_error(self, name: str) -> None:
+    def test_no_clicks_and_bfloat16_work(self, name: str) -> None:
         net = network(name)
         with torch.autocast("cpu", torch.bfloat16):
             for clicks in (ClickBatch.empty(2), some_clicks()):
@@ -112,7 +112,7 @@ class TestContract:
                 assert logits.dtype == torch.float32
                 assert logits.isfinite().all()
 
-    def test_adjust_sees_each_point_once_and_its_identity_changes_no_bit(self, name: str) -> None:
+    def test_adjust_is_called_once_per_point_and_the_identity_changes_nothing(self, name: str) -> None:
         net = network(name)
         seen: list[str] = []
 

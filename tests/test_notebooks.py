@@ -25,20 +25,20 @@ def sources(cells: list[Any]) -> list[tuple[str, str]]:
     return [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
 
 
-def test_there_are_five_and_each_has_its_twin() -> None:
+def test_there_are_five_notebooks_with_a_python_file_each() -> None:
     assert [name[0] for name in NAMES] == list("12345")
     assert sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_notebook_says_what_its_twin_says(name: str) -> None:
+def test_notebook_equals_its_python_file(name: str) -> None:
     jupytext = pytest.importorskip("jupytext")
     script = jupytext.read(NOTEBOOKS / f"{name}.py", fmt="py:percent")
     assert sources(stored(name)["cells"]) == sources(script.cells), f"run `python notebooks/run.py {name}`"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_outputs_are_kept_small_and_whole(name: str) -> None:
+def test_outputs_are_small_and_complete(name: str) -> None:
     assert (NOTEBOOKS / f"{name}.ipynb").stat().st_size < MOST_BYTES
     code = [cell for cell in stored(name)["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1)), (
@@ -59,7 +59,7 @@ def test_formulas_are_plain_text_because_the_site_renders_no_tex(name: str) -> N
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_links_between_notebooks_lead_somewhere(name: str) -> None:
+def test_links_between_notebooks_work(name: str) -> None:
     text = "\n".join(source for kind, source in sources(stored(name)["cells"]) if kind == "markdown")
     assert all((NOTEBOOKS / target).is_file() for target in re.findall(r"\]\(([^)]+\.ipynb)\)", text))
     assert all(

@@ -31,20 +31,20 @@ def hashes(folder: Path, names: list[str]) -> dict[str, str]:
     }
 
 
-def test_page_was_built_from_its_present_sources() -> None:
+def test_page_was_built_from_its_current_sources() -> None:
     sources = ["index.html", "package.json", "package-lock.json", "tsconfig.json", "vite.config.ts", "src"]
     assert hashes(PAGE, sources) == BUILD["sources"], (
         "run `npm ci && npm run build` in page/ and commit src/dct_seg/app/static"
     )
 
 
-def test_built_page_was_not_changed_by_hand() -> None:
+def test_built_page_was_not_edited() -> None:
     assert hashes(STATIC, ["index.html", "assets"]) == BUILD["built"], (
         "run `npm ci && npm run build` in page/"
     )
 
 
-def test_built_page_asks_for_nothing_but_its_own_files() -> None:
+def test_built_page_requests_only_its_own_files() -> None:
     html = (STATIC / "index.html").read_text()
     for address in re.findall(r'(?:src|href)="([^"#]+)"', html):
         assert (STATIC / address).is_file(), address
@@ -77,7 +77,7 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", INTERFACES)
-def test_shape_in_the_page_is_that_of_the_servers_schema(name: str, schema: dict[str, Any]) -> None:
+def test_types_in_the_page_match_the_servers_schema(name: str, schema: dict[str, Any]) -> None:
     properties = schema[NAMES.get(name, name)]["properties"]
     for field, kind in INTERFACES[name].items():
         assert field in properties, f"the server has no {name}.{field}; it has {', '.join(properties)}"
@@ -103,7 +103,7 @@ def test_page_and_server_give_classes_the_same_colors() -> None:
     assert tuple(re.findall(r"#\w{6}", palette[1])) == project.COLORS
 
 
-def test_page_says_image_to_people() -> None:
+def test_page_calls_an_image_image() -> None:
     html = (PAGE / "index.html").read_text()
     told = re.findall(r' (?:aria-label|title|placeholder)="([^"]*)"', html) + re.findall(r">([^<>]+)<", html)
     for path in (PAGE / "src").glob("*.ts"):

@@ -56,7 +56,7 @@ def median_threshold(page: Page, name: str) -> float:
 
 
 @pytest.mark.parametrize("shrunk", [False, True])
-def test_log_of_the_annotator_gives_its_masks_to_the_bit(
+def test_log_of_the_annotator_gives_bit_identical_masks(
     tmp_path: Path, folder: Path, weights: Path, shrunk: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if shrunk:
@@ -103,9 +103,7 @@ def test_log_of_the_annotator_gives_its_masks_to_the_bit(
     )
 
 
-def test_imported_mask_and_a_mask_that_was_corrected_come_back(
-    tmp_path: Path, folder: Path, weights: Path
-) -> None:
+def test_imported_and_corrected_masks_are_replayed(tmp_path: Path, folder: Path, weights: Path) -> None:
     net = DCTNetMethod(weights).net
     page = Page(folder, lambda: DCTNetMethod(net=net))
     labels = np.zeros((96, 128), np.uint8)
@@ -128,7 +126,7 @@ def test_imported_mask_and_a_mask_that_was_corrected_come_back(
         np.testing.assert_array_equal(read(tmp_path / "out" / "masks" / "a" / f"{number}.png"), mask)
 
 
-def test_clicks_given_are_those_of_the_predictor(tmp_path: Path, folder: Path, weights: Path) -> None:
+def test_given_clicks_give_the_masks_of_the_predictor(tmp_path: Path, folder: Path, weights: Path) -> None:
     out = tmp_path / "out"
     given = ["--click", "40,50,12", "--click", "20,100,-", "--click", "70.5,30.5,8,-"]
     assert run(folder / "a.png", *given, "--threshold", 0.45, "--weights", weights, "--out", out) == 0
@@ -143,7 +141,7 @@ def test_clicks_given_are_those_of_the_predictor(tmp_path: Path, folder: Path, w
     assert overlay[40, 50].tolist() == [0, 220, 60]  # the first click's mark
 
 
-def test_second_run_makes_only_what_is_missing_or_asked_for_otherwise(
+def test_second_run_predicts_only_missing_or_changed_masks(
     tmp_path: Path, folder: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
@@ -196,7 +194,7 @@ def test_image_that_fails_does_not_stop_the_others(
         (["--click", "1,2", "--threshold", "2"], "--threshold lies between 0 and 1, got 2"),
     ],
 )
-def test_mistake_is_reported_in_one_line(
+def test_wrong_argument_is_reported_in_one_line(
     tmp_path: Path, folder: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(folder, *words, "--out", tmp_path / "out") == 2
@@ -206,7 +204,7 @@ def test_mistake_is_reported_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_images_of_one_name_and_missing_images_are_refused(
+def test_images_with_one_name_and_missing_images_are_refused(
     tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "a.jpg").write_bytes((folder / "a.png").read_bytes())
@@ -236,14 +234,14 @@ def test_images_of_one_name_and_missing_images_are_refused(
         ("", "contains no object"),
     ],
 )
-def test_log_that_is_none_is_refused_with_its_line(tmp_path: Path, line: str, message: str) -> None:
+def test_invalid_log_is_refused_with_its_line(tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "log.jsonl").write_text(line)
     with pytest.raises(ValueError, match=r"log\.jsonl") as error:
         read_click_log(tmp_path / "log.jsonl")
     assert message in str(error.value)
 
 
-def test_masks_of_the_last_run_are_never_read_as_images(
+def test_masks_of_an_earlier_run_are_never_read_as_images(
     tmp_path: Path, folder: Path, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("--click", "40,50,12", "--weights", weights, "--out")
@@ -258,7 +256,7 @@ def test_masks_of_the_last_run_are_never_read_as_images(
     ]  # the annotator's list
 
 
-def test_overlays_asked_for_later_are_drawn_of_the_masks_there_are(
+def test_overlays_requested_later_are_drawn_from_existing_masks(
     tmp_path: Path, folder: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = (folder, "--click", "40,50,12", "--weights", weights, "--out")
@@ -276,7 +274,7 @@ def lines(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_batch_of_objects_has_the_masks_of_one_by_one(
+def test_batch_of_objects_gives_the_masks_of_single_predictions(
     tmp_path: Path, folder: Path, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = tmp_path / "log.jsonl"
@@ -300,7 +298,7 @@ def test_batch_of_objects_has_the_masks_of_one_by_one(
             assert (alone != mask).mean() < 0.001
 
 
-def test_images_of_a_batch_share_a_forward_and_one_that_fails_stops_none(
+def test_images_of_a_batch_share_a_forward_pass_and_a_failure_stops_no_other(
     tmp_path: Path,
     folder: Path,
     weights: Path,

@@ -50,7 +50,7 @@ def test_parts_that_touch_at_a_corner_are_two_polygons() -> None:
     assert np.array_equal(filled(TWO.polygons(), (3, 3)), TWO.mask)
 
 
-def test_polygons_give_any_mask_without_holes_back() -> None:
+def test_polygons_reproduce_any_mask_without_holes() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         mask = np.tri(*rng.integers(2, 12, 2), dtype=bool)[:, ::-1] & (rng.random() < 0.9)
@@ -59,13 +59,13 @@ def test_polygons_give_any_mask_without_holes_back() -> None:
         assert np.array_equal(found, mask)
 
 
-def test_tolerance_leaves_corners_out() -> None:
+def test_tolerance_omits_corners() -> None:
     stairs = Prediction(np.tri(30, dtype=bool), np.tri(30, dtype=np.float32), ())
     assert len(stairs.polygons()[0]) == 62
     assert len(stairs.polygons(tolerance=1.0)[0]) < 9
 
 
-def test_run_lengths_are_those_of_pycocotools_to_the_letter() -> None:
+def test_run_lengths_equal_those_of_pycocotools() -> None:
     rng = np.random.default_rng(0)
     for height, width in ((1, 1), (1, 9), (7, 3), (40, 60)):
         for share in (0.0, 0.02, 0.5, 1.0):
@@ -89,7 +89,7 @@ def test_coco_annotation_has_box_area_and_mask() -> None:
     assert EMPTY.to_coco()["bbox"] == [0, 0, 0, 0]
 
 
-def test_prediction_unpacks_as_sam_answers() -> None:
+def test_prediction_unpacks_like_sam_s_result() -> None:
     masks, scores, logits = RING
     assert (masks.shape, scores.shape, logits.shape) == ((1, 4, 4), (1,), (1, 4, 4))
     assert np.array_equal(masks[np.argmax(scores)], RING.mask)
@@ -107,7 +107,7 @@ def test_logits_are_finite_where_the_probability_is_0_or_1() -> None:
     assert Prediction(probs > 0.5, probs, ()).logits.tolist() == [[[-32.0, 32.0]]]
 
 
-def test_supervision_takes_box_and_mask() -> None:
+def test_supervision_accepts_box_and_mask() -> None:
     supervision: Any = pytest.importorskip("supervision")
     found = supervision.Detections(
         xyxy=np.array([RING.box], float), mask=RING.mask[None], class_id=np.array([0])

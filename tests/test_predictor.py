@@ -106,7 +106,7 @@ def test_replayed_incremental_and_fresh_predictions_are_the_same(
         assert_same(answer, jumping.predict(clicks))
 
 
-def test_beginning_that_is_known_is_not_computed_again() -> None:
+def test_known_prefix_of_clicks_is_not_computed_again() -> None:
     method = Counting()
     predictor = Predictor(method)
     predictor.set_image(IMAGE)
@@ -130,7 +130,7 @@ def test_the_radii_used_are_returned() -> None:
     )
 
 
-def test_radius_of_an_earlier_click_is_not_guessed_anew() -> None:
+def test_radius_of_an_earlier_click_is_not_predicted_again() -> None:
     predictor = Predictor(network())
     predictor.set_image(IMAGE)
     first = predictor.click(20, 20).clicks[0]
@@ -138,7 +138,7 @@ def test_radius_of_an_earlier_click_is_not_guessed_anew() -> None:
     assert predictor.click(5, 5, positive=False).clicks[0] == first
 
 
-def test_result_has_the_promised_types() -> None:
+def test_result_has_the_documented_types() -> None:
     predictor = Predictor(tiny_net())
     predictor.set_image(IMAGE)
     result = predictor.predict([Click(row=10, col=12, positive=True, radius=None)])
@@ -148,13 +148,13 @@ def test_result_has_the_promised_types() -> None:
     assert np.array_equal(result.mask, result.probs > 0.5)
 
 
-def test_threshold_is_what_a_pixel_must_be_above() -> None:
+def test_probability_must_be_above_the_threshold() -> None:
     predictor = Predictor(METHODS.get("disc")(), threshold=1.0)
     predictor.set_image(IMAGE)
     assert not predictor.click(5, 5, radius=3.0).mask.any()  # probabilities of 1 are not above 1
 
 
-def test_array_that_was_handed_out_can_be_painted_over() -> None:
+def test_returned_array_can_be_modified() -> None:
     predictor = Predictor(network())
     predictor.set_image(IMAGE)
     first = predictor.click(20, 20, radius=5.0)
@@ -167,7 +167,7 @@ def test_array_that_was_handed_out_can_be_painted_over() -> None:
     assert_same(predictor.click(3, 3), fresh.predict([Click(20, 20, radius=5.0), Click(3, 3)]))
 
 
-def test_image_that_was_handed_in_can_be_painted_over() -> None:
+def test_given_image_can_be_modified() -> None:
     mine = IMAGE.copy()
     predictor, other = Predictor(network()), Predictor(network())
     predictor.set_image(mine)
@@ -176,7 +176,7 @@ def test_image_that_was_handed_in_can_be_painted_over() -> None:
     assert_same(predictor.click(20, 20), other.click(20, 20))
 
 
-def test_undo_to_the_start_gives_the_empty_mask_and_one_more_is_no_error() -> None:
+def test_undo_of_all_clicks_gives_the_empty_mask_and_another_undo_is_allowed() -> None:
     predictor = Predictor(Counting())
     predictor.set_image(IMAGE)
     predictor.click(1, 1)
@@ -186,7 +186,7 @@ def test_undo_to_the_start_gives_the_empty_mask_and_one_more_is_no_error() -> No
         assert result.clicks == ()
 
 
-def test_reset_forgets_the_clicks_and_keeps_the_image() -> None:
+def test_reset_discards_the_clicks_and_keeps_the_image() -> None:
     predictor = Predictor(Counting())
     predictor.set_image(IMAGE)
     first = predictor.click(1, 1)
@@ -195,7 +195,7 @@ def test_reset_forgets_the_clicks_and_keeps_the_image() -> None:
     assert_same(predictor.click(1, 1), first)
 
 
-def test_new_image_forgets_the_clicks() -> None:
+def test_new_image_discards_the_clicks() -> None:
     predictor = Predictor(network())
     predictor.set_image(IMAGE)
     predictor.click(1, 1)
@@ -226,7 +226,7 @@ def test_alpha_is_ignored() -> None:
     assert_same(*results)
 
 
-def test_read_only_image_is_taken_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+def test_read_only_image_is_accepted_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
     image = IMAGE.copy()
     image.setflags(write=False)
     predictor = Predictor(network())
@@ -244,14 +244,14 @@ def test_read_only_image_is_taken_without_a_warning(recwarn: pytest.WarningsReco
         ("a.jpg", "str"),
     ],
 )
-def test_image_of_another_kind_is_refused(image: Any, given: str) -> None:
+def test_image_of_another_type_is_refused(image: Any, given: str) -> None:
     with pytest.raises(
         ValueError, match=rf"an image is a \(height, width, 3\) uint8 array in RGB, got {given}"
     ):
         Predictor(Counting()).set_image(image)
 
 
-def test_prediction_without_an_image_says_what_to_call() -> None:
+def test_prediction_without_an_image_names_the_method_to_call() -> None:
     with pytest.raises(RuntimeError, match=r"no image is set; call set_image\(rgb\) first"):
         Predictor(Counting()).predict([Click(1, 1)])
 
@@ -275,7 +275,7 @@ def test_network_is_put_in_evaluation_mode() -> None:
     assert not net.training
 
 
-def test_predictor_of_a_file_predicts_as_the_network_that_wrote_it(tmp_path: Any) -> None:
+def test_predictor_from_a_file_equals_the_network_that_wrote_it(tmp_path: Any) -> None:
     file = tiny_net().save_pretrained(tmp_path)
     predictor, other = (
         Predictor.from_pretrained(file, zoom_in=False),
@@ -286,7 +286,7 @@ def test_predictor_of_a_file_predicts_as_the_network_that_wrote_it(tmp_path: Any
     assert_same(predictor.click(20, 20), other.click(20, 20))
 
 
-def test_history_is_bounded_and_an_undo_beyond_it_plays_the_clicks_again(
+def test_history_is_bounded_and_an_undo_beyond_it_replays_the_clicks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("dct_seg.predictor.HISTORY_BYTES", 2 * IMAGE[..., 0].size * 4)
@@ -307,7 +307,7 @@ def test_history_is_bounded_and_an_undo_beyond_it_plays_the_clicks_again(
     assert method.calls == 6 + 3  # three clicks were played again, once
 
 
-def test_turn_keeps_the_region_alone_that_is_not_zero() -> None:
+def test_step_keeps_only_the_nonzero_region() -> None:
     predictor = Predictor(Counting())
     predictor.set_image(IMAGE)
     predictor.click(5, 5, radius=7.0)
@@ -315,7 +315,7 @@ def test_turn_keeps_the_region_alone_that_is_not_zero() -> None:
     assert [turn.part.shape for turn in predictor._turns if turn.part is not None] == [(1, 1), (5, 4)]
 
 
-def test_timings_tell_the_encoding_from_the_click() -> None:
+def test_timings_separate_the_encoding_from_the_click() -> None:
     predictor = Predictor(DCTNetMethod(net=LATE, zoom_in=False, precision="float32"))
     predictor.set_image(IMAGE)
     assert predictor.timings.encode > 0
@@ -336,7 +336,7 @@ def clicks_of_objects() -> list[list[Click]]:
 
 
 @pytest.mark.parametrize("make", [Counting, network, late_network, late_and_mirrored])
-def test_batch_of_objects_answers_as_one_by_one(make: Callable[[], Method]) -> None:
+def test_batch_of_objects_equals_single_predictions(make: Callable[[], Method]) -> None:
     predictor = Predictor(make())
     predictor.set_image(IMAGE)
     for together, clicks in zip(
@@ -350,7 +350,7 @@ def test_batch_of_objects_answers_as_one_by_one(make: Callable[[], Method]) -> N
             assert one.radius == pytest.approx(other.radius, rel=1e-4)
 
 
-def test_batch_sees_first_clicks_of_all_objects_in_one_forward() -> None:
+def test_batch_predicts_first_clicks_of_all_objects_in_one_forward_pass() -> None:
     method = network()
     predictor = Predictor(method)
     predictor.set_image(IMAGE)
@@ -361,7 +361,7 @@ def test_batch_sees_first_clicks_of_all_objects_in_one_forward() -> None:
     assert sizes[0] == 2
 
 
-def test_batch_leaves_the_clicks_of_the_predictor_alone() -> None:
+def test_batch_does_not_change_the_clicks_of_the_predictor() -> None:
     predictor = Predictor(Counting())
     predictor.set_image(IMAGE)
     before = predictor.click(5, 5, radius=7.0)
@@ -370,7 +370,7 @@ def test_batch_leaves_the_clicks_of_the_predictor_alone() -> None:
 
 
 @pytest.mark.parametrize("make", [Counting, network, late_network, late_and_mirrored])
-def test_objects_of_several_images_answer_as_one_by_one(make: Callable[[], Method]) -> None:
+def test_objects_of_several_images_equal_single_predictions(make: Callable[[], Method]) -> None:
     images = [IMAGE, IMAGE[::-1].copy(), IMAGE[:30, :50].copy()]
     predictors = [Predictor(make()) for _ in images]
     for predictor, image in zip(predictors, images, strict=True):
@@ -383,7 +383,7 @@ def test_objects_of_several_images_answer_as_one_by_one(make: Callable[[], Metho
         assert np.allclose(together.probs, alone.probs, atol=1e-4)
 
 
-def test_objects_of_several_images_of_one_size_share_a_forward() -> None:
+def test_objects_of_several_images_of_one_size_share_a_forward_pass() -> None:
     predictors = [Predictor(network()) for _ in range(3)]
     for i, predictor in enumerate(predictors):
         predictor.set_image(np.roll(IMAGE, i, axis=0))

@@ -60,7 +60,7 @@ def test_threads_that_share_a_predictor_get_the_masks_of_one_thread() -> None:
     assert [np.array_equal(*pair) for pair in zip(wanted, found, strict=True)] == [True] * 20
 
 
-def test_clicks_of_threads_are_all_kept_and_an_image_is_set_between_calls() -> None:
+def test_all_clicks_of_threads_are_kept_and_an_image_is_set_between_calls() -> None:
     shared = Predictor(Slow())
     shared.set_image(IMAGE)
     threads = [threading.Thread(target=shared.click, args=(5, col)) for col in range(8)]
@@ -90,7 +90,7 @@ def test_predictor_can_be_sent_to_another_process() -> None:
 
 
 @pytest.mark.parametrize("threshold", [2.0, -0.1, float("nan"), float("inf"), "0.5", None, True])
-def test_threshold_that_is_no_probability_is_refused(threshold: Any) -> None:
+def test_threshold_that_is_not_a_probability_is_refused(threshold: Any) -> None:
     with pytest.raises(ValueError, match="threshold is a probability, 0 to 1, got"):
         Predictor(Slow(), threshold=threshold)
 

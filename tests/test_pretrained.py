@@ -42,14 +42,14 @@ def rewritten(
     return target
 
 
-def test_network_comes_back_with_its_weights_and_configuration_in_evaluation_mode(saved: Path) -> None:
+def test_network_is_restored_with_weights_and_configuration_in_evaluation_mode(saved: Path) -> None:
     net = DCTNet.from_pretrained(saved)
     assert not any(m.training for m in net.modules())
     assert net.config.normalize_features
     assert torch.equal(logits(net), logits(tiny_net(normalize_features=True)))
 
 
-def test_loading_fetches_no_pretrained_backbone(tmp_path: Path) -> None:
+def test_loading_downloads_no_pretrained_backbone(tmp_path: Path) -> None:
     net = tiny_net()
     object.__setattr__(net.config, "backbone_weights", "imagenet")  # as a network that was trained from them
     file = net.save_pretrained(tmp_path)
@@ -75,7 +75,7 @@ def test_weight_that_float16_cannot_hold_is_refused_and_nothing_is_written(tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folder_gets_one_file_and_is_read_as_one(tmp_path: Path) -> None:
+def test_folder_gets_one_weights_file_and_can_be_loaded(tmp_path: Path) -> None:
     file = tiny_net().save_pretrained(tmp_path / "deep" / "folder")
     assert file == tmp_path / "deep" / "folder" / "model.safetensors"
     assert [f.name for f in file.parent.iterdir()] == ["model.safetensors"]
@@ -83,7 +83,7 @@ def test_folder_gets_one_file_and_is_read_as_one(tmp_path: Path) -> None:
     assert torch.equal(logits(DCTNet.from_pretrained(str(file))), logits(tiny_net()))
 
 
-def test_card_s_lines_travel_with_the_weights_and_cannot_replace_the_configuration(tmp_path: Path) -> None:
+def test_card_is_stored_with_the_weights_and_cannot_replace_the_configuration(tmp_path: Path) -> None:
     file = tiny_net().save_pretrained(tmp_path, licence="Apache-2.0", config="none")
     stored = pretrained.load(file)
     assert stored.card == {"licence": "Apache-2.0"}
@@ -108,7 +108,7 @@ def test_write_that_fails_leaves_the_old_file_and_no_other(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
-def test_weights_can_be_read_by_whoever_may_read_other_new_files(saved: Path) -> None:
+def test_weights_have_the_permissions_of_other_new_files(saved: Path) -> None:
     other = saved.with_name("other")
     other.write_bytes(b"")
     assert saved.stat().st_mode == other.stat().st_mode
@@ -151,7 +151,7 @@ def test_truncated_file_is_refused(saved: Path) -> None:
         DCTNet.from_pretrained(saved)
 
 
-def test_safetensors_of_somebody_else_are_refused(tmp_path: Path) -> None:
+def test_safetensors_of_another_program_are_refused(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(
         ValueError, match=r"holds no dct-seg configuration; write weights with DCTNet\.save_pretrained"
@@ -181,7 +181,7 @@ def test_weights_that_are_not_finite_or_of_another_type_are_refused(
         DCTNet.from_pretrained(rewritten(saved, change={"decoder.predict.bias": value}))
 
 
-def test_lacking_tensor_is_refused(saved: Path) -> None:
+def test_missing_tensor_is_refused(saved: Path) -> None:
     with pytest.raises(
         ValueError,
         match=(
@@ -192,7 +192,7 @@ def test_lacking_tensor_is_refused(saved: Path) -> None:
         DCTNet.from_pretrained(rewritten(saved, drop="decoder.predict.weight"))
 
 
-def test_tensor_too_many_is_refused(saved: Path) -> None:
+def test_extra_tensor_is_refused(saved: Path) -> None:
     with pytest.raises(ValueError, match="0 tensors missing, 1 unknown, 0 of another shape, first 'extra'"):
         DCTNet.from_pretrained(rewritten(saved, change={"extra": torch.zeros(1)}))
 
@@ -259,7 +259,7 @@ def test_checkpoint_that_would_run_code_is_not_read(tmp_path: Path) -> None:
         (["resnet18"], "holds a configuration that cannot be read"),
     ],
 )
-def test_small_file_that_asks_for_a_huge_network_takes_no_memory(
+def test_small_file_that_describes_a_huge_network_takes_no_memory(
     tmp_path: Path, config: Any, message: str
 ) -> None:
     resource = pytest.importorskip("resource", reason="memory is measured by Unix")

@@ -19,25 +19,25 @@ from dct_seg import processor
         (False, False, False, False),
     ],
 )
-def test_bfloat16_is_taken_where_it_is_fast(monkeypatch, avx512, amx, intel, fast):
+def test_bfloat16_is_used_where_it_is_fast(monkeypatch, avx512, amx, intel, fast):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(processor, "_is_intel", lambda: intel)
     assert processor.has_fast_bfloat16("cpu") is fast
 
 
-def test_without_an_answer_float32_is_safe(monkeypatch):
+def test_unknown_processor_uses_float32(monkeypatch):
     monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
     assert processor.has_fast_bfloat16("cpu") is False
 
 
-def test_processor_is_named():
+def test_processor_vendor_is_read():
     assert isinstance(processor._is_intel(), bool)
     assert processor._cpuinfo("no such field") == ""
     assert "\n" not in processor.processor_name()
 
 
-def test_the_trainer_computes_in_what_is_fast(monkeypatch):
+def test_the_trainer_uses_the_fast_precision(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for answer, precision in ((True, "bf16-mixed"), (False, "32-true")):
         monkeypatch.setattr(processor, "has_fast_bfloat16", lambda device, answer=answer: answer)
@@ -48,7 +48,7 @@ def test_the_trainer_computes_in_what_is_fast(monkeypatch):
     platform.system() != "Linux" or platform.libc_ver()[0] != "glibc",
     reason="only glibc's malloc can be told",
 )
-def test_kept_memory_is_not_cleared_anew_by_the_system():
+def test_kept_memory_is_not_cleared_again_by_the_system():
     script = """
 import resource, sys
 import numpy as np
@@ -70,7 +70,7 @@ print(faults())
 
 
 @pytest.mark.parametrize(("threads", "meanwhile"), [(1, 1), (2, 1), (4, 3)])
-def test_one_core_is_left_and_taken_back(threads, meanwhile):
+def test_one_core_is_left_free_and_reclaimed(threads, meanwhile):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)

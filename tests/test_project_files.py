@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("CONTRIBUTING.md", "docs/release.md", ".github/pull_request_template.md")
 
 
-def test_the_citation_is_of_this_version_and_of_the_paper() -> None:
+def test_the_citation_has_this_version_and_the_paper() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert {"cff-version", "message", "title", "authors"} <= set(citation)  # what the format requires
     assert citation["version"] == dct_seg.__version__
@@ -95,7 +95,7 @@ def test_configuration_of_other_tools_is_well_formed(path: str) -> None:
         assert (ROOT / script).is_file()
 
 
-def test_what_pypi_shows_of_the_readme_has_no_relative_link() -> None:
+def test_the_readme_on_pypi_has_no_relative_link() -> None:
     tomllib = pytest.importorskip("tomllib")  # of Python 3.11
     hooks = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["metadata"][
         "hooks"
@@ -124,7 +124,7 @@ def test_every_package_that_is_imported_is_declared() -> None:
         assert re.search(rf'^  "{package}>=', project, re.MULTILINE)
 
 
-def test_the_torch_that_is_asked_for_has_no_known_bypass_of_weights_only() -> None:
+def test_the_required_torch_has_no_known_bypass_of_weights_only() -> None:
     found = re.search(r'"torch>=(\d+)\.(\d+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert found
     assert (int(found[1]), int(found[2])) >= (2, 10)  # CVE-2025-32434 below 2.6, CVE-2026-24747 below 2.10
@@ -161,7 +161,7 @@ def test_differences_from_the_paper_name(row: str) -> None:
     assert row in (ROOT / "docs/differences.md").read_text(encoding="utf-8")
 
 
-def test_the_page_on_lightning_runs_as_it_stands() -> None:
+def test_the_example_in_the_lightning_page_runs() -> None:
     (snippet,) = re.findall(
         r"```python\n(.*?)```", (ROOT / "docs/lightning.md").read_text(encoding="utf-8"), re.DOTALL
     )

@@ -18,7 +18,7 @@ def predictor(method: Method | None = None, **options: Any) -> Predictor:
     return made
 
 
-def test_points_in_x_y_answer_as_clicks_do() -> None:
+def test_points_in_x_y_give_the_masks_of_clicks() -> None:
     clicks = predictor().predict([Click(20, 30, radius=6.0), Click(5, 9, positive=False)])
     points = predictor().predict(
         point_coords=np.array([[30, 20], [9, 5]]), point_labels=np.array([1, 0]), point_radii=[6.0, NAN]
@@ -80,7 +80,7 @@ def test_clicks_may_come_from_a_generator() -> None:
     assert found.clicks == (Click(20, 30, radius=5.0),)
 
 
-def test_bgr_image_is_turned_to_rgb() -> None:
+def test_bgr_image_is_converted_to_rgb() -> None:
     swapped = Predictor(network())
     swapped.set_image(IMAGE[..., ::-1], "BGR")
     assert_same(swapped.click(20, 30, radius=6.0), predictor().click(20, 30, radius=6.0))
@@ -113,7 +113,7 @@ def test_bad_prompt_is_reported_in_one_line(given: dict[str, Any], message: str)
     assert "\n" not in str(caught.value)
 
 
-def test_start_is_what_the_first_click_corrects_and_the_answer_without_clicks() -> None:
+def test_start_mask_is_corrected_by_the_first_click_and_returned_without_clicks() -> None:
     start = np.zeros((40, 56), bool)
     start[10:20, 10:20] = True
     ours = predictor(Counting(), start=start)

@@ -104,7 +104,7 @@ def _messages(tree: ast.Module) -> Iterator[tuple[int, str]]:
             yield node.lineno, text
 
 
-def test_messages_use_one_word_for_one_thing() -> None:
+def test_messages_use_the_house_words() -> None:
     found = [
         f"{_shown(path)}:{line}: {word[0]}"
         for path in sorted(PACKAGE.rglob("*.py"))
@@ -114,7 +114,7 @@ def test_messages_use_one_word_for_one_thing() -> None:
     assert not found, HINT + "\n".join(found)
 
 
-def test_titles_and_args_lines_can_be_read_alone() -> None:
+def test_titles_and_args_lines_begin_with_a_noun_or_an_imperative() -> None:
     found = [
         f"{_shown(path)}:{line}: {text}"
         for path in _sources()
@@ -123,7 +123,7 @@ def test_titles_and_args_lines_can_be_read_alone() -> None:
     assert not found, "begin with a noun or an imperative:\n" + "\n".join(found)
 
 
-def test_docstrings_and_comments_use_one_word_for_one_thing() -> None:
+def test_docstrings_and_comments_use_the_house_words() -> None:
     found = [
         f"{_shown(path)}:{line}: {word}"
         for path in _sources()
@@ -132,7 +132,7 @@ def test_docstrings_and_comments_use_one_word_for_one_thing() -> None:
     assert not found, HINT + "\n".join(found)
 
 
-def test_documents_and_configurations_use_one_word_for_one_thing() -> None:
+def test_documents_and_configurations_use_the_house_words() -> None:
     quoted = re.compile(r"```.*?```|`[^`\n]*`|\"[^\"\n]*\"|\]\([^)]*\)|<!--.*?-->", re.DOTALL)
     found = [
         f"{_shown(path)}: {word[0]}"
@@ -143,7 +143,7 @@ def test_documents_and_configurations_use_one_word_for_one_thing() -> None:
     assert not found, HINT + "\n".join(found)
 
 
-def test_checks_name_the_line_of_what_they_find() -> None:
+def test_checks_report_the_line_of_each_finding() -> None:
     source = '''def f(size):
     """What it is.
 

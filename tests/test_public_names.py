@@ -41,14 +41,14 @@ def run(code: str) -> str:
     return done.stdout.strip()
 
 
-def test_public_names_are_the_promised_ones() -> None:
+def test_public_names_are_the_documented_ones() -> None:
     assert set(dct_seg.__all__) == WANTED
     assert dct_seg.__all__ == sorted(dct_seg.__all__)
     assert set(dir(dct_seg)) == {*WANTED, "__version__"}
 
 
 @pytest.mark.parametrize("name", sorted(WANTED))
-def test_public_name_is_its_home_s_and_says_what_it_is(name: str) -> None:
+def test_public_name_is_imported_from_its_module_and_documented(name: str) -> None:
     thing = getattr(dct_seg, name)
     assert getattr(import_module(thing.__module__), name) is thing
     assert thing.__name__ == name
@@ -158,7 +158,7 @@ def test_waiting_threads_sleep_unless_set_otherwise(before: str, policy: str) ->
     assert run(f"{code}\nimport dct_seg; print(os.environ[name])") == policy
 
 
-def test_name_brings_only_what_it_needs() -> None:
+def test_name_imports_only_what_it_needs() -> None:
     code = (
         "import sys; from dct_seg import Click; print([m for m in ('timm', 'lightning', 'cv2', "
         "'torchmetrics') if m in sys.modules])"

@@ -28,7 +28,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("page", [README, GET_STARTED["predict"]], ids=["README", "predict"])
-def test_the_python_snippet_runs_as_it_stands(
+def test_the_python_snippet_runs_unchanged(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

@@ -69,7 +69,7 @@ def test_fbrs_energy_averages_over_squares_that_end_at_the_border() -> None:
     )
 
 
-def test_minimise_gives_the_evaluation_of_least_energy_and_never_more_than_allowed() -> None:
+def test_minimize_returns_the_evaluation_of_least_energy_within_its_limit() -> None:
     seen: list[float] = []
 
     def evaluate(x: Tensor) -> Evaluation:
@@ -84,7 +84,7 @@ def test_minimise_gives_the_evaluation_of_least_energy_and_never_more_than_allow
     assert bounded == pytest.approx(3 * (1.5**2 + 0.5**2), rel=1e-4)
 
 
-def test_minimise_ends_where_all_is_solved() -> None:
+def test_minimize_ends_when_all_clicks_are_solved() -> None:
     count = itertools.count(1)
 
     def evaluate(x: Tensor) -> Evaluation:
@@ -106,9 +106,7 @@ REFINED = [
 
 
 @pytest.mark.parametrize(("name", "options"), REFINED, ids=[name for name, _ in REFINED])
-def test_refiner_is_pure_lowers_the_energy_and_leaves_the_weights_alone(
-    name: str, options: dict[str, Any]
-) -> None:
+def test_refiner_is_pure_lowers_the_energy_and_keeps_the_weights(name: str, options: dict[str, Any]) -> None:
     net = tiny_net(**options)
     radius = {"radius": 5.0} if "click_encoder" not in options else {}
     clicks = wrong_clicks(net, **radius)
@@ -150,7 +148,7 @@ def test_after_encoding_the_backbone_is_never_called_again(
     assert len(calls) == 1
 
 
-def test_answer_that_is_right_already_comes_back_to_the_bit() -> None:
+def test_correct_prediction_is_returned_bit_identically() -> None:
     net = tiny_net(**PLAIN)
     logits = net(IMAGE, ClickBatch.from_clicks([[Click(16, 16)]]))[0, 0]
     right = ClickBatch.from_clicks([[Click(16, 16, positive=bool(logits[16, 16] > 0))]])
@@ -162,7 +160,7 @@ def test_answer_that_is_right_already_comes_back_to_the_bit() -> None:
             assert torch.equal(refined(refiner, net, IMAGE, right), plain)
 
 
-def test_gradient_of_brs_to_the_maps_is_the_one_of_finite_differences() -> None:
+def test_gradient_of_brs_equals_finite_differences() -> None:
     net = tiny_net(**PLAIN).double()
     net.click_encoder.double()
     clicks = ClickBatch.from_clicks([[Click(16, 16)]])
@@ -181,7 +179,7 @@ def test_gradient_of_brs_to_the_maps_is_the_one_of_finite_differences() -> None:
     assert float(slope) == pytest.approx(float(wanted), rel=0.05, abs=1e-4)
 
 
-def test_refiner_on_a_network_without_its_tensor_says_which_there_are() -> None:
+def test_refiner_on_a_network_without_its_tensor_lists_the_existing_ones() -> None:
     net = tiny_net(network="fcn", **PLAIN)
     refiner = make_refiner("fbrs_b", {})
     assert refiner is not None
@@ -209,7 +207,7 @@ def test_unknown_refiner_or_option_is_refused() -> None:
 
 
 @pytest.mark.parametrize("fusion", ["early", "late"])
-def test_method_refines_and_answers_the_same_to_the_bit_after_undo(fusion: str) -> None:
+def test_refined_method_is_bit_identical_after_undo(fusion: str) -> None:
     net = tiny_net(**PLAIN, previous_mask=True, prompt_fusion=fusion)
     method = DCTNetMethod(net=net, refine="brs", refine_options={"max_evals": 4}, zoom_size=32, first_size=32)
     assert method.options["refine"] == "brs"
@@ -232,7 +230,7 @@ def cut_energy(
     return total + sum(float(w) for i, j, w in edges if labels[i] != labels[j])
 
 
-def test_cut_is_the_cheapest_of_all_labellings_that_keep_the_clicks() -> None:
+def test_cut_has_the_lowest_cost_of_all_labelings_that_keep_the_clicks() -> None:
     pytest.importorskip("ortools")
     rng = np.random.default_rng(3)
     image = rng.integers(0, 256, (3, 3, 3), dtype=np.uint8)
@@ -245,7 +243,7 @@ def test_cut_is_the_cheapest_of_all_labellings_that_keep_the_clicks() -> None:
     assert (found > 0.5).ravel().tolist() == [bool(one) for one in best]
 
 
-def test_cut_calls_nothing_object_outside_of_what_the_network_saw() -> None:
+def test_cut_marks_nothing_outside_the_predicted_region() -> None:
     pytest.importorskip("ortools")
     image = np.full((8, 8, 3), 90, np.uint8)
     probs = np.zeros((8, 8), np.float32)

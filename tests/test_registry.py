@@ -20,14 +20,14 @@ def shapes() -> Registry[type]:
     return registry
 
 
-def test_unknown_encoder_is_answered_with_the_nearest_and_all_known() -> None:
+def test_unknown_encoder_is_reported_with_the_nearest_and_all_known() -> None:
     known = ", ".join(CLICK_ENCODERS.names())
     wanted = f"unknown click encoder 'Gausian'; did you mean 'Gaussian'? known: {known}"
     with pytest.raises(ValueError, match=f"^{re.escape(wanted)}$"):
         CLICK_ENCODERS.get("Gausian")
 
 
-def test_name_in_the_wrong_case_is_recognised(shapes: Registry[type]) -> None:
+def test_name_in_the_wrong_case_is_recognized(shapes: Registry[type]) -> None:
     with pytest.raises(ValueError, match=r"unknown shape 'RING'; did you mean 'Ring'\? known: Disk, Ring"):
         shapes.get("RING")
 
@@ -37,12 +37,12 @@ def test_name_like_no_other_gets_no_suggestion(shapes: Registry[type]) -> None:
         shapes.get("xyzzy")
 
 
-def test_empty_registry_says_that_nothing_is_known() -> None:
+def test_empty_registry_reports_that_nothing_is_known() -> None:
     with pytest.raises(ValueError, match=r"^unknown model 'a'; known: none$"):
         Registry("model").get("a")
 
 
-def test_names_are_sorted_and_can_be_asked_for(shapes: Registry[type]) -> None:
+def test_names_are_sorted_and_can_be_looked_up(shapes: Registry[type]) -> None:
     assert shapes.names() == list(shapes) == ["Disk", "Ring"]
     assert "Disk" in shapes
     assert "Disc" not in shapes

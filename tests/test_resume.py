@@ -74,7 +74,7 @@ def kill(folder, when):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", CHECKPOINTS)
-def test_a_killed_run_ends_with_the_very_weights_of_an_uninterrupted_one(when, uninterrupted, tmp_path):
+def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(when, uninterrupted, tmp_path):
     kill(tmp_path, when)
     left = torch.load(tmp_path / when / "last.ckpt", weights_only=True)
     batches = left["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"]

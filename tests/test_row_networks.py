@@ -61,7 +61,7 @@ def test_first_click_is_the_earliest_valid_one_and_only_a_positive_one() -> None
     assert first.coords[0, 0].tolist() == [2.0, 3.0]
 
 
-def test_first_click_s_branch_hears_the_first_click_alone() -> None:
+def test_first_click_branch_gets_only_the_first_click() -> None:
     net = tiny_net(network="fca_net", **PLAIN)
     one, two, three = Click(10, 12), Click(20, 25, positive=False), Click(5, 28)
 
@@ -75,7 +75,7 @@ def test_first_click_s_branch_hears_the_first_click_alone() -> None:
     assert not torch.equal(branch(one, two, three), branch(three, two, one))
 
 
-def test_fca_net_s_loss_is_that_of_both_outputs() -> None:
+def test_fca_net_s_loss_covers_both_outputs() -> None:
     net = tiny_net(network="fca_net", **PLAIN)
     output = net.decode(net.encode(image(), some_clicks()))
     mask = torch.zeros(2, 32, 32, dtype=torch.bool)
@@ -92,7 +92,7 @@ PROBS = torch.tensor([[[[0.9, 0.2]], [[0.4, 0.6]], [[0.7, 0.7]]]])  # (1, 3, 1, 
 MASK = torch.tensor([[[True, False]]])
 
 
-def test_ranked_loss_is_the_best_hypothesis_and_a_little_of_all() -> None:
+def test_ranked_loss_is_the_best_hypothesis_plus_a_small_weight_on_all() -> None:
     each = []
     for f in PROBS[0, :, 0].tolist():
         overlap = sum(p * y for p, y in zip(f, (1, 0), strict=True)) / 2
@@ -104,14 +104,14 @@ def test_ranked_loss_is_the_best_hypothesis_and_a_little_of_all() -> None:
     assert ranked_loss(PROBS, MASK, valid, weight=0.01).tolist() == pytest.approx([wanted])
 
 
-def test_ranked_loss_without_its_little_of_all_reaches_only_the_best() -> None:
+def test_ranked_loss_without_the_small_weight_reaches_only_the_best() -> None:
     probs = PROBS.clone().requires_grad_()
     ranked_loss(probs, MASK, torch.ones_like(MASK), weight=0.0).sum().backward()
     assert probs.grad is not None
     assert [bool(one.any()) for one in probs.grad[0]] == [True, False, False]
 
 
-def test_click_constraint_looks_at_clicked_pixels_alone() -> None:
+def test_click_constraint_uses_only_clicked_pixels() -> None:
     clicks = ClickBatch.from_clicks([[Click(0, 1, positive=False)]])
     assert click_constraint(PROBS, MASK, clicks).tolist() == pytest.approx([(0.2 + 0.6 + 0.7) / 3])
     right = torch.tensor([[[[0.3, 0.0]], [[0.9, 0.0]]]])
@@ -124,7 +124,7 @@ def test_of_equally_good_hypotheses_the_first_is_the_target() -> None:
     assert best_hypothesis(probs, MASK, torch.ones_like(MASK)).tolist() == [1]
 
 
-def test_first_hypothesis_is_taken_where_it_is_asked_for() -> None:
+def test_first_hypothesis_is_used_if_configured() -> None:
     net = tiny_net(network="iis_ld", network_options={"choose": "first"}, **PLAIN)
     output = net.decode(net.encode(image(), some_clicks()))
     assert torch.equal(output.logits, output.extras["hypotheses"][:, :1])
@@ -150,7 +150,7 @@ def test_without_a_negative_or_a_positive_click_there_is_no_box() -> None:
     assert len(click_boxes(torch.rand(9, 2) * 60, torch.rand(3, 2) * 60, (64, 64))) == 6
 
 
-def test_regions_join_by_the_largest_logit_and_halfway_with_the_whole() -> None:
+def test_regions_merge_by_the_largest_logit_and_average_with_the_whole() -> None:
     whole = torch.randn(1, 6, 7, generator=torch.Generator().manual_seed(0))
     local = torch.randn(2, 1, 2, 2, generator=torch.Generator().manual_seed(1))
     boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [2.0, 2.0, 6.0, 6.0]])

@@ -72,7 +72,7 @@ def click(row: float, col: float, radius: float | None = 6.0, *, positive: bool 
     return {"row": row, "col": col, "radius": radius, "positive": positive}
 
 
-def test_mask_comes_as_coco_and_as_png(client: TestClient, image: str) -> None:
+def test_mask_is_returned_as_coco_and_as_png(client: TestClient, image: str) -> None:
     prompt = {"clicks": [click(20, 30), click(20, 36, 4, positive=False)]}
     wanted = disc(20, 30, 6) & ~disc(20, 36, 4)
     answer = client.post(f"{image}/predict", json=prompt).json()
@@ -86,7 +86,7 @@ def test_mask_comes_as_coco_and_as_png(client: TestClient, image: str) -> None:
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(drawn.content))), wanted * 255)
 
 
-def test_click_without_a_radius_tells_the_one_that_was_used(client: TestClient, image: str) -> None:
+def test_click_without_a_radius_returns_the_effective_one(client: TestClient, image: str) -> None:
     (used,) = client.post(f"{image}/predict", json={"clicks": [click(20, 30, None)]}).json()["clicks"]
     assert used["radius"] == 5.0
 
@@ -100,7 +100,7 @@ def test_start_mask_is_what_the_clicks_correct(client: TestClient, image: str) -
     assert (answer["area"], answer["bbox"]) == (0, None)
 
 
-def test_threshold_is_the_requests_own(client: TestClient, image: str) -> None:
+def test_each_request_has_its_own_threshold(client: TestClient, image: str) -> None:
     areas = [
         client.post(f"{image}/predict", json={"clicks": [click(20, 30)], "threshold": t}).json()["area"]
         for t in (0.5, 0.95)
@@ -115,7 +115,7 @@ def test_same_file_has_the_same_id_until_it_is_deleted(client: TestClient, image
     assert client.get(image).status_code == 404
 
 
-def test_images_used_longest_ago_are_dropped_when_memory_is_full() -> None:
+def test_least_recently_used_images_are_dropped_when_memory_is_full() -> None:
     images = Images(max_bytes=2 * HEIGHT * WIDTH * 3)
     first, second, third = (images.add(png(0)), images.add(png(1)), images.add(png(2)))
     with pytest.raises(UnknownImageError, match=f"no image '{first}' is in the cache; POST it to"):
@@ -183,7 +183,7 @@ BAD = [
 @pytest.mark.parametrize(
     ("path", "body", "status", "message"), [row[1:] for row in BAD], ids=[row[0] for row in BAD]
 )
-def test_prompt_that_is_wrong_gets_one_line(
+def test_bad_prompt_gets_one_line(
     client: TestClient, image: str, path: str, body: str, status: int, message: str
 ) -> None:
     answer = client.post(f"{image}/{path}", content=body, headers=JSON)
@@ -224,7 +224,7 @@ FILES = [
 @pytest.mark.parametrize(
     ("data", "kind", "status", "message"), [row[1:] for row in FILES], ids=[row[0] for row in FILES]
 )
-def test_image_that_is_wrong_gets_one_line(
+def test_bad_image_gets_one_line(
     client: TestClient, data: bytes, kind: str, status: int, message: str
 ) -> None:
     answer = client.post(f"{API}/images", content=data, headers={"content-type": kind})
@@ -241,7 +241,7 @@ HEADERS = [
 @pytest.mark.parametrize(
     ("headers", "message"), [row[1:] for row in HEADERS], ids=[row[0] for row in HEADERS]
 )
-def test_guard_of_the_annotator_stands_here_too(
+def test_guard_of_the_annotator_applies_here_too(
     client: TestClient, image: str, headers: dict[str, str], message: str
 ) -> None:
     answer = client.post(f"{image}/predict", content=PROMPT, headers={**JSON, **headers})
@@ -275,7 +275,7 @@ def test_token_may_come_in_any_of_three_headers(headers: dict[str, str]) -> None
         {"authorization": "Digest sesame"},
     ],
 )
-def test_token_that_is_wrong_is_refused_with_the_command_that_printed_it(headers: dict[str, str]) -> None:
+def test_wrong_token_is_refused_with_the_command_that_printed_it(headers: dict[str, str]) -> None:
     guarded = TestClient(application(token="sesame", hosts=None))
     answer = guarded.get(f"{API}/health", headers=headers)
     assert answer.status_code == 403
@@ -289,7 +289,7 @@ def test_port_that_is_taken_is_reported_in_one_line(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("port", [-1, 65536, 99999])
-def test_port_that_is_none_is_refused_and_not_wrapped(port: int) -> None:
+def test_invalid_port_is_refused_and_not_wrapped(port: int) -> None:
     with pytest.raises(ValueError, match=rf"a port is 0 to 65535, 0 for a free one, got --port {port}"):
         listen("127.0.0.1", port)
 
@@ -340,7 +340,7 @@ def test_example_client_segments_an_object(address: str, tmp_path: Path, command
 
 
 @pytest.mark.slow
-def test_interface_answers_whatever_is_sent_as_its_schema_says() -> None:
+def test_every_response_matches_the_schema() -> None:
     images = Images()
     known = images.add(png())
     app = application(hosts=None, images=images)

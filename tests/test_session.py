@@ -28,7 +28,7 @@ def test_session_gives_the_same_mask_again(tmp_path: Path) -> None:
     assert_same(again.undo(), ours.undo())
 
 
-def test_start_mask_travels_with_the_session(tmp_path: Path) -> None:
+def test_start_mask_is_saved_with_the_session(tmp_path: Path) -> None:
     start = np.zeros((40, 56), bool)
     start[10:20, 10:20] = True
     ours = predictor()
@@ -59,7 +59,7 @@ def test_session_of_another_image_is_refused(tmp_path: Path) -> None:
         ours.load_session(tmp_path / "one.json")
 
 
-def test_nothing_to_save_or_load_is_reported(tmp_path: Path) -> None:
+def test_empty_or_missing_session_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to save"):
         predictor().save_session(tmp_path / "one.json")
     with pytest.raises(RuntimeError, match="no image is set"):

@@ -44,7 +44,7 @@ def test_the_default_is_shipped() -> None:
     assert pretrained.DEFAULT in pretrained.names()
 
 
-def test_their_configuration_is_of_the_very_network_that_ships() -> None:
+def test_their_configuration_matches_the_shipped_network() -> None:
     """Make weights from which training can also start (``--model.start_from``)."""
     model = yaml.safe_load((Path(__file__).parent.parent / "configs" / "shipped.yaml").read_text())["model"]
     shipped = DCTNetConfig.from_dict(pretrained.load(pretrained.DEFAULT).config)
@@ -66,7 +66,7 @@ def test_the_card_names_the_training_sets_and_no_benchmark(name: str) -> None:
         assert card[line], f"the card does not say: {line}"
 
 
-def test_weights_load_to_the_bit_and_answer_as_they_did_when_they_were_stored() -> None:
+def test_weights_load_bit_identically_and_give_the_stored_results() -> None:
     """New weights: ``python tests/test_shipped_weights.py`` writes the file again."""
     stored = json.loads(LOGITS.read_text())
     found = describe_shipped()
@@ -94,7 +94,7 @@ def describe_shipped() -> dict[str, Any]:
     }
 
 
-def test_a_bright_disk_is_found_by_one_drag(name: str) -> None:
+def test_a_bright_disk_is_segmented_by_one_drag(name: str) -> None:
     rows, cols = np.mgrid[:200, :260]
     disk = (rows - 90) ** 2 + (cols - 140) ** 2 < 50**2
     noise = np.random.default_rng(0).integers(0, 30, (200, 260, 3))

@@ -120,7 +120,7 @@ def random_case(seed):
 
 @pytest.mark.parametrize("rule", NAIVE)
 @pytest.mark.parametrize("small_windows", [False, True])
-def test_each_rule_is_the_plain_loop(rule, small_windows, monkeypatch):
+def test_each_rule_equals_a_plain_loop(rule, small_windows, monkeypatch):
     if (
         small_windows
     ):  # what large images go through: tiles, one window for many blobs, distances measured again
@@ -154,7 +154,7 @@ def test_the_image_border_is_a_boundary():
     assert as_click(first_click(square(9, 0, 0, 5))) == (2, 2, 1, 9)
 
 
-def test_a_clicked_pixel_is_not_clicked_again_and_is_no_hole():
+def test_a_clicked_pixel_is_not_clicked_again_and_is_not_a_hole():
     mask = square(9, 2, 2, 5)
     assert as_click(next_click(torch.zeros_like(mask), mask, clicks=clicked((4, 4)))) == (3, 3, 1, 4)
 
@@ -210,7 +210,7 @@ def test_the_first_click_is_the_same_under_both_rules():
         assert as_click(SimulatedUser(mask, rule=rule)(None, ClickBatch.empty(1))) == (4, 1, 1, 4)
 
 
-def test_regions_of_one_size_and_sign_go_by_their_first_pixel():
+def test_regions_of_one_size_and_sign_are_ordered_by_their_first_pixel():
     # The lower region holds the smaller column, the upper one the earlier row.
     mask = drawn(".....##", ".....##", "##.....", "##.....")
     assert as_click(next_click(torch.zeros_like(mask), mask, rule="largest_region"))[:2] == (0, 5)
@@ -243,7 +243,7 @@ def test_a_long_strip_is_clicked_at_its_first_pixel_of_full_depth():
 
 
 @pytest.mark.parametrize("rule", NAIVE)
-def test_a_batch_on_threads_is_its_images_one_by_one(rule, monkeypatch):
+def test_a_batch_on_threads_equals_its_images_one_by_one(rule, monkeypatch):
     rng = np.random.default_rng(0)
     mask, pred = (torch.from_numpy(rng.random((6, 40, 50)) < share) for share in (0.7, 0.5))
     monkeypatch.setattr(simulation, "_THREADED", 1)
@@ -252,7 +252,7 @@ def test_a_batch_on_threads_is_its_images_one_by_one(rule, monkeypatch):
     assert [as_click(together, b) for b in range(6)] == alone
 
 
-def test_an_image_that_is_done_leaves_the_others_alone():
+def test_a_finished_image_does_not_affect_the_others():
     mask = torch.cat([square(9, 2, 2, 5), square(9, 2, 2, 5)])
     pred = torch.cat([mask[:1], torch.zeros_like(mask[1:])])
     found = next_click(pred, mask)
@@ -260,7 +260,7 @@ def test_an_image_that_is_done_leaves_the_others_alone():
     assert as_click(found, 1) == (4, 4, 1, 9)
 
 
-def test_padding_and_clicks_outside_the_image_are_no_clicks():
+def test_padding_and_clicks_outside_the_image_are_ignored():
     mask = square(9, 2, 2, 5)
     clicks = ClickBatch(
         torch.tensor([[[4.0, 4.0], [-3.0, 4.0], [4.0, 99.0]]]), torch.tensor([[-1, 1, 1]]), torch.zeros(1, 3)
@@ -268,7 +268,7 @@ def test_padding_and_clicks_outside_the_image_are_no_clicks():
     assert as_click(next_click(torch.zeros_like(mask), mask, clicks=clicks)) == (4, 4, 1, 9)
 
 
-def test_views_of_other_tensors_are_read_as_they_are():
+def test_views_of_other_tensors_are_read_correctly():
     mask = square(9, 1, 3, 5)
     assert as_click(first_click(mask.transpose(1, 2))) == (5, 3, 1, 9)
     assert as_click(first_click(mask.flip(2)[:, ::2].expand(3, -1, -1)), 2) == as_click(
@@ -280,7 +280,7 @@ def test_an_empty_batch_gives_no_clicks():
     assert next_click(*torch.zeros(2, 0, 4, 4, dtype=torch.bool)).coords.shape == (0, 2)
 
 
-def test_nothing_given_is_changed():
+def test_arguments_are_not_changed():
     mask, pred = square(9, 2, 2, 5), square(9, 4, 4, 4)
     before = mask.clone(), pred.clone()
     for rule in NAIVE:
@@ -302,7 +302,7 @@ def test_logits_may_have_a_channel():
     assert torch.equal(predicted(logits), predicted(logits[:, 0]))
 
 
-def test_the_prompt_says_whether_the_radius_is_given():
+def test_the_prompt_decides_whether_the_radius_is_given():
     mask = square(9, 2, 2, 5)
     told, untold = (
         SimulatedUser(mask, prompt=prompt)(None, ClickBatch.empty(1)) for prompt in ("drag", "click")
@@ -339,7 +339,7 @@ def two_blobs():
 @pytest.mark.parametrize(
     "options", [{"place": "core"}, {"click_jitter": 3.0}, {"place": "core", "click_jitter": 2.5}]
 )
-def test_a_random_place_stays_in_the_region_and_knows_its_distance(rule, options):
+def test_a_random_position_stays_in_the_region_and_has_its_distance(rule, options):
     mask, pred = two_blobs()
     missed = (mask & ~pred)[0].numpy()
     squares = np.rint(distance_transform_edt(np.pad(missed, 1))[1:-1, 1:-1] ** 2)

@@ -89,7 +89,7 @@ def test_window_is_linear_between_its_ends_and_flat_beyond() -> None:
     assert to_uint8(values, window=Window(-160, 240)).tolist() == [0, 0, 64, 128, 255, 255]
 
 
-def test_missing_pixels_are_black_whatever_the_window() -> None:
+def test_missing_pixels_are_black_with_any_window() -> None:
     assert to_uint8(np.array([-5, 0, 10], np.int16), missing=-5, window=Window(-10, 10)).tolist() == [
         0,
         128,
@@ -98,7 +98,7 @@ def test_missing_pixels_are_black_whatever_the_window() -> None:
 
 
 @pytest.mark.parametrize(("low", "high"), [(1, 1), (2, 1), (float("nan"), 1), (0, float("inf"))])
-def test_window_that_is_none_is_refused(low: float, high: float) -> None:
+def test_invalid_window_is_refused(low: float, high: float) -> None:
     with pytest.raises(ValueError, match="a window goes from a lower to a higher finite value"):
         Window.checked(low, high)
 
@@ -141,7 +141,7 @@ def test_page_of_16_bit_colors_keeps_its_bits(tmp_path: Path) -> None:
     assert np.array_equal(read_image(tmp_path / "deep.tif#2"), to_uint8(pages[1]))
 
 
-def test_smaller_copy_of_a_page_is_no_image(tmp_path: Path) -> None:
+def test_smaller_copy_of_a_page_is_not_an_image(tmp_path: Path) -> None:
     copy = Image.new("L", (3, 2))
     copy.encoderinfo = {"tiffinfo": {254: 1}}
     Image.new("L", (6, 4)).save(tmp_path / "pyramid.tif", save_all=True, append_images=[copy], tiffinfo={})
@@ -246,7 +246,7 @@ def test_monochrome1_is_white_at_its_lowest_value(tmp_path: Path) -> None:
     assert read_image(tmp_path / "x.dcm")[0, :, 0].tolist() == [255, 191, 0]
 
 
-def test_padding_of_a_dicom_is_black_and_counts_for_nothing(tmp_path: Path) -> None:
+def test_padding_of_a_dicom_is_black_and_ignored(tmp_path: Path) -> None:
     stored = np.array([[-2000, 0, 1000]], np.int16)
     tags = {"RescaleSlope": 0.5, "RescaleIntercept": 3, "PhotometricInterpretation": "MONOCHROME1"}
     write_dicom(tmp_path / "x.dcm", stored, PixelPaddingValue=-2000, **tags)
@@ -282,7 +282,7 @@ def test_palette_of_a_dicom_becomes_colors(tmp_path: Path) -> None:
     assert read_image(tmp_path / "p.dcm").tolist() == [[[0, 0, 0], [255, 128, 0]]]
 
 
-def test_dicom_without_an_image_says_so(tmp_path: Path) -> None:
+def test_dicom_without_an_image_is_reported(tmp_path: Path) -> None:
     pytest.importorskip("pydicom", reason="needs the extra [medical]")
     write_dicom(tmp_path / "x.dcm", np.zeros((1, 2), np.uint8))
     dataset = pytest.importorskip("pydicom").dcmread(tmp_path / "x.dcm")
@@ -318,9 +318,7 @@ def test_window_and_bytes_of_a_nifti(tmp_path: Path) -> None:
     assert read_image(tmp_path / "window.nii#1")[:, :, 0].tolist() == [[0, 255], [0, 255]]
 
 
-def test_nifti_that_is_cut_short_or_too_large_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_truncated_or_too_large_nifti_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_nifti(tmp_path / "a.nii", np.zeros((5, 4, 3), np.int16))
     (tmp_path / "b.nii").write_bytes((tmp_path / "a.nii").read_bytes()[:-1])
     with pytest.raises(UnreadableFileError, match="it is truncated"):

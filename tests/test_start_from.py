@@ -42,15 +42,15 @@ def test_one_epoch_moves_the_weights_and_its_checkpoint_loads_without_the_file(
     )
 
 
-def test_a_network_that_is_not_theirs_is_refused_by_its_first_difference(trained: Path) -> None:
+def test_another_network_is_refused_with_its_first_difference(trained: Path) -> None:
     with pytest.raises(ValueError, match=r"network with another decoder_width; omit model\.network"):
         tiny_task({"decoder_width": 24}, start_from=str(trained))
 
 
-def test_the_same_network_may_stand_beside_the_weights(trained: Path) -> None:
+def test_the_same_network_may_be_given_with_the_weights(trained: Path) -> None:
     assert tiny_task(start_from=str(trained)).net.config.decoder_width == TINY["decoder_width"]
 
 
-def test_unknown_weights_name_the_shipped_ones() -> None:
+def test_unknown_weights_are_reported_with_the_shipped_names() -> None:
     with pytest.raises(ValueError, match=r"did you mean .dct-lite0.\?"):
         InteractiveSegmentationTask(start_from="dct-lite9")

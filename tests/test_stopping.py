@@ -103,7 +103,7 @@ def test_signal_ends_a_forked_process_silently(capfd: pytest.CaptureFixture[str]
     assert capfd.readouterr().err == ""
 
 
-def test_signal_in_another_thread_than_the_main_one_is_left_alone() -> None:
+def test_signal_handlers_are_unchanged_outside_the_main_thread() -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     def enter() -> None:
@@ -201,7 +201,7 @@ class Mortal(Shy):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("work", [dies, benchmark_dies])
-def test_rank_whose_other_rank_dies_ends_soon(tmp_path: Path, work: Callable[..., None]) -> None:
+def test_rank_ends_soon_after_another_rank_dies(tmp_path: Path, work: Callable[..., None]) -> None:
     context = mp.get_context("spawn")
     port = free_port()
     ranks = [context.Process(target=work, args=(rank, port, str(tmp_path))) for rank in range(2)]
@@ -372,7 +372,9 @@ def test_stopped_sweep_leaves_no_process_and_resumes(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS)
-def test_stopped_annotator_says_so(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_annotator_prints_a_line(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     tiny_net().save_pretrained("weights.safetensors")
     Path("images").mkdir()

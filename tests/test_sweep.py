@@ -149,14 +149,14 @@ def test_a_mistake_in_the_file_is_named(changes: dict[str, Any], said: str, tmp_
     assert str(error.value).startswith(f"{path}: ")
 
 
-def test_a_key_that_stands_there_twice_is_named(tmp_path: Path) -> None:
+def test_a_repeated_key_is_named(tmp_path: Path) -> None:
     path = write(tmp_path)
     path.write_text(path.read_text() + "method: random\n")
     with pytest.raises(ValueError, match=r"sweep.yaml: line .*: 'method' is given twice"):
         load_sweep(path)
 
 
-def test_what_is_no_sweep_file_is_said(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_sweep_is_reported(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no sweep file"):
         load_sweep(tmp_path / "none.yaml")
     (tmp_path / "list.yaml").write_text("- 1\n")
@@ -220,7 +220,7 @@ def test_every_trial_of_a_shipped_sweep_is_a_command_that_parses(
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_wandb_takes_a_shipped_sweep_as_its_own(path: Path) -> None:
+def test_wandb_accepts_a_shipped_sweep(path: Path) -> None:
     sweeps = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
     assert sweeps.load_sweep_config(str(path)) == yaml.safe_load(path.read_text())
 
@@ -229,7 +229,7 @@ def test_there_is_a_sweep_for_each_question() -> None:
     assert [path.stem for path in SWEEPS] == ["encoders", "feature_dct", "sigma", "table1", "update_rule"]
 
 
-def test_every_sweep_command_of_the_documents_runs_dry(
+def test_every_documented_sweep_command_works_as_a_dry_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
@@ -293,7 +293,7 @@ def test_a_random_search_draws_from_each_distribution_and_its_start_does_not_dep
         planned(few)
 
 
-def test_a_bayesian_search_learns_counts_what_was_and_takes_up_what_was_stopped(tmp_path: Path) -> None:
+def test_a_bayesian_search_learns_counts_earlier_trials_and_resumes_stopped_ones(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     parameters = {
         "x": {"min": -1.0, "max": 1.0},
@@ -331,7 +331,9 @@ def test_a_bayesian_search_learns_counts_what_was_and_takes_up_what_was_stopped(
         )
 
 
-def test_bayes_without_optuna_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bayes_without_optuna_names_the_package_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sweep = load_sweep(write(tmp_path, method="bayes", run_cap=3))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'dct-seg\[optuna\]'"):
@@ -380,7 +382,7 @@ def test_rows_are_settings_with_mean_and_spread_over_seeds() -> None:
     assert [float(line[5]) for line in numbers(done)[1:]] == [3.0, 4.0, 4.0, 5.0]
 
 
-def test_the_papers_table_1_stands_beside_ours_to_the_digit() -> None:
+def test_the_papers_table_1_is_printed_exactly_next_to_ours() -> None:
     lines = paper_table(rows_of(table1_outcomes()))
     assert [line[2] for line in lines[1:]] == ["5.50 ± 0.71", "3.25 ± 0.35", "2.25 ± 0.35", "4.25 ± 0.35"]
     assert [line[4:] for line in lines[1:]] == [
@@ -401,7 +403,7 @@ def test_the_papers_table_1_stands_beside_ours_to_the_digit() -> None:
     assert len(paper_table(rows_of([outcome({"model.lr": 1}, 2.0)]))) == 1
 
 
-def test_the_report_is_written_whole_with_an_image_and_names_what_failed(tmp_path: Path) -> None:
+def test_the_report_is_complete_has_an_image_and_names_the_failed_trials(tmp_path: Path) -> None:
     sweep = load_sweep(ROOT / "configs" / "sweeps" / "table1.yaml")
     text = write_report(
         sweep, [*table1_outcomes(), outcome({"config": "x.yaml", "seed_everything": 0}, None)], tmp_path
@@ -551,7 +553,7 @@ def test_a_failed_trial_is_reported_the_others_continue_and_it_is_restarted(
     assert wrong.read_start()["attempts"] == 2
 
 
-def test_what_is_missing_is_said_before_any_trial(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_files_are_reported_before_any_trial(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(write(here))
     Path("base.yaml").unlink()
     assert main(["sweep", path]) == 2

@@ -35,7 +35,7 @@ def test_each_row_of_the_paper_has_a_registered_method() -> None:
     assert all(row.row in METHODS for row in TABLE_2)
 
 
-def test_ours_stands_beside_the_published_number_with_its_interval() -> None:
+def test_ours_is_next_to_the_published_number_with_its_interval() -> None:
     run = results("click", dos=[2, 4], brs=[3, 3], dos_random=[9, 9])
     rows = {row[0]: row for row in table_2([run])}
     assert rows["DOS"][2:5] == ["6.04", "3.00", "[2.00, 4.00]"]
@@ -45,7 +45,7 @@ def test_ours_stands_beside_the_published_number_with_its_interval() -> None:
     assert covered([run]) == 2
 
 
-def test_drag_row_stands_beside_a_run_with_drags_only() -> None:
+def test_drag_row_is_next_to_a_run_with_drags_only() -> None:
     click, drag = results("click", dctnet=[3, 3]), results("drag", dctnet=[1, 1])
     rows = {row[0]: row for row in table_2([click, drag])}
     assert rows["DCT-Net"][3] == "3.00"
@@ -62,7 +62,7 @@ def test_table_is_written_as_markdown_csv_and_latex(tmp_path: Path) -> None:
     assert "DOS & click & 6.04 & 3.00 & [2.00, 4.00]" in (tmp_path / "table2.tex").read_text()
 
 
-def test_runs_of_both_prompts_are_joined_by_the_command(
+def test_runs_of_both_prompts_are_merged_by_the_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for prompt, clicks in (("click", 3), ("drag", 1)):
@@ -88,14 +88,14 @@ def test_checkpoints_are_found_by_label_or_by_row(tmp_path: Path) -> None:
         parse_methods("cmg", [], None, str(tmp_path))
 
 
-def test_method_without_weights_of_its_own_says_how_to_train_them() -> None:
+def test_method_without_weights_says_how_to_train_them() -> None:
     with pytest.raises(
         ValueError, match=r"method 'dos' has no weights in the package; train them with configs"
     ):
         METHODS.get("dos")()
 
 
-def test_method_with_another_row_s_network_says_what_it_wants() -> None:
+def test_method_with_another_row_s_network_is_refused() -> None:
     net = tiny_net(click_encoder="Euclidean", feature_dct=False, auto_drag=False)
     with pytest.raises(
         ValueError, match=r"method 'fca_net' wants a network with network 'fca_net', .*configs/table2/fca_net"

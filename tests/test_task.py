@@ -107,9 +107,7 @@ def test_the_weights_change_after_every_click(fusion, tmp_path):
 
 @pytest.mark.parametrize("fusion", ["early", "late"])
 @pytest.mark.parametrize("update", ["last", "sum"])
-def test_the_weights_change_once_a_batch_by_the_last_clicks_gradient_or_the_sum_of_all(
-    update, fusion, tmp_path
-):
+def test_the_weights_change_once_per_batch_by_the_last_gradient_or_the_sum(update, fusion, tmp_path):
     task = task_that_sees_clicks(fusion, update=update, train_clicks=(3, 3))
     net = copy.deepcopy(task.net)
     *first, last = clicks_by_hand(net, squares(), 3)
@@ -121,7 +119,7 @@ def test_the_weights_change_once_a_batch_by_the_last_clicks_gradient_or_the_sum_
         assert torch.allclose(mine.grad, gradients[name], atol=1e-6), name
 
 
-def test_half_of_the_batches_have_clicks_ahead_that_teach_nothing(tmp_path):
+def test_half_of_the_batches_have_clicks_ahead_without_gradients(tmp_path):
     seen = []  # (number of clicks, whether a gradient follows) of each forward
 
     class Look(Callback):
@@ -166,7 +164,7 @@ def test_the_next_click_is_made_on_the_mask_of_the_changed_weights_under_bf16_to
 # --- finished samples ---------------------------------------------------------------------------------------
 
 
-def test_a_finished_sample_weighs_nothing(tmp_path):
+def test_a_finished_sample_has_weight_0(tmp_path):
     both = squares()
     both["mask"][0] = False  # nothing to click: finished from the start
     alone = {key: value[1:] for key, value in both.items()}
@@ -212,14 +210,14 @@ def rates(num, max_epochs=20, **options):
     return found
 
 
-def test_the_paper_divides_the_rate_by_ten_each_ten_epochs():
+def test_the_paper_divides_the_rate_by_ten_every_ten_epochs():
     found = rates(21, lr=1e-4, backbone_lr_factor=0.5)
     assert [found[0], found[9]] == [[1e-4, 5e-5]] * 2
     assert found[10] == found[19] == pytest.approx([1e-5, 5e-6])
     assert found[20] == pytest.approx([1e-6, 5e-7])
 
 
-def test_cosine_falls_from_the_rate_to_nearly_nothing_after_a_warmup():
+def test_cosine_falls_from_the_rate_to_nearly_zero_after_a_warmup():
     found = [new for new, _ in rates(12, max_epochs=10, lr=1.0, schedule="cosine", warmup_epochs=2)]
     assert found[:3] == pytest.approx([1 / 3, 2 / 3, 1])
     assert found[6] == pytest.approx(0.5, abs=1e-3)
@@ -238,7 +236,7 @@ def test_cosine_without_an_end_is_an_error():
         rates(1, max_epochs=-1, schedule="cosine")
 
 
-def test_cosine_of_no_epoch_is_allowed():
+def test_cosine_with_zero_epochs_is_allowed():
     assert rates(0, max_epochs=0, schedule="cosine") == []
 
 
@@ -325,7 +323,7 @@ def test_both_prompts_get_their_own_row(run):
         assert metrics[f"val/{prompt}/num_seen"] == len(val_names(run["trainer"].datamodule))
 
 
-def test_the_rate_is_stepped_by_epochs_and_logged_as_it_was(run):
+def test_the_rate_is_stepped_per_epoch_and_logged(run):
     assert run["trainer"].global_step == 2 * 2 * 2
     assert run["trainer"].callback_metrics["lr"] == pytest.approx(1e-4)
     assert run["trainer"].optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-5)
@@ -341,7 +339,7 @@ def test_the_backbones_batch_norm_is_frozen_through_training_and_validation(run)
     assert_same_weights({key: run["before"][key] for key in running}, {key: after[key] for key in running})
 
 
-def test_a_checkpoint_holds_plain_values_and_nothing_about_evaluation(run):
+def test_a_checkpoint_has_plain_values_and_no_evaluation_settings(run):
     checkpoint = torch.load(run["file"], weights_only=True)
     hyper = checkpoint["hyper_parameters"]
     assert hyper["train_clicks"] == (2, 2)
@@ -362,7 +360,7 @@ def test_the_checkpoint_of_a_run_with_averaging_gives_averaged_weights(run):
     )  # and so has the task in hand when training is over
 
 
-def test_loading_a_checkpoint_fetches_no_pretrained_weights(run, tmp_path):
+def test_loading_a_checkpoint_downloads_no_pretrained_weights(run, tmp_path):
     checkpoint = torch.load(run["file"], weights_only=True)
     checkpoint["hyper_parameters"]["network"]["backbone_weights"] = "gone.safetensors"
     torch.save(checkpoint, tmp_path / "moved.ckpt")
@@ -421,7 +419,7 @@ def test_a_finished_sample_keeps_its_last_iou_while_others_continue():
     assert task.val_metrics["drag"].table.tolist() == [[0, 1, 1, 1], [0, 0, 0, 0]]
 
 
-def test_a_batch_of_finished_samples_ends_early_and_holds_the_last_iou(tmp_path):
+def test_a_batch_of_finished_samples_ends_early_and_keeps_the_last_iou(tmp_path):
     batch = squares()
     task = tiny_task(val_clicks=4)
     task.net = Rehearsed(
@@ -434,7 +432,7 @@ def test_a_batch_of_finished_samples_ends_early_and_holds_the_last_iou(tmp_path)
     assert task.net.modes == [True, True]
 
 
-def test_testing_logs_the_same_under_its_own_name(tmp_path):
+def test_testing_logs_the_same_metrics_under_test(tmp_path):
     batch = squares()
     task = tiny_task(val_clicks=3)
     task.net = Rehearsed([torch.zeros_like(batch["mask"]), batch["mask"]])
@@ -446,7 +444,7 @@ def test_testing_logs_the_same_under_its_own_name(tmp_path):
     ("fusion", "update", "times"),
     [("early", "every", 1), ("late", "every", 3), ("late", "sum", 1), ("late", "last", 1)],
 )
-def test_training_encodes_an_image_again_only_where_the_weights_of_late_fusion_have_changed(
+def test_late_fusion_encodes_an_image_again_only_after_the_weights_have_changed(
     fusion, update, times, tmp_path, monkeypatch
 ):
     task = tiny_task({"prompt_fusion": fusion}, update=update, train_clicks=(3, 3))
@@ -495,7 +493,7 @@ def test_a_wrong_option_is_reported_before_training(options, message):
 
 
 @pytest.mark.parametrize("options", [{"drag_share": 0.5}, {"val_prompts": ["drag", "click"]}], ids=str)
-def test_clicks_without_a_drag_need_the_head(options):
+def test_clicks_without_a_drag_need_the_auto_drag_head(options):
     with pytest.raises(
         ValueError, match=r"SpatialDCT needs radii and auto_drag is off.*switch auto_drag on.*such as Disk"
     ):
@@ -503,7 +501,7 @@ def test_clicks_without_a_drag_need_the_head(options):
     tiny_task({**NO_HEAD, "click_encoder": "Disk"}, **options)
 
 
-def test_random_click_sampling_trains_on_sets_that_look_at_no_prediction(tmp_path: Path) -> None:
+def test_random_click_sampling_trains_without_looking_at_predictions(tmp_path: Path) -> None:
     plain = {"click_encoder": "Euclidean", "feature_dct": False, "auto_drag": False}
     task = tiny_task(plain, click_sampling="random", val_prompts=["click"])
     before = weights(task)

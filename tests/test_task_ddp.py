@@ -53,7 +53,7 @@ def ranks(tmp_path_factory):
     return run_on_ranks(train, str(tmp_path_factory.mktemp("ddp")), init_group=False, timeout=500)
 
 
-def test_every_rank_takes_as_many_clicks_though_masks_differ(ranks):
+def test_every_rank_makes_equally_many_clicks_though_masks_differ(ranks):
     one, other = ranks
     assert one["steps"] == other["steps"]
     counts = [after - before for before, after in zip(one["steps"], one["steps"][1:], strict=False)]

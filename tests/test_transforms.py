@@ -102,7 +102,7 @@ def test_scale_is_drawn_pixels_per_image_pixel() -> None:
 
 
 @pytest.mark.parametrize("box", [(140, 140, 160, 160), (20, 30, 220, 260), (0, 0, 12, 12)])
-def test_object_scale_sets_the_objects_share_and_keeps_it_in_sight(box: tuple[int, int, int, int]) -> None:
+def test_object_scale_sets_the_objects_share_and_keeps_it_visible(box: tuple[int, int, int, int]) -> None:
     mask = scene(300, 300, box)[1]
     side = ((box[2] - box[0]) * (box[3] - box[1])) ** 0.5
     crop = ObjectCrop(128, object_scale=(0.3, 0.6))
@@ -126,7 +126,7 @@ def test_a_tiny_object_far_from_everything_is_still_found() -> None:
         assert (crop(image=image, mask=mask)["mask"] == 1).any()
 
 
-def test_a_mask_without_an_object_passes() -> None:
+def test_a_mask_without_an_object_is_accepted() -> None:
     image, mask = np.zeros((40, 60, 3), dtype=np.uint8), np.zeros((40, 60), dtype=np.uint8)
     assert ObjectCrop(32)(image=image, mask=mask)["mask"].shape == (32, 32)
 
@@ -144,7 +144,7 @@ def test_ranges_that_make_no_sense_are_reported(options: dict[str, object], mess
         training_transform(64, **options)  # type: ignore[arg-type]
 
 
-def test_only_transforms_knows_albumentations() -> None:
+def test_only_transforms_imports_albumentations() -> None:
     importers = set()
     for path in Path(dct_seg.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -155,12 +155,12 @@ def test_only_transforms_knows_albumentations() -> None:
     assert importers == {"transforms.py"}
 
 
-def test_the_transform_is_albumentations_own_compose() -> None:
+def test_the_transform_is_an_albumentations_compose() -> None:
     assert isinstance(training_transform(32), albumentations.Compose)
     assert len(training_transform(32, flip=False, color_jitter=False)) == 1
 
 
-def test_pasting_shows_the_object_where_its_mask_says() -> None:
+def test_pasted_object_matches_its_mask() -> None:
     background = np.full((60, 80, 3), 50, dtype=np.uint8)
     source, codes = scene()
     for seed in range(20):
@@ -173,7 +173,7 @@ def test_pasting_shows_the_object_where_its_mask_says() -> None:
         assert (np.ptp(rows) + 1) * (np.ptp(cols) + 1) <= 60 * 80
 
 
-def test_a_union_holds_its_start_and_the_nearest_objects() -> None:
+def test_a_union_contains_its_start_and_the_nearest_objects() -> None:
     labels = np.zeros((20, 60), dtype=np.uint8)
     for label, left in ((1, 0), (2, 6), (3, 40), (4, 52)):
         labels[5:10, left : left + 5] = label
@@ -195,7 +195,7 @@ MASK[4:12, 5:15] = 1
 MASK[0] = 255
 
 
-def test_tensors_from_albumentations_come_back_as_they_were() -> None:
+def test_tensors_from_albumentations_are_unchanged() -> None:
     image, mask = augment(albumentations.Compose([albumentations.pytorch.ToTensorV2()]), IMAGE, MASK, 0)
     assert np.array_equal(image, IMAGE)
     assert np.array_equal(mask, MASK)
@@ -232,6 +232,6 @@ def returns(image: Any, mask: Any) -> Callable[..., dict[str, Any]]:
         (torch.nn.Sequential(v2.RandomHorizontalFlip()), "torchvision.transforms.v2.Compose"),
     ],
 )
-def test_a_transform_that_does_not_fit_is_reported_in_one_line(transform: Any, message: str) -> None:
+def test_an_unsuitable_transform_is_reported_in_one_line(transform: Any, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         augment(transform, IMAGE, MASK, 0)

@@ -13,18 +13,18 @@ from dct_seg import ClickBatch, first_click
 from dct_seg.simulation import UserSettings
 
 
-def test_task_takes_the_user_of_the_data_module(tmp_path: Path) -> None:
+def test_task_uses_the_user_of_the_data_module(tmp_path: Path) -> None:
     task, data = tiny_task(), tiny_data(rule="max_distance", drag_share=0.5, click_jitter=2.0)
     tiny_trainer(tmp_path, limit_train_batches=1, limit_val_batches=0).fit(task, data)
     assert task.user == data.user == UserSettings("max_distance", drag_share=0.5, click_jitter=2.0)
 
 
-def test_task_has_a_user_of_its_own_with_another_data_module() -> None:
+def test_task_has_its_own_user_with_another_data_module() -> None:
     assert tiny_task().user == UserSettings()
     assert tiny_task(place="core").user == UserSettings(place="core")
 
 
-def test_settings_given_to_the_task_win_and_are_reported_in_one_line(
+def test_settings_given_to_the_task_take_precedence_and_are_reported_in_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     task, data = tiny_task(rule="max_distance", drag_share=0.25), tiny_data(drag_share=0.75, radius_noise=0.1)

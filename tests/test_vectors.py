@@ -34,7 +34,7 @@ def as_row(click: NextClicks):
 
 
 @pytest.mark.parametrize("case", STEPS)
-def test_one_click_is_the_reference_click(case):
+def test_one_click_equals_the_reference_click(case):
     mask, ignore = maps(VECTORS[f"step_{case:03d}_gt"])
     pred = torch.from_numpy(VECTORS[f"step_{case:03d}_pred"])[None]
     click = next_click(pred, mask, ignore, batch_of(VECTORS[f"step_{case:03d}_earlier"]))
@@ -48,7 +48,7 @@ def test_one_click_is_the_reference_click(case):
 
 
 @pytest.mark.parametrize("case", RUNS)
-def test_a_whole_run_is_the_reference_run(case):
+def test_a_whole_run_equals_the_reference_run(case):
     gt, preds = VECTORS[f"seq_{case:03d}_gt"], torch.from_numpy(VECTORS[f"seq_{case:03d}_preds"])
     ties, expected = VECTORS[f"seq_{case:03d}_tie"], VECTORS[f"seq_{case:03d}_clicks"]
     mask, ignore = maps(gt)
@@ -73,7 +73,7 @@ def test_a_whole_run_is_the_reference_run(case):
 
 
 @pytest.mark.parametrize("case", REGIONS)
-def test_the_click_into_the_largest_region_is_the_reference_click(case):
+def test_the_click_into_the_largest_region_equals_the_reference_click(case):
     mask, ignore = maps(VECTORS[f"region_{case:03d}_gt"])
     click = next_click(
         torch.from_numpy(VECTORS[f"region_{case:03d}_pred"])[None], mask, ignore, rule="largest_region"
@@ -87,7 +87,7 @@ def test_the_click_into_the_largest_region_is_the_reference_click(case):
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_number_of_clicks_is_the_reference_number(group):
+def test_number_of_clicks_equals_the_reference_number(group):
     ious = torch.from_numpy(VECTORS[f"metric_{group}_ious"])
     max_clicks = int(VECTORS[f"metric_{group}_max_clicks"])
     for t, threshold in enumerate(VECTORS[f"metric_{group}_thresholds"].tolist()):

@@ -44,7 +44,7 @@ def train(
 
 
 @pytest.mark.slow
-def test_the_run_ends_between_its_start_and_what_it_trained(tmp_path: Path) -> None:
+def test_the_run_ends_between_its_start_and_its_trained_weights(tmp_path: Path) -> None:
     start = weights(tiny_task())
     task, seen = train(tmp_path, 0.75)
     _, alone = train(tmp_path / "alone", None)
@@ -63,7 +63,7 @@ def test_the_run_ends_between_its_start_and_what_it_trained(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_checkpoint_holds_the_average_as_the_weights_to_use(tmp_path: Path) -> None:
+def test_a_checkpoint_stores_the_average_as_its_weights(tmp_path: Path) -> None:
     task, _ = train(tmp_path, 0.5)
     assert_same_weights(
         weights(InteractiveSegmentationTask.load_from_checkpoint(tmp_path / "last.ckpt")), weights(task)
@@ -73,7 +73,7 @@ def test_a_checkpoint_holds_the_average_as_the_weights_to_use(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_resumed_run_ends_as_one_that_was_not_stopped(tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     whole, seen = train(tmp_path / "whole", 0.5)
     train(tmp_path / "parts", 0.5, max_epochs=1)
     resumed, seen_again = train(tmp_path / "parts", 0.5, ckpt_path=str(tmp_path / "parts" / "last.ckpt"))
@@ -82,7 +82,7 @@ def test_a_resumed_run_ends_as_one_that_was_not_stopped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])
-def test_a_share_that_leaves_nothing_to_learn_is_refused(share: float) -> None:
+def test_share_out_of_range_is_refused(share: float) -> None:
     with pytest.raises(ValueError, match=rf"start_share is a share, 0 or more and below 1, got {share}"):
         StartWeightAveraging(share)
 
@@ -95,6 +95,6 @@ def test_a_share_that_leaves_nothing_to_learn_is_refused(share: float) -> None:
         ("weight_averaging", ["StartWeightAveraging"]),
     ],
 )
-def test_former_places_that_configurations_name_still_work(old: str, names: list[str]) -> None:
+def test_former_modules_named_in_configurations_still_work(old: str, names: list[str]) -> None:
     former, present = import_module(f"dct_seg.{old}"), import_module(f"dct_seg.training.{old}")
     assert [getattr(former, name) is getattr(present, name) for name in names] == [True] * len(names)

@@ -114,7 +114,7 @@ def assert_around(mask: NDArray[np.bool_], name: str, row: float, col: float, ra
     assert mask.mean() < 0.7
 
 
-def test_two_objects_are_marked_corrected_taken_back_and_survive_kill_9(page: Page, server: Server) -> None:
+def test_two_objects_are_marked_corrected_undone_and_survive_kill_9(page: Page, server: Server) -> None:
     height, width = SIZES["astronaut.jpg"]
     assert not masked(page, height, width).any()
 
@@ -218,7 +218,7 @@ def test_background_is_not_marked_before_there_is_an_object(page: Page) -> None:
     assert state(page, "astronaut.jpg")["draft"] is None
 
 
-def test_object_is_made_with_the_keyboard_alone(page: Page) -> None:
+def test_object_is_drawn_with_the_keyboard_only(page: Page) -> None:
     page.focus("#stage")
     for key in ["ArrowUp", *["Shift+ArrowUp"] * 4, *["Shift+ArrowLeft"], "]", "c"]:
         page.keyboard.press(key)
@@ -232,7 +232,7 @@ def test_object_is_made_with_the_keyboard_alone(page: Page) -> None:
     assert left < 220 < left + width
 
 
-def test_threshold_moves_the_outline_without_asking_the_server(page: Page) -> None:
+def test_threshold_moves_the_outline_without_a_request(page: Page) -> None:
     drag(page, *HEAD)
     height, width = SIZES["astronaut.jpg"]
     revision = state(page, "astronaut.jpg")["revision"]
@@ -283,7 +283,7 @@ def test_second_tab_is_informed_and_can_take_over(page: Page, server: Server) ->
     take_over(page)
 
 
-def test_page_kept_through_a_reload_is_no_second_tab(page: Page) -> None:
+def test_reloaded_page_is_not_a_second_tab(page: Page) -> None:
     page.reload()
     settle(page)
     expect(page.locator("#banner")).to_be_hidden()

@@ -60,7 +60,7 @@ def paint(page: Page, row: float, col: float) -> None:
     settle(page)
 
 
-def test_two_people_work_in_one_folder_and_objects_are_carried_on(tmp_path: Path) -> None:
+def test_two_people_work_in_one_folder_and_objects_are_copied_to_the_next_image(tmp_path: Path) -> None:
     root = sample_images(tmp_path / "images", ("astronaut",))
     sample = Image.open(root / "astronaut.jpg")
     for number in (1, 2, 3):  # a camera that moves to the right

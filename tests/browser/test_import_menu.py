@@ -91,7 +91,7 @@ def num_objects(page: Page) -> list[int]:
     return [len(state(page, name)["objects"]) for name in ("a.png", "b.png")]
 
 
-def test_menu_offers_files_and_a_folder_by_mouse_and_by_keys(page: Page) -> None:
+def test_menu_offers_files_and_a_folder_by_mouse_and_keyboard(page: Page) -> None:
     expect(page.locator("#import-menu")).to_be_hidden()
     page.click("#import")
     expect(page.locator("#import-menu [role=menuitem]")).to_have_text(["Files…", "A folder…"])
@@ -110,7 +110,7 @@ def test_menu_offers_files_and_a_folder_by_mouse_and_by_keys(page: Page) -> None
     assert opened.value.is_multiple()
 
 
-def test_several_files_come_in_with_one_request_and_a_list_of_classes_beside_them(page: Page) -> None:
+def test_several_files_and_a_list_of_classes_are_imported_in_one_request(page: Page) -> None:
     page.evaluate(WATCH)
     files = {
         "a.json": labelme("a.png", (10, 10), (50, 50)),
@@ -125,7 +125,7 @@ def test_several_files_come_in_with_one_request_and_a_list_of_classes_beside_the
     assert sent(page) == [{name: content.encode() for name, content in files.items()}]
 
 
-def test_folder_of_yolo_comes_in_without_its_images(page: Page, tmp_path: Path) -> None:
+def test_yolo_folder_is_imported_without_its_images(page: Page, tmp_path: Path) -> None:
     root = tmp_path / "dataset"
     (root / "labels" / "train").mkdir(parents=True)
     (root / "images" / "train").mkdir(parents=True)
@@ -140,7 +140,7 @@ def test_folder_of_yolo_comes_in_without_its_images(page: Page, tmp_path: Path) 
     assert sorted(files) == ["data.yaml", "labels/train/b.txt"]
 
 
-def test_png_masks_go_to_the_images_of_their_names_or_to_the_open_one(page: Page, tmp_path: Path) -> None:
+def test_png_masks_go_to_the_images_with_their_names_or_to_the_open_one(page: Page, tmp_path: Path) -> None:
     folder = tmp_path / "masks"
     folder.mkdir()
     (folder / "b.png").write_bytes(mask(10))
@@ -153,7 +153,7 @@ def test_png_masks_go_to_the_images_of_their_names_or_to_the_open_one(page: Page
     assert num_objects(page) == [3, 1]
 
 
-def test_files_of_no_known_kind_and_too_large_ones_are_refused_in_one_line(page: Page) -> None:
+def test_unknown_and_too_large_files_are_refused_in_one_line(page: Page) -> None:
     page.set_input_files("#files", [payload("a.doc", "?"), payload("b.doc", "?")])
     expect(page.locator("#toasts")).to_contain_text("None of 2 files holds annotations")
     page.evaluate("""() => {
@@ -167,7 +167,7 @@ def test_files_of_no_known_kind_and_too_large_ones_are_refused_in_one_line(page:
     expect(page.locator("#toasts")).to_contain_text("2 files of 128 MiB are too much at once")
 
 
-def test_dropped_files_come_in_together(page: Page) -> None:
+def test_dropped_files_are_imported_together(page: Page) -> None:
     page.evaluate(DROP, [["a.json", labelme("a.png", (10, 10))], ["b.json", labelme("b.png", (10, 10))]])
     expect(page.locator("#toasts")).to_contain_text("2 objects on 2 images imported")
     assert num_objects(page) == [1, 1]

@@ -128,7 +128,7 @@ def chosen(page: Page) -> str:
     return page.locator("#class-list [aria-checked=true]").inner_text().split()[0]
 
 
-def test_empty_folder_says_so_and_shows_the_first_image_that_comes(
+def test_empty_folder_is_reported_and_the_first_new_image_is_shown(
     tmp_path: Path, open_page: Callable[..., Page]
 ) -> None:
     with serving(tmp_path) as url:
@@ -145,7 +145,9 @@ def test_empty_folder_says_so_and_shows_the_first_image_that_comes(
         page.close()
 
 
-def test_an_unreadable_image_says_why_and_is_skipped(folder: Path, open_page: Callable[..., Page]) -> None:
+def test_unreadable_image_shows_the_reason_and_is_skipped(
+    folder: Path, open_page: Callable[..., Page]
+) -> None:
     (folder / "a.png").write_bytes(b"no picture")
     with serving(folder) as url:
         page = open_page(url)
@@ -156,7 +158,7 @@ def test_an_unreadable_image_says_why_and_is_skipped(folder: Path, open_page: Ca
         page.close()
 
 
-def test_page_carries_the_token_to_all_it_asks_for(folder: Path, open_page: Callable[..., Page]) -> None:
+def test_page_sends_the_token_with_every_request(folder: Path, open_page: Callable[..., Page]) -> None:
     with serving(folder, token="secret") as url:
         page = open_page(url)
         drag(page, 60, 80, 30)
@@ -223,14 +225,14 @@ def test_middle_button_pans_and_keys_zoom(page: Page) -> None:
     assert state(page, "a.png")["draft"] is None
 
 
-def test_n_and_p_go_through_the_images_and_stop_at_the_ends(page: Page) -> None:
+def test_n_and_p_step_through_the_images_and_stop_at_the_ends(page: Page) -> None:
     for key, name in (("p", "a.png"), ("n", "b.png"), ("n", "b.png"), ("p", "a.png")):
         page.keyboard.press(key)
         settle(page)
         expect(page.locator("#title")).to_contain_text(name)
 
 
-def test_digits_choose_the_class_of_what_is_finished(page: Page) -> None:
+def test_digits_choose_the_class_of_the_finished_object(page: Page) -> None:
     page.keyboard.press("2")
     assert chosen(page) == "dog"
     drag(page, 60, 60, 20)
@@ -258,7 +260,7 @@ def test_classes_are_named_added_and_removed_in_their_dialog(page: Page) -> None
     assert classes(page) == ["lion", "tree"]
 
 
-def test_pixels_of_a_locked_object_stay_its_own_until_it_is_unlocked(page: Page) -> None:
+def test_locked_object_keeps_its_pixels_until_it_is_unlocked(page: Page) -> None:
     drag(page, 60, 80, 30)
     page.keyboard.press("Enter")
     settle(page)
@@ -332,7 +334,7 @@ def test_masks_classes_and_coco_are_imported_from_the_page(page: Page) -> None:
     expect(page.locator("#toasts")).to_contain_text("is no file of annotations")
 
 
-def test_help_opens_with_its_key_and_gives_the_focus_back(page: Page) -> None:
+def test_help_opens_with_its_key_and_returns_the_focus(page: Page) -> None:
     page.keyboard.press("?")
     expect(page.locator("#help")).to_be_visible()
     page.keyboard.press("n")
@@ -353,7 +355,7 @@ def test_export_menu_is_used_with_the_keyboard(page: Page) -> None:
     expect(page.locator("#export")).to_be_focused()
 
 
-def test_class_in_use_is_not_removed_and_the_dialog_says_so_and_stays(page: Page) -> None:
+def test_class_in_use_is_not_removed_and_the_dialog_reports_it_and_stays_open(page: Page) -> None:
     drag(page, 60, 60, 20)
     page.keyboard.press("Enter")
     settle(page)
@@ -470,7 +472,7 @@ def test_finger_paints_and_two_fingers_only_zoom(folder: Path, open_page: Callab
         page.close()
 
 
-def test_enter_finishes_whatever_has_the_focus_and_opens_the_first_match_of_a_search(
+def test_enter_finishes_with_any_focus_and_opens_the_first_match_of_a_search(
     folder: Path, open_page: Callable[..., Page]
 ) -> None:
     for number in range(12):
@@ -492,7 +494,7 @@ def test_enter_finishes_whatever_has_the_focus_and_opens_the_first_match_of_a_se
         page.close()
 
 
-def test_time_and_objects_per_hour_are_shown_when_asked_for_and_kept(page: Page) -> None:
+def test_time_and_objects_per_hour_are_shown_on_request_and_stay_on(page: Page) -> None:
     expect(page.locator("#pace")).to_be_hidden()
     drag(page, 60, 60, 20)
     page.keyboard.press("Enter")
@@ -571,7 +573,7 @@ BESIDE_THE_STAGE = """() => {
     [{}, LAPTOP, HALF, PHONE, SMALL_PHONE],
     ids=["desktop", "laptop", "half a window", "phone", "small phone"],
 )
-def test_every_control_has_a_name_and_lies_inside_the_window(
+def test_every_control_has_a_name_and_is_inside_the_window(
     folder: Path, open_page: Callable[..., Page], options: dict[str, Any]
 ) -> None:
     with serving(folder) as url:
@@ -590,7 +592,7 @@ def test_every_control_has_a_name_and_lies_inside_the_window(
         page.close()
 
 
-def test_image_is_not_under_the_tools_in_a_window_of_middle_width(
+def test_tools_do_not_cover_the_image_in_a_medium_wide_window(
     folder: Path, open_page: Callable[..., Page]
 ) -> None:
     with serving(folder) as url:

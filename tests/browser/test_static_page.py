@@ -100,7 +100,7 @@ def saved_mask(page: Page, folder: Path) -> NDArray[np.bool_]:
     return np.asarray(Image.open(folder / "mask.png").convert("L")) > 127
 
 
-def test_page_gives_the_masks_that_pytorch_gives(site: Site, page: Page, tmp_path: Path) -> None:
+def test_page_and_pytorch_give_equal_masks(site: Site, page: Page, tmp_path: Path) -> None:
     clicks = [Click(40, 50, radius=20.0), Click(70, 90, positive=False, radius=10.0), Click(20, 20)]
     for turns, click in enumerate(clicks, start=1):
         press(page, click, turns)
@@ -112,7 +112,7 @@ def test_page_gives_the_masks_that_pytorch_gives(site: Site, page: Page, tmp_pat
     assert (saved_mask(page, tmp_path) != site.mask(clicks, 2)).mean() < 0.01
 
 
-def test_page_without_a_model_says_what_is_missing(site: Site) -> None:
+def test_page_without_a_model_names_the_missing_file(site: Site) -> None:
     with chromium() as page:
         page.route("**/model/dct_seg.json", lambda route: route.fulfill(status=404))
         page.goto(site.url)

@@ -144,7 +144,7 @@ def assert_replayed(server: Server, out: Path) -> None:
         assert np.array_equal(np.asarray(Image.open(path)) > 0, mask)
 
 
-def test_kill_9_in_a_stroke_a_lasso_and_a_drag_loses_nothing_and_all_is_replayed_to_the_bit(
+def test_kill_9_during_a_stroke_a_lasso_and_a_drag_loses_nothing_and_replays_bit_identically(
     page: Page, server: Server, tmp_path: Path
 ) -> None:
     def kill_and_start_again() -> None:
@@ -192,7 +192,7 @@ def test_kill_9_in_a_stroke_a_lasso_and_a_drag_loses_nothing_and_all_is_replayed
     assert_replayed(server, tmp_path)
 
 
-def test_kill_9_in_a_box_an_eraser_a_merge_and_a_copy_loses_nothing(tmp_path: Path) -> None:
+def test_kill_9_during_a_box_an_eraser_a_merge_and_a_copy_loses_nothing(tmp_path: Path) -> None:
     folder = sample_images(tmp_path / "images", ("astronaut",))
     sample = Image.open(folder / NAME)
     for number in (1, 2):  # a sequence: the objects of the first are copied to the second
