@@ -67,7 +67,7 @@ class Page:
     Args:
         root: The folder.
         make_method: A method for each image.
-        work: Folder of everything that is written, or None.
+        work: Folder for all output, or None.
         options: Options of ``create_app``.
     """
 
@@ -95,7 +95,7 @@ class Page:
         return int(self.get(name)["revision"])
 
     def do(self, rest: str, name: str = "a.png", method: str = "POST", **body: Any) -> dict[str, Any]:
-        """A change that succeeds, at the revision that the image has."""
+        """Make a change at the image's current revision; it must succeed."""
         return self.ok(
             self.client.request(method, self.url(rest, name), json={"revision": self.revision(name), **body})
         )
@@ -134,9 +134,9 @@ class Page:
         return found
 
     def restarted(self) -> Page:
-        """Another server over the same folder, as after kill -9.
+        """Another server on the same folder, as after kill -9.
 
-        Nothing of this one's memory is known to it.
+        It shares no memory with this one.
         """
         self.project.close()
         return Page(self.project.folder.root, self.make_method)

@@ -1,4 +1,4 @@
-"""Runs a function on several gloo processes and hands back what each returned."""
+"""Run a function on several gloo processes and return the result of each."""
 
 import os
 import socket
@@ -26,13 +26,13 @@ def run_on_ranks(
     timeout: float = 120,
     init_group: bool = True,
 ) -> list[Any]:
-    """``function(rank, world_size, *args)`` on each rank; the results in rank order.
+    """Run ``function(rank, world_size, *args)`` on each rank; return the results in rank order.
 
     Args:
-        function: At the top level of a module, since it is pickled; it returns what ``torch.save`` takes.
+        function: Top-level function, since it is pickled; ``torch.save`` must accept its result.
         args: Pickled too.
         world_size: Number of processes.
-        timeout: Seconds until all are killed, so that a hang is a failure and not a lost afternoon.
+        timeout: Seconds until all are killed, so that a hang is a failure.
         init_group: Whether to join a gloo group first; False leaves it to Lightning, with the environment
             set.
     """

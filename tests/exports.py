@@ -1,4 +1,4 @@
-"""Two small exported networks that all tests and all workers share: an export takes a minute."""
+"""Two small exported networks, shared by all tests and workers because an export takes a minute."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dct_seg.methods.exported import CARD
 
 
 class Exported:
-    """A network and the folder of its export, which no test may change.
+    """Network and the folder of its export, which no test may change.
 
     Args:
         fusion: Prompt fusion, "early" or "late".

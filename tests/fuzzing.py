@@ -1,4 +1,4 @@
-"""An interface tried with requests made from its own schema."""
+"""Fuzzing of an HTTP interface with requests from its own schema."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHECKS = [
 
 
 def with_known(app: Any, path: str, known: dict[str, list[Any]]) -> Any:
-    """The interface of an application, with values of parameters that exist among those to be tried.
+    """Schema of an application's interface, with existing parameter values among those to try.
 
     Args:
         app: A FastAPI application.
@@ -41,7 +41,7 @@ def with_known(app: Any, path: str, known: dict[str, list[Any]]) -> Any:
 
 
 def try_all(api: Any) -> int:
-    """Send requests to every operation and check that each answer is as the schema says.
+    """Send requests to every operation and check each response against the schema.
 
     Returns:
         Number of operations.

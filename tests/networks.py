@@ -1,4 +1,4 @@
-"""Networks small enough that a test of one takes a fraction of a second."""
+"""Networks so small that a test takes a fraction of a second."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +18,9 @@ TINY: dict[str, Any] = {
 
 
 def tiny_net(*, seed: int = 0, **options: Any) -> Any:
-    """A small network with weights that depend on the seed alone.
+    """A small network with weights that depend only on the seed.
 
-    The ones that start at zero are drawn too, so that all act.
+    Weights that start at zero are drawn too, so that all have an effect.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -49,7 +49,7 @@ def some_clicks(*, radius: float | None = 6.0) -> ClickBatch:
 
 
 def write_plugin(folder: Path, *, group: str, name: str, code: str) -> None:
-    """An installed package of one module, as pip would leave it.
+    """Write an installed package of one module, as pip would install it.
 
     The module, and a dist-info folder with one entry point.
     """
@@ -62,5 +62,5 @@ def write_plugin(folder: Path, *, group: str, name: str, code: str) -> None:
 
 
 def fewer_clicks() -> ClickBatch:
-    """The same without the last click of each image."""
+    """The same batch without the last click of each image."""
     return ClickBatch.from_clicks([clicks[:-1] for clicks in some_clicks().to_clicks()])

@@ -1,4 +1,4 @@
-"""Objects carried from one image of a sequence to the next."""
+"""Objects copied from one image of a sequence to the next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections that stop in the middle, and requests that other sites' pages make."""
+"""Stalled connections, and requests from pages of other sites."""
 
 import contextlib
 import os
@@ -42,7 +42,7 @@ def address(page: Page, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, 
 
 
 def until_closed(client: socket.socket, limit: float = 10) -> tuple[bytes, float]:
-    """Response until the connection ends, and the seconds that this takes."""
+    """Response until the connection closes, and the seconds until then."""
     client.settimeout(limit)
     began, got = time.monotonic(), b""
     with contextlib.suppress(ConnectionResetError):
@@ -146,7 +146,7 @@ def test_own_page_and_a_typed_address_can_read_everything(page: Page) -> None:
 
 def test_link_on_another_site_opens_the_page(page: Page) -> None:
     headers = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
-    assert page.client.get("/", headers=headers).status_code in (200, 404)  # 404 where the page is not built
+    assert page.client.get("/", headers=headers).status_code in (200, 404)  # 404 if the page is not built
 
 
 def test_disk_error_shows_no_absolute_path(

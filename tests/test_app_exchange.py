@@ -281,7 +281,7 @@ def test_binary_mask_is_one_object_however_it_was_saved(tmp_path: Path) -> None:
     gray = Image.fromarray(mask * 255)
     for image in (Image.fromarray(mask), gray, Image.fromarray(mask.astype(bool)), gray.convert("RGB")):
         assert put_mask(page, image) == [600]
-        page.do("/undo")  # importing twice does not double
+        page.do("/undo")  # a second import adds nothing
     for image in (
         gray.convert("RGBA"),
         gray.convert("LA"),
@@ -368,7 +368,7 @@ def test_long_list_of_bad_records_is_truncated(tmp_path: Path) -> None:
 
 
 def drawn(shapes: list[dict[str, Any]], number: int) -> NDArray[np.bool_]:
-    """An object as labelme reads it: the union of its filled and outlined polygons, or its mask."""
+    """Render an object as labelme does: the union of its filled and outlined polygons, or its mask."""
     canvas = Image.new("L", (WIDTH, HEIGHT))
     for one in shapes:
         if one["group_id"] != number:

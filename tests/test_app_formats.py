@@ -1,4 +1,4 @@
-"""Other tools' formats, read back as those tools read them: to the pixel, or off by what the docs say."""
+"""Other tools' formats, read back as those tools read them: pixel-exact, or with the documented error."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMES = {1: "cat", 2: "dog"}
 
 @pytest.fixture
 def page(tmp_path: Path) -> Page:
-    """An object with a hole and a separate part, one beside it, and one on the other image."""
+    """Page with an object that has a hole and a separate part, one next to it, and one on the other image."""
     page = Page(make_folder(tmp_path / "images"))
     page.click(20, 20, radius=9)
     page.click(20, 20, radius=3, positive=False)
@@ -104,7 +104,7 @@ def test_cvat_masks_are_pixel_exact(page: Page) -> None:
 
 
 def unpacked(packed: list[int]) -> NDArray[np.uint8]:
-    """A brush mask as Label Studio reads it (`decode_rle` of label-studio-converter), written anew."""
+    """Decode a brush mask like Label Studio (`decode_rle` of label-studio-converter), in independent code."""
     bits = "".join(f"{byte:08b}" for byte in packed)
     at = 0
 

@@ -1,4 +1,4 @@
-"""The event log: what was answered outlives the process, and the state is what replaying gives."""
+"""The event log: acknowledged changes survive the process, and replaying the log gives the state."""
 
 import json
 import os

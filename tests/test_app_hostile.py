@@ -154,7 +154,7 @@ def test_assets_are_the_pages_files_only(page: Page, path: str) -> None:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that says it is large and holds nothing."""
+    """A PNG with a large size in its header and no pixels."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))

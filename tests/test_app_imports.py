@@ -1,4 +1,4 @@
-"""Files that come in: what is good is taken, what is bad is reported, and nothing comes twice."""
+"""Imports: good records are imported, bad ones are reported, and nothing is imported twice."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def zipped(files: dict[str, bytes]) -> bytes:
     return file.getvalue()
 
 
-# One bad record does not take the others with it
+# One bad record does not affect the others
 
 
 def cvat(*shapes: str) -> bytes:
@@ -201,12 +201,12 @@ def test_runs_of_a_part_are_those_of_the_whole_mask() -> None:
         assert encode_part(part, corner, (10, 11)) == encode(whole[20:30, 20:31])
 
 
-# Round trips: all that we write comes back, and not twice
+# Round trips: every export is imported exactly and only once
 
 
 @pytest.fixture
 def worked(page: Page) -> Page:
-    """A ring with a second part, one beside it, one on the other image, and a draft."""
+    """A ring with a second part, an object next to it, one on the other image, and a draft."""
     page.click(20, 20, radius=9)
     page.click(20, 20, radius=3, positive=False)
     page.do("/paint", paint={"kind": "brush", "points": [[5, 50, 4]]})

@@ -1,4 +1,4 @@
-"""Live previews: soon enough to follow a drag, near what the click gives, and without any effect on it."""
+"""Live previews: fast enough to follow a drag, close to the final mask, and without effect on it."""
 
 import base64
 import io
@@ -22,13 +22,13 @@ NET = tiny_net(previous_mask=True)
 
 
 def network() -> Method:
-    """It sees images of 40 x 60 at their own size."""
+    """Network that receives images of 40 x 60 at full size."""
     return DCTNetMethod(net=NET, first_size=WIDTH, zoom_in=False, precision="float32")
 
 
 @pytest.fixture
 def slow_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Page:
-    """On a machine that is never fast enough."""
+    """Page on a machine that is never fast enough."""
     monkeypatch.setattr(segmenter, "LIVE_SECONDS", 1e-9)
     return Page(make_folder(tmp_path / "pictures"), network)
 
@@ -47,7 +47,7 @@ def test_share_falls_until_previews_are_fast_enough_and_rises_again() -> None:
     rate = PreviewRate(0.06)
     for _ in range(10):
         rate.took(rate.share, 0.12 * rate.share**2)
-    assert rate.share == 0.57  # 0.12 * 0.57**2 = 0.039; the next larger one would fit, but not surely
+    assert rate.share == 0.57  # 0.12 * 0.57**2 = 0.039; the next larger share might be too slow
     for _ in range(10):
         rate.took(rate.share, 0.02 * rate.share**2)
     assert rate.share == 1

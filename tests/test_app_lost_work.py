@@ -108,7 +108,7 @@ def test_a_restored_log_is_continued(tmp_path: Path) -> None:
 def test_moved_folder_is_not_created_again(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "pictures")
     page = Page(root)
-    page.get("a.png")  # decoded, so that the image itself is not read again
+    page.get("a.png")  # decoded now, so that the image is not read again
     root.rename(tmp_path / "moved")
     answer = page.client.post(page.url("/clicks"), json={"revision": 0, "click": CLICK})
     assert (answer.status_code, str(tmp_path) in answer.text) == (507, False)
@@ -173,7 +173,7 @@ def test_log_with_an_incomplete_last_line_loses_only_that_line_and_is_continued(
         assert again.get() == answered
         assert again.ok(again.client.get("/api/v1/project"))["pictures"][0]["error"] is None
         again.project.close()
-        assert log_of(page).read_bytes() == whole + line[:cut]  # looking changes nothing
+        assert log_of(page).read_bytes() == whole + line[:cut]  # reading changes nothing
     again = Page(page.project.folder.root)
     assert again.click(12, 12)["revision"] == 3
     assert log_of(page).read_bytes().startswith(whole)

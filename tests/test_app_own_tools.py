@@ -1,6 +1,6 @@
-"""Each format through the package of its own tool: read by it, and written by it.
+"""Each format through the package of its own tool: our exports read by it, and its files imported.
 
-Equal to the pixel, or the loss is stated here. Datumaro (an older OpenCV; tried by hand) and labelme (GPL)
+Masks are pixel-exact, or the loss is stated here. Datumaro (an older OpenCV; tried by hand) and labelme (GPL)
 are not installed: Datumaro's masks are COCO's run lengths, and supervision reads labelme's polygons.
 """
 
@@ -82,7 +82,7 @@ def unpacked(page: Page, kind: str, folder: Path) -> Path:
 
 
 def imported(tmp_path: Path, content: bytes, num_skipped: int = 0) -> list[tuple[str, NDArray[np.bool_]]]:
-    """(class, mask) of the objects that a file brings into an empty folder."""
+    """(class, mask) of the objects after an import into an empty folder."""
     other = Page(make_folder(tmp_path / "other"))
     answer = other.put(content)
     assert len(answer["skipped"]) == num_skipped, answer
@@ -98,7 +98,7 @@ def zip_of(folder: Path) -> bytes:
 
 
 def detections_of(sv: Any) -> Any:
-    """The masks as supervision has them."""
+    """Masks read by supervision."""
     return sv.Detections(
         xyxy=sv.mask_to_xyxy(np.stack(MASKS)),
         mask=np.stack(MASKS),
@@ -137,9 +137,12 @@ def test_coco_of_supervision_is_imported(page: Page, tmp_path: Path) -> None:
     dataset_of(supervision(), page.project.folder.root).as_coco(annotations_path=str(file))
     found = imported(
         tmp_path, file.read_bytes(), num_skipped=2
-    )  # it writes nothing for the line and the pixel
+    )  # supervision writes nothing for the line and the pixel
     assert [name for name, _ in found] == ["cat", "dog", "cat"]
-    for number in (*HOLES, *PARTS):  # it writes these as run lengths, the others as polygons of pixel centers
+    for number in (
+        *HOLES,
+        *PARTS,
+    ):  # these are written as run lengths, the others as polygons of pixel centers
         assert np.array_equal(found[number][1], MASKS[number])
 
 
@@ -163,7 +166,9 @@ def test_yolo_of_supervision_is_imported(page: Page, tmp_path: Path) -> None:
         annotations_directory_path=str(folder / "labels"), data_yaml_path=str(folder / "data.yaml")
     )
     assert yaml.safe_load((folder / "data.yaml").read_text())["names"] == list(NAMES)
-    found = imported(tmp_path, zip_of(folder), num_skipped=2)  # it makes boxes of the line and the pixel
+    found = imported(
+        tmp_path, zip_of(folder), num_skipped=2
+    )  # supervision turns the line and the pixel into boxes
     staircase = [mask for name, mask in found if (mask & MASKS[4]).sum() > 10]
     assert len(staircase) == 1
     assert np.array_equal(staircase[0], MASKS[4])
@@ -175,7 +180,7 @@ def test_labelme_polygons_are_read_pixel_exact_by_supervision(page: Page, tmp_pa
         pytest.skip("this supervision reads no labelme")
     out = unpacked(page, "labelme", tmp_path / "out")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it says that it leaves out labelme's masks: here the ring
+        warnings.simplefilter("ignore")  # supervision reports that it skips labelme's masks, here the ring
         dataset = sv.DetectionDataset.from_labelme(str(page.project.folder.root), str(out))
     (found,) = dataset.annotations.values()
     rest = [number for number in range(len(MASKS)) if number not in HOLES]
@@ -190,11 +195,11 @@ def test_voc_is_read_pixel_exact_by_torchvision(page: Page, tmp_path: Path) -> N
     (out / "JPEGImages").mkdir()
     Image.new("RGB", (WIDTH, HEIGHT)).save(out / "JPEGImages" / "a.jpg")
     lists = out / "ImageSets" / "Segmentation"
-    (lists / "default.txt").rename(lists / "train.txt")  # torchvision takes no list of another name
+    (lists / "default.txt").rename(lists / "train.txt")  # torchvision accepts no list of another name
     dataset = VOCSegmentation(str(tmp_path), year="2012", image_set="train")
     labels = np.asarray(dataset[0][1])
     names = ["background", *(one.name for one in page.project.classes)]
-    for mask, label in zip(MASKS, LABELS, strict=True):  # none of these lies on another
+    for mask, label in zip(MASKS, LABELS, strict=True):  # none of these overlap
         assert {names[value] for value in np.unique(labels[mask])} == {label}
     assert np.array_equal(labels > 0, np.logical_or.reduce(MASKS))
 

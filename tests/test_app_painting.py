@@ -99,7 +99,7 @@ def page(tmp_path: Path) -> Page:
 
 
 def masks(page: Page, name: str = "a.png") -> dict[int, NDArray[np.bool_]]:
-    """The finished objects of an image as the COCO export has them, by place."""
+    """Masks of an image's finished objects in the COCO export, in order."""
     coco = page.client.get(f"{API}/export?format=coco").json()
     number = next(one["id"] for one in coco["images"] if one["file_name"] == name)
     found = [one["segmentation"] for one in coco["annotations"] if one["image_id"] == number]

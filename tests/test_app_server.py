@@ -1,4 +1,4 @@
-"""The annotator's interface, used as its page uses it."""
+"""The annotator's HTTP interface, used as by its page."""
 
 import base64
 import io
@@ -33,7 +33,7 @@ def disc(row: float, col: float, radius: float) -> NDArray[np.bool_]:
 
 
 def sent_mask(mask: dict[str, Any], threshold: float = 0.5) -> NDArray[np.bool_]:
-    """Mask as the page draws it, at the image's size."""
+    """Mask drawn by the page, at the image's size."""
     values = np.asarray(Image.open(io.BytesIO(base64.b64decode(mask["png"]))))
     assert values.shape == (mask["height"], mask["width"]), "small images are sent pixel by pixel"
     whole = np.zeros((HEIGHT, WIDTH))
@@ -182,7 +182,7 @@ def save_turned(path: Path, pixels: NDArray[np.uint8]) -> None:
 
 
 def save_deep(path: Path, level: int) -> None:
-    """16 bits, from black to white in its last two pixels."""
+    """Save a 16-bit image whose last two pixels are black and white."""
     pixels = np.full((10, 20), level * 257, np.uint16)
     pixels[-1, -2:] = 0, 65_535
     Image.fromarray(pixels).save(path)
@@ -295,7 +295,7 @@ def test_second_tab_may_look_and_take_over_but_not_write_at_the_same_time() -> N
         tabs.check(None, "a")
     assert tabs.beat("two", "a", take=True) == (True, "two")
     assert tabs.beat("one", "a") == (False, "two")
-    now[0] = 20.0  # two fell silent
+    now[0] = 20.0  # two stopped sending heartbeats
     assert tabs.beat("one", "a") == (True, "one")
 
 
@@ -336,7 +336,7 @@ def test_change_from_another_tab_is_refused_with_the_holders_name(page: Page) ->
     assert refused.status_code == 409
     assert refused.json()["holder"] == "one"
     page.ok(page.client.post(page.url("/clicks"), json=body, headers={"X-DCT-Seg-Tab": "one"}))
-    there = page.url("/clicks", "sub/b.png")  # another image is free
+    there = page.url("/clicks", "sub/b.png")  # another image is not locked
     page.ok(page.client.post(there, json=body, headers={"X-DCT-Seg-Tab": "two"}))
 
 

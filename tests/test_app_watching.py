@@ -1,4 +1,4 @@
-"""Files that come, are renamed or go while the folder is annotated."""
+"""Files that are added, renamed or deleted while the folder is annotated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images of more than 8 bits and of several pages in the annotator: windows, pages, what cannot be read."""
+"""Images with more than 8 bits or several pages in the annotator: windows, pages, unreadable files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DEEP = np.random.default_rng(0).integers(0, 4096, (HEIGHT, WIDTH)).astype(np.uin
 
 
 class Bright(Discs):
-    """The pixels of the disc that are brighter than half: its masks depend on the window."""
+    """Method that selects the disc's pixels brighter than half, so its masks depend on the window."""
 
     def predict(
         self, image: NDArray[np.uint8], clicks: list[Click], previous: NDArray[np.float32] | None

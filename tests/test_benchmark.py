@@ -51,7 +51,7 @@ from dct_seg.stopping import Stopped
 
 
 class Boxes:
-    """Samples that are bright boxes of growing size on a gray ground; ``broken`` ones cannot be read."""
+    """Samples with bright boxes of growing size on a gray background; ``broken`` ones cannot be read."""
 
     def __init__(self, num: int = 6, broken: Sequence[int] = ()) -> None:
         self.num = num
@@ -74,7 +74,7 @@ class Boxes:
 
 
 class Shy(Method):
-    """Answers with the seeds grown by a pixel at each click; counts its work in a file, and may sleep."""
+    """Method that grows the seeds by a pixel per click; it counts its calls in a file, and may sleep."""
 
     name = "shy"
     paper = ""
@@ -193,7 +193,7 @@ def test_runs_of_a_method_class_with_other_options_are_not_mixed(
         def __init__(self, *, side: int = 3) -> None:
             super().__init__()
 
-        options = property(lambda self: {})  # as a class that says nothing of its options
+        options = property(lambda self: {})  # like a class that does not report its options
 
     monkeypatch.setitem(METHODS._entries, "square", Square)
     run_benchmark({"square": {"side": 5}}, {"boxes": Boxes(1)}, prompt="drag", out=tmp_path)
@@ -260,7 +260,7 @@ def test_held_out_measures_only_images_that_training_never_sees(tmp_path: Path) 
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True)
     labels = np.zeros((40, 50), np.uint8)
-    # two objects an image
+    # two objects per image
     labels[5:20, 5:20] = 1
     labels[25:38, 20:45] = 2
     for number in range(12):
@@ -329,7 +329,7 @@ def test_a_second_run_processes_only_the_missing_samples(tmp_path: Path) -> None
     log = tmp_path / "log"
     methods = {"shy": partial(Shy, log=str(log))}
     run_benchmark(methods, {"boxes": Boxes()}, prompt="drag", out=tmp_path / "out", limit=2)
-    assert log.read_text().count("reset") == 3  # one of them to warm up
+    assert log.read_text().count("reset") == 3  # including the warm-up
     results = run_benchmark(methods, {"boxes": Boxes()}, prompt="drag", out=tmp_path / "out")
     assert log.read_text().count("reset") == 3 + 5
     assert [r.index for r in results.samples] == list(range(6))
@@ -415,7 +415,7 @@ def test_a_killed_run_loses_only_the_unfinished_samples(tmp_path: Path, workers:
     kept = journal.read_text().count('{"sample"')
     assert 2 <= kept < 6
     with journal.open("a") as file:
-        file.write('{"sample": {"data": "bo')  # torn in the middle of a write
+        file.write('{"sample": {"data": "bo')  # interrupted in the middle of a write
 
     log = tmp_path / "log"
     resumed = run_benchmark(
@@ -547,7 +547,7 @@ def test_the_summary_equals_a_count_by_hand() -> None:
 
 
 def test_the_benchmark_s_overhead_is_the_time_outside_the_methods() -> None:
-    results = by_hand(a=[0.5, 0.86, 0.92], b=[0.95])  # 0.5 s to encode, 0.1 s a click, 1 s in all
+    results = by_hand(a=[0.5, 0.86, 0.92], b=[0.95])  # 0.5 s to encode, 0.1 s per click, 1 s in total
     assert overhead_share(results) == pytest.approx(1 - (1.0 + 0.4) / 2)
     assert "Reading, clicks, IoU and writing took 30.0 % of the time." in markdown(results)
 

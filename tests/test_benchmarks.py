@@ -1,5 +1,5 @@
-"""``python -m benchmarks``: what it compares is the same thing done in two ways, and what it says of it is
-true.
+"""``python -m benchmarks``: both sides of a comparison do the same work, and the reported numbers are
+right.
 """
 
 import argparse
@@ -156,7 +156,7 @@ def test_peak_memory_is_that_of_the_process_and_not_of_its_parent():
 
 
 def test_tables_of_exports_compare_each_backend_with_float32(tmp_path, monkeypatch):
-    """Use networks instead of their exports, which take long; tests/test_export.py has real ones."""
+    """Use networks instead of their slow exports; tests/test_export.py has real ones."""
     weights = tiny_net(previous_mask=True).save_pretrained(tmp_path / "net.safetensors")
     nets = [InteractiveNetwork.from_pretrained(weights), exported.late_of(tiny_net(previous_mask=True))]
     for net in nets:

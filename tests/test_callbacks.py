@@ -1,6 +1,6 @@
 """Logged interactions of a run.
 
-W&B's offline run read by W&B's own reader, TensorBoard's by its own, files by their content.
+W&B's offline run is read with W&B's own reader, TensorBoard's with its own, files by their content.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def table_of(found: list[dict[str, Any]], key: str) -> dict[str, Any]:
 
 
 def fit_with_wandb(config: str, *more: str) -> Path:
-    """Train with W&B, offline; the run's folder."""
+    """Train with W&B, offline; return the run's folder."""
     import wandb
 
     assert (

@@ -1,4 +1,4 @@
-"""The command line: what it answers to mistakes, and one tiny run through all of it."""
+"""The command line: its errors, and one tiny run from start to end."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def make_folder(root: Path, *, count: int = 4) -> Path:
 
 
 def complaint(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line of a command that must fail."""
+    """Error line of a command that must fail."""
     before = {p for p in Path.cwd().rglob("*") if p.is_file()}
     assert main(args) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dct-seg: error:")]
@@ -272,7 +272,9 @@ def test_help_answers_at_once_without_torch() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "quickstart" in done.stdout
-    assert time.perf_counter() - start < 30  # a hang, not a speed: the modules above are what makes it fast
+    assert (
+        time.perf_counter() - start < 30
+    )  # a limit against hangs; the check of the modules above covers the speed
 
 
 def test_data_check_reports_problems_by_its_exit_code(

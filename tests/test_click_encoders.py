@@ -39,7 +39,7 @@ def batch() -> ClickBatch:
 def looped(
     union: Callable[[list[float]], float], empty: float, value: Callable[[float, Click], float]
 ) -> Tensor:
-    """Eqs. 1 and 2 as they stand.
+    """Eqs. 1 and 2 as printed.
 
     For each image, sign and pixel the union, over the clicks, of a value of distance and click.
     """
@@ -125,7 +125,7 @@ def test_padding_passes_no_gradient_that_is_not_a_number(batch: ClickBatch) -> N
     assert radii.grad is not None
     assert radii.grad.isfinite().all()
     assert radii.grad[0, 1] > 0
-    assert radii.grad[1, 0] == 0  # its width is the smallest there is
+    assert radii.grad[1, 0] == 0  # its width is the smallest possible
 
 
 def test_spatial_dct_without_a_radius_gives_advice() -> None:

@@ -1,4 +1,4 @@
-"""Clicks: one, and the padded batch."""
+"""Clicks: a single one, and the padded batch."""
 
 import math
 
@@ -63,7 +63,7 @@ def test_appending_adds_one_click_to_each_image_that_gets_one(batch: ClickBatch)
 
 def test_scaling_keeps_a_click_on_the_same_spot_of_the_image() -> None:
     rows, cols = torch.meshgrid(torch.arange(8.0), torch.arange(12.0), indexing="ij")
-    image = torch.stack([rows, cols])[None]  # (1, 2, 8, 12): each pixel knows where it is
+    image = torch.stack([rows, cols])[None]  # (1, 2, 8, 12): each pixel holds its position
     halved = F.interpolate(image, (4, 4), mode="area")[0]
     for row, col in [(0, 0), (1, 2), (3, 3)]:
         place = halved[:, row, col].tolist()  # where the small image's pixel lies in the large one

@@ -1,4 +1,4 @@
-"""COCO JSON as other tools write it: what its fields claim is checked, and each bad record is named."""
+"""COCO JSON of other tools: fields are checked, and each bad record is named."""
 
 from __future__ import annotations
 

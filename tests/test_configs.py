@@ -38,7 +38,7 @@ def documented() -> list[Documented]:
 def test_every_header_command_parses(
     name: str, documented: list[Documented], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """CI runs them from a wheel on tiny datasets: .ci/check_commands.py."""
+    """CI runs the commands from a wheel on tiny datasets: .ci/check_commands.py."""
     ran = 0
     for one in documented:
         if one.place != f"configs/{name}.yaml" or one.words[0] != "dct-seg":

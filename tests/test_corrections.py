@@ -1,4 +1,4 @@
-"""Enlarged corrections: windows by hand, and a training step that learns from them."""
+"""Enlarged corrections: windows computed by hand, and a training step that learns from them."""
 
 import math
 from pathlib import Path

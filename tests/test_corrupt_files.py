@@ -1,4 +1,4 @@
-"""Files that are broken in every way a disk, a tool or a person breaks them: each error names the file."""
+"""Files broken in every way that a disk, a tool or a person can break them: each error names the file."""
 
 import json
 from collections.abc import Callable
@@ -37,7 +37,7 @@ BYTES: dict[str, bytes] = {
     "brackets without end": b"[" * 100_000,
     "a number without end": b'{"format": 1, "version": 1, "number": ' + b"9" * 5000 + b"}",
 }
-"""Contents that are no valid file."""
+"""Contents that are not a valid file."""
 
 
 def record(**changes: Any) -> SampleRecord:

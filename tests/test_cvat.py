@@ -110,7 +110,7 @@ def test_cached_image_is_not_loaded_again_and_the_oldest_is_evicted() -> None:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts as CVAT's agent hands them over."""
+    """Prompts as passed by CVAT's agent."""
 
     pos_points: Any = ()
     neg_points: Any = ()
@@ -180,7 +180,7 @@ def test_agent_of_cvat_loads_the_function_by_its_name() -> None:
 
 
 def ask(body: Any, predictors: Predictors | None = None) -> tuple[int, dict[str, Any]]:
-    """A request the way Nuclio's processor hands it over."""
+    """Send a request as Nuclio's processor passes it."""
     answers: list[tuple[int, dict[str, Any]]] = []
 
     def response(*, body: str, headers: Any, content_type: str, status_code: int) -> None:
@@ -206,7 +206,7 @@ def test_positive_points_give_a_mask_of_the_image() -> None:
 
 
 def test_order_of_the_replay_is_positive_before_negative() -> None:
-    """The mask tells the orders apart: the negative click comes last and cuts."""
+    """The mask depends on the order: the negative click comes last and removes pixels."""
     at, near = [20.0, 18.0], [24.0, 18.0]
     _, answer = ask(request_of(pos_points=[at, near], neg_points=[near]))
     last_cuts = mask_of(Click(18, 20), Click(18, 24), Click(18, 24, False))

@@ -1,4 +1,4 @@
-"""`dct-seg data check`: each kind of trouble is found, counted and named."""
+"""`dct-seg data check`: each kind of problem is found, counted and named."""
 
 from __future__ import annotations
 

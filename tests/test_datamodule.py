@@ -1,4 +1,4 @@
-"""Batches: their shapes, the split, the order, and that a sample depends on nothing but its seed."""
+"""Batches: their shapes, the split, the order, and samples that depend only on their seed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dct_seg.data.sampling import EvaluationSampler, TrainingLoader, TrainingSam
 
 
 def make_folder(root: Path, num: int = 10, size: tuple[int, int] = (60, 80), suffix: str = "png") -> Path:
-    """Images of noise with two objects each, every image another."""
+    """Different images of noise with two objects each."""
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(num)
@@ -233,7 +233,7 @@ def test_a_resume_within_an_epoch_warns_of_another_batch_size(tmp_path: Path) ->
 
 
 class Recorder(LightningModule):
-    """Learns the mean color, and remembers which batches it saw."""
+    """Module that learns the mean color and records its batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -289,7 +289,7 @@ def test_lightning_resumes_within_an_epoch_with_the_same_batches(stop_after: int
 def test_an_unreadable_image_is_skipped_named_once_and_counted(tmp_path: Path) -> None:
     make_folder(tmp_path, 6, suffix="jpg")
     bad = tmp_path / "images" / "3.jpg"
-    bad.write_bytes(bad.read_bytes()[:2000])  # its header is whole: only decoding finds it out
+    bad.write_bytes(bad.read_bytes()[:2000])  # its header is intact: only decoding fails
     data = module(tmp_path, holdout=0.0, batch_size=3)
     loader = data.train_dataloader()
     with pytest.warns(

@@ -1,4 +1,4 @@
-"""Each dataset read from a tiny copy of its true layout, and each way a folder can be wrong."""
+"""Each dataset, read from a tiny copy of its true layout, and each way in which a folder can be wrong."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def make_coco(root: Path) -> Path:
 
 
 MAKERS: dict[str, tuple[Callable[[Path], Path], list[tuple[str, int, int]]]] = {
-    # the set's maker, and for each sample its name, the pixels of its object and of its ignored region
+    # the dataset's maker, and for each sample its name and the pixels of its object and its ignored region
     "Folder": (make_folder, [("images/a.jpg#1", 4, 1), ("images/a.jpg#2", 8, 1), ("images/b c.png", 6, 0)]),
     "GrabCut": (make_grabcut, [("data_GT/cross.jpg", 4, 12), ("data_GT/llama.bmp", 4, 12)]),
     "Berkeley": (

@@ -1,4 +1,4 @@
-"""DCT-Net: one pure function of image, clicks and previous mask, at any size; what learns, what is frozen."""
+"""DCT-Net: a pure function of image, clicks and previous mask, at any size; trained and frozen weights."""
 
 from pathlib import Path
 from typing import Any, get_args
@@ -144,10 +144,10 @@ def test_previous_mask_matters_only_if_enabled() -> None:
 @pytest.mark.parametrize("fusion", get_args(PromptFusion))
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_parameter_has_a_finite_gradient_at_each_click(fusion: str, name: str) -> None:
-    """Under DDP a parameter outside the loss hangs or raises."""
+    """Under DDP, a parameter outside the loss causes a hang or an error."""
     net = DCTNet(
         DCTNetConfig(**{**TINY, "backbone": name, "prompt_fusion": fusion})
-    )  # fresh: what starts at zero is at zero
+    )  # fresh: weights that start at zero are zero
     clicks = some_clicks(radius=None)
     features = net.encode_image(image())
     log_radii = net.log_radii(features, clicks, None, (32, 32))

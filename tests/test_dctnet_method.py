@@ -1,4 +1,4 @@
-"""DCT-Net as a method: what the network sees of an image, and where its answer goes."""
+"""DCT-Net as a method: the network's views of an image, and the position of its results."""
 
 import math
 from itertools import pairwise
@@ -38,9 +38,9 @@ def test_large_image_is_shrunk_to_the_longer_side_and_a_small_one_unchanged() ->
 
 
 def test_view_s_clicks_point_at_the_same_spot_as_its_pixels() -> None:
-    """Each pixel of an image knows its place.
+    """Each pixel of the image holds its own position.
 
-    What lies under a click must say so after cropping and resizing.
+    The pixel under a click must still have that position after cropping and resizing.
     """
     rows, cols = np.mgrid[:100, :200].astype(np.float32)
     for view in (
@@ -213,12 +213,12 @@ def test_newly_found_object_is_predicted_again_in_its_own_region(
     assert [v for v, _ in seen] == [whole_view((60, 90), 448), View(8, 23, 35, 35, (64, 64))][:looks]
     assert (view, probs.shape) == (seen[-1][0], view.size)
     if looks == 2:
-        np.testing.assert_array_equal(seen[1][1], blob(20, 30, 35, 50, (60, 90)))  # what the first look found
+        np.testing.assert_array_equal(seen[1][1], blob(20, 30, 35, 50, (60, 90)))  # found in the first pass
         assert view == object_view(blob(20, 30, 35, 50, (60, 90)), clicks, 64, margin=1.4)
     seen.clear()
     known = Answer(blob(20, 30, 35, 50, (60, 90)))
     one.predict_view(IMAGE, [*clicks, Click(30, 45, radius=2.0)], known, share=share)
-    assert len(seen) == 1  # a mask that was there before is corrected in one look
+    assert len(seen) == 1  # an existing mask is corrected in one pass
 
 
 def test_first_view_covers_the_reach_of_the_positive_clicks() -> None:

@@ -91,7 +91,7 @@ def test_without_join_norm_the_magnitude_of_a_feature_matters() -> None:
     brighter = [
         features[0] + 1,
         *features[1:],
-    ]  # as strong everywhere: for instance norm there is no difference but at the borders
+    ]  # equally strong everywhere: instance norm shows no difference except at the borders
     kept, gone = (
         _changed_inside(UNetDecoder([4, 6, 8, 10], width=16, join_norm=norm), features, brighter)
         for norm in (False, True)

@@ -1,4 +1,4 @@
-"""The depthwise convolution with a fast gradient gives the numbers of the one that it replaces."""
+"""The depthwise convolution with a fast gradient equals the convolution that it replaces."""
 
 from itertools import product
 
@@ -24,7 +24,7 @@ def depthwise(
 
 
 class ByHand(nn.Module):
-    """The way that bfloat16 takes, in the precision of its input, so that it can be compared exactly."""
+    """The bfloat16 code path in the precision of its input, for an exact comparison."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()

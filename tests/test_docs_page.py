@@ -1,4 +1,4 @@
-"""The step of the documentation build that makes the page without a server. No npm needed."""
+"""The step of the documentation build that builds the page without a server; npm is not needed."""
 
 from __future__ import annotations
 

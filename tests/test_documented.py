@@ -1,4 +1,4 @@
-"""Every documented command has a rule, by which CI runs it from a wheel (.ci/check_commands.py)."""
+"""Every documented command has a rule with which CI runs it from a wheel (.ci/check_commands.py)."""
 
 from __future__ import annotations
 

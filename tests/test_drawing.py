@@ -1,4 +1,4 @@
-"""Images: the right colors at the right places, whole files."""
+"""Drawings: the right colors at the right positions, and complete files."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the four packages in it, as ``pip install`` leaves them."""
+    """A folder with the four packages, installed by pip."""
     pytest.importorskip("hatchling")  # the build backend; without it pip would fetch one
     folder = tmp_path_factory.mktemp("installed")
     pip = [
@@ -160,5 +160,5 @@ def test_the_network_trains_with_loss_and_encoder_on_the_dataset_and_is_measured
     assert "| SideBySide | dctnet      | 10 |" in table
     assert "| SideBySide | same_colour | 10 | 1.00 [1.00, 1.00]" in table, (
         table
-    )  # one color a disk: one click
+    )  # one color per disk: one click
     assert "same_colour: tolerance 30" in table

@@ -1,4 +1,4 @@
-"""Exported graphs answer as the network does, at sizes and click counts they were not traced with."""
+"""Exported graphs give the network's results, also at other sizes and click counts than the trace's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every tool that takes weights takes an export folder too, and answers as the network does."""
+"""Every tool that accepts weights also accepts an export folder, with the same results."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from dct_seg.methods.exported import CARD, ExportedNetwork
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
-    """Folders that were exported to; the export itself is only a card."""
+    """Folders of the exports; each export is only a card."""
     folders: list[Path] = []
 
     def export(net: Any, folder: Path, *, source: str) -> None:

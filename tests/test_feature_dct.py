@@ -14,7 +14,7 @@ READINGS: list[Rejection] = ["true", "printed"]
 
 
 def folded(q: list[list[float]], labels: list[int], rejection: Rejection) -> list[float]:
-    """Eq. 3 as it stands, click by click.
+    """Eq. 3 as printed, click by click.
 
     F starts as the Q of the first positive click, padding is skipped.
     """
@@ -112,7 +112,7 @@ def test_fold_is_differentiable_in_all_features(rejection: Rejection) -> None:
 
 
 def bilinear(feature: Tensor, row: float, col: float) -> Tensor:
-    """(C, h, w) at a place in its own pixels, outside of it the border."""
+    """Value of (C, h, w) at a position in its own pixels; outside, the border value."""
     height, width = feature.shape[1:]
     row, col = min(max(row, 0), height - 1), min(max(col, 0), width - 1)
     top, left = math.floor(row), math.floor(col)

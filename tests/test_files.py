@@ -1,4 +1,4 @@
-"""Whole files: the old one or the new one, never half of one, and nothing left beside it."""
+"""Atomic writes: the old file or the new one, never a part, and no temporary file left."""
 
 from __future__ import annotations
 

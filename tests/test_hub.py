@@ -1,4 +1,4 @@
-"""Weights on the Hugging Face Hub: pushed to and fetched from a local stand-in of its HTTP interface."""
+"""Weights on the Hugging Face Hub: uploaded to and downloaded from a local mock of its HTTP interface."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image and mask files of every depth: one rule of scaling, and one error for whatever is broken."""
+"""Image and mask files of every bit depth: one scaling rule, and one error for every broken file."""
 
 from __future__ import annotations
 
@@ -221,7 +221,9 @@ def test_truncated_file_is_named(tmp_path: Path, suffix: str, share: float) -> N
         pytest.skip(f"this Pillow writes no {suffix}")
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
-    with contextlib.suppress(UnreadableFileError):  # some formats show what there is; nothing else is raised
+    with contextlib.suppress(
+        UnreadableFileError
+    ):  # some formats show the intact part; no other exception is raised
         read_image(path)
 
 

@@ -1,4 +1,4 @@
-"""The loop: a click, a mask, the next click; who asks, who answers, and when it ends."""
+"""The loop: a click, a mask, the next click; its participants and its end."""
 
 import math
 
@@ -17,7 +17,7 @@ IMAGE = torch.zeros(2, 3, 4, 5)
 
 
 class Recorder:
-    """A model that answers the number of clicks as logits, and notes what it was asked."""
+    """Model that returns the number of clicks as logits and records its inputs."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[ClickBatch, Tensor | None]] = []
@@ -139,7 +139,7 @@ def test_network_and_simulated_user_work_together() -> None:
 
 
 def test_predictor_and_batch_loop_take_the_same_step() -> None:
-    """A method over one image and a model over a batch of one answer the same clicks alike."""
+    """A method on one image and a model on a batch of one give the same result for the same clicks."""
     net = tiny_net(previous_mask=True).eval()
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     mask = torch.zeros(1, 48, 64, dtype=torch.bool)

@@ -106,7 +106,7 @@ def client_of(images: TaskImages | None = None, **options: Any) -> TestClient:
 
 
 def decoded(rle: list[int]) -> np.ndarray:
-    """A reader of the bit stream written from its description, bit by bit."""
+    """Independent decoder of the bit stream, written from its description, bit by bit."""
     bits = "".join(f"{byte:08b}" for byte in rle)
     place = 0
 
@@ -232,11 +232,11 @@ def test_health_setup_and_webhook_respond_as_label_studio_expects() -> None:
     assert client.post("/webhook", json=event).json()["status"] == "ok"
 
 
-# where images come from
+# sources of the images
 
 
 class Stand(BaseHTTPRequestHandler):
-    """A stand-in for Label Studio that serves one upload to whoever has a token."""
+    """Mock of Label Studio that serves one upload to requests with a token."""
 
     def do_GET(self) -> None:
         if self.path.startswith("/elsewhere"):

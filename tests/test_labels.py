@@ -1,4 +1,4 @@
-"""Masks that are no labels: soft ones, trimaps, and what the check of a folder says of them."""
+"""Masks that are not labels: soft masks, trimaps, and the findings of the folder check."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The house: imports point down only, each file is read in one sitting, and prediction works without
-Lightning.
-"""
+"""The layers: imports point down only, files stay short, and prediction works without Lightning."""
 
 import ast
 import subprocess
@@ -17,7 +15,7 @@ ROOT = Path(dct_seg.__file__).parent
 PACKAGE = ROOT.name
 MAX_LINES = 500
 
-LAYERS = [  # a room may import those above it in this list
+LAYERS = [  # a module or subpackage may import those above it in this list
     {"arguments", "ranges", "registry", "clicks", "files", "processor", "rle", "stopping", "web"},
     {"click_encoders", "simulation", "metrics", "drawing", "prediction", "configurations"},
     {"models"},
@@ -33,14 +31,14 @@ NEIGHBORS = {
     ("app", "export"),
     ("adapters", "export"),
 }
-"""Rooms of one layer that may know each other, in this direction."""
+"""Pairs in one layer of which the first may import the second."""
 
 HOMES = {
     "lightning": {"data", "training"},
     "albumentations": {"data"},
     "timm": {"models", "export"},
 }
-"""Packages that only some rooms may import."""
+"""Packages that only some parts may import."""
 
 
 def module_name(path: Path) -> str:
@@ -91,13 +89,13 @@ def imports_of(name: str) -> frozenset[str]:
     return frozenset(imported(MODULES[name].read_text()))
 
 
-def room(name: str) -> str:
+def part(name: str) -> str:
     return name.split(".")[1] if "." in name else ""
 
 
 def layer(name: str) -> int:
-    found = [level for level, rooms in enumerate(LAYERS) if room(name) in rooms]
-    assert found, f"{name} is in no layer; add its room to LAYERS"
+    found = [level for level, parts in enumerate(LAYERS) if part(name) in parts]
+    assert found, f"{name} is in no layer; add its top-level part to LAYERS"
     return found[0]
 
 
@@ -141,7 +139,7 @@ def test_imports_are_read_at_any_depth_except_those_for_type_checkers(source: st
 def test_imports_point_down_only(name: str) -> None:
     for other in inside(imports_of(name)):
         allowed = (
-            room(other) == room(name) or layer(other) < layer(name) or (room(name), room(other)) in NEIGHBORS
+            part(other) == part(name) or layer(other) < layer(name) or (part(name), part(other)) in NEIGHBORS
         )
         assert allowed, f"{name} (layer {layer(name)}) imports {other} (layer {layer(other)})"
 
@@ -152,7 +150,7 @@ def test_package_itself_imports_none_of_its_modules() -> None:
 
 def test_command_line_is_imported_by_nothing() -> None:
     assert [
-        name for name in MODULES if room(name) != "__main__" and f"{PACKAGE}.cli" in imports_of(name)
+        name for name in MODULES if part(name) != "__main__" and f"{PACKAGE}.cli" in imports_of(name)
     ] == []
 
 
@@ -172,7 +170,7 @@ def test_modules_have_no_import_cycles() -> None:
 
 @pytest.mark.parametrize("package", HOMES)
 def test_package_is_imported_only_where_allowed(package: str) -> None:
-    users = {room(name) for name in MODULES for other in imports_of(name) if other.split(".")[0] == package}
+    users = {part(name) for name in MODULES for other in imports_of(name) if other.split(".")[0] == package}
     assert users <= HOMES[package]
 
 
@@ -205,7 +203,7 @@ print([m for m in heavy if m in sys.modules])
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_file_is_read_in_one_sitting(name: str) -> None:
+def test_file_has_at_most_500_lines(name: str) -> None:
     lines = MODULES[name].read_text().count("\n")
     assert lines <= MAX_LINES, f"{name} has {lines} lines; split it by noun"
 
@@ -226,7 +224,7 @@ def test_annotator_names_no_method_except_in_its_command() -> None:
     users = {
         name
         for name in MODULES
-        if room(name) == "app"
+        if part(name) == "app"
         for other in imports_of(name)
         if other.startswith(f"{PACKAGE}.methods.") and other.split(".")[2] not in ("base", "views")
     }

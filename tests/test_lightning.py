@@ -1,4 +1,4 @@
-"""Trainer options, optimizers, callbacks and data of one's own work, or one line says so before training."""
+"""Trainer options, optimizers, callbacks and custom data work, or are refused in one line before training."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def fit(*args: str) -> int:
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *args: str) -> str:
-    """The one line of a run that must fail, with no checkpoint left behind."""
+    """Error line of a run that must fail and leave no checkpoint."""
     assert fit(*args) == 2
     (line,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith("dct-seg: error:")]
     assert not list(Path().rglob("*.ckpt"))

@@ -1,4 +1,4 @@
-"""Losses: by hand, without ignored pixels, one number for a batch of which some images are finished."""
+"""Losses: computed by hand, without ignored pixels, and averaged over the unfinished images of a batch."""
 
 import inspect
 import math
@@ -65,7 +65,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def get(name: str) -> Any:
-    """The loss under a name, without clicks where it reads them."""
+    """Loss with this name; one that reads clicks gets none."""
     loss = LOSSES.get(name)
     if "clicks" not in inspect.signature(loss).parameters:
         return loss
@@ -108,7 +108,7 @@ class TestContract:
         logits = torch.full((2, 3, 3), logit, requires_grad=True)
         valid = torch.tensor([True, False])[:, None, None].expand(
             2, 3, 3
-        )  # of the second image nothing counts
+        )  # the second image is fully ignored
         value = get(name)(logits, torch.full((2, 3, 3), share > 0), valid)
         value.sum().backward()
         assert value.isfinite().all()

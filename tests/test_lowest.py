@@ -1,4 +1,4 @@
-"""The file of lowest versions that CI installs is what the project file promises."""
+"""The lowest versions that CI installs are those of the project file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One contract for every method, and what is particular to some."""
+"""One contract for every method, and tests of single methods."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -43,7 +43,7 @@ CLASSICAL = ["disc", "esc", "geodesic", "grabcut", "graph_cut", "gsc", "random_w
 class FakeSession:
     """Fake onnxruntime.
 
-    An encoder that hands the image on, a decoder that answers discs and the logits it was fed.
+    An encoder that passes the image through, and a decoder that returns discs and its input logits.
     """
 
     def __init__(self, path: str, *_: object, **__: object) -> None:
@@ -458,7 +458,7 @@ def test_sam_recomputes_logits_from_foreign_probabilities(
     foreign = np.full((40, 56), 0.2, np.float32)
     method.predict(image, [POSITIVE], foreign)
     fed = method._decoder.feeds[-1]["mask_input"][0, 0]
-    assert fed[:183, :256] == pytest.approx(np.log(0.25), abs=1e-5)  # 40 / 56 of 256 rows hold the image
+    assert fed[:183, :256] == pytest.approx(np.log(0.25), abs=1e-5)  # the image fills 40 / 56 of 256 rows
     assert not fed[184:].any()
 
 

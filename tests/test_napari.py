@@ -23,7 +23,7 @@ HEIGHT, WIDTH = 40, 60
 
 
 class Mouse:
-    """A mouse over a viewer; it hands over events as napari's canvas does."""
+    """Mouse on a viewer that sends events like napari's canvas."""
 
     def __init__(self, viewer: Any) -> None:
         from napari.utils import interactions
@@ -48,7 +48,7 @@ class Mouse:
         modifiers: tuple[str, ...] = (),
         seen: Any = lambda: None,
     ) -> list[Any]:
-        """Press at the first place, move over the others, let go at the last; what each move shows."""
+        """Press at the first position, move over the others, release at the last; return each result."""
         from napari.utils._proxies import ReadOnlyWrapper
 
         found = []
@@ -71,7 +71,7 @@ def disc(row: float, col: float, radius: float) -> np.ndarray:
 
 @pytest.fixture
 def viewer(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The model of a viewer, on a machine where everything takes no time."""
+    """The model of a viewer, with a clock on which nothing takes time."""
     components = pytest.importorskip("napari.components", reason="napari is not installed")
     monkeypatch.setattr(napari_tool.time, "perf_counter", lambda: 0.0)
     return components.ViewerModel()
@@ -96,7 +96,9 @@ def test_label_follows_the_drag_and_stays_after_release(viewer: Any) -> None:
 
 def test_slow_network_skips_moves_but_never_the_last(viewer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     tool, mouse = make_tool(viewer)
-    monkeypatch.setattr(napari_tool.time, "perf_counter", iter(range(1000)).__next__)  # one second a look
+    monkeypatch.setattr(
+        napari_tool.time, "perf_counter", iter(range(1000)).__next__
+    )  # one second per prediction
     sizes = mouse.drag((20, 30), (20, 33), (20, 36), seen=lambda: int((tool.labels.data == 1).sum()))
     assert sizes == [int(disc(20, 30, 3).sum())] * 2
     np.testing.assert_array_equal(tool.labels.data == 1, disc(20, 30, 6))

@@ -1,4 +1,4 @@
-"""The notebooks: each agrees with its plain-text twin, holds its outputs and no more, and runs from a fresh
+"""The notebooks: each equals its Python file, has small outputs, and runs from a fresh
 kernel.
 """
 

@@ -1,4 +1,4 @@
-"""The page that ships is the one in the sources, and it speaks the server's language. No node needed."""
+"""The shipped page is built from the current sources and matches the server's schema; node is not needed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = {
     "Click": "GivenClick",
     "Paint": "GivenPaint",
 }
-"""Shapes whose name in the page is not the schema's, where that is taken in TypeScript or clearer."""
+"""Types with another name in the page than in the schema, which TypeScript reserves or is clearer."""
 
 
 def hashes(folder: Path, names: list[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`dct-seg predict`: masks of clicks given, and the annotator's own masks again from its click log."""
+"""`dct-seg predict`: masks from given clicks, and the annotator's masks replayed from its click log."""
 
 import io
 import json
@@ -45,7 +45,7 @@ def read(path: Path) -> np.ndarray:
 
 
 def median_threshold(page: Page, name: str) -> float:
-    """One that leaves about half of an untrained network's answer."""
+    """Threshold that keeps about half of an untrained network's mask."""
     with page.project.open(page.ids[name]) as (opened, working):
         draft = opened.history.state.draft
         assert draft is not None
@@ -156,7 +156,7 @@ def test_second_run_predicts_only_missing_or_changed_masks(
     assert len(seen) == 2
     (out / "masks" / "a.png").unlink()
     with (out / "predicted.jsonl").open("a") as file:
-        file.write('{"image": "sub/b.p')  # as a kill leaves it
+        file.write('{"image": "sub/b.p')  # as left by a kill
     assert run(*words, "40,50,12") == 0
     assert len(seen) == 3
     assert run(*words, "40,51,12") == 0

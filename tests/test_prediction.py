@@ -1,4 +1,4 @@
-"""A prediction in the forms that other tools take: SAM's triple, boxes, polygons, COCO, supervision."""
+"""A prediction in the formats of other tools: SAM's triple, boxes, polygons, COCO, supervision."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The predictor: a pure function of the image and the ordered clicks, whatever was asked before."""
+"""The predictor: a pure function of the image and the ordered clicks, independent of earlier calls."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
 
 
 class Counting(Method):
-    """Adds up what it is given, so that any click or previous mask that is not the right one shows."""
+    """Method that adds up its inputs, so that any wrong click or previous mask shows in the result."""
 
     name = "counting"
     paper = ""
@@ -304,7 +304,7 @@ def test_history_is_bounded_and_an_undo_beyond_it_replays_the_clicks(
     assert kept == [False, False, False, True, True, True]
     for count in (5, 4, 3, 2):
         assert_same(predictor.undo(), answers[count - 1])
-    assert method.calls == 6 + 3  # three clicks were played again, once
+    assert method.calls == 6 + 3  # three clicks were replayed once
 
 
 def test_step_keeps_only_the_nonzero_region() -> None:

@@ -1,4 +1,4 @@
-"""A predictor as people use it: from threads, with options out of range, with negative clicks first."""
+"""Typical use of a predictor: from threads, with options out of range, with negative clicks first."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ torch.nn.init.constant_(LATE.decoder.predict.bias, 0.3)
 
 
 class Slow(Method):
-    """Adds up clicks and the mask before, and lets other threads in between."""
+    """Method that adds up clicks and the previous mask, and lets other threads run in between."""
 
     name, paper = "slow", ""
 

@@ -1,4 +1,4 @@
-"""Trained weights: there and back, and every way in which a file can be wrong."""
+"""Trained weights: saving, loading, and every way in which a file can be wrong."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def saved(tmp_path: Path) -> Path:
 def rewritten(
     file: Path, *, drop: str = "", change: dict[str, Tensor] | None = None, **metadata: str
 ) -> Path:
-    """The file with a tensor less, or others, or other lines of metadata (empty: left out)."""
+    """Copy of the file with a tensor removed, others added, or other metadata (empty: omitted)."""
     with safe_open(file, framework="pt") as handle:
         lines = {k: v for k, v in {**handle.metadata(), **metadata}.items() if v}
     state = {key: value for key, value in load_file(file).items() if key != drop}
@@ -51,7 +51,9 @@ def test_network_is_restored_with_weights_and_configuration_in_evaluation_mode(s
 
 def test_loading_downloads_no_pretrained_backbone(tmp_path: Path) -> None:
     net = tiny_net()
-    object.__setattr__(net.config, "backbone_weights", "imagenet")  # as a network that was trained from them
+    object.__setattr__(
+        net.config, "backbone_weights", "imagenet"
+    )  # like a network that was trained from them
     file = net.save_pretrained(tmp_path)
     assert torch.equal(logits(DCTNet.from_pretrained(file)), logits(net))
 

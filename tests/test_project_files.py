@@ -1,6 +1,6 @@
-"""The files around the code agree with it.
+"""Files around the code agree with it.
 
-The version, the citation, the paths and commands that the documents name.
+They are the version, the citation, and the paths and commands in the documents.
 """
 
 from __future__ import annotations

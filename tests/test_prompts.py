@@ -1,4 +1,4 @@
-"""Prompts as Segment Anything writes them, so that code for its predictor takes ours."""
+"""Prompts in the format of Segment Anything, so that code for its predictor works with ours."""
 
 from typing import Any
 

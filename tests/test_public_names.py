@@ -1,4 +1,4 @@
-"""The public names: complete, documented, and free until they are used."""
+"""The public names: complete, documented, and loaded only when used."""
 
 import ast
 import inspect

@@ -1,4 +1,4 @@
-"""Random clicks: margins, steps and bands hold, and the surrounding ones are those of a scan."""
+"""Random clicks: margins, steps and bands hold, and the surrounding clicks equal those of a full scan."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Refiners and post-processing: energies against loops, purity, what they compute and what they refuse."""
+"""Refiners and post-processing: energies against loops, purity, results and refused options."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""The registry: an unknown name is answered with known ones; other packages add their own."""
+"""The registry: an unknown name is reported with the known ones; other packages add their own."""
 
 import re
 from pathlib import Path

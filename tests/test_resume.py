@@ -23,7 +23,7 @@ class Kill(Callback):
 
 
 class LastWeights(Callback):
-    """The weights that are trained; when training is over, the task holds their averages."""
+    """Callback that records the trained weights; after training, the task has their averages."""
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.found = weights(pl_module)

@@ -68,7 +68,7 @@ def test_first_click_branch_gets_only_the_first_click() -> None:
     def branch(*clicks: Click) -> Tensor:
         batch = ClickBatch.from_clicks([clicks])
         encoded = net.encode(image(1), batch)
-        fine = torch.zeros_like(encoded.features[0])  # what the maps change in the backbone is left out
+        fine = torch.zeros_like(encoded.features[0])  # the effect of the maps on the backbone is removed
         return net._branch(fine, encoded)
 
     assert torch.equal(branch(one, two, three), branch(one, three, two))

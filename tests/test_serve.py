@@ -1,4 +1,4 @@
-"""``dct-seg serve``: its interface, its answers to bad requests, its two example clients."""
+"""``dct-seg serve``: its interface, its responses to bad requests, its two example clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The weights in the package: small, whole, honest about where they come from, and of use."""
+"""The weights in the package: small, complete, with their training sets, and able to segment."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_weights_load_bit_identically_and_give_the_stored_results() -> None:
 
 
 def describe_shipped() -> dict[str, Any]:
-    """The digest of the default weights' tensors, and logits of theirs at every tenth pixel."""
+    """Digest of the default weights' tensors, and their logits at every tenth pixel."""
     net = DCTNet.from_pretrained()
     digest = hashlib.sha256()
     for key, value in sorted(net.state_dict().items()):

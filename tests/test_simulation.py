@@ -39,8 +39,8 @@ def clicked(*pixels):
 
 
 def naive_squares(wrong):
-    """The squared distance of each True pixel to the nearest pixel that is not, those around the image
-    included.
+    """The squared distance of each True pixel to the nearest False pixel, including those around the
+    image.
     """
     height, width = wrong.shape
     zeros = [
@@ -123,7 +123,7 @@ def random_case(seed):
 def test_each_rule_equals_a_plain_loop(rule, small_windows, monkeypatch):
     if (
         small_windows
-    ):  # what large images go through: tiles, one window for many blobs, distances measured again
+    ):  # the code paths of large images: tiles, one window for many blobs, distances measured again
         monkeypatch.setattr(wrong_pixels, "_TILE", 3)
         monkeypatch.setattr(wrong_pixels, "_MAX_WINDOWS", 1)
         monkeypatch.setattr(wrong_pixels, "_EXACT_BELOW", 2)
@@ -211,7 +211,7 @@ def test_the_first_click_is_the_same_under_both_rules():
 
 
 def test_regions_of_one_size_and_sign_are_ordered_by_their_first_pixel():
-    # The lower region holds the smaller column, the upper one the earlier row.
+    # The lower region has the smaller column, the upper one the earlier row.
     mask = drawn(".....##", ".....##", "##.....", "##.....")
     assert as_click(next_click(torch.zeros_like(mask), mask, rule="largest_region"))[:2] == (0, 5)
 

@@ -1,4 +1,4 @@
-"""Files of several images and of medicine: TIFF pages, HEIC, DICOM frames, NIfTI slices, and windows."""
+"""Multi-image and medical files: TIFF pages, HEIC, DICOM frames, NIfTI slices, and windows."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A run that starts from trained weights.
 
-Their network, their numbers, and a word when the configuration says otherwise.
+The run has their network and their values, and an error if the configuration differs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGKILL of each long command: one line, its exit code, nothing half written."""
+"""SIGINT, SIGTERM and SIGKILL of each long command: one line, its exit code, no incomplete file."""
 
 import json
 import os
@@ -58,7 +58,7 @@ class Command:
             time.sleep(0.02)
 
     def send(self, number: int) -> tuple[int, str]:
-        """Send a signal; the exit code and all that was printed."""
+        """Send a signal; return the exit code and the whole output."""
         self.process.send_signal(number)
         code = self.process.wait(120)
         said = self.log.read_text()
@@ -67,7 +67,7 @@ class Command:
 
 
 def line_of(said: str) -> str:
-    """The one line that tells of the stop."""
+    """The line that reports the stop."""
     (line,) = [line for line in said.splitlines() if line.startswith("dct-seg: stopped")]
     return line
 
@@ -185,7 +185,7 @@ def benchmark_dies(rank: int, port: int, folder: str) -> None:
 
 
 class Mortal(Shy):
-    """Dies at its third image; the first one is the warm-up."""
+    """Method that dies at its third image; the first one is the warm-up."""
 
     def __init__(self, *, folder: str) -> None:
         super().__init__()
@@ -260,7 +260,7 @@ def test_stopped_or_killed_prediction_leaves_whole_files_and_resumes(many: list[
     lines = [json.loads(line) for line in Path("out/predicted.jsonl").read_text().splitlines()]
     assert sorted(line["image"] for line in lines) == [f"{number:03d}.png" for number in range(120)]
     done = {path for path in stamps if path.stat().st_mtime_ns == stamps[path]}
-    assert len(done) >= before  # what was done was not made again
+    assert len(done) >= before  # finished masks were not predicted again
     assert cli.main(["predict", *many, "--out", "whole"]) == 0
     for path in Path("whole/masks").glob("*.png"):
         assert path.read_bytes() == (Path("out/masks") / path.name).read_bytes()
@@ -292,7 +292,7 @@ def test_stopped_benchmark_resumes(workers: int, tmp_path: Path, monkeypatch: py
     for number in SIGNALS:
         command = Command(*words)
         command.wait_until(lambda: num_done() >= before + 3)  # noqa: B023
-        if number == signal.SIGINT:  # as a terminal does, to the workers too
+        if number == signal.SIGINT:  # as a terminal does, also to the workers
             os.killpg(command.process.pid, number)
             code = command.process.wait(120)
             said = command.log.read_text()

@@ -1,5 +1,5 @@
-"""``dct-seg sweep``: the file's mistakes, the three searches, the tables, and four trials killed and gone on
-with.
+"""``dct-seg sweep``: errors in the file, the three searches, the tables, and four trials that are killed and
+resumed.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ def test_every_trial_of_a_shipped_sweep_is_a_command_that_parses(
             {key: value for key, value in values.items() if key != "seed_everything"}, sort_keys=True
         )
         if setting in seen:
-            continue  # another seed of the same
+            continue  # the same with another seed
         seen.add(setting)
         with pytest.raises(SystemExit) as left:
             main([*fit_arguments(sweep, values), "--print_config"])
@@ -512,7 +512,7 @@ def test_four_killed_trials_are_resumed_and_leave_runs_that_wandb_reads(
     assert [trial.read_start()["attempts"] for trial in found if trial.key in before] == [1] * len(before)
     assert any(
         trial.read_start()["attempts"] == 2 for trial in found
-    )  # one was at work when the sweep was killed
+    )  # one was running when the sweep was killed
 
     for trial in found:
         outcome = trial.read_outcome()

@@ -1,4 +1,4 @@
-"""Table 2: the paper's rows beside ours, and the methods that stand for them."""
+"""Table 2: the paper's rows next to ours, and the methods of each row."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ PROMPTS: dict[str, Any] = {"click": "click", "drag": "drag"}
 
 
 def results(prompt: str, **clicks: list[int]) -> Results:
-    """A run over GrabCut with the given number of clicks per method on each image."""
+    """A run on GrabCut with the given number of clicks per method on each image."""
     methods = {label: {"method": label.split("_random")[0], "paper": "", "options": {}} for label in clicks}
     run = Results(Settings(PROMPTS[prompt]), methods, {"GrabCut": {}})
     for label, numbers in clicks.items():

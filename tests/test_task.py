@@ -41,7 +41,7 @@ def squares():
 
 
 class Watch(Callback):
-    """Keeps the gradients of each optimizer step, as they are when it is over."""
+    """Callback that stores the gradients after each optimizer step."""
 
     def __init__(self):
         self.gradients = []
@@ -67,7 +67,7 @@ def train_on(task, batch, folder, **options):
 
 
 def clicks_by_hand(net, batch, num_clicks):
-    """Yields the loss after each click, the paper's section 2.3 written out."""
+    """Yield the loss after each click, as in the paper's section 2.3."""
     user = SimulatedUser(batch["mask"], batch["ignore"], rule="largest_region")
     clicks, logits = ClickBatch.empty(2), None
     for _ in range(num_clicks):
@@ -98,8 +98,8 @@ def test_the_weights_change_after_every_click(fusion, tmp_path):
         optimizer.zero_grad()
     trainer, gradients = train_on(task, squares(), tmp_path)
     assert trainer.global_step == len(gradients) == 3
-    # Weights whose gradient is nothing but rounding go anywhere under Adam, and change no output: so compare
-    # that.
+    # Under Adam, weights whose gradient is only rounding noise move anywhere without changing the output, so
+    # the output is compared.
     with torch.no_grad():
         (mine,), (its,) = clicks_by_hand(net, squares(), 1), clicks_by_hand(task.net, squares(), 1)
     assert its.item() == pytest.approx(mine.item(), rel=1e-4)
@@ -120,7 +120,7 @@ def test_the_weights_change_once_per_batch_by_the_last_gradient_or_the_sum(updat
 
 
 def test_half_of_the_batches_have_clicks_ahead_without_gradients(tmp_path):
-    seen = []  # (number of clicks, whether a gradient follows) of each forward
+    seen = []  # (number of clicks, whether a gradient follows) of each forward pass
 
     class Look(Callback):
         def on_train_start(self, trainer, pl_module):
@@ -355,9 +355,7 @@ def test_the_checkpoint_of_a_run_with_averaging_gives_averaged_weights(run):
     assert_same_weights(weights(net), weights(task.net))
     for key, value in run["mean"].items():
         assert torch.allclose(value.float(), task.state_dict()[key].float(), atol=1e-6), key
-    assert_same_weights(
-        weights(run["task"]), weights(task)
-    )  # and so has the task in hand when training is over
+    assert_same_weights(weights(run["task"]), weights(task))  # and so does the task after training
 
 
 def test_loading_a_checkpoint_downloads_no_pretrained_weights(run, tmp_path):
@@ -375,7 +373,7 @@ def test_the_same_seed_gives_the_same_weights(tmp_path):
         task = tiny_task(
             seed=seed, train_clicks=(1, 3), drag_share=0.5, place="core", radius_noise=0.2, click_jitter=3.0
         )
-        torch.manual_seed(torch.seed())  # none of it may come from torch's own randomness
+        torch.manual_seed(torch.seed())  # nothing may depend on torch's own randomness
         tiny_trainer(tmp_path, limit_train_batches=2, limit_val_batches=0).fit(task, tiny_data())
         return weights(task)
 
@@ -389,7 +387,7 @@ def test_the_same_seed_gives_the_same_weights(tmp_path):
 
 
 class Rehearsed(nn.Module):
-    """A network that answers from a list of masks, one a call."""
+    """Network that returns masks from a list, one per call."""
 
     auto_drag, is_late = None, False
 

@@ -32,8 +32,8 @@ class Record(Callback):
 
 
 def train(rank, world_size, folder):
-    """Lightning finds the ranks in the environment."""
-    seed_everything(rank)  # what differs by rank must not reach the weights
+    """Train on one rank; Lightning finds the ranks in the environment."""
+    seed_everything(rank)  # differences between ranks must not reach the weights
     record = Record()
     trainer = tiny_trainer(folder, max_epochs=2, strategy="ddp", devices=world_size, callbacks=[record])
     task = tiny_task(**OPTIONS)
@@ -85,6 +85,6 @@ def test_validation_on_two_ranks_equals_one_process(ranks, tmp_path):
     task.load_state_dict(ranks[0]["weights"])
     data = tiny_data(**DATA)
     (row,) = tiny_trainer(tmp_path).validate(task, data, verbose=False)
-    assert len(val_names(data)) % 2 == 1  # so that one sample is dealt out twice
+    assert len(val_names(data)) % 2 == 1  # so that one sample is distributed twice
     assert row["val/drag/num_seen"] == len(val_names(data))
     assert ranks[0]["val"] == ranks[1]["val"] == pytest.approx(row, abs=1e-6)

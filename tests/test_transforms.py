@@ -1,4 +1,4 @@
-"""Augmentation keeps the object, the alignment, the ignore label, and the seed's promise."""
+"""Augmentation keeps the object, the alignment and the ignore label, and depends only on the seed."""
 
 from __future__ import annotations
 

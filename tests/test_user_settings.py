@@ -1,4 +1,4 @@
-"""The simulated user of training: owned by the data module, its first click made where the masks are made."""
+"""The simulated user of training: owned by the data module, whose workers make its first click."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The simulated user and the metric against answers that do not come from this code; see data/README.md."""
+"""The simulated user and the metric against independent reference results; see data/README.md."""
 
 from pathlib import Path
 
@@ -56,8 +56,8 @@ def test_a_whole_run_equals_the_reference_run(case):
     for k in range(int(VECTORS["seq_max_clicks"][case])):
         click = user(logits, clicks)
         if click.done.all():
-            # The reference continues with stray clicks at (0, 0), and may even spoil the mask; our run ends
-            # here.
+            # The reference continues with stray clicks at (0, 0), which may even damage the mask; our run
+            # ends here.
             assert ties[k] & ALL_CLICKED_OR_PERFECT
             break
         assert as_row(click) == expected[k].tolist()

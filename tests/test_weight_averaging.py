@@ -1,4 +1,4 @@
-"""A run that ends between the weights it started from and those it trained."""
+"""A run that ends between its starting weights and its trained weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dct_seg.training.weight_averaging import StartWeightAveraging
 
 
 class Seen(Callback):
-    """The weights that were trained, and those that validation saw."""
+    """Callback that records the trained weights and those of validation."""
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int

@@ -56,7 +56,7 @@ def val_names(data: ClickSimulatorDataModule) -> list[str]:
 
 
 def loader_of(batch: dict[str, Any]) -> DataLoader[Any]:
-    """A loader that gives just this batch."""
+    """Loader that yields only this batch."""
     return DataLoader(
         range(len(batch["image"])), batch_size=len(batch["image"]), collate_fn=lambda numbers: batch
     )

@@ -1,4 +1,4 @@
-"""The annotator driven as a person drives it.
+"""The annotator, driven through a browser.
 
 `dct-seg annotate` in a separate process, its page in Debian's Chromium.
 """
@@ -70,7 +70,7 @@ class Server:
 
     Args:
         folder: Folder of the images.
-        port: Port; 0 takes a free one.
+        port: Port; 0 chooses a free one.
         options: Further arguments, such as ``--classes cup,spoon``.
     """
 
@@ -168,7 +168,7 @@ def annotating(
     Args:
         folder: Folder of the images.
         options: Further arguments of the command.
-        timeout: Milliseconds that the page waits for anything; None takes Playwright's.
+        timeout: Timeout of each wait in milliseconds; None uses Playwright's.
     """
     server = Server(folder, options=options)
     try:
@@ -211,18 +211,18 @@ def drag(
 
 
 def settle(page: Page) -> None:
-    """Wait until each change has been answered and what it did has been drawn."""
+    """Wait until every change has been acknowledged and drawn."""
     page.wait_for_selector("body[data-pending='0']:not([data-loading])")
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
 def overlay(page: Page) -> NDArray[np.uint8]:
-    """(h, w, 4) uint8, what is drawn above the image: masks, outlines, clicks."""
+    """(h, w, 4) uint8, the overlay on the image: masks, outlines, clicks."""
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(page.evaluate(OVERLAY)))).convert("RGBA"))
 
 
 def masked(page: Page, height: int, width: int) -> NDArray[np.bool_]:
-    """(height, width) bool: pixels of the image that are tinted as a mask is, read from what is drawn."""
+    """(height, width) bool: pixels of the image with the tint of a mask, read from the overlay."""
     opacity = float(page.input_value("#opacity"))
     tinted = np.abs(overlay(page)[..., 3] - 255 * opacity) <= 3
     stage = page.locator("#stage").bounding_box()
@@ -254,7 +254,7 @@ def state(page: Page, name: str) -> dict[str, Any]:
 def longest_task(page: Page, run: Callable[[], object]) -> float:
     """Milliseconds of processor time of the page's longest task while ``run`` drives it.
 
-    A frame cannot be drawn during a task. Processor time does not count what other programs take.
+    A frame cannot be drawn during a task. Processor time excludes other programs.
     """
     browser = page.context.browser
     assert browser is not None
@@ -288,7 +288,7 @@ def scroll_far(page: Page) -> None:
 
 
 def search(page: Page, text: str) -> None:
-    """Type a text into the search and take it out again."""
+    """Type a text into the search and clear it again."""
     page.focus("#filter")
     page.keyboard.type(text, delay=20)
     for _ in text:

@@ -48,7 +48,7 @@ OBJECTS = {
 """Image of GrabCut -> its object."""
 TARGETS = (0.90, 0.95)
 MAX_STEPS = 20
-LEAST_GAIN = 0.005  # IoU; after a drag that gains less, the lasso is taken
+LEAST_GAIN = 0.005  # IoU; after a drag that gains less, the lasso is used
 TIMEOUT = 300_000  # milliseconds
 
 

@@ -2,8 +2,8 @@
 
 `python tests/browser/measure.py` prints it as Markdown, `--json FILE` keeps it.
 
-Starts `dct-seg annotate` over copies of images and drives its page in Chromium. Nothing else should run
-meanwhile.
+Starts `dct-seg annotate` on copies of images and drives its page in Chromium. Nothing else should run at the
+same time.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def follow(folder: Path, seconds: float, options: list[str]) -> dict[str, Any]:
             start(page)
             page.wait_for_function("() => seen.masks.length > 0")
             first = time.perf_counter() - press
-            moves(page, 1.0)  # a running start: the server learns how large a preview it can afford
+            moves(page, 1.0)  # warm-up: the server learns how large a preview it can afford
             began = page.evaluate("performance.now()")
             moves(page, seconds)
             ended = page.evaluate("performance.now()")

@@ -37,7 +37,7 @@ NUM_FRAMES = 12
 
 
 def main() -> None:
-    """Make those that are named, or all."""
+    """Make the named screenshots, or all."""
     makers = {"desktop": desktop, "phone": phone, "drag": moving, "gestures": gestures}
     parser = argparse.ArgumentParser(description="Make the screenshots of the annotator in the docs.")
     parser.add_argument(
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def desktop(server: Server, out: Path) -> None:
-    """A cat's eyes and nose, finished, and the drag on the cat under way."""
+    """A cat's finished eyes and nose, and a drag on the cat in progress."""
     with chromium() as page:
         start(page, server)
         open_image(page, "astronaut")
@@ -73,7 +73,7 @@ def desktop(server: Server, out: Path) -> None:
 
 
 def phone(server: Server, out: Path) -> None:
-    """A drag on what is too much, with Background chosen, under way."""
+    """A drag in progress on a wrongly included part, with Background chosen."""
     with chromium(**PHONE) as page:
         start(page, server)
         open_image(page, "astronaut")
@@ -287,7 +287,7 @@ def moving(server: Server, out: Path) -> None:
 
 
 def start(page: Page, server: Server) -> None:
-    """The page, ready; it counts the masks that are as the click would give them."""
+    """The ready page, which counts the exact masks."""
     page.set_default_timeout(TIMEOUT)
     page.goto(server.url)
     settle(page)
@@ -314,7 +314,7 @@ def finish(
     marked: tuple[float, float, float],
     background: tuple[float, float, float] | None = None,
 ) -> None:
-    """An object of a class: a drag, (row, col, radius), and another on what is too much."""
+    """An object of a class: a drag, (row, col, radius), and another on a wrongly included part."""
     choose(page, name)
     drag(page, *marked, steps=2, pause=0)
     if background is not None:
@@ -324,7 +324,7 @@ def finish(
 
 
 def move(page: Page, x: float, y: float) -> None:
-    """Move the pointer of a drag, and wait for the mask as the click would give it."""
+    """Move the pointer of a drag, and wait for the exact mask."""
     before = page.evaluate("exact")
     page.mouse.move(x, y)
     page.wait_for_function("before => exact > before", arg=before)

@@ -1,6 +1,6 @@
 """The annotator in a real browser, with the shipped model, on photographic images.
 
-What a person does, and what they then see.
+User actions and their visible results.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ pytestmark = BROWSER_MARKS
 
 SIZES = {"astronaut.jpg": (512, 512), "coffee.jpg": (400, 600)}
 HEAD = (110, 220, 70)  # row, col, radius on astronaut.jpg
-COLLAR = (250, 225, 30)  # what the mask of the head is to leave
+COLLAR = (250, 225, 30)  # must not be in the mask of the head
 CUP = (195, 295, 120)  # on coffee.jpg
 SLOW = 120_000  # milliseconds; the machine may be busy
 
@@ -53,11 +53,11 @@ def browser_page(server: Server) -> Iterator[Page]:
 
 @pytest.fixture
 def page(server: Server, browser_page: Page) -> Iterator[Page]:
-    """The page on astronaut.jpg without any work on it; what goes wrong inside fails the test."""
+    """The page on astronaut.jpg without objects; an error in the page fails the test."""
     wrong: list[str] = []
 
     def told(message: Any) -> None:
-        if message.type == "error" and "ERR_CONNECTION" not in message.text:  # of a server that was killed
+        if message.type == "error" and "ERR_CONNECTION" not in message.text:  # from a killed server
             wrong.append(message.text)
 
     listeners: dict[Any, Any] = {"console": told, "pageerror": lambda error: wrong.append(str(error))}
@@ -76,7 +76,7 @@ def page(server: Server, browser_page: Page) -> Iterator[Page]:
 
 
 def take_over(page: Page) -> None:
-    """Work here, whoever worked before."""
+    """Take over write access from any other tab."""
     if page.locator("#banner").is_visible():
         page.click("#banner button")
         expect(page.locator("#banner")).to_be_hidden()
@@ -155,7 +155,7 @@ def test_two_objects_are_marked_corrected_undone_and_survive_kill_9(page: Page, 
 
     server.kill()
     x, y = place(page, *CUP[:2])
-    page.mouse.click(x + 3, y)  # made while nobody answers
+    page.mouse.click(x + 3, y)  # made while the server is down
     expect(page.locator("#banner")).to_contain_text("1 step waits")
     again = Server(server.folder, server.port)
     server.process = again.process

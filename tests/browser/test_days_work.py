@@ -71,7 +71,7 @@ def test_two_people_work_in_one_folder_and_objects_are_copied_to_the_next_image(
         assert page.context.browser is not None
         other = page.context.browser.new_context().new_page()
         start(other, server.url)
-        expect(other.locator("#title")).to_contain_text("frame1.png")  # the first that is free
+        expect(other.locator("#title")).to_contain_text("frame1.png")  # the first free image
         expect(page.locator("#image-list li", has_text="frame1.png")).to_contain_text("In use")
         paint(page, 100, 100)
         paint(other, 150, 200)
@@ -100,7 +100,7 @@ def test_two_people_work_in_one_folder_and_objects_are_copied_to_the_next_image(
         assert state(page, "frame3.png")["nothing"]
         page.goto("about:blank")
         start(page, server.url)
-        expect(page.locator("#title")).to_contain_text("frame3.png")  # where one stopped
+        expect(page.locator("#title")).to_contain_text("frame3.png")  # the image of the last change
 
 
 def test_list_of_20_000_images_scrolls_and_filters_with_no_frame_over_50_ms(tmp_path: Path) -> None:

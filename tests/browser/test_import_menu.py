@@ -37,7 +37,7 @@ SENT = "() => Promise.all(sent.map(async (one) => [...new Uint8Array(await one.a
 
 @pytest.fixture
 def page(tmp_path: Path) -> Iterator[Page]:
-    """The page over a.png and b.png; what goes wrong inside fails the test."""
+    """The page on a.png and b.png; an error in the page fails the test."""
     folder = tmp_path / "images"
     folder.mkdir()
     for name in ("a.png", "b.png"):
@@ -78,7 +78,7 @@ def payload(name: str, content: str | bytes) -> Any:
 
 
 def sent(page: Page) -> list[dict[str, bytes]]:
-    """Files in each zip that the page has sent since it is watched."""
+    """Files in each zip that the page has sent since recording began."""
     found = []
     for content in page.evaluate(SENT):
         with zipfile.ZipFile(io.BytesIO(bytes(content))) as archive:

@@ -1,4 +1,4 @@
-"""Each control, key and gesture of the annotator's page in a browser, over a method that paints circles."""
+"""Each control, key and gesture of the annotator's page in a browser, with a method that paints circles."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[Callable[..., Page]]:
-    """Opens pages; what goes wrong inside one fails the test."""
+    """Open pages; an error in a page fails the test."""
     contexts, wrong = [], []
 
     def opened(url: str, **options: Any) -> Page:
@@ -338,7 +338,7 @@ def test_help_opens_with_its_key_and_returns_the_focus(page: Page) -> None:
     page.keyboard.press("?")
     expect(page.locator("#help")).to_be_visible()
     page.keyboard.press("n")
-    expect(page.locator("#title")).to_contain_text("a.png")  # keys do not act behind a dialog
+    expect(page.locator("#title")).to_contain_text("a.png")  # keys have no effect behind a dialog
     page.keyboard.press("Escape")
     expect(page.locator("#help")).to_be_hidden()
     assert page.evaluate("document.activeElement.id") == "stage"

@@ -1,4 +1,4 @@
-"""The last pixels, in a real browser: brush, eraser, lasso, box, local drag, selection, kill -9, replay."""
+"""Fine corrections in a real browser: brush, eraser, lasso, box, local drag, selection, kill -9, replay."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def page(server: Server) -> Iterator[Page]:
-    """The page; what goes wrong inside fails the test."""
+    """The page; an error in it fails the test."""
     wrong: list[str] = []
     with chromium() as found:
         found.on("pageerror", lambda error: wrong.append(str(error)))
@@ -129,7 +129,7 @@ def test_mask_is_painted_erased_and_cut_and_objects_are_selected_merged_and_dele
 
 
 def assert_replayed(server: Server, out: Path) -> None:
-    """The exported clicks and strokes make the exported masks again, to the bit."""
+    """Check that the exported clicks and strokes replay the exported masks bit-identically."""
     export = f"{server.url}api/v1/export?format="
     log = out / "clicks.jsonl"
     with urllib.request.urlopen(f"{export}clicks") as answer:
@@ -171,7 +171,7 @@ def test_kill_9_during_a_stroke_a_lasso_and_a_drag_loses_nothing_and_replays_bit
     for corner in ((300, 40), (340, 40), (340, 5)):
         page.mouse.move(*place(page, *corner), steps=4)
     page.mouse.up()
-    kill_and_start_again()  # the lasso is under way to the server, or written and not answered
+    kill_and_start_again()  # the lasso is being sent, or is written and not acknowledged
     settle(page)
     assert state(page, NAME)["revision"] == revision + 2
     assert state(page, NAME)["mask"]["col"] < 10
@@ -180,7 +180,7 @@ def test_kill_9_during_a_stroke_a_lasso_and_a_drag_loses_nothing_and_replays_bit
     page.mouse.move(*place(page, 250, 225))
     page.mouse.down(button="right")
     page.mouse.move(*place(page, 250, 235), steps=2)
-    kill_and_start_again()  # live masks are under way
+    kill_and_start_again()  # live masks are being computed
     page.mouse.move(*place(page, 250, 245), steps=2)
     page.mouse.up(button="right")
     settle(page)
@@ -244,7 +244,7 @@ def test_kill_9_during_a_box_an_eraser_a_merge_and_a_copy_loses_nothing(tmp_path
             page.keyboard.up("Shift")
             expect(page.locator("#chosen")).to_contain_text("2 objects")
             page.keyboard.press("m")
-            kill_and_start_again()  # the merge is under way to the server, or written and not answered
+            kill_and_start_again()  # the merge is being sent, or is written and not acknowledged
             settle(page)
             (merged,) = state(page, first)["objects"]
             assert merged["area"] == sum(one["area"] for one in before)

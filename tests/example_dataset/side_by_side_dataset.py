@@ -13,7 +13,7 @@ from dct_seg.data.images import read_image
 
 
 class SideBySide(InteractiveDataset):
-    """One object a file, white on black in the file's right half.
+    """One object per file, white on black in the file's right half.
 
     Examples:
         >>> SideBySide("no/such/folder")

@@ -9,9 +9,9 @@ from dct_seg import ClickBatch, ClickEncoder
 
 
 class Ring(ClickEncoder):
-    """A ring at each drag's end.
+    """Ring at the end of each drag.
 
-    1 where a pixel is as far from the click as the drag is long, falling off to 0 on both sides.
+    1 where a pixel's distance from the click equals the drag's length, falling to 0 on both sides.
 
     Args:
         width: Pixels from the ring at which the map has fallen to 0.
@@ -23,7 +23,7 @@ class Ring(ClickEncoder):
         [0.0, 0.0, 0.5, 1.0, 0.5, 0.0, 0.0]
     """
 
-    needs_radius = True  # so the Auto-Drag-Head gives one to a click that came without a drag
+    needs_radius = True  # so the Auto-Drag-Head predicts one for a click without a drag
 
     def __init__(self, width: float = 8.0) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Interactive segmentation method in a separate package.
 
-What is connected to a click and has its color.
+It selects the connected region with the color of a click.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from dct_seg import Click, Method
 class SameColour(Method):
     """Each click claims the connected region of its color, for the object or for the background.
 
-    A later click overrules.
+    A later click takes precedence.
 
     Args:
-        tolerance: Greatest difference of each color channel, 0..255.
+        tolerance: Maximum difference of each color channel, 0..255.
 
     Examples:
         >>> image = np.zeros((20, 30, 3), np.uint8)
@@ -55,7 +55,7 @@ class SameColour(Method):
 
     def _region(self, click: Click) -> NDArray[np.bool_]:
         height, width = self._smooth.shape[:2]
-        seed = (min(round(click.col), width - 1), min(round(click.row), height - 1))  # OpenCV speaks (x, y)
+        seed = (min(round(click.col), width - 1), min(round(click.row), height - 1))  # OpenCV uses (x, y)
         found = np.zeros((height + 2, width + 2), np.uint8)
         reach = (self.tolerance,) * 3
         cv2.floodFill(

@@ -14,7 +14,7 @@ class Coarse(InteractiveNetwork):
 
     Args:
         config: Backbone and click encoder.
-        bias: The convolution has a bias; an option that only this network takes.
+        bias: Whether the convolution has a bias; an option of this network only.
 
     Examples:
         >>> import torch
@@ -25,12 +25,12 @@ class Coarse(InteractiveNetwork):
         torch.Size([1, 1, 50, 70])
     """
 
-    points = ("maps", "top")  # what a refiner may change
+    points = ("maps", "top")  # tensors that a refiner may change
 
     def __init__(self, config: DCTNetConfig, *, bias: bool = True) -> None:
         super().__init__(config)
         self.predict = nn.Conv2d(self.channels[-1], 1, 1, bias=bias)
-        self.train()  # freezes the backbone's batch norm where the configuration says so
+        self.train()  # freezes the backbone's batch norm if configured
 
     def decode(self, encoded: Encoded, adjust: Adjust = keep) -> Output:
         """The logits, at the image's size."""
@@ -39,6 +39,6 @@ class Coarse(InteractiveNetwork):
 
 
 def area(logits: Tensor, mask: Tensor, valid: Tensor, *, power: float = 1.0) -> Tensor:
-    """(B,) how far the predicted share of the image is from the true one, to a power that YAML can set."""
+    """Difference of the predicted and the true share of the image, (B,), to a power that YAML can set."""
     predicted, true = ((one.float() * valid).mean((1, 2)) for one in (logits.sigmoid(), mask))
     return (predicted - true).abs() ** power
