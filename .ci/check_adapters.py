@@ -1,7 +1,7 @@
-"""Fail unless each adapter of the installed package answers as its predictor.
+"""Fail unless each adapter of the installed package gives the masks of its predictor.
 
 Run by check_commands.sh outside the source tree. Arguments are weights or export folders to try (dct-lite0).
-Servers are started as commands and asked over HTTP.
+Servers are started as commands and queried over HTTP.
 """
 
 import base64
@@ -52,7 +52,7 @@ box = [[COL - RADIUS, ROW - RADIUS], [COL + RADIUS, ROW + RADIUS]]
 
 @contextmanager
 def served(command: str, weights: str) -> Iterator[str]:
-    """The address of a server that a command starts."""
+    """Start a command that serves; yield its address."""
     words = ["dct-seg", command, "--port", "0", "--weights", weights]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     try:
@@ -65,7 +65,7 @@ def served(command: str, weights: str) -> Iterator[str]:
 
 
 def ask(url: str, body: bytes, kind: str = "application/json") -> Any:
-    """Post, once the server answers."""
+    """Post a request, once the server responds."""
     while not is_up(url):
         time.sleep(0.1)
     with urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": kind})) as answer:
@@ -73,7 +73,7 @@ def ask(url: str, body: bytes, kind: str = "application/json") -> Any:
 
 
 def is_up(url: str) -> bool:
-    """Whether the server answers, be it with an error."""
+    """Whether the server responds, even with an error."""
     try:
         urllib.request.urlopen(url).close()
     except urllib.error.HTTPError:

@@ -1,9 +1,9 @@
-"""Run every documented command with an installed package, where the source tree cannot be seen.
+"""Run every documented command with an installed package, outside the source tree.
 
   python -P .ci/check_commands.py [DOCUMENT ...]
 
-Each document gets an empty folder with tiny datasets in their true layout. Its commands run there in their
-order, as they stand, except for what makes them short: layouts.TINY_RUN for training, --limit and
+Each document gets an empty folder with tiny datasets in their true layout. Its commands run there in
+order and unchanged, except for options that make them short: layouts.TINY_RUN for training, --limit and
 --max-clicks for a benchmark, --dry-run for a sweep, a free port for a server. A program without a rule, a
 command that does not exist and one that takes more than ten minutes are errors.
 """
@@ -48,7 +48,7 @@ PHRASES = {
     "dct-seg sweep FILE": "dct-seg sweep configs/sweeps/sigma.yaml",
     "wandb sweep FILE": "wandb sweep configs/sweeps/sigma.yaml",
 }
-"""Commands that stand incomplete in a sentence, and what completes them."""
+"""Commands that are incomplete in a sentence, with their complete form."""
 
 
 class Servers:
@@ -59,7 +59,7 @@ class Servers:
         self._running: list[tuple[str, subprocess.Popen[str]]] = []
 
     def start(self, words: list[str]) -> None:
-        """Start a server on a free port and wait until it answers."""
+        """Start a server on a free port and wait until it responds."""
         if words[1] == "annotate":
             self.stop()  # a folder has one annotator at a time
         quiet = ["--no-browser"] if words[1] == "annotate" else []
@@ -92,7 +92,7 @@ class Servers:
         self.addresses["http://127.0.0.1:8766"] = re.match(r"http://[^/]+", address)[0]  # type: ignore[index]
 
     def stop(self) -> None:
-        """Stop all. A server that does not end by itself after SIGTERM is an error."""
+        """Stop all servers. One that does not end after SIGTERM is an error."""
         running, self._running = self._running, []
         self.addresses.clear()
         for _, process in running:
@@ -102,7 +102,7 @@ class Servers:
                 process.communicate(timeout=60)
             except subprocess.TimeoutExpired:
                 process.kill()
-                raise AssertionError(f"{name} goes on after SIGTERM") from None
+                raise AssertionError(f"{name} still runs after SIGTERM") from None
             assert process.returncode in (0, 143), f"{name} ended with exit code {process.returncode}"
 
 
@@ -123,13 +123,13 @@ def run_main(words: list[str]) -> None:
 
 
 def fit(words: list[str]) -> None:
-    """Train for one batch. Weights given by the configuration keep their network."""
+    """Train for one batch. Weights named in the configuration keep their network."""
     starts_from_weights = any("finetune" in word for word in words)
     run_main([*words, *layouts.tiny_run(with_network=not starts_from_weights)])
 
 
 def benchmark(words: list[str]) -> None:
-    """Measure one sample by two clicks; ``compare`` and ``table2`` run as they stand."""
+    """Measure one sample with two clicks; ``compare`` and ``table2`` run unchanged."""
     short = (
         []
         if words[2] in ("compare", "table2")
@@ -139,7 +139,7 @@ def benchmark(words: list[str]) -> None:
 
 
 EXPORTS: dict[str, Path] = {}
-"""Export command without its folder -> a folder that holds the result."""
+"""Folder with the result of each export command, without its own folder."""
 
 
 def export(words: list[str]) -> None:
@@ -172,13 +172,13 @@ DCT_SEG: dict[str, Callable[[list[str]], None]] = {
     "serve": SERVERS.start,
     "sweep": sweep,
 }
-"""Commands that are made short, or that serve until stopped. All others run as they stand."""
+"""Commands that are shortened, or that serve until stopped. All others run unchanged."""
 
 KNOWN = {"--help", "--version", *(command.name for command in COMMANDS)}
 
 
 def ours(one: Documented) -> None:
-    """Run a command of this package; a name alone in a sentence must be a command's."""
+    """Run a command of this package; a bare name in a sentence must be that of a command."""
     if _is_mention(one):
         return
     tiny = ["--weights", "a.ckpt"] if "--backend" in one.words else []  # its export takes minutes, too
@@ -186,14 +186,14 @@ def ours(one: Documented) -> None:
 
 
 def pip(one: Documented) -> None:
-    """Check that the package has the extras that are named."""
+    """Check that the package has the named extras."""
     named = {extra for word in one.words for extra in re.findall(r"^(?:dct-seg|\.)\[(.+)\]$", word)}
     extras = {extra for group in named for extra in group.split(",")}
     assert extras <= set(metadata("dct-seg").get_all("Provides-Extra") or ()), extras
 
 
 def source_tree(one: Documented) -> None:
-    """Check that the files and modules exist: these commands are for people who have the source tree."""
+    """Check that the files and modules exist, for commands that need the source tree."""
     for before, word in zip(["", *one.words], one.words, strict=False):
         if before == "-m" and one.words[0] == "python" and word not in ("venv", "build"):
             module = REPOSITORY / word.replace(".", "/")
@@ -203,7 +203,7 @@ def source_tree(one: Documented) -> None:
 
 
 def client(one: Documented) -> None:
-    """Run a client of ``dct-seg serve``, or check that the program of the source tree is there."""
+    """Run a client of ``dct-seg serve``, or check that the program exists in the source tree."""
     source_tree(one)
     if not any(word in SERVERS.addresses for word in one.words):
         return
@@ -264,7 +264,7 @@ RULES: dict[str, Callable[[Documented], None]] = {
 
 
 def filled(words: list[str]) -> list[str]:
-    """Replace the placeholders of the documents, and an ellipsis by the folders that it leaves out."""
+    """Replace the placeholders of the documents, and an ellipsis by the omitted folders."""
     named = [word for before, word in pairwise(words) if before in ("--config", "--base")]
     more = layouts.unions(find(name.replace("ROW", "fca_net")) for name in named)
 
@@ -291,7 +291,7 @@ def rule_of(one: Documented) -> Callable[[Documented], None]:
 
 
 def completed(one: Documented) -> Documented:
-    """The command as it runs: phrases completed, placeholders filled."""
+    """Complete the command: phrases completed, placeholders filled."""
     phrase = PHRASES.get(" ".join(one.words)) if one.is_inline else None
     return one._replace(words=filled(phrase.split() if phrase else one.words))
 
@@ -307,7 +307,7 @@ def check() -> int:
     assert not home.is_relative_to(REPOSITORY), f"this is {home}, not an installed wheel"
     os.environ |= {"WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg"}
     found = commands(REPOSITORY)
-    assert len(found) > 150, "few commands were found; did the documents change their form?"
+    assert len(found) > 150, "few commands were found; did the documents change their format?"
     failures = []
     with tempfile.TemporaryDirectory() as work:
         layouts.example_packages(Path(work) / "packages", REPOSITORY / "tests")
@@ -324,7 +324,7 @@ def check() -> int:
                 layouts.side_by_side(Path("DIR"))
             here = [completed(one) for one in found if one.place == document]
             for before, word in (pair for one in here for pair in pairwise(one.words)):
-                if before == "--out":  # made by this document, so nothing may lie there
+                if before == "--out":  # made by this document, so it must not exist yet
                     shutil.rmtree(word, ignore_errors=True)
             for one in here:
                 text, start = " ".join(one.words), time.perf_counter()

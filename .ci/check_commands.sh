@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Build the wheel, install it beside the dependencies of an environment with all extras, and run every documented command.
-# Unless documents are named, each adapter is asked first, through the package of its tool.
+# Build the wheel, install it next to the dependencies of an environment with all extras, and run every documented command.
+# Unless documents are given, each adapter is checked first, through the package of its tool.
 #   PYTHON=.venv/bin/python bash .ci/check_commands.sh [DOCUMENT ...]
 set -euo pipefail
 cd "$(dirname "$0")/.."

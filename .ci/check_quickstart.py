@@ -1,4 +1,4 @@
-"""Fail unless the quickstart's output says that the network learned, and the files it names are there."""
+"""Fail unless the quickstart's output shows that the network learned, and the files it names exist."""
 
 import re
 import sys

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build the wheel, install it into a clean environment, and use it where the source tree cannot be seen.
+# Build the wheel, install it into a clean environment, and use it outside the source tree.
 #   bash .ci/check_wheel.sh                      with the newest dependencies
 #   bash .ci/check_wheel.sh -c .ci/lowest.txt    with the lowest supported ones (Python 3.10 to 3.12)
 # Arguments go to pip. PYTHON names the interpreter, WHEEL_VENV an environment to install into instead of a new one.

@@ -1,7 +1,7 @@
 """Find every command in README, CONTRIBUTING, docs, notebooks, config headers and the examples of --help.
 
-bash splits the commands, so that quotes, loops, comments and line continuations mean what they mean to a
-reader. Instead of running a program, bash writes down its words.
+bash splits the commands, so that quotes, loops, comments and line continuations are read as in a shell.
+Instead of running a program, bash prints its words.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ _PRELUDE = "set -eu\n" + "".join(
 
 
 class Documented(NamedTuple):
-    """A command as a reader would type it.
+    """Command as a reader would type it.
 
     Args:
         place: Document that holds it, relative to the repository.
         words: Program and arguments.
-        is_inline: Whether it is inside a sentence or a table, where a name alone is only a mention.
+        is_inline: Whether it is inside a sentence or a table, where a bare name is only a mention.
     """
 
     place: str

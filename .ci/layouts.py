@@ -1,4 +1,4 @@
-"""Tiny datasets, networks and results, for the documented commands to use: each in its true layout."""
+"""Tiny datasets, networks and results for the documented commands, each in its true layout."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def tiny_folder(root: Path) -> Path:
 
 
 def tiny_grabcut(root: Path) -> Path:
-    """data_GT/ and boundary_GT/, two images with an object that can be seen."""
+    """data_GT/ and boundary_GT/, two images with a visible object."""
     for name in ("data_GT", "boundary_GT"):
         (root / name).mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -137,7 +137,7 @@ def tiny_folders(root: Path) -> None:
 
 
 def everything(root: Path) -> None:
-    """All that the documents name as the reader's own."""
+    """All files and folders that the documents expect from the reader."""
     tiny_folders(root)
     checkpoints(root)
     onnx_pair(root)
@@ -148,14 +148,14 @@ def tiny_run(*, with_network: bool = True) -> list[str]:
     """Options that make ``dct-seg fit`` take a second.
 
     Args:
-        with_network: Also make the network tiny. Weights given by the configuration keep theirs.
+        with_network: Also make the network tiny. Weights named in the configuration keep theirs.
     """
     options = TINY_RUN | TINY_NETWORK if with_network else TINY_RUN
     return [f"--{key}={value}" for key, value in options.items()]
 
 
 def checkpoints(root: Path) -> None:
-    """Checkpoints of a tiny training, under the names that the documents give to the reader's own."""
+    """Checkpoints of a tiny training run, under the names that the documents use."""
     with contextlib.redirect_stdout(io.StringIO()):
         words = ["fit", "--config", "quickstart", *tiny_run(), f"--trainer.default_root_dir={root / 'made'}"]
         assert main(words) == 0
@@ -165,7 +165,7 @@ def checkpoints(root: Path) -> None:
 
 
 def result_folders(root: Path) -> None:
-    """Two finished benchmarks, under the names that the documents give them."""
+    """Two finished benchmarks, under the names that the documents use."""
     words = ["--method=disc", "--data", f"GrabCut={root}/data/GrabCut", "--prompt=drag", "--limit=2"]
     with contextlib.redirect_stdout(io.StringIO()):
         assert main(["benchmark", *words, "--max-clicks=2", f"--out={root / 'runs' / 'a'}"]) == 0
@@ -174,7 +174,7 @@ def result_folders(root: Path) -> None:
 
 
 def onnx_pair(root: Path) -> None:
-    """Write an encoder and a decoder with the inputs and outputs of SAM's, which compute next to nothing."""
+    """Write a trivial encoder and decoder with the inputs and outputs of SAM's."""
     from onnx import TensorProto, helper, numpy_helper, save
 
     def model(

@@ -1,4 +1,4 @@
 """Speed evidence for docs/speed.md.
 
-``python -m benchmarks`` measures each thing beside what it is compared with.
+``python -m benchmarks`` measures each operation together with its reference.
 """

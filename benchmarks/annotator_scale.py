@@ -49,7 +49,7 @@ class Times:
 
     Args:
         wall: Seconds.
-        processor: Seconds of the processor, which other programs do not lengthen by waiting.
+        processor: Seconds of processor time, which excludes waiting for other programs.
     """
 
     wall: list[float] = field(default_factory=list)
@@ -88,7 +88,7 @@ class Client:
 
     Args:
         root: Folder of the images.
-        work: Folder of everything that is written.
+        work: Folder for all output.
     """
 
     def __init__(self, root: Path, work: Path) -> None:
@@ -100,7 +100,7 @@ class Client:
         self._revisions: dict[str, int] = {}
 
     def close(self) -> None:
-        """Release the folder."""
+        """Release the image folder."""
         self._client.close()
         self._project.close()
 
@@ -130,7 +130,7 @@ class Client:
         )
 
     def put(self, content: bytes) -> int:
-        """Import a file; the number of new objects."""
+        """Import a file; return the number of new objects."""
         headers = {"Content-Type": "application/octet-stream"}
         answer = self._client.put(f"{API}/import/file", content=content, headers=headers)
         return int(answer.raise_for_status().json()["objects"])
@@ -141,7 +141,7 @@ class Client:
 
 
 def make_images(root: Path, number: int, size: tuple[int, int]) -> list[str]:
-    """Write small images, and two large ones of a (height, width); the names of the small ones."""
+    """Write small images and two large ones of (height, width); return the names of the small ones."""
     root.mkdir(parents=True)
     noise = np.random.default_rng(0).integers(0, 256, (*SMALL, 3), dtype=np.uint8)
     names = [f"small_{index:05d}.jpg" for index in range(number)]
@@ -182,7 +182,7 @@ def coco_of(name: str, size: tuple[int, int], number: int) -> bytes:
 
 
 def resident_memory() -> int:
-    """Bytes of this process in memory now; its peak where the system does not say."""
+    """Resident bytes of this process; its peak if the system does not report them."""
     status = Path("/proc/self/status")
     if not status.is_file():
         return peak_memory()
@@ -275,7 +275,7 @@ def _remember(client: Client, names: Sequence[str], clicks: int, scale: Scale) -
 
 
 def markdown(scale: Scale) -> str:
-    """The figures as tables of Markdown: medians of seconds, then the memory."""
+    """Format the figures as Markdown tables: medians of seconds, then the memory."""
     lines = ["| | seconds | of the processor |", "|---|---:|---:|"]
     lines += [
         f"| {name} | {median(times.wall):.3f} | {median(times.processor):.3f} |"

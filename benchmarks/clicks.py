@@ -1,4 +1,4 @@
-"""The simulated user and the click maps, beside the plain ways of getting the same."""
+"""The simulated user and the click maps, compared with plain implementations."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def click_maps_row(args: argparse.Namespace) -> Row:
 def drawn_errors(height: int, width: int, seed: int) -> tuple[Bools, Bools]:
     """A prediction and a mask, (H, W) each.
 
-    An outline that wobbles, and another wobble of it, as after two to ten clicks.
+    A wavy outline and a distorted copy, as after two to ten clicks.
     """
     rng = np.random.default_rng(seed)
     row, col = np.mgrid[:height, :width].astype(np.float32)
@@ -110,9 +110,9 @@ def drawn_errors(height: int, width: int, seed: int) -> tuple[Bools, Bools]:
 
 
 def two_transforms(pred: Bools, mask: Bools) -> Pick:
-    """The next click as the field's evaluators find it.
+    """The next click, as computed by published evaluation code.
 
-    The distance in all of the missed pixels, and in all of the false ones.
+    It computes the distances of all missed pixels, and of all false ones.
     """
     missed, false = (np.pad(wrong, 1).astype(np.uint8) for wrong in (mask & ~pred, pred & ~mask))
     deep_missed, deep_false = (
@@ -124,7 +124,7 @@ def two_transforms(pred: Bools, mask: Bools) -> Pick:
 
 
 def gaussian_loop(clicks: list[Click], size: tuple[int, int]) -> NDArray[np.float32]:
-    """(2, H, W): equation 2 as it reads, a Gaussian of each click over all pixels."""
+    """(2, H, W): equation 2 as printed, a Gaussian of each click over all pixels."""
     rows, cols = np.mgrid[: size[0], : size[1]].astype(np.float32)
     maps = np.zeros((2, *size), np.float32)
     for click in clicks:

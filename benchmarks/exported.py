@@ -1,7 +1,7 @@
-"""Parity and speed of an export, and of objects in a batch, beside PyTorch one by one.
+"""Parity and speed of an export, and of objects in a batch, compared with single predictions in PyTorch.
 
 ``python -m benchmarks.exported --out docs/export_measured.md`` writes the tables of the documentation.
-Backends run in turn on one thread, and its CPU time is counted, so that a busy machine does not matter much.
+Backends alternate on one thread, and its CPU time is counted, so that a busy machine matters little.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def parity(net: InteractiveNetwork, run: ExportedNetwork, image: Pixels, repeats
     """The rows of one network: milliseconds per click, largest difference in probability, flipped pixels.
 
     Args:
-        net: In evaluation mode.
-        run: Its export.
+        net: Network in evaluation mode.
+        run: Export of the network.
         image: (H, W, 3) uint8 RGB, resized to each size.
         repeats: Timed calls of each; the median counts.
     """
@@ -141,7 +141,7 @@ def predictor(net: InteractiveNetwork, run: ExportedNetwork, image: Pixels, repe
 
 
 def _mark(name: str) -> str:
-    """Mark the precision that ``auto`` takes here."""
+    """Mark the precision that ``auto`` chooses here."""
     auto = "torch bfloat16" if has_fast_bfloat16() else "torch float32"
     return " (`auto` on this processor)" if name == auto else ""
 
@@ -184,7 +184,7 @@ def batches(net: InteractiveNetwork, image: Pixels, repeats: int) -> list[str]:
 
 
 def late_of(net: InteractiveNetwork) -> InteractiveNetwork:
-    """A network like ``net`` with late fusion and random weights, all of which act."""
+    """A network like ``net`` with late fusion and random weights, none of them zero."""
     torch.manual_seed(0)
     config = replace(net.config, prompt_fusion="late", detail=False, backbone_weights="none")
     late = build_network(config)
@@ -202,7 +202,7 @@ def report(
 
     Args:
         weights: Weights of an early network.
-        late_weights: Weights of a late one; None takes random ones.
+        late_weights: Weights of a late network; None uses random ones.
         image: (H, W, 3) uint8 RGB.
         repeats: Timed calls of each.
         folder: Folder for the export of random weights.

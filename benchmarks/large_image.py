@@ -67,9 +67,9 @@ def _measured(threads: int) -> dict[str, Any]:
 
 
 def peak_memory() -> int:
-    """Bytes, of this process alone.
+    """Peak memory of this process in bytes.
 
-    On Linux its own high-water mark, since getrusage starts with that of the process that started it.
+    On Linux, the process's own high-water mark, since getrusage starts with that of the parent process.
     """
     status = Path("/proc/self/status")
     if status.is_file():

@@ -1,6 +1,6 @@
-"""Two ways of doing a thing, timed in turn.
+"""Two implementations, timed alternately.
 
-And the row of the table that says which is faster by how much.
+A row of the table shows their ratio.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any, TypedDict
 import numpy as np
 
 PAUSE = 0.05
-"""Seconds between the two that are compared."""
+"""Pause in seconds between the two compared calls."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A median and the middle half around it.
+    """Median with the interquartile range.
 
     Examples:
         >>> Spread.of([1.0, 2.0, 3.0, 4.0, 100.0])
@@ -73,14 +73,14 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is reached; None where it was not measured."""
+        """Whether the target is reached; None if it was not measured."""
         if self.at_most is not None:
             return None if self.ours is None else self.ours.median <= self.at_most
         return None if self.ratio is None or self.at_least is None else self.ratio.median >= self.at_least
 
     @property
     def target(self) -> str:
-        """Line that is printed."""
+        """Printed line."""
         return f"<= {self.at_most:g} {self.unit}" if self.at_most is not None else f">= {self.at_least:g} x"
 
 

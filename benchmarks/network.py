@@ -1,4 +1,4 @@
-"""Cost of a click and of an image, beside MobileSAM and beside a plain call of the module."""
+"""Cost of a click and of an image, compared with MobileSAM and with a plain call of the module."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def early_click_row(args: argparse.Namespace) -> Row:
 
 
 def cpu_path_row(args: argparse.Namespace) -> Row:
-    """The method against the module as it stands: contiguous weights, float32, gradients recorded."""
+    """The method against the plain module: contiguous weights, float32, gradients recorded."""
     ours, plain, image = network_method("early"), DCTNet(lite0("early")).eval(), random_image()
     ours.reset(image)
     view, _ = ours.predict_view(image, CLICKS, None)
@@ -71,7 +71,7 @@ def cpu_path_row(args: argparse.Namespace) -> Row:
 
 
 def lite0(fusion: PromptFusion) -> DCTNetConfig:
-    """The shipped network's configuration over EfficientNet-Lite0, with random weights."""
+    """Network in the shipped configuration with EfficientNet-Lite0 and random weights."""
     return DCTNetConfig(
         backbone="tf_efficientnet_lite0",
         backbone_weights="none",
@@ -83,12 +83,12 @@ def lite0(fusion: PromptFusion) -> DCTNetConfig:
 
 
 def network_method(fusion: PromptFusion) -> DCTNetMethod:
-    """A method over `lite0` that has one look at the whole image a click, as MobileSAM has."""
+    """A method with `lite0` that predicts the whole image once per click, like MobileSAM."""
     return DCTNetMethod(net=DCTNet(lite0(fusion)), first_reach=0, look_again=False)
 
 
 def random_image(size: tuple[int, int] = SIZE) -> NDArray[np.uint8]:
-    """(H, W, 3) of noise; what is in an image changes no time."""
+    """(H, W, 3) of noise; the content of an image does not affect the time."""
     return np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 

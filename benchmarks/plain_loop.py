@@ -1,4 +1,4 @@
-"""The whole benchmark of GrabCut, beside a plain loop in the manner of the field's evaluators."""
+"""The whole benchmark on GrabCut, compared with a plain loop like that of published evaluation code."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WHAT, AGAINST = (
 
 
 def benchmark_row(args: argparse.Namespace) -> Row:
-    """Once each; both start with loading the network."""
+    """Run each once; both start with loading the network."""
     if args.grabcut is None:
         return Row("benchmark", WHAT, AGAINST, "s", at_least=2, note="give --grabcut DIR")
     workers = args.workers or os.cpu_count() or 1
@@ -74,7 +74,7 @@ def plain_loop(
 
 
 class _PlainMethod(DCTNetMethod):
-    """The same views, but everything is computed at each click, by a network in its plain layout."""
+    """The same views, but everything is computed at each click, with contiguous weights."""
 
     def __init__(self, *, net: DCTNet) -> None:
         super().__init__(net=net, precision="float32")

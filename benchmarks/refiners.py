@@ -1,4 +1,4 @@
-"""Refinement at inference beside the plain network, on the same clicks: what it corrects and what it costs.
+"""Refinement at inference compared with the plain network on the same clicks: corrections and cost.
 
 ``python -m benchmarks.refiners --weights runs/table2/brs/checkpoints/last.ckpt DATA/ecssd DATA/ccp``
 runs the refined network click by click on the images held out from training, and predicts each turn
@@ -78,7 +78,7 @@ def play(sample: Sample, methods: Sequence[DCTNetMethod], num_clicks: int, outco
 
 
 def num_wrong(mask: NDArray[np.bool_], clicks: Sequence[Click]) -> int:
-    """Number of clicks whose pixel has the other label."""
+    """Number of clicks whose pixel has the wrong label."""
     return sum(bool(mask[int(click.row), int(click.col)]) != click.positive for click in clicks)
 
 

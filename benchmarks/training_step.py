@@ -1,6 +1,6 @@
 """Time of a training step by part: data, simulated user, click maps, network, optimizer.
 
-And how much memory it takes.
+The peak memory is measured, too.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PARTS = {
     "backward": "backward",
     "optimizer_step": "optimizer step",
 }
-"""The last word of what Lightning or the task announces, to the row of the table."""
+"""Row of the table for the last word of each action that Lightning or the task reports."""
 
 PARTS = (*dict.fromkeys(_PARTS.values()), "other")
 NETWORK = ("radii", "forward", "backward", "optimizer step")
@@ -40,11 +40,11 @@ NETWORK = ("radii", "forward", "backward", "optimizer step")
 
 @dataclass(frozen=True)
 class Breakdown:
-    """The seconds of each part in each measured batch, all clicks of a batch together.
+    """Seconds of each part in each measured batch, summed over the clicks of a batch.
 
     Args:
-        seconds: For each of ``PARTS`` and ``total``, one number a batch. ``radii`` is the Auto-Drag-Head with
-            its encoding of the images, ``forward`` is without the click maps, which are ``encoding``;
+        seconds: One number per batch for each of ``PARTS`` and ``total``. ``radii`` is the Auto-Drag-Head
+            with its encoding of the images, ``forward`` excludes the click maps, which are ``encoding``;
             ``other`` is the rest of the step.
         peak_memory: Bytes: of tensors on a GPU, of the whole process on a CPU.
         device: Device of the run.
@@ -83,8 +83,8 @@ def training_step_breakdown(
         steps: Measured batches.
         warmup: Warm-up batches before them.
         precision: Precision of the Trainer.
-        accelerator: The Trainer's. A GPU is waited for at both ends of each part, which costs a little of its
-            overlap.
+        accelerator: Accelerator of the Trainer. On a GPU, each part starts and ends with a synchronization,
+            which costs a little overlap.
 
     Raises:
         ValueError: When ``steps`` is below 1 or ``warmup`` below 0.
@@ -117,9 +117,9 @@ def training_step_breakdown(
 
 
 class _Stopwatch(Profiler):
-    """Adds up the seconds of each part of a batch.
+    """Profiler that adds up the seconds of each part of a batch.
 
-    Everything else that Lightning announces is passed over.
+    All other actions that Lightning reports are ignored.
     """
 
     def __init__(self) -> None:
@@ -141,10 +141,10 @@ class _Stopwatch(Profiler):
         seconds = _now() - self._began[part]
         self._row[part] += seconds
         if part == "encoding":
-            self._row["forward"] -= seconds  # which it is inside of
+            self._row["forward"] -= seconds  # the enclosing part
 
     def end_batch(self) -> None:
-        """The rest of the time since the last batch is ``other``."""
+        """Add the rest of the time since the last batch to ``other``."""
         now = _now()
         self._row["other"] = now - self._row_began - sum(self._row.values())
         self.rows.append(self._row)
