@@ -106,7 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sam",
         nargs=2,
         metavar=("ENCODER", "DECODER"),
-        help="ONNX files of a SAM to compare with; wants [onnx]",
+        help="ONNX files of a SAM to compare with; needs [onnx]",
     )
     parser.add_argument("--grabcut", metavar="DIR", help="GrabCut, for the whole benchmark")
     parser.add_argument(

@@ -23,7 +23,7 @@ def memory_row(args: argparse.Namespace) -> Row:
     found = _measured(torch.get_num_threads())
     return Row(
         "memory",
-        "peak memory, late, one image of 12 megapixels, five clicks",
+        "peak memory, late fusion, one image of 12 megapixels, five clicks",
         "",
         "GiB",
         Spread.of([found["peak"] / 2**30]),
@@ -44,7 +44,7 @@ def first_click_row(args: argparse.Namespace) -> Row:
     )
     return Row(
         "first-click",
-        "set_image and first click, late, 12 megapixels",
+        "set_image and first click, late fusion, 12 megapixels",
         "",
         "s",
         Spread.of([found["first"]]),

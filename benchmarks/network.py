@@ -23,14 +23,21 @@ CLICKS = [Click(240 + 9.0 * i, 400 + 17.0 * i, i % 2 == 0, 12.0 + i) for i in ra
 def late_click_row(args: argparse.Namespace) -> Row:
     """The prompt branch and the decoder."""
     return _beside_sam(
-        args, "late-click", "late", "a click with late", "MobileSAM's decoder", _click, _click, 3
+        args, "late-click", "late", "a click, late fusion", "MobileSAM's decoder", _click, _click, 3
     )
 
 
 def late_encode_row(args: argparse.Namespace) -> Row:
     """The backbone and the pyramid."""
     return _beside_sam(
-        args, "late-encode", "late", "an image encoded with late", "MobileSAM's encoder", _encode, _encode, 4
+        args,
+        "late-encode",
+        "late",
+        "encoding an image, late fusion",
+        "MobileSAM's encoder",
+        _encode,
+        _encode,
+        4,
     )
 
 
@@ -40,7 +47,7 @@ def early_click_row(args: argparse.Namespace) -> Row:
         args,
         "early-click",
         "early",
-        "a click with early",
+        "a click, early fusion",
         "MobileSAM's encoder and decoder",
         _click,
         _both,
@@ -58,7 +65,7 @@ def cpu_path_row(args: argparse.Namespace) -> Row:
     seconds = in_turn(lambda: ours.predict_view(image, CLICKS, None), lambda: plain(x, clicks), args.repeats)
     return Row(
         "cpu-path",
-        "a click with early, by DCTNetMethod",
+        "a click, early fusion, by DCTNetMethod",
         "the module, called directly",
         "ms",
         **compared(*seconds),

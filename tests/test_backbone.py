@@ -143,7 +143,7 @@ def test_backbone_weights_that_are_not_finite_are_refused(tmp_path: Path) -> Non
     state = timm.create_model("resnet18").state_dict()
     state["layer1.0.conv1.weight"][0] = float("nan")
     torch.save(state, tmp_path / "broken.pth")
-    with pytest.raises(ValueError, match=r"holds values in '.*layer1.0.conv1.weight' that are not finite"):
+    with pytest.raises(ValueError, match=r"contains values in '.*layer1.0.conv1.weight' that are not finite"):
         build("resnet18", weights=str(tmp_path / "broken.pth"))
 
 

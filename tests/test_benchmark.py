@@ -210,7 +210,7 @@ def test_prediction_of_the_wrong_shape_is_a_failure_with_its_reason() -> None:
 
     results = run_benchmark({"wrong": Wrong}, {"boxes": Boxes(1)}, prompt="drag")
     assert results.samples[0].error == (
-        "ValueError: the method returned (2, 2); wanted probabilities of (30, 40)"
+        "ValueError: the method returned (2, 2); expected probabilities of (30, 40)"
     )
 
 
@@ -348,10 +348,10 @@ def test_runs_of_several_methods_share_one_folder(tmp_path: Path) -> None:
 def test_a_folder_with_other_settings_is_not_resumed(tmp_path: Path) -> None:
     quick(out=tmp_path)
     with pytest.raises(
-        ValueError, match=r"holds a run with target 0\.9, this one has 0\.95; give another --out"
+        ValueError, match=r"has a run with target 0\.9, this one has 0\.95; give another --out"
     ):
         quick(out=tmp_path, target=0.95)
-    with pytest.raises(ValueError, match=r"holds a run of method disc with seed_radius 5\.0 \(now 3\.0\)"):
+    with pytest.raises(ValueError, match=r"has a run of method disc with seed_radius 5\.0 \(now 3\.0\)"):
         run_benchmark(
             {"disc": {"seed_radius": 3.0}}, {"boxes": Boxes()}, prompt="drag", max_clicks=5, out=tmp_path
         )
@@ -368,7 +368,7 @@ def test_new_weights_under_an_old_name_are_another_method(tmp_path: Path) -> Non
     run_benchmark({"net": Trained}, {"boxes": Boxes(1)}, prompt="drag", out=tmp_path / "out")
     weights.write_text("second")
     with pytest.raises(
-        ValueError, match=r"holds a run of method net with contents of checkpoint \w{12} \(now \w{12}\)"
+        ValueError, match=r"has a run of method net with contents of checkpoint \w{12} \(now \w{12}\)"
     ):
         run_benchmark({"net": Trained}, {"boxes": Boxes(1)}, prompt="drag", out=tmp_path / "out")
 

@@ -113,13 +113,13 @@ def test_radius_that_is_not_a_length_is_refused(radius: float) -> None:
 
 
 def test_inconsistent_tensors_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"wants coords \(B, N, 2\).*got \(2, 3\), \(2, 3\) and \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"needs coords \(B, N, 2\).*got \(2, 3\), \(2, 3\) and \(2, 3\)"):
         ClickBatch(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3))
 
 
 def test_whole_number_coords_are_refused() -> None:
     with pytest.raises(
-        TypeError, match=r"wants float coords and radii, got torch.int64 and torch.float32; call \.float\(\)"
+        TypeError, match=r"needs float coords and radii, got torch.int64 and torch.float32; call \.float\(\)"
     ):
         ClickBatch(
             torch.zeros(1, 1, 2, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 1)

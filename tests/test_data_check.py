@@ -85,7 +85,7 @@ def test_each_kind_of_problem_is_found(tmp_path: Path) -> None:
     assert set(report.counts) == set(KINDS) - {"nothing"}
     text = report.render()
     assert "images/turned.png is 6x8 but masks/turned.png is 8x6; is one of them rotated by EXIF?" in text
-    assert "masks/smooth.png holds 0, 3, 40, 128, 200, 255: labels with gaps beside 255" in text
+    assert "masks/smooth.png contains 0, 3, 40, 128, 200, 255: labels with gaps beside 255" in text
     assert "2 x cannot be decoded" in text
 
 
@@ -108,7 +108,7 @@ def test_the_report_is_plain_json_and_shows_the_first_files(tmp_path: Path) -> N
 
 def test_a_folder_of_another_layout_is_reported_with_the_expected_one(tmp_path: Path) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"no folder .*; the check wants images/NAME\.jpg with masks/NAME\.png"
+        FileNotFoundError, match=r"no folder .*; the check needs images/NAME\.jpg with masks/NAME\.png"
     ):
         check_folder(tmp_path / "nowhere")
     write(tmp_path / "cats", "a", one_object())

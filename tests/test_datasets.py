@@ -190,7 +190,7 @@ def test_every_layout_gives_its_objects_and_ignored_pixels(kind: str, tmp_path: 
 
 @pytest.mark.parametrize("kind", sorted(set(MAKERS) - {"Shapes"}))
 def test_a_missing_folder_is_reported_with_the_expected_layout(kind: str, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere; .* wants .*") as error:
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere; .* needs .*") as error:
         open_dataset(kind, tmp_path / "nowhere")
     assert DATASETS.get(kind).layout in str(error.value)
 
@@ -206,7 +206,7 @@ def test_the_objects_of_one_image_share_its_name(tmp_path: Path) -> None:
 
 def test_sbd_and_voc_follow_the_split(tmp_path: Path) -> None:
     assert len(open_dataset("SBD", make_sbd(tmp_path), split="val")) == 3
-    with pytest.raises(FileNotFoundError, match=r"has no test\.txt; SBD wants"):
+    with pytest.raises(FileNotFoundError, match=r"has no test\.txt; SBD needs"):
         open_dataset("SBD", tmp_path, split="test")
 
 
@@ -242,7 +242,7 @@ def test_small_objects_are_skipped_and_having_none_left_is_an_error(tmp_path: Pa
         "images/a.jpg#2",
         "images/b c.png",
     ]
-    with pytest.raises(ValueError, match="none of 2 masks holds an object of at least 9 pixels"):
+    with pytest.raises(ValueError, match="none of 2 masks contains an object of at least 9 pixels"):
         open_dataset("Folder", tmp_path, min_object_size=9)
 
 
@@ -250,7 +250,7 @@ def test_empty_masks_alone_are_an_error(tmp_path: Path) -> None:
     write_image(tmp_path / "images" / "a.jpg")
     save_mask(tmp_path / "masks" / "a.png", mask_of())
     with pytest.raises(
-        ValueError, match=r"none of 1 masks holds an object; a mask has 0 for background and 1\.\.254"
+        ValueError, match=r"none of 1 masks contains an object; a mask has 0 for background and 1\.\.254"
     ):
         open_dataset("Folder", tmp_path)
 
@@ -321,7 +321,7 @@ def test_an_unknown_option_and_a_missing_root_are_reported(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.full((6, 8), 300, dtype=np.uint16), r"holds the value 300; a mask holds 0, 1\.\.254"),
+        (np.full((6, 8), 300, dtype=np.uint16), r"contains the value 300; a mask has 0, 1\.\.254"),
         (
             np.arange(144, dtype=np.uint8).reshape(6, 8, 3),
             r"is a color image \(RGB\); save the mask as an indexed or gray PNG",

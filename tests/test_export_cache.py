@@ -65,7 +65,7 @@ def test_cache_is_in_the_user_s_cache_folder(
 def test_backend_torch_refuses_an_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / CARD).write_text("{}")
     assert main(["serve", "--weights", str(tmp_path), "--backend", "torch", "--port", "0"]) == 2
-    assert "holds no model.safetensors" in capsys.readouterr().err
+    assert "contains no model.safetensors" in capsys.readouterr().err
 
 
 @pytest.mark.slow

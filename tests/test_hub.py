@@ -222,5 +222,5 @@ def test_existing_folder_is_never_looked_up_on_the_hub(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org" / "cells").mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match=r"folder 'org/cells' holds no model\.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"folder 'org/cells' contains no model\.safetensors"):
         InteractiveNetwork.from_pretrained("org/cells")

@@ -47,7 +47,7 @@ def test_soft_mask_is_refused_instead_of_read_as_dozens_of_objects(
 ) -> None:
     folder(tmp_path, mask)
     with pytest.raises(
-        ValueError, match=r"a\.png holds \d+ values .* a soft mask; save it as 0 and 255, cut at 128"
+        ValueError, match=r"a\.png contains \d+ values .* a soft mask; save it as 0 and 255, cut at 128"
     ):
         open_dataset("Folder", tmp_path)
     (finding,) = check_folder(tmp_path).findings
@@ -87,7 +87,7 @@ def test_label_above_255_does_not_wrap_around(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     Image.new("RGB", (8, 6)).save(tmp_path / "JPEGImages" / "x.jpg")
     Image.fromarray(np.full((6, 8), 257, np.uint16)).save(tmp_path / "SegmentationObject" / "x.png")
-    with pytest.raises(ValueError, match=r"x\.png holds the value 257"):
+    with pytest.raises(ValueError, match=r"x\.png contains the value 257"):
         open_dataset("VOC", tmp_path)
 
 
@@ -121,9 +121,9 @@ def test_check_names_unread_subfolders_and_file_types(
         Image.fromarray(mask).save(tmp_path / kind / "site 1" / "a.png")
     assert main(["data", "check", str(tmp_path)]) == 1
     told = capsys.readouterr().out
-    assert "images/site 1/ holds 1 images that are not read; move them up into images/" in told
-    assert "masks/site 1/ holds 1 images" in told
-    with pytest.raises(ValueError, match="images/site 1/ holds 1 images that are not read; move them up"):
+    assert "images/site 1/ contains 1 images that are not read; move them up into images/" in told
+    assert "masks/site 1/ contains 1 images" in told
+    with pytest.raises(ValueError, match="images/site 1/ contains 1 images that are not read; move them up"):
         open_dataset("Folder", tmp_path)
     folder(tmp_path, mask, "b")
     (tmp_path / "masks" / "c.jpg").write_bytes(b"")

@@ -475,7 +475,7 @@ def test_sam_s_points_are_in_its_own_square_with_padding_last(make: Callable[...
 def test_sam_without_its_files_names_them() -> None:
     pytest.importorskip("onnxruntime")
     with pytest.raises(
-        FileNotFoundError, match=r"wants encoder=PATH of a SAM-style ONNX file, got 'nothing.onnx'"
+        FileNotFoundError, match=r"needs encoder=PATH of a SAM-style ONNX file, got 'nothing.onnx'"
     ):
         METHODS.get("sam_onnx")(encoder="nothing.onnx", decoder="nothing.onnx")
 

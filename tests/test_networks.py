@@ -182,7 +182,7 @@ def test_third_party_s_network_is_built_saved_and_identified_by_its_short_name(
     again = InteractiveNetwork.from_pretrained(path)
     assert torch.equal(again(image(), some_clicks()), net(image(), some_clicks()))
     with pytest.raises(
-        ValueError, match=r"holds a Other, not a DCTNet; load it with InteractiveNetwork\.from_pretrained"
+        ValueError, match=r"contains Other, not DCTNet; load it with InteractiveNetwork\.from_pretrained"
     ):
         DCTNet.from_pretrained(path)
 

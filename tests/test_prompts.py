@@ -102,9 +102,9 @@ def test_bgr_image_is_converted_to_rgb() -> None:
         ({"point_coords": [Click(1, 2)], "mask_input": np.zeros((1, 9, 9))}, r"is \(1, 40, 56\)"),
         ({"point_coords": [Click(1, 2)], "mask_input": np.zeros((40, 56), bool)}, r"set_image\(start=\)"),
         ({"point_coords": [Click(1, 2)], "mask_input": np.zeros((40, 56), np.uint8)}, r"set_image\(start=\)"),
-        ({"point_coords": [Click(1, 2)], "mask_input": np.full((40, 56), NAN)}, "mask_input holds NaN"),
+        ({"point_coords": [Click(1, 2)], "mask_input": np.full((40, 56), NAN)}, "mask_input contains NaN"),
         ({"point_coords": Click(1, 2)}, r"takes the clicks in a list, got one Click; write predict\(\[Click"),
-        ({"point_coords": [Click(1, 2), (3, 4)]}, r"holds only Click, got \(3, 4\) as number 1"),
+        ({"point_coords": [Click(1, 2), (3, 4)]}, r"may contain only Click, got \(3, 4\) as number 1"),
     ],
 )
 def test_bad_prompt_is_reported_in_one_line(given: dict[str, Any], message: str) -> None:

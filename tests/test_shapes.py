@@ -59,7 +59,7 @@ def test_images_use_the_range_and_have_noise() -> None:
 @pytest.mark.parametrize("options", [{"num_images": 0}, {"size": (8, 80)}, {"max_shapes": 1}])
 def test_options_out_of_range_are_reported(options: dict[str, object]) -> None:
     with pytest.raises(
-        ValueError, match=r"Shapes wants num_images >= 1, sides >= 16 pixels and max_shapes >= 2, got"
+        ValueError, match=r"Shapes needs num_images >= 1, sides >= 16 pixels and max_shapes >= 2, got"
     ):
         tiny(**options)
 

@@ -128,7 +128,7 @@ def test_each_page_of_a_tiff_is_an_image(tmp_path: Path) -> None:
         assert np.array_equal(read_image(name)[:, :, 0], page)
         assert image_size(name) == page.shape
     assert np.array_equal(read_image(tmp_path / "stack.tif")[:, :, 0], pages[0])
-    with pytest.raises(UnreadableFileError, match=r"stack.tif#4 cannot be decoded \(it holds 3 images\)"):
+    with pytest.raises(UnreadableFileError, match=r"stack.tif#4 cannot be decoded \(it contains 3 images\)"):
         read_image(tmp_path / "stack.tif#4")
     with pytest.raises(FileNotFoundError, match=r"no file .*none.tif#2"):
         read_image(tmp_path / "none.tif#2")
@@ -289,7 +289,7 @@ def test_dicom_without_an_image_is_reported(tmp_path: Path) -> None:
     del dataset.Rows, dataset.PixelData
     dataset.Modality = "SR"
     dataset.save_as(tmp_path / "x.dcm")
-    with pytest.raises(UnreadableFileError, match=r"x.dcm cannot be decoded \(it holds no image \(SR\)\)"):
+    with pytest.raises(UnreadableFileError, match=r"x.dcm cannot be decoded \(it contains no image \(SR\)\)"):
         page_numbers(tmp_path / "x.dcm")
 
 

@@ -98,6 +98,6 @@ def test_method_without_weights_says_how_to_train_them() -> None:
 def test_method_with_another_row_s_network_is_refused() -> None:
     net = tiny_net(click_encoder="Euclidean", feature_dct=False, auto_drag=False)
     with pytest.raises(
-        ValueError, match=r"method 'fca_net' wants a network with network 'fca_net', .*configs/table2/fca_net"
+        ValueError, match=r"method 'fca_net' needs a network with network 'fca_net', .*configs/table2/fca_net"
     ):
         METHODS.get("fca_net")(net=net)  # type: ignore[call-arg]

@@ -117,12 +117,12 @@ class ClickBatch:
             or self.labels.ndim != 2
         ):
             raise ValueError(
-                "ClickBatch wants coords (B, N, 2), labels (B, N) and radii (B, N), got "
+                "ClickBatch needs coords (B, N, 2), labels (B, N) and radii (B, N), got "
                 f"{tuple(self.coords.shape)}, {tuple(self.labels.shape)} and {tuple(self.radii.shape)}"
             )
         if not (self.coords.is_floating_point() and self.radii.is_floating_point()):
             raise TypeError(
-                f"ClickBatch wants float coords and radii, got {self.coords.dtype} and {self.radii.dtype}; "
+                f"ClickBatch needs float coords and radii, got {self.coords.dtype} and {self.radii.dtype}; "
                 "call .float()"
             )
 

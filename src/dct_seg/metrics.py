@@ -237,7 +237,7 @@ class NumberOfClicks(Metric):
         """
         if ious.ndim != 2 or sample_ids.shape != ious.shape[:1]:
             raise ValueError(
-                f"wanted ious (B, K) and sample_ids (B,), got {tuple(ious.shape)} and "
+                f"expected ious (B, K) and sample_ids (B,), got {tuple(ious.shape)} and "
                 f"{tuple(sample_ids.shape)}"
             )
         if not len(ious):

@@ -324,7 +324,7 @@ class Predictor:
         used, answer = take_step(self._filled, partial(self._answer, image), tuple(clicks), previous)
         if answer.probs.shape != image.shape[:2]:
             raise ValueError(
-                f"the method returned {answer.probs.shape}; wanted probabilities of {image.shape[:2]}"
+                f"the method returned {answer.probs.shape}; expected probabilities of {image.shape[:2]}"
             )
         return used, answer
 

@@ -50,7 +50,7 @@ def clicks_of(
     if isinstance(coords, Sequence) and any(isinstance(one, Click) for one in coords):
         for place, one in enumerate(coords):
             if not isinstance(one, Click):
-                raise ValueError(f"a list of clicks holds only Click, got {one!r} as number {place}")
+                raise ValueError(f"a list of clicks may contain only Click, got {one!r} as number {place}")
     if isinstance(coords, Sequence) and all(isinstance(one, Click) for one in coords):
         if labels is not None or radii is not None:
             raise ValueError("clicks have labels and radii already; omit point_labels and point_radii")
@@ -104,7 +104,7 @@ def probabilities_of(logits: ArrayLike, size: tuple[int, int]) -> NDArray[np.flo
         raise ValueError("mask_input takes logits of an earlier prediction; pass a mask to set_image(start=)")
     values = _array("mask_input", given)
     if np.isnan(values).any():
-        raise ValueError("mask_input holds NaN; give the logits of an earlier prediction")
+        raise ValueError("mask_input contains NaN; give the logits of an earlier prediction")
     values = values[0] if values.ndim == 3 and len(values) == 1 else values
     if values.shape != size and values.shape == (SAM_SIDE, SAM_SIDE):
         height, width = (max(1, round(side * SAM_SIDE / max(size))) for side in size)

@@ -19,7 +19,7 @@ class SideBySide(InteractiveDataset):
         >>> SideBySide("no/such/folder")
         Traceback (most recent call last):
         ...
-        FileNotFoundError: no folder no/such/folder; SideBySide wants NAME.png: the image on the left, its mask on the right
+        FileNotFoundError: no folder no/such/folder; SideBySide needs NAME.png: the image on the left, its mask on the right
     """  # noqa: E501
 
     layout = "NAME.png: the image on the left, its mask on the right"
@@ -39,7 +39,7 @@ class SideBySide(InteractiveDataset):
         both = read_image(path)  # (H, 2 W, 3)
         if both.shape[1] % 2:
             raise ValueError(
-                f"{path} is {both.shape[1]} pixels wide; {type(self).__name__} wants an even number, half "
+                f"{path} is {both.shape[1]} pixels wide; {type(self).__name__} needs an even number, half "
                 "for the mask"
             )
         return (both[:, both.shape[1] // 2 :, 0] > 128).astype(np.uint8)

@@ -233,7 +233,7 @@ class Results:
         for name, value in ours.items():
             if theirs.get(name) != value:
                 raise ValueError(
-                    f"{where} holds a run with {name} {theirs.get(name)}, this one has {value}; give another "
+                    f"{where} has a run with {name} {theirs.get(name)}, this one has {value}; give another "
                     "--out"
                 )
         for noun, old, new in (
@@ -244,7 +244,7 @@ class Results:
                 changed = _difference(description, new.get(label, description))
                 if changed:
                     raise ValueError(
-                        f"{where} holds a run of {noun} {label} with {changed}; give another --out or "
+                        f"{where} has a run of {noun} {label} with {changed}; give another --out or "
                         "another label"
                     )
                 new.setdefault(label, description)

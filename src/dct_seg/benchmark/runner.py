@@ -466,4 +466,4 @@ def _seed_of(record: SampleRecord) -> int:
 
 def _check_finite(probs: NDArray[np.float32]) -> None:
     if not np.isfinite(probs).all():
-        raise ValueError("the method returned values that are not finite; wanted probabilities in 0..1")
+        raise ValueError("the method returned values that are not finite; expected probabilities in 0..1")

@@ -95,12 +95,12 @@ def _checked(image: Any, mask: Any, transform: Any) -> Augmented:
         mask = mask.squeeze(0 if mask.shape[0] == 1 else 2)
     if image.ndim != 3 or image.shape[2] != 3 or mask.shape != image.shape[:2]:
         raise ValueError(
-            f"{name} returned an image {image.shape} and a mask {mask.shape}; wanted (H, W, 3) and (H, W) or "
+            f"{name} returned image {image.shape} and mask {mask.shape}; expected (H, W, 3) and (H, W) or "
             "tensors (3, H, W) and (H, W)"
         )
     if image.dtype != np.uint8:
         if not np.issubdtype(image.dtype, np.floating):
-            raise ValueError(f"{name} returned an image of {image.dtype}; wanted uint8, or float in 0..1")
+            raise ValueError(f"{name} returned an image of {image.dtype}; expected uint8, or float in 0..1")
         check_unit_range(f"the image from {name}", torch.from_numpy(np.ascontiguousarray(image)))
         image = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
     if not np.isin(mask, (0, 1, IGNORE)).all():

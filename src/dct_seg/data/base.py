@@ -160,7 +160,7 @@ class InteractiveDataset(ABC):
         if not images:
             size = f" of at least {min_object_size} pixels" if min_object_size else ""
             raise ValueError(
-                f"{self.root}: none of {len(self._listings)} masks holds an object{size}; "
+                f"{self.root}: none of {len(self._listings)} masks contains an object{size}; "
                 "a mask has 0 for background and 1..254 for objects (255 is ignored), or 0 and 255"
             )
 
@@ -237,7 +237,7 @@ class InteractiveDataset(ABC):
 
     def _wanted(self, *folders: str) -> None:
         """Check that the root and these folders (or files) below it exist."""
-        require_layout(self.root, folders, f"{type(self).__name__} wants {self.layout}")
+        require_layout(self.root, folders, f"{type(self).__name__} needs {self.layout}")
 
 
 def require_layout(root: Path, parts: Sequence[str], wanted: str) -> None:

@@ -160,7 +160,9 @@ def check_folder(root: str | Path) -> Report:
     findings += [Finding("not_read", name, line) for name, line in deeper_images(root, Folder.folders)]
     findings += _other_kinds(root)
     if not pairs:
-        line = f"{len(images)} images and {len(masks)} masks, with no stem in common; wanted: {Folder.layout}"
+        line = (
+            f"{len(images)} images and {len(masks)} masks, with no stem in common; expected: {Folder.layout}"
+        )
         findings.append(Finding("nothing", "images", line))
     num_objects = 0
     hashes: dict[bytes, list[str]] = defaultdict(list)
@@ -180,7 +182,7 @@ def check_folder(root: str | Path) -> Report:
 
 
 def _files(root: Path) -> tuple[list[Path], list[Path]]:
-    require_layout(root, Folder.folders, f"the check wants {Folder.layout}")
+    require_layout(root, Folder.folders, f"the check needs {Folder.layout}")
     return images_in(root / "images"), files_in(root / "masks", MASK_SUFFIXES)
 
 
@@ -222,7 +224,7 @@ def _check_pair(pair: tuple[Path, Path]) -> tuple[bytes, int, list[Finding]]:
     objects, areas = count_labels(labels)
     if not objects:
         findings.append(
-            Finding("empty", mask, f"{mask} holds no object, only {_listed(np.unique(values).tolist())}")
+            Finding("empty", mask, f"{mask} contains no object, only {_listed(np.unique(values).tolist())}")
         )
     if len(areas) == 1 and areas[0] == np.count_nonzero(labels != IGNORE):
         findings.append(
@@ -232,7 +234,7 @@ def _check_pair(pair: tuple[Path, Path]) -> tuple[bytes, int, list[Finding]]:
     if soft or has_gaps_beside_ignore(labels, objects):
         # Anti-aliasing and JPEG turn a 0/255 mask into labels with gaps beside 255; a trimap has them, too.
         why = soft or "labels with gaps beside 255, which is read as ignore"
-        line = f"{mask} holds {_listed(np.unique(values).tolist())}: {why}; was a 0/255 mask smoothed?"
+        line = f"{mask} contains {_listed(np.unique(values).tolist())}: {why}; was a 0/255 mask smoothed?"
         findings.append(Finding("odd_values", mask, line))
     return digest, len(objects), findings
 

@@ -158,7 +158,7 @@ class COCO(InteractiveDataset):
             return self.root / self._annotations
         found = sorted([*self.root.glob("*.json"), *(self.root / "annotations").glob("*.json")])
         if not found:
-            raise FileNotFoundError(f"{self.root} has no JSON file; COCO wants {self.layout}")
+            raise FileNotFoundError(f"{self.root} has no JSON file; COCO needs {self.layout}")
         if len(found) > 1:
             names = ", ".join(path.relative_to(self.root).as_posix() for path in found)
             raise ValueError(
@@ -182,7 +182,7 @@ class COCO(InteractiveDataset):
         first = names[0]
         raise FileNotFoundError(
             f"{self.root} has no {first} in {', '.join(tried)}; give the images' folder with the option "
-            f"images; COCO wants {self.layout}"
+            f"images; COCO needs {self.layout}"
         )
 
     def _name(self, file_name: str) -> str:
@@ -225,7 +225,7 @@ def _content(path: Path) -> tuple[list[dict[str, Any]], list[Any]]:
         records = [one for one in records if isinstance(one, dict) and _is_key(one.get("id"))]
         records.sort(key=lambda one: (isinstance(one["id"], str), one["id"]))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        line = f"{path} is not a COCO file ({error!r}); it wants 'images' and 'annotations'"
+        line = f"{path} is not a COCO file ({error!r}); it needs 'images' and 'annotations'"
         raise ValueError(line) from error
     return records, annotations
 

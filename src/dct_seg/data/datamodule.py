@@ -370,12 +370,12 @@ def _roots_and_weights(
 ) -> tuple[list[str | None], list[float] | None]:
     if isinstance(root, dict):
         if not root or not all(0 <= weight < math.inf for weight in root.values()) or not sum(root.values()):
-            raise ValueError(f"root wants folders with weights of 0 or more, not all 0, got {root}")
+            raise ValueError(f"root needs folders with weights of 0 or more, not all 0, got {root}")
         used = {folder: float(weight) for folder, weight in root.items() if weight > 0}
         return list(used), list(used.values())
     if isinstance(root, (list, tuple)):
         if not root:
-            raise ValueError("root wants at least one folder, got an empty list")
+            raise ValueError("root needs at least one folder, got an empty list")
         return list(root), None
     return [root], None
 

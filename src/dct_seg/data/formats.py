@@ -70,7 +70,7 @@ def deeper_images(root: Path, folders: Sequence[str]) -> list[tuple[str, str]]:
             count = sum(suffix_of(path) in suffixes for path in inside.rglob("*"))
             if count and not inside.name.startswith("."):
                 name = f"{folder}/{inside.name}"
-                line = f"{name}/ holds {count} images that are not read; move them up into {folder}/"
+                line = f"{name}/ contains {count} images that are not read; move them up into {folder}/"
                 found.append((name, line))
     return found
 
@@ -110,7 +110,7 @@ class _TwoFolders(PairedDataset):
             deeper = deeper_images(self.root, self.folders)
             raise ValueError(
                 f"{self.root}: none of {len(images)} images has a mask with the same stem ({len(masks)} "
-                f"masks); {type(self).__name__} wants {self.layout}" + (f"; {deeper[0][1]}" if deeper else "")
+                f"masks); {type(self).__name__} needs {self.layout}" + (f"; {deeper[0][1]}" if deeper else "")
             )
         if alone:
             warnings.warn(
@@ -159,7 +159,7 @@ class Folder(_TwoFolders):
         labels = as_labels(read_values(path), path)
         problem = soft_problem(labels)
         if problem:
-            raise ValueError(f"{path} holds {problem}; {SOFT_CURE}")
+            raise ValueError(f"{path} contains {problem}; {SOFT_CURE}")
         return labels
 
     def check_labels(self, name: str, labels: NDArray[np.uint8], objects: Sequence[int]) -> None:
@@ -218,7 +218,7 @@ class Berkeley(PairedDataset):
             image = images.get(name)
             if image is None:
                 raise ValueError(
-                    f"{self._below(mask)} has no image images/{name}.jpg; {type(self).__name__} wants "
+                    f"{self._below(mask)} has no image images/{name}.jpg; {type(self).__name__} needs "
                     f"{self.layout}"
                 )
             pairs.append(Pair(f"images/{image.name}{mark}{number}", image, mask))

@@ -323,7 +323,7 @@ def _size_of_page(path: str | Path) -> tuple[int, int]:
         return read_image(path).shape[:2]
     sizes = page_numbers(whole)
     if page not in sizes:
-        raise UnreadableFileError(f"{path} cannot be decoded (it holds {len(sizes)} images)")
+        raise UnreadableFileError(f"{path} cannot be decoded (it contains {len(sizes)} images)")
     return sizes[page]
 
 
@@ -392,7 +392,7 @@ def _decode(data: bytes, formats: tuple[str, ...] | None = None, *, page: int = 
     image: Image.Image = Image.open(io.BytesIO(data), formats=formats or image_formats())
     if page > 1:
         if image.format != "TIFF" or page > getattr(image, "n_frames", 1):
-            raise ValueError(f"it holds {getattr(image, 'n_frames', 1)} images")
+            raise ValueError(f"it contains {getattr(image, 'n_frames', 1)} images")
         image.seek(page - 1)
     is_deep = image.mode in ("RGB", "RGBA") and image.format in ("PNG", "TIFF") and "16" in _raw_mode(image)
     image.load()
@@ -490,5 +490,5 @@ def _one_channel(found: _Decoded, name: str) -> NDArray[np.integer]:
             raise ValueError(f"{name} is a color image ({found.image.mode}); {wanted}")
         values = values[:, :, 0]
     if values.dtype.kind not in "iu":
-        raise ValueError(f"{name} holds fractions (mode {found.image.mode}); {wanted}")
+        raise ValueError(f"{name} contains fractions (mode {found.image.mode}); {wanted}")
     return _upright(values, found)

@@ -40,7 +40,7 @@ def as_bytes(values: NDArray[np.integer], path: Path | str) -> NDArray[np.uint8]
     low, high = int(values.min(initial=0)), int(values.max(initial=0))
     if low < 0 or high > IGNORE:
         raise ValueError(
-            f"{path} holds the value {high if high > IGNORE else low}; a mask holds 0, 1..254 for objects "
+            f"{path} contains the value {high if high > IGNORE else low}; a mask has 0, 1..254 for objects "
             "and 255 for pixels to ignore"
         )
     return values.astype(np.uint8)

