@@ -91,7 +91,7 @@ def test_change_after_the_log_was_changed_is_refused_and_nothing_is_written(
         assert "nothing was written" in answer.json()["error"]
         assert str(tmp_path) not in answer.text
     assert files_below(tmp_path) == before
-    assert page.revision() == 2  # what is in memory stays as it was
+    assert page.revision() == 2  # the state in memory is unchanged
 
 
 def test_a_restored_log_is_continued(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_window_changes_the_display_and_the_network_input_equally(page: Page) ->
     stale = page.client.get(page.url("/image", "deep.png"), headers={"If-None-Match": tag})
     assert stale.status_code == 200
     wanted = to_uint8(DEEP, window=Window(2000, 2400))
-    assert np.abs(shown(page, "deep.png").astype(float) - wanted).mean() < 8, "but for JPEG"
+    assert np.abs(shown(page, "deep.png").astype(float) - wanted).mean() < 8, "except for JPEG"
     page.click(20, 30, 10, name="deep.png")
     page.finish("deep.png")
     assert np.array_equal(mask_of(page, "deep.png"), disc_above(2000, 2400))

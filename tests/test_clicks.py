@@ -147,7 +147,7 @@ def test_numbers_of_every_type_become_python_numbers(number: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "told"),
+    ("number", "shown"),
     [
         ("30", "'30'"),
         (None, "None"),
@@ -155,8 +155,8 @@ def test_numbers_of_every_type_become_python_numbers(number: object) -> None:
         (torch.zeros(1), r"Tensor of shape \(1,\)"),
     ],
 )
-def test_row_that_is_not_a_number_is_refused(number: object, told: str) -> None:
-    with pytest.raises(TypeError, match=f"a click's row is one number of pixels, got {told}"):
+def test_row_that_is_not_a_number_is_refused(number: object, shown: str) -> None:
+    with pytest.raises(TypeError, match=f"a click's row is one number of pixels, got {shown}"):
         Click(number, 3)  # type: ignore[arg-type]
 
 

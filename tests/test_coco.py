@@ -79,9 +79,9 @@ def test_bad_annotation_is_named_with_its_file_and_the_others_stay(
     write(tmp_path, [annotation([SQUARE]), bad, annotation([SQUARE], id=3)])
     with pytest.warns(
         UserWarning, match=rf"i\.json: 1 annotations.*annotation 17 of images/a\.png: .*{reason}"
-    ) as told:
+    ) as caught:
         assert pixels(tmp_path) == [("images/a.png#1", 600), ("images/a.png#3", 600)]
-    assert all("\n" not in str(one.message) for one in told)
+    assert all("\n" not in str(one.message) for one in caught)
     write(tmp_path, [bad])
     with pytest.raises(
         ValueError, match=rf"i\.json has no annotation.*annotation 17 of images/a\.png: .*{reason}"

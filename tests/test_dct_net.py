@@ -306,7 +306,7 @@ def test_late_fusion_runs_the_backbone_once_on_the_image_only(
     net, previous = tiny_net(prompt_fusion="late", previous_mask=True), torch.rand(2, 1, 32, 32)
     wanted = [net(image(), some_clicks()), net(image(), some_clicks(radius=None), previous)]
     features = net.encode_image(image())
-    monkeypatch.setattr(net.backbone, "forward", None)  # whoever calls it now fails
+    monkeypatch.setattr(net.backbone, "forward", None)  # any call now fails
     given = [
         net(image(), some_clicks(), None, features),
         net(image(), some_clicks(radius=None), previous, features),

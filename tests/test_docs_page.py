@@ -29,8 +29,8 @@ def test_missing_npm_is_reported_in_one_line_and_on_the_page(
 ) -> None:
     monkeypatch.setattr(hook.shutil, "which", lambda name: None)
     assert "was not built: npm is missing; install Node.js" in shown(hook, tmp_path)
-    told = capsys.readouterr().err
-    assert told == "The page without a server was not built: npm is missing; install Node.js 20 or newer\n"
+    printed = capsys.readouterr().err
+    assert printed == "The page without a server was not built: npm is missing; install Node.js 20 or newer\n"
 
 
 def answering(returncode: int, stderr: str) -> Any:

@@ -67,14 +67,14 @@ class Handler(BaseHTTPRequestHandler):
         if path == "/api/validate-yaml":
             return self._json({"errors": [], "warnings": []})
         if "/preupload/" in path:
-            told = [
+            listed = [
                 {
                     "path": one["path"],
                     "uploadMode": "lfs" if one["path"].endswith("safetensors") else "regular",
                 }
                 for one in json.loads(body)["files"]
             ]
-            return self._json({"files": [{**one, "shouldIgnore": False} for one in told]})
+            return self._json({"files": [{**one, "shouldIgnore": False} for one in listed]})
         if path.endswith("/info/lfs/objects/batch"):
             objects = [
                 {**one, "actions": {"upload": {"href": f"{self.server.url}/lfs/{one['oid']}"}}}
@@ -186,8 +186,8 @@ def test_weights_are_uploaded_to_the_hub_and_downloaded_again(hub: StandIn, tmp_
     assert "license: mit\n" in readme
     assert "| training_data | drawn |" in readme
     assert json.loads(hub.files["org/cells"]["config.json"])["backbone"] == "resnet18"
-    told = [line.partition(": ")[0] for line in missing]
-    assert told == ["no weights at 'org/none' in revision v1", "no weights at 'org/cells' in revision v3"]
+    reported = [line.partition(": ")[0] for line in missing]
+    assert reported == ["no weights at 'org/none' in revision v1", "no weights at 'org/cells' in revision v3"]
     for name in ("cells/resolve/v1", "cells/resolve/v2", "nuclei/resolve/main"):
         assert f"HEAD /org/{name}/model.safetensors" in hub.asked
 

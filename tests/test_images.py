@@ -205,9 +205,11 @@ def test_any_decoder_exception_names_the_file(
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
     for reader in (read_image, read_values):
-        with pytest.raises(UnreadableFileError, match=r"a\.png cannot be decoded \(.+\); replace it") as told:
+        with pytest.raises(
+            UnreadableFileError, match=r"a\.png cannot be decoded \(.+\); replace it"
+        ) as caught:
             reader(tmp_path / "a.png")
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.99])

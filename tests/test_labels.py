@@ -70,7 +70,7 @@ def test_labels_with_gaps_beside_255_are_read_with_a_warning(tmp_path: Path) -> 
     trimap[5:15, 5:15], trimap[7:13, 7:13] = 128, 255
     folder(tmp_path, trimap)
     with pytest.warns(
-        UserWarning, match=r"1 masks hold labels with gaps beside 255.*first: masks/a\.png; is it a trimap"
+        UserWarning, match=r"1 masks hold labels with gaps next to 255.*first: masks/a\.png; is it a trimap"
     ):
         assert len(open_dataset("Folder", tmp_path)) == 1
     good = np.zeros((20, 20), np.uint8)
@@ -107,9 +107,9 @@ def test_check_reports_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFix
     for kind in ("images", "masks"):
         (tmp_path / kind).mkdir()
     assert main(["data", "check", str(tmp_path)]) == 1
-    told = capsys.readouterr().out
-    assert "1 x no image has a mask" in told
-    assert "nothing wrong" not in told
+    printed = capsys.readouterr().out
+    assert "1 x no image has a mask" in printed
+    assert "nothing wrong" not in printed
 
 
 def test_check_names_unread_subfolders_and_file_types(
@@ -120,9 +120,9 @@ def test_check_names_unread_subfolders_and_file_types(
         (tmp_path / kind / "site 1").mkdir(parents=True)
         Image.fromarray(mask).save(tmp_path / kind / "site 1" / "a.png")
     assert main(["data", "check", str(tmp_path)]) == 1
-    told = capsys.readouterr().out
-    assert "images/site 1/ contains 1 images that are not read; move them up into images/" in told
-    assert "masks/site 1/ contains 1 images" in told
+    printed = capsys.readouterr().out
+    assert "images/site 1/ contains 1 images that are not read; move them up into images/" in printed
+    assert "masks/site 1/ contains 1 images" in printed
     with pytest.raises(ValueError, match="images/site 1/ contains 1 images that are not read; move them up"):
         open_dataset("Folder", tmp_path)
     folder(tmp_path, mask, "b")

@@ -464,7 +464,7 @@ def test_a_metric_plots_itself() -> None:
     assert len(axes.lines) > 0
 
 
-# --- data of one's own ---------------------------------------------------------------------------------
+# --- custom data ---------------------------------------------------------------------------------------
 
 
 def own_loader(image: torch.Tensor, mask: torch.Tensor) -> DataLoader[Any]:

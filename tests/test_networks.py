@@ -15,7 +15,7 @@ from dct_seg.training.losses import LossSum
 
 PLAIN: dict[str, Any] = {"click_encoder": "Euclidean", "feature_dct": False, "auto_drag": False}
 OPTIONS: dict[str, dict[str, Any]] = {"dct_net": {}}
-"""Options of a network for the contract, beside ``PLAIN``."""
+"""Options of a network for the contract, in addition to ``PLAIN``."""
 
 BACKBONES = ["resnet18", "mobilenetv3_small_050"]
 

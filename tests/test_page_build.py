@@ -105,12 +105,14 @@ def test_page_and_server_give_classes_the_same_colors() -> None:
 
 def test_page_calls_an_image_image() -> None:
     html = (PAGE / "index.html").read_text()
-    told = re.findall(r' (?:aria-label|title|placeholder)="([^"]*)"', html) + re.findall(r">([^<>]+)<", html)
+    visible = re.findall(r' (?:aria-label|title|placeholder)="([^"]*)"', html) + re.findall(
+        r">([^<>]+)<", html
+    )
     for path in (PAGE / "src").glob("*.ts"):
         texts = re.findall(r"\"([^\"\n]*)\"|`([^`\n]*)`", path.read_text())
-        told += [one or other for one, other in texts if " " in (one or other)]
-    assert len(told) > 200
-    spoken = [re.sub(r"\$\{[^}]*\}", "", text) for text in told]
+        visible += [one or other for one, other in texts if " " in (one or other)]
+    assert len(visible) > 200
+    spoken = [re.sub(r"\$\{[^}]*\}", "", text) for text in visible]
     assert [
         text for text in spoken if re.search(r"\b(pictures?|photos?|photographs?)\b", text, re.IGNORECASE)
     ] == []

@@ -171,11 +171,11 @@ def test_image_that_fails_does_not_stop_the_others(
     (folder / "broken.png").write_bytes(b"nonsense")
     Image.new("RGB", (20, 20)).save(folder / "small.png")
     assert run(folder, "--click", "40,50,12", "--weights", weights, "--out", tmp_path / "out") == 1
-    told = capsys.readouterr()
-    assert "2 masks of 2 images" in told.out
-    assert "2 failed" in told.out
-    assert "broken.png: broken.png cannot be decoded" in told.err
-    assert "small.png: click (40, 50) lies outside the image of 20 rows and 20 columns" in told.err
+    printed = capsys.readouterr()
+    assert "2 masks of 2 images" in printed.out
+    assert "2 failed" in printed.out
+    assert "broken.png: broken.png cannot be decoded" in printed.err
+    assert "small.png: click (40, 50) lies outside the image of 20 rows and 20 columns" in printed.err
     assert sorted(path.name for path in (tmp_path / "out" / "masks").rglob("*.png")) == ["a.png", "b.png"]
 
 
@@ -198,9 +198,9 @@ def test_wrong_argument_is_reported_in_one_line(
     tmp_path: Path, folder: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(folder, *words, "--out", tmp_path / "out") == 2
-    told = capsys.readouterr().err
-    assert message in told
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -290,8 +290,8 @@ def test_batch_of_objects_gives_the_masks_of_single_predictions(
         out = tmp_path / f"out{batch}"
         words = ["--clicks", log, "--weights", weights, "--out", out, "--no-overlay", "--batch", batch]
         assert run(folder, *words) == 0
-        assert "4 masks of 2 images" in (told := capsys.readouterr().out)
-        assert "objects per second" in told
+        assert "4 masks of 2 images" in (printed := capsys.readouterr().out)
+        assert "objects per second" in printed
         for name in ("a/1", "a/2", "sub/b/1", "sub/b/2"):
             alone, mask = (read(tmp_path / out_ / "masks" / f"{name}.png") for out_ in ("out1", out))
             assert 0 < alone.sum() < alone.size
@@ -318,10 +318,10 @@ def test_images_of_a_batch_share_a_forward_pass_and_a_failure_stops_no_other(
     Image.new("RGB", (20, 20)).save(folder / "aa.png")
     (folder / "ab.png").write_bytes(b"nonsense")
     assert run(folder, *words, tmp_path / "other") == 1
-    told = capsys.readouterr()
-    assert "aa.png: click (40, 50) lies outside" in told.err
-    assert "ab.png: ab.png cannot be decoded" in told.err
-    assert told.err.count("\n") == 2
+    printed = capsys.readouterr()
+    assert "aa.png: click (40, 50) lies outside" in printed.err
+    assert "ab.png: ab.png cannot be decoded" in printed.err
+    assert printed.err.count("\n") == 2
     for name in ("a", "sub/b"):
         assert np.array_equal(*(read(tmp_path / out / "masks" / f"{name}.png") for out in ("out", "other")))
     assert [one["image"] for one in lines(tmp_path / "other" / "predicted.jsonl")] == ["a.png", "sub/b.png"]

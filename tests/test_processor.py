@@ -46,7 +46,7 @@ def test_the_trainer_uses_the_fast_precision(monkeypatch):
 
 @pytest.mark.skipif(
     platform.system() != "Linux" or platform.libc_ver()[0] != "glibc",
-    reason="only glibc's malloc can be told",
+    reason="only glibc's malloc can be configured",
 )
 def test_kept_memory_is_not_cleared_again_by_the_system():
     script = """

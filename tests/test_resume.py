@@ -34,7 +34,7 @@ def train(folder, when, *, is_killed=False, ckpt_path=None, num_workers=0):
 
     The weights as trained, and as averaged.
     """
-    # Weights drawn anew in the second process must be replaced by the checkpoint's.
+    # New random weights of the second process must be replaced by the checkpoint's.
     task = tiny_task(
         weights_seed=0 if ckpt_path is None else 1,
         train_clicks=(1, 3),

@@ -304,12 +304,12 @@ def test_logits_may_have_a_channel():
 
 def test_the_prompt_decides_whether_the_radius_is_given():
     mask = square(9, 2, 2, 5)
-    told, untold = (
+    with_radius, without_radius = (
         SimulatedUser(mask, prompt=prompt)(None, ClickBatch.empty(1)) for prompt in ("drag", "click")
     )
-    assert told.radii.item() == told.true_radii.item() == 3
-    assert math.isnan(untold.radii.item())
-    assert untold.true_radii.item() == 3
+    assert with_radius.radii.item() == with_radius.true_radii.item() == 3
+    assert math.isnan(without_radius.radii.item())
+    assert without_radius.true_radii.item() == 3
 
 
 def test_the_prompt_may_differ_by_sample():
@@ -326,7 +326,7 @@ def test_a_user_is_done_under_a_click_prompt_too():
 
 
 def two_blobs():
-    """A missed blob with a small one beside it, and a false blob, each of some depth."""
+    """A missed blob with a small one next to it, and a false blob, each of some depth."""
     mask = torch.zeros(1, 40, 60, dtype=torch.bool)
     mask[0, 5:35, 4:30] = True
     mask[0, 5:12, 36:43] = True

@@ -463,7 +463,7 @@ def test_validation_with_clicks_encodes_an_image_once(fusion, tmp_path, monkeypa
     assert len(calls) == 1
 
 
-# --- what is refused ----------------------------------------------------------------------------------------
+# --- refused options ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,7 @@ def test_a_union_of_everything_is_not_made() -> None:
     assert union_of(labels, [1, 2], 2, np.random.default_rng(0)) == [2]
 
 
-# --- transforms of one's own -----------------------------------------------------------------------------
+# --- custom transforms -----------------------------------------------------------------------------------
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (20, 24, 3), dtype=np.uint8)
 MASK = np.zeros((20, 24), np.uint8)

@@ -252,7 +252,7 @@ def markdown(found: dict[str, Any]) -> str:
         ("first press to the first live mask", f"{begun['first_mask']:.2f} s"),
         ("a quick drag to its mask on disk and drawn", f"{begun['release_to_mask']:.2f} s"),
         ("**live masks a second, 1 megapixel**", f"**{drawn['masks_a_second']:.1f}**"),
-        ("frames drawn a second meanwhile", f"{drawn['drawn_a_second']:.0f}"),
+        ("frames drawn per second while dragging", f"{drawn['drawn_a_second']:.0f}"),
         (
             "circle behind the pointer, median and worst",
             "{median:.0f} and {worst:.0f} ms".format(**drawn["circle_lag_ms"]),

@@ -56,11 +56,11 @@ def page(server: Server, browser_page: Page) -> Iterator[Page]:
     """The page on astronaut.jpg without objects; an error in the page fails the test."""
     wrong: list[str] = []
 
-    def told(message: Any) -> None:
+    def report(message: Any) -> None:
         if message.type == "error" and "ERR_CONNECTION" not in message.text:  # from a killed server
             wrong.append(message.text)
 
-    listeners: dict[Any, Any] = {"console": told, "pageerror": lambda error: wrong.append(str(error))}
+    listeners: dict[Any, Any] = {"console": report, "pageerror": lambda error: wrong.append(str(error))}
     for event, listener in listeners.items():
         browser_page.on(event, listener)
     browser_page.goto(server.url)
@@ -105,9 +105,7 @@ def disc(name: str, row: float, col: float, radius: float) -> NDArray[np.bool_]:
 
 
 def assert_around(mask: NDArray[np.bool_], name: str, row: float, col: float, radius: float) -> None:
-    """Most of the mask is near the drag, and the middle of the drag is in the mask (but for the mark that is
-    drawn there).
-    """
+    """Most of the mask is near the drag, and the middle of the drag is in the mask, except under its mark."""
     middle = disc(name, row, col, radius / 2) & ~disc(name, row, col, 14)
     assert mask[middle].mean() > 0.8
     assert mask[disc(name, row, col, 2.5 * radius)].sum() > 0.7 * mask.sum()

@@ -29,11 +29,11 @@ LIMIT = 300_000  # milliseconds; a hang is an error, slowness is not
 
 
 class Site:
-    """The built page with a tiny network beside it.
+    """The built page next to a tiny network.
 
     Args:
         folder: Folder of the page.
-        exported: Export beside the page.
+        exported: Export next to the page.
     """
 
     def __init__(self, folder: Path, exported: Exported) -> None:

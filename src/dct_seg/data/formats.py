@@ -149,7 +149,7 @@ class Folder(_TwoFolders):
         if self._doubtful:
             first = sorted(self._doubtful)[0]
             warnings.warn(
-                f"{self.root}: {len(self._doubtful)} masks hold labels with gaps beside 255, which is read "
+                f"{self.root}: {len(self._doubtful)} masks hold labels with gaps next to 255, which is read "
                 f"as ignore; first: {first}; is it a trimap, or was a 0/255 mask smoothed? `dct-seg data "
                 "check DIR` lists all",
                 stacklevel=2,

@@ -137,7 +137,7 @@ def model_card(name: str, card: Mapping[str, str], config: Mapping[str, Any]) ->
         pipeline_tag:
     """
     license_line = f"license: {card['license']}\n" if "license" in card else ""
-    told = "".join(f"| {key} | {' '.join(value.split())} |\n" for key, value in card.items())
+    rows = "".join(f"| {key} | {' '.join(value.split())} |\n" for key, value in card.items())
     return f"""---
 library_name: dct-seg
 {license_line}pipeline_tag: mask-generation
@@ -158,7 +158,7 @@ mask = predictor.predict([Click(row=120, col=200, radius=45)]).mask
 
 | | |
 |---|---|
-{told}
+{rows}
 Configuration:
 
 ```json

@@ -205,7 +205,7 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
 
 
 def show(value: Any) -> str:
-    """Format a value for people: a configuration by its name, a mapping as a list of its entries."""
+    """Format a value for display: a configuration by its name, a mapping as a list of its entries."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {show(one)}" for key, one in value.items())
     if isinstance(value, float):
