@@ -33,7 +33,7 @@ from dct_seg.adapters.napari_tool import ClickTool, _camera
 
 ROW, COL, RADIUS = 300, 260, 100
 CONFIG = """<View>
-  <Image name="image" value="$photo"/>
+  <Image name="image" value="$image_url"/>
   <BrushLabels name="mask" toName="image"><Label value="person"/></BrushLabels>
   <EllipseLabels name="drag" toName="image" smart="true"><Label value="person"/></EllipseLabels>
 </View>"""
@@ -43,8 +43,8 @@ assert not Path(dct_seg.__file__).is_relative_to(SOURCES), f"{dct_seg.__file__} 
 with get_sample_data("grace_hopper.jpg") as file:
     data = file.read()
 with get_sample_data("grace_hopper.jpg") as file:
-    photo = Image.open(file).convert("RGB")
-pixels = np.asarray(photo)
+    image = Image.open(file).convert("RGB")
+pixels = np.asarray(image)
 height, width = pixels.shape[:2]
 encoded = base64.b64encode(data).decode()
 box = [[COL - RADIUS, ROW - RADIUS], [COL + RADIUS, ROW + RADIUS]]
@@ -105,7 +105,7 @@ def by_label_studio(weights: str) -> float:
         "original_height": height,
         "value": value,
     }
-    task = {"data": {"photo": f"data:image/jpeg;base64,{encoded}"}}
+    task = {"data": {"image_url": f"data:image/jpeg;base64,{encoded}"}}
     asked = {"tasks": [task], "label_config": CONFIG, "params": {"context": {"result": [region]}}}
     with served("label-studio", weights) as url:
         return ask(f"{url}/predict", json.dumps(asked).encode())["results"][0]["score"]
@@ -113,7 +113,7 @@ def by_label_studio(weights: str) -> float:
 
 def by_agent(weights: str) -> np.ndarray:
     function = cvat.create(weights)
-    frame = function.preprocess_image(None, photo)
+    frame = function.preprocess_image(None, image)
     prompts = SimpleNamespace(pos_points=[], neg_points=[], bounding_box=box)
     (shape,) = function.detect(None, frame, prompts)
     return decode_mask(shape.points, image_width=width, image_height=height)
@@ -126,7 +126,7 @@ def by_nuclio(weights: str) -> np.ndarray:
 
 def by_napari(weights: str) -> np.ndarray:
     viewer = ViewerModel()
-    ClickTool(viewer, viewer.add_image(pixels, name="photo"), Predictor.from_pretrained(weights))
+    ClickTool(viewer, viewer.add_image(pixels, name="image"), Predictor.from_pretrained(weights))
     _camera(viewer).zoom = 1.0  # a viewer without a window shows a drag as a dot
     for kind, hand_over, col in (
         ("mouse_press", interactions.mouse_press_callbacks, COL),
@@ -137,7 +137,7 @@ def by_napari(weights: str) -> np.ndarray:
         event: Any = {"type": kind, "position": place, "pos": place, "button": 1, "modifiers": ()}
         event = SimpleNamespace(**event, is_dragging=True, handled=False)
         hand_over(viewer, ReadOnlyWrapper(event, exceptions=("handled",)))
-    return np.asarray(viewer.layers["objects of photo"].data > 0)
+    return np.asarray(viewer.layers["objects of image"].data > 0)
 
 
 PluginManager.instance().discover()

@@ -131,8 +131,8 @@ def test_plain_loop_makes_the_clicks_of_the_benchmark(tmp_path):
         (tmp_path / folder).mkdir()
         for seed in range(2):
             mask = drawn_errors(40, 60, seed)[1]
-            picture = np.dstack([mask * 200] * 3) if index == 0 else mask * 255
-            Image.fromarray(picture.astype(np.uint8)).save(tmp_path / folder / f"{seed}.bmp")
+            image = np.dstack([mask * 200] * 3) if index == 0 else mask * 255
+            Image.fromarray(image.astype(np.uint8)).save(tmp_path / folder / f"{seed}.bmp")
     weights = str(tiny_net(previous_mask=True).save_pretrained(tmp_path / "net.safetensors"))
     results = run_benchmark(
         {"dctnet": {"checkpoint": weights, "precision": "float32"}},

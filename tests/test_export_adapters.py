@@ -91,7 +91,7 @@ def by_label_studio(exported: Example, monkeypatch: pytest.MonkeyPatch, out: Pat
         "ellipselabels": ["Cat"],
     }
     region = {"type": "ellipselabels", "original_width": WIDTH, "original_height": HEIGHT, "value": value}
-    task = {"data": {"photo": f"data:image/png;base64,{as_base64(exported.image)}"}}
+    task = {"data": {"image_url": f"data:image/png;base64,{as_base64(exported.image)}"}}
     asked = {"tasks": [task], "label_config": CONFIG, "params": {"context": {"result": [region]}}}
     answer = client.post("/predict", json=asked).json()
     return decoded(answer["results"][0]["result"][0]["value"]["rle"])[..., 3] > 0
@@ -154,7 +154,7 @@ def by_annotate(exported: Example, monkeypatch: pytest.MonkeyPatch, out: Path) -
     page = Page(exported.file.parent, make_method)
     page.click(CLICK.row, CLICK.col, CLICK.radius)
     page.finish()
-    ((found,),) = ([one.rle for one in picture.objects] for picture in exports.annotated(page.project))
+    ((found,),) = ([one.rle for one in image.objects] for image in exports.annotated(page.project))
     page.project.close()
     return rle.decode(found)
 

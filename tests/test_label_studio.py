@@ -28,7 +28,7 @@ from dct_seg.web.guard import LOOPBACK
 HEIGHT, WIDTH = 40, 60
 CONFIG = """
 <View>
-  <Image name="image" value="$photo" zoom="true"/>
+  <Image name="image" value="$image_url" zoom="true"/>
   <BrushLabels name="mask" toName="image"><Label value="cat"/><Label value="dog"/></BrushLabels>
   <KeyPointLabels name="click" toName="image" smart="true">
     <Label value="cat"/><Label value="dog"/>
@@ -47,7 +47,7 @@ def png() -> bytes:
     return file.getvalue()
 
 
-PHOTO = "data:image/png;base64," + base64.b64encode(png()).decode()
+IMAGE = "data:image/png;base64," + base64.b64encode(png()).decode()
 
 
 def disc(row: float, col: float, radius: float) -> np.ndarray:
@@ -83,10 +83,10 @@ def ellipse(row: float, col: float, high: float, wide: float, label: str = "cat"
     return region("ellipselabels", label, **place, radiusX=100 * wide / WIDTH, radiusY=100 * high / HEIGHT)
 
 
-def request_of(*regions: dict[str, Any], photo: Any = PHOTO, **fields: Any) -> dict[str, Any]:
+def request_of(*regions: dict[str, Any], image: Any = IMAGE, **fields: Any) -> dict[str, Any]:
     """The body of ``/predict`` as Label Studio's server posts it."""
     return {
-        "tasks": [{"id": 7, "data": {"photo": photo}, "annotations": [], "predictions": []}],
+        "tasks": [{"id": 7, "data": {"image_url": image}, "annotations": [], "predictions": []}],
         "model_version": "discs",
         "project": "3.1764000000",
         "label_config": CONFIG,
@@ -272,13 +272,13 @@ def stand() -> Iterator[str]:
 @pytest.mark.parametrize("key", ["legacy", "a.b.c"], ids=["legacy token", "personal access token"])
 def test_upload_is_fetched_from_label_studio_with_its_token(stand: str, key: str) -> None:
     client = client_of(TaskImages(stand, key))
-    for photo in ("/data/upload/3/photo.png", f"{stand}/data/upload/3/photo.png"):
-        found = masks_of(client.post("/predict", json=request_of(keypoint(20, 30), photo=photo)))
+    for image in ("/data/upload/3/photo.png", f"{stand}/data/upload/3/photo.png"):
+        found = masks_of(client.post("/predict", json=request_of(keypoint(20, 30), image=image)))
         np.testing.assert_array_equal(found["cat"], disc(20, 30, 5))
 
 
 @pytest.mark.parametrize(
-    ("key", "photo", "message"),
+    ("key", "image", "message"),
     [
         ("", "/data/upload/3/photo.png", "answered 401; set LABEL_STUDIO_API_KEY"),
         ("x.y.z", "/data/upload/3/photo.png", "Label Studio does not accept LABEL_STUDIO_API_KEY"),
@@ -299,15 +299,15 @@ def test_upload_is_fetched_from_label_studio_with_its_token(stand: str, key: str
     ],
 )
 def test_image_that_must_not_or_cannot_be_fetched_gets_one_line(
-    stand: str, key: str, photo: str, message: str
+    stand: str, key: str, image: str, message: str
 ) -> None:
     client = client_of(TaskImages(stand, key))
-    answer = client.post("/predict", json=request_of(keypoint(20, 30), photo=photo))
+    answer = client.post("/predict", json=request_of(keypoint(20, 30), image=image))
     assert (answer.status_code, message in answer.json()["error"]) == (400, True), answer.text
 
 
 def test_path_of_label_studio_needs_its_address() -> None:
-    answer = client_of().post("/predict", json=request_of(keypoint(20, 30), photo="/data/upload/1.png"))
+    answer = client_of().post("/predict", json=request_of(keypoint(20, 30), image="/data/upload/1.png"))
     assert "set LABEL_STUDIO_URL to its address" in answer.json()["error"]
 
 
@@ -358,7 +358,7 @@ BAD = [
         "no image in the task",
         request_of(keypoint(1, 1), tasks=[{"data": {}}]),
         400,
-        "the task's data has no 'photo'",
+        "the task's data has no 'image_url'",
     ),
     (
         "a polygon",

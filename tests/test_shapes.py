@@ -23,12 +23,12 @@ def test_an_image_is_a_pure_function_of_its_number() -> None:
 
 def test_splits_seeds_and_numbers_share_no_image() -> None:
     sets = [tiny(), tiny(split="val"), tiny(seed=1), tiny(split="val", seed=1)]
-    pictures = [
+    digests = [
         hashlib.sha256(one.read_labeled_image(number).image.tobytes()).digest()
         for one in sets
         for number in range(12)
     ]
-    assert len(set(pictures)) == len(pictures)
+    assert len(set(digests)) == len(digests)
 
 
 def test_objects_are_visible_and_overlap() -> None:

@@ -36,10 +36,10 @@ def tiny_task(
 
 def tiny_data(**options: Any) -> ClickSimulatorDataModule:
     """Eight images to train on, in four batches, and five to validate on."""
-    pictures = {"size": (32, 40), "min_object_size": 20}
+    shared = {"size": (32, 40), "min_object_size": 20}
     defaults: dict[str, Any] = {
-        "options": {"num_images": 8, **pictures},
-        "val_options": {"num_images": 3, "split": "val", **pictures},
+        "options": {"num_images": 8, **shared},
+        "val_options": {"num_images": 3, "split": "val", **shared},
         "batch_size": 2,
         "val_batch_size": 3,
         "crop_size": 32,

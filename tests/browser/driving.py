@@ -243,8 +243,8 @@ def wait_until(page: Page, happened: Callable[[], bool], limit: float = 10) -> N
 
 def state(page: Page, name: str) -> dict[str, Any]:
     """State of an image on the server."""
-    pictures = page.evaluate("async () => (await (await fetch('api/v1/project')).json()).pictures")
-    number = next(one["id"] for one in pictures if one["name"] == name)
+    images = page.evaluate("async () => (await (await fetch('api/v1/project')).json()).pictures")
+    number = next(one["id"] for one in images if one["name"] == name)
     found: dict[str, Any] = page.evaluate(
         "async (id) => (await fetch(`api/v1/pictures/${id}`)).json()", number
     )

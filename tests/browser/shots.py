@@ -381,8 +381,8 @@ def draw_pointer(image: Image.Image, x: float, y: float) -> None:
 
 def image_box(page: Page) -> tuple[float, float, float, float]:
     """(left, top, right, bottom) of the image in the window."""
-    picture = page.evaluate("async () => (await fetch(`api/v1/pictures/${location.hash.slice(1)}`)).json()")
-    height, width = picture["height"], picture["width"]
+    image = page.evaluate("async () => (await fetch(`api/v1/pictures/${location.hash.slice(1)}`)).json()")
+    height, width = image["height"], image["width"]
     (left, top), (right, bottom) = place(page, -0.5, -0.5), place(page, height - 0.5, width - 0.5)
     return left, top, right, bottom
 

@@ -1,4 +1,4 @@
-"""The annotator in a real browser, with the shipped model, on photographic images.
+"""The annotator in a real browser, with the shipped model, on natural images.
 
 User actions and their visible results.
 """

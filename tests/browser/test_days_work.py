@@ -37,11 +37,11 @@ def holder(page: Page, name: str) -> str | None:
     found: str | None = page.evaluate(
         """async (name) => {
           const project = await (await fetch("api/v1/project")).json();
-          const picture = project.pictures.find((one) => one.name === name).id;
+          const image = project.pictures.find((one) => one.name === name).id;
           const body = JSON.stringify({ tab: "watcher" });
           const headers = { "Content-Type": "application/json" };
           const answer = await fetch("api/v1/tabs", { method: "POST", headers, body });
-          return (await answer.json()).elsewhere.includes(picture) ? picture : null;
+          return (await answer.json()).elsewhere.includes(image) ? image : null;
         }""",
         name,
     )

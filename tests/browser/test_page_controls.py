@@ -148,7 +148,7 @@ def test_empty_folder_is_reported_and_the_first_new_image_is_shown(
 def test_unreadable_image_shows_the_reason_and_is_skipped(
     folder: Path, open_page: Callable[..., Page]
 ) -> None:
-    (folder / "a.png").write_bytes(b"no picture")
+    (folder / "a.png").write_bytes(b"no image")
     with serving(folder) as url:
         page = open_page(url)
         expect(page.locator("#title")).to_contain_text("b.png")
