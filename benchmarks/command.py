@@ -160,7 +160,7 @@ def main(args: Sequence[str]) -> int:
     add_arguments(parser)
     given = parser.parse_args(args)
     if given.repeats < 1:
-        raise ValueError(f"--repeats is a number of measurements, 1 or more, got {given.repeats}")
+        raise ValueError(f"--repeats must be a number of measurements, 1 or more, got {given.repeats}")
     if given.threads is not None:
         torch.set_num_threads(given.threads)
         cv2.setNumThreads(given.threads)

@@ -219,7 +219,7 @@ def test_predict_takes_a_page_and_a_window(
     assert main(["predict", str(root / "stack.tif"), *options]) == 0
     assert (tmp_path / "out" / "masks" / "stack#3.png").is_file()
     assert main(["predict", *given, *options, "--window", "9"]) != 0
-    assert "a window is LOW,HIGH such as -160,240, got '9'" in capsys.readouterr().err
+    assert "a window must be LOW,HIGH such as -160,240, got '9'" in capsys.readouterr().err
 
 
 def test_file_of_an_unsupported_format_is_listed_with_the_reason(page: Page) -> None:

@@ -241,12 +241,15 @@ def test_a_failed_sample_is_recorded_and_the_run_continues(tmp_path: Path) -> No
         ({"threads": 0}, "threads must be at least 1, got 0"),
         ({"seeds": (-1,)}, "seed must be at least 0, got -1"),
         ({"num_strips": -1}, "num_strips must be at least 0, got -1"),
-        ({"target": 0.0}, "target is an IoU, above 0 and at most 1, got 0.0"),
-        ({"target": 90.0}, "target is an IoU, above 0 and at most 1, got 90.0"),
-        ({"threshold": 2.0}, "threshold is a probability, above 0 and below 1, got 2.0"),
-        ({"click_jitter": float("nan")}, "click_jitter is a distance in pixels, at least 0, got nan"),
-        ({"radius_noise": 1.5}, "radius_noise is a share of the radius, at least 0 and below 1, got 1.5"),
-        ({"held_out": 1.0}, "held_out is a share of the images"),
+        ({"target": 0.0}, "target must be an IoU, above 0 and at most 1, got 0.0"),
+        ({"target": 90.0}, "target must be an IoU, above 0 and at most 1, got 90.0"),
+        ({"threshold": 2.0}, "threshold must be a probability, above 0 and below 1, got 2.0"),
+        ({"click_jitter": float("nan")}, "click_jitter must be a distance in pixels, at least 0, got nan"),
+        (
+            {"radius_noise": 1.5},
+            "radius_noise must be a share of the radius, at least 0 and below 1, got 1.5",
+        ),
+        ({"held_out": 1.0}, "held_out must be a share of the images"),
         ({"held_out": 1e-9}, "boxes: none of its 6 samples is held out at a share"),
     ],
 )
@@ -292,7 +295,7 @@ def test_an_unknown_method_or_option_is_refused_before_anything_runs() -> None:
         run_benchmark({"disc": {"radius": 3}}, {"boxes": Boxes()}, prompt="drag")
     with pytest.raises(ValueError, match="method 'disc' cannot be created with seed_radius 'wide'"):
         run_benchmark({"disc": {"seed_radius": "wide"}}, {"boxes": Boxes()}, prompt="drag")
-    with pytest.raises(ValueError, match="flip is true or false, got 'no'"):
+    with pytest.raises(ValueError, match="flip must be true or false, got 'no'"):
         run_benchmark({"dctnet": {"flip": "no"}}, {"boxes": Boxes()}, prompt="drag")
 
 

@@ -139,10 +139,10 @@ def test_spatial_dct_without_a_radius_gives_advice() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Euclidean(limit=0), "a click encoder's limit is a number above 0, got 0"),
-        (lambda: Disk(radius=-1), "radius is a number above 0, got -1"),
-        (lambda: Gaussian(sigma=math.nan), "sigma is a number above 0, got nan"),
-        (lambda: SpatialDCT(sigma_scale=math.inf), "sigma_scale is a number above 0, got inf"),
+        (lambda: Euclidean(limit=0), "a click encoder's limit must be a number above 0, got 0"),
+        (lambda: Disk(radius=-1), "radius must be a number above 0, got -1"),
+        (lambda: Gaussian(sigma=math.nan), "sigma must be a number above 0, got nan"),
+        (lambda: SpatialDCT(sigma_scale=math.inf), "sigma_scale must be a number above 0, got inf"),
         (lambda: SpatialDCT(union="sum"), "unknown union of Gaussians 'sum'; known: max, min"),  # type: ignore[arg-type]
     ],
 )

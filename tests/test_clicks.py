@@ -107,7 +107,7 @@ def test_click_without_a_finite_position_is_refused(row: float, col: float) -> N
 @pytest.mark.parametrize("radius", [-1.0, math.nan, math.inf])
 def test_radius_that_is_not_a_length_is_refused(radius: float) -> None:
     with pytest.raises(
-        ValueError, match=rf"a radius is a length in pixels \(0 or more\) or None, got {radius}"
+        ValueError, match=rf"a radius must be a length in pixels \(0 or more\) or None, got {radius}"
     ):
         Click(0, 0, radius=radius)
 
@@ -156,7 +156,7 @@ def test_numbers_of_every_type_become_python_numbers(number: object) -> None:
     ],
 )
 def test_row_that_is_not_a_number_is_refused(number: object, shown: str) -> None:
-    with pytest.raises(TypeError, match=f"a click's row is one number of pixels, got {shown}"):
+    with pytest.raises(TypeError, match=f"a click's row must be one number of pixels, got {shown}"):
         Click(number, 3)  # type: ignore[arg-type]
 
 

@@ -194,11 +194,11 @@ def test_batch_norm_of_random_weights_is_not_frozen() -> None:
     [
         (
             lambda x: (x * 255).byte(),
-            r"an image batch is float in 0\.\.1, got torch\.uint8; use image\.float\(\) / 255",
+            r"an image batch must be float in 0\.\.1, got torch\.uint8; use image\.float\(\) / 255",
         ),
         (
             lambda x: x * 255,
-            r"an image batch is float in 0\.\.1, got values from .* to 25\d; divide it by 255",
+            r"an image batch must be float in 0\.\.1, got values from .* to 25\d; divide it by 255",
         ),
         (lambda x: (x - 0.45) / 0.22, "do not normalize it, the network does that itself"),
         (lambda x: x * float("nan"), "got values from nan to nan"),
@@ -361,8 +361,8 @@ def test_bfloat16_and_channels_last_are_close_to_float32() -> None:
 @pytest.mark.parametrize(
     ("shape", "clicks", "previous", "message"),
     [
-        ((3, 32, 32), 1, None, r"an image batch is \(B, 3, H, W\), got \(3, 32, 32\)"),
-        ((1, 1, 32, 32), 1, None, r"an image batch is \(B, 3, H, W\), got \(1, 1, 32, 32\)"),
+        ((3, 32, 32), 1, None, r"an image batch must be \(B, 3, H, W\), got \(3, 32, 32\)"),
+        ((1, 1, 32, 32), 1, None, r"an image batch must be \(B, 3, H, W\), got \(1, 1, 32, 32\)"),
         (
             (2, 3, 32, 32),
             1,
@@ -373,7 +373,7 @@ def test_bfloat16_and_channels_last_are_close_to_float32() -> None:
             (1, 3, 32, 32),
             1,
             (1, 1, 16, 32),
-            r"the previous mask of images \(1, 3, 32, 32\) is \(B, 1, H, W\), got \(1, 1, 16, 32\)",
+            r"the previous mask of images \(1, 3, 32, 32\) must be \(B, 1, H, W\), got \(1, 1, 16, 32\)",
         ),
     ],
 )

@@ -99,7 +99,7 @@ def test_image_of_one_value_is_all_dark_or_all_bright(value: float) -> None:
 
 
 def test_values_that_are_not_numbers_are_refused() -> None:
-    with pytest.raises(TypeError, match="an image contains numbers, got an array of complex128"):
+    with pytest.raises(TypeError, match="an image must contain numbers, got an array of complex128"):
         to_uint8(np.zeros((2, 2), complex))
 
 

@@ -234,28 +234,31 @@ def test_batches_accumulate_before_a_step(tmp_path: Path) -> None:
         ({"weight_decay": -0.1}, "weight_decay must be at least 0, got -0.1"),
         ({"drag_loss": -1.0}, "drag_loss must be at least 0, got -1.0"),
         ({"click_jitter": math.inf}, "click_jitter must be at least 0, got inf"),
-        ({"gradient_clip": math.nan}, "gradient_clip is a norm, above 0, got nan"),
-        ({"val_threshold": 2.0}, "val_threshold is a probability, above 0 and below 1, got 2.0"),
+        ({"gradient_clip": math.nan}, "gradient_clip must be a norm, above 0, got nan"),
+        ({"val_threshold": 2.0}, "val_threshold must be a probability, above 0 and below 1, got 2.0"),
         ({"losses": {"bce": -1.0}}, "losses.bce must be at least 0, got -1.0"),
         (
             {"losses": {}},
-            r"losses is a mapping of losses to weights, as in \{bce: 1.0\}, got \{\}; known: bce",
+            r"losses must be a mapping of losses to weights, as in \{bce: 1.0\}, got \{\}; known: bce",
         ),
-        ({"losses": "bce"}, "losses is a mapping of losses to weights"),
+        ({"losses": "bce"}, "losses must be a mapping of losses to weights"),
         (
             {"losses": {"normalized_focal": {"gamma": math.nan}}},
             "losses.normalized_focal.gamma must be finite",
         ),
-        ({"val_prompts": []}, r"val_prompts is \[drag\], \[click\] or \[drag, click\], got \[\]"),
+        ({"val_prompts": []}, r"val_prompts must be \[drag\], \[click\] or \[drag, click\], got \[\]"),
         ({"val_prompts": ["drag", "drag"]}, r"got \['drag', 'drag'\]"),
-        ({"train_clicks": 3}, "train_clicks is the minimum and maximum clicks per batch, at least 1, got 3"),
+        (
+            {"train_clicks": 3},
+            "train_clicks must be the minimum and maximum clicks per batch, at least 1, got 3",
+        ),
         ({"train_clicks": (1, 2.5)}, r"at least 1, got \(1, 2.5\)"),
-        ({"val_clicks": 2.5}, "val_clicks is a whole number, at least 1, got 2.5"),
-        ({"network": {"backbone": None}}, "the network's backbone is a text, got None"),
-        ({"network": {"decoder_width": "8"}}, "the network's decoder_width is a whole number, got '8'"),
-        ({"network": {"click_encoder_options": "a"}}, "click_encoder_options is a mapping, got 'a'"),
+        ({"val_clicks": 2.5}, "val_clicks must be a whole number, at least 1, got 2.5"),
+        ({"network": {"backbone": None}}, "the network's backbone must be a text, got None"),
+        ({"network": {"decoder_width": "8"}}, "the network's decoder_width must be a whole number, got '8'"),
+        ({"network": {"click_encoder_options": "a"}}, "click_encoder_options must be a mapping, got 'a'"),
         ({"network": {"decoder_width": 0}}, "decoder_width must be at least 2, got 0"),
-        ({"network": {"decoder_stride": 3}}, "decoder_stride is 2, 4 or 8, got 3"),
+        ({"network": {"decoder_stride": 3}}, "decoder_stride must be 2, 4 or 8, got 3"),
     ],
     ids=str,
 )
@@ -280,29 +283,41 @@ def test_numpy_numbers_are_accepted_and_stored_as_plain_ones(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("overlay", "message"),
     [
-        ("model:\ntrainer: {max_epochs: 2}", "'o.yaml': model is a mapping, got nothing; give it values"),
-        ("data: [1]", r"'o.yaml': data is a mapping, got [1]"),
-        ("", "'o.yaml' is a mapping with model, data, trainer, interactions or some of them, got nothing"),
+        (
+            "model:\ntrainer: {max_epochs: 2}",
+            "'o.yaml': model must be a mapping, got nothing; give it values",
+        ),
+        ("data: [1]", r"'o.yaml': data must be a mapping, got [1]"),
+        (
+            "",
+            "'o.yaml' must be a mapping with model, data, trainer, interactions or some of them, got nothing",
+        ),
         ("model: {lr: 0.1}\nmodel: {val_clicks: 2}", "'o.yaml', line 2: 'model' is given twice"),
-        ("model: {lr: fast}", "model.lr is float, got fast"),
+        ("model: {lr: fast}", "model.lr must be float, got fast"),
         (
             "model: {losses: {bce: much}}",
-            "model.losses is dict[str, float | dict[str, float]] or null, got {",
+            "model.losses must be dict[str, float | dict[str, float]] or null, got {",
         ),
-        ("model: {network: {rejection: odd}}", "model.network.rejection is one of true, printed; got odd"),
-        ("model: {network: {decoder_width: 8.5}}", "decoder_width is a whole number, got 8.5"),
+        (
+            "model: {network: {rejection: odd}}",
+            "model.network.rejection must be one of true, printed; got odd",
+        ),
+        ("model: {network: {decoder_width: 8.5}}", "decoder_width must be a whole number, got 8.5"),
         ("model: {network: {decoder_wide: 8}}", "did you mean 'model.network.decoder_width'?"),
         (
             "data: {options: {size: 64}}",
             "the dataset Shapes cannot be created with min_object_size 80, size 64",
         ),
-        ("data: {max_zoom: -1}", "max_zoom is a factor, above 0, got -1.0"),
+        ("data: {max_zoom: -1}", "max_zoom must be a factor, above 0, got -1.0"),
         (
             "data: {transform: torch.nn.ReLU}",
             "the transform ReLU cannot be called as transform(image=, mask=)",
         ),
         ("seed_everything: -3", "seed_everything must be at least 0"),
-        ("optimizer: {class_path: SGD, init_args: {lr: fast}}", "optimizer.lr is float or Tensor, got fast"),
+        (
+            "optimizer: {class_path: SGD, init_args: {lr: fast}}",
+            "optimizer.lr must be float or Tensor, got fast",
+        ),
         ("lr_scheduler: {class_path: StepLR}", "lr_scheduler lacks step_size"),
         (
             "lr_scheduler: {class_path: CosineAnnealingLR, init_args: {T_max: 0}}",
@@ -311,7 +326,7 @@ def test_numpy_numbers_are_accepted_and_stored_as_plain_ones(tmp_path: Path) -> 
         ("trainer: {callbacks: [Nope]}", "trainer.callbacks names no class 'Nope'"),
         (
             "trainer: {callbacks: {class_path: ModelCheckpoint, init_args: {save_last: maybe}}}",
-            "trainer.callbacks.save_last is bool or Literal['link'] or null, got maybe",
+            "trainer.callbacks.save_last must be bool or Literal['link'] or null, got maybe",
         ),
         (
             "trainer: {callbacks: {class_path: Timer, init_args: {duration: soon}}}",
@@ -488,22 +503,28 @@ def test_pairs_of_image_and_mask_train_and_validate(tmp_path: Path) -> None:
     [
         (
             [torch.rand(2, 3, 8, 8)],
-            "a batch is a pair .image, mask. or a mapping with image and mask, got list",
+            "a batch must be a pair .image, mask. or a mapping with image and mask, got list",
         ),
         ({"img": 1, "mask": 2}, "a mapping with image and mask, got img, mask"),
         (
             (torch.rand(2, 8, 8, 3), torch.zeros(2, 8, 8)),
-            r"image is a tensor \(B, 3, H, W\), got \(2, 8, 8, 3\)",
+            r"image must be a tensor \(B, 3, H, W\), got \(2, 8, 8, 3\)",
         ),
         ((torch.rand(2, 3, 8, 8) * 255, torch.zeros(2, 8, 8)), "got values from .* divide it by 255"),
         ((torch.randn(2, 3, 8, 8) * 3, torch.zeros(2, 8, 8)), "do not normalize it, the network does that"),
         (
             (torch.zeros(2, 3, 8, 8).int(), torch.zeros(2, 8, 8)),
-            "image is float in 0..1 or uint8, got torch.int32",
+            "image must be float in 0..1 or uint8, got torch.int32",
         ),
-        ((torch.rand(2, 3, 8, 8), torch.zeros(2, 4, 8)), r"mask is a tensor \(B, H, W\) .* got \(2, 4, 8\)"),
+        (
+            (torch.rand(2, 3, 8, 8), torch.zeros(2, 4, 8)),
+            r"mask must be a tensor \(B, H, W\) .* got \(2, 4, 8\)",
+        ),
         ((torch.rand(1, 3, 2, 2), torch.tensor([[[0, 255], [0, 0]]])), "compare it first, as in mask > 127"),
-        ((torch.rand(1, 3, 2, 2), torch.tensor([[[0.2, 1], [0, 0]]])), "mask is bool or 0 and 1 .* got 0.2"),
+        (
+            (torch.rand(1, 3, 2, 2), torch.tensor([[[0.2, 1], [0, 0]]])),
+            "mask must be bool or 0 and 1 .* got 0.2",
+        ),
     ],
 )
 def test_an_invalid_batch_is_reported_in_one_line(batch: Any, message: str) -> None:

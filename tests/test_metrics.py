@@ -47,7 +47,7 @@ def test_two_empty_masks_have_iou_1_and_the_warning_names_the_sample():
 
 
 def test_probabilities_are_refused():
-    with pytest.raises(TypeError, match=r"pred is bool .* got torch.float32"):
+    with pytest.raises(TypeError, match=r"pred must be bool .* got torch.float32"):
         iou(torch.rand(1, 2, 2), torch.zeros(1, 2, 2, dtype=torch.bool))
 
 

@@ -183,7 +183,7 @@ def test_image_that_fails_does_not_stop_the_others(
     ("words", "message"),
     [
         (["--click", "40"], "--click is ROW,COL[,RADIUS][,-]"),
-        (["--click", "40,50,-3"], "a radius is a length in pixels"),
+        (["--click", "40,50,-3"], "a radius must be a length in pixels"),
         (["--click", "40,50,1,2"], "too many numbers"),
         (["--click", "nan,50"], "finite row and column"),
         ([], "give either --click ROW,COL or --clicks FILE"),

@@ -246,7 +246,7 @@ def test_read_only_image_is_accepted_without_a_warning(recwarn: pytest.WarningsR
 )
 def test_image_of_another_type_is_refused(image: Any, given: str) -> None:
     with pytest.raises(
-        ValueError, match=rf"an image is a \(height, width, 3\) uint8 array in RGB, got {given}"
+        ValueError, match=rf"an image must be a \(height, width, 3\) uint8 array in RGB, got {given}"
     ):
         Predictor(Counting()).set_image(image)
 

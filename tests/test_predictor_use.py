@@ -91,7 +91,7 @@ def test_predictor_can_be_sent_to_another_process() -> None:
 
 @pytest.mark.parametrize("threshold", [2.0, -0.1, float("nan"), float("inf"), "0.5", None, True])
 def test_threshold_that_is_not_a_probability_is_refused(threshold: Any) -> None:
-    with pytest.raises(ValueError, match="threshold is a probability, 0 to 1, got"):
+    with pytest.raises(ValueError, match="threshold must be a probability, 0 to 1, got"):
         Predictor(Slow(), threshold=threshold)
 
 
@@ -105,8 +105,8 @@ def test_threshold_that_is_not_a_probability_is_refused(threshold: Any) -> None:
         ({"first_reach": -1.0}, "first_reach must be at least 0, got -1.0"),
         ({"zoom_margin": float("nan")}, "zoom_margin must be at least 1, got nan"),
         ({"zoom_size": "384"}, "zoom_size must be at least 1, got 384"),
-        ({"zoom_in": "no"}, "zoom_in is true or false, got 'no'"),
-        ({"flip": 1}, "flip is true or false, got 1"),
+        ({"zoom_in": "no"}, "zoom_in must be true or false, got 'no'"),
+        ({"flip": 1}, "flip must be true or false, got 1"),
         ({"device": "gpu"}, "unknown device 'gpu'; give cpu, cuda"),
     ],
 )

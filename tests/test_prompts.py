@@ -90,16 +90,16 @@ def test_bgr_image_is_converted_to_rgb() -> None:
     ("given", "message"),
     [
         ({"point_coords": [[1, 2]]}, "point_coords needs point_labels"),
-        ({"point_coords": [[1, 2, 3]], "point_labels": [1]}, r"is \(N, 2\) of \(x, y\), got \(1, 3\)"),
+        ({"point_coords": [[1, 2, 3]], "point_labels": [1]}, r"must be \(N, 2\) of \(x, y\), got \(1, 3\)"),
         ({"point_coords": [[1, 2]], "point_labels": [1, 0]}, "1 points need as many labels"),
         ({"point_coords": [[1, 2]], "point_labels": [2]}, r"padding, got \[2.0\]"),
-        ({"point_coords": [["a", 2]], "point_labels": [1]}, "point_coords is an array of numbers"),
+        ({"point_coords": [["a", 2]], "point_labels": [1]}, "point_coords must be an array of numbers"),
         ({"point_labels": [1]}, "belong to point_coords"),
         ({"point_coords": [Click(1, 2)], "point_labels": [1]}, "labels and radii already"),
         ({"point_coords": [[99, 2]], "point_labels": [1]}, r"click \(2, 99\) lies outside"),
         ({"box": [5, 5, 5, 9]}, "left < right"),
-        ({"box": [1, 2, 3]}, "a box is"),
-        ({"point_coords": [Click(1, 2)], "mask_input": np.zeros((1, 9, 9))}, r"is \(1, 40, 56\)"),
+        ({"box": [1, 2, 3]}, "a box must be"),
+        ({"point_coords": [Click(1, 2)], "mask_input": np.zeros((1, 9, 9))}, r"must be \(1, 40, 56\)"),
         ({"point_coords": [Click(1, 2)], "mask_input": np.zeros((40, 56), bool)}, r"set_image\(start=\)"),
         ({"point_coords": [Click(1, 2)], "mask_input": np.zeros((40, 56), np.uint8)}, r"set_image\(start=\)"),
         ({"point_coords": [Click(1, 2)], "mask_input": np.full((40, 56), NAN)}, "mask_input contains NaN"),
@@ -128,5 +128,5 @@ def test_start_mask_is_corrected_by_the_first_click_and_returned_without_clicks(
 
 @pytest.mark.parametrize("start", [np.zeros((9, 9), bool), np.zeros((40, 56), np.uint8), "mask.png"])
 def test_start_of_another_size_or_type_is_refused(start: Any) -> None:
-    with pytest.raises(ValueError, match=r"start is a bool array of the image's size \(40, 56\)"):
+    with pytest.raises(ValueError, match=r"start must be a bool array of the image's size \(40, 56\)"):
         predictor(start=start)

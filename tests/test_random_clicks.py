@@ -84,7 +84,9 @@ def test_ignored_pixels_are_never_clicked_and_a_seed_draws_the_same_again() -> N
 
 
 def test_numbers_out_of_range_are_refused() -> None:
-    with pytest.raises(ValueError, match="positives, negatives and surrounding are at least 1, got 0, 10"):
+    with pytest.raises(
+        ValueError, match="positives, negatives and surrounding must be at least 1, got 0, 10"
+    ):
         RandomClicks(positives=0)
     with pytest.raises(ValueError, match=r"band above 0, got 5\.0, 10\.0, 0"):
         RandomClicks(band=0)

@@ -397,14 +397,14 @@ def test_the_same_generator_gives_the_same_clicks(monkeypatch):
 
 def test_maps_of_another_shape_are_refused():
     with pytest.raises(
-        ValueError, match=r"pred is \(B, H, W\) like mask, got \(1, 4, 5\) with mask \(1, 4, 4\)"
+        ValueError, match=r"pred must be \(B, H, W\) like mask, got \(1, 4, 5\) with mask \(1, 4, 4\)"
     ):
         next_click(torch.zeros(1, 4, 5, dtype=torch.bool), torch.zeros(1, 4, 4, dtype=torch.bool))
 
 
 def test_maps_that_are_not_bool_are_refused():
     with pytest.raises(
-        TypeError, match=r"mask is a bool tensor, got torch.float32; compare it with a threshold first"
+        TypeError, match=r"mask must be a bool tensor, got torch.float32; compare it with a threshold first"
     ):
         first_click(torch.zeros(1, 4, 4))
 
@@ -424,9 +424,9 @@ def test_clicks_of_another_batch_are_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"radius_noise": 1.0}, "radius_noise is a fraction"),
-        ({"click_jitter": -1.0}, "click_jitter is a distance"),
-        ({"threshold": 0.0}, "threshold is a probability"),
+        ({"radius_noise": 1.0}, "radius_noise must be a fraction"),
+        ({"click_jitter": -1.0}, "click_jitter must be a distance"),
+        ({"threshold": 0.0}, "threshold must be a probability"),
         ({"place": "corner"}, "unknown place 'corner'; did you mean 'core'"),
         ({"prompt": "drags"}, "unknown prompt 'drags'; did you mean 'drag'"),
         ({"prompt": torch.ones(3, dtype=torch.bool)}, r"bool of shape \(1,\), got torch.bool \(3,\)"),

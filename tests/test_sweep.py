@@ -63,7 +63,7 @@ def write(folder: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"parameters": None}, "a sweep file is a mapping with method, command and parameters"),
+        ({"parameters": None}, "a sweep file must be a mapping with method, command and parameters"),
         ({"metod": "grid"}, "unknown key of a sweep file 'metod'; did you mean 'method'?"),
         ({"method": "gird"}, "unknown sweep method 'gird'; did you mean 'grid'?"),
         ({"parameters": {}}, "parameters maps command-line keys"),
@@ -80,7 +80,7 @@ def write(folder: Path, **changes: Any) -> Path:
             {"parameters": {"a.b": {"value": 1}, "a": {"parameters": {"b": {"value": 2}}}}},
             "parameter 'a.b' is given 2 times",
         ),
-        ({"parameters": {"a": 3}}, r"parameter 'a' is a mapping such as \{values: \[1, 2\]\}, got 3"),
+        ({"parameters": {"a": 3}}, r"parameter 'a' must be a mapping such as \{values: \[1, 2\]\}, got 3"),
         (
             {"parameters": {"a": {"min": 1}}},
             "parameter 'a' has neither value, values, min and max, nor a distribution",
@@ -90,12 +90,12 @@ def write(folder: Path, **changes: Any) -> Path:
             {"parameters": {"a": {"distribution": "uniform", "min": 0}}},
             "parameter 'a' has distribution uniform, which needs max",
         ),
-        ({"parameters": {"a": {"values": []}}}, "values of parameter 'a' is a list of at least one"),
+        ({"parameters": {"a": {"values": []}}}, "values of parameter 'a' must be a list of at least one"),
         (
             {"parameters": {"a": {"values": [1, 2], "probabilities": [0.5, 0.4]}}},
             "has one number per value, with sum 1",
         ),
-        ({"parameters": {"a": {"min": "low", "max": 1}}}, "min of parameter 'a' is a number, got 'low'"),
+        ({"parameters": {"a": {"min": "low", "max": 1}}}, "min of parameter 'a' must be a number, got 'low'"),
         (
             {"parameters": {"a": {"min": 2, "max": 1}}},
             "parameter 'a' has min 2 and max 1; min must be below max",
@@ -116,18 +116,18 @@ def write(folder: Path, **changes: Any) -> Path:
             {"parameters": {"a": {"min": 0.0, "max": 1.0}}},
             "parameter 'a' has distribution uniform, and grid supports",
         ),
-        ({"run_cap": 0}, "run_cap is a number of trials, at least 1, got 0"),
+        ({"run_cap": 0}, "run_cap must be a number of trials, at least 1, got 0"),
         (
             {"metric": {"name": "NoC@90"}},
-            "the metric's name is one of validation, val/PROMPT/NAME such as val/drag/NoC@90",
+            "the metric's name must be one of validation, val/PROMPT/NAME such as val/drag/NoC@90",
         ),
         (
             {"metric": {"name": "val/drag/AuC", "goal": "maximise"}},
             "unknown goal 'maximise'; did you mean 'maximize'?",
         ),
         ({"method": "bayes", "metric": None}, "method bayes needs a metric"),
-        ({"command": None}, r"command is a list with \$\{args\} in it"),
-        ({"command": ["${program}", "fit"]}, r"command is a list with \$\{args\} in it"),
+        ({"command": None}, r"command must be a list with \$\{args\}, such as"),
+        ({"command": ["${program}", "fit"]}, r"command must be a list with \$\{args\}, such as"),
         (
             {"command": ["${program}", "benchmark", "${args}"]},
             "command runs 'dct-seg benchmark', but only dct-seg fit works here",
@@ -160,7 +160,7 @@ def test_a_file_that_is_not_a_sweep_is_reported(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no sweep file"):
         load_sweep(tmp_path / "none.yaml")
     (tmp_path / "list.yaml").write_text("- 1\n")
-    with pytest.raises(ValueError, match="a sweep file is a mapping"):
+    with pytest.raises(ValueError, match="a sweep file must be a mapping"):
         load_sweep(tmp_path / "list.yaml")
     (tmp_path / "broken.yaml").write_text("a: [1\n")
     with pytest.raises(ValueError, match="is not YAML"):
@@ -559,7 +559,7 @@ def test_missing_files_are_reported_before_any_trial(here: Path, capsys: pytest.
     assert main(["sweep", path]) == 2
     assert "the sweep's trials read base.yaml, which is not in" in capsys.readouterr().err
     assert main(["sweep", path, "--jobs", "0"]) == 2
-    assert "--jobs is at least 1, got 0" in capsys.readouterr().err
+    assert "--jobs must be at least 1, got 0" in capsys.readouterr().err
     assert not Path("runs").exists()
 
 

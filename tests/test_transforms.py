@@ -134,9 +134,9 @@ def test_a_mask_without_an_object_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scale": (1.0, 0.5)}, r"scale is \(low, high\) with 0 < low <= high, got \(1.0, 0.5\)"),
-        ({"object_scale": (0.0, 0.5)}, r"object_scale is \(low, high\)"),
-        ({"aspect": 0.5}, "aspect is a factor, at least 1, got 0.5"),
+        ({"scale": (1.0, 0.5)}, r"scale must be \(low, high\) with 0 < low <= high, got \(1.0, 0.5\)"),
+        ({"object_scale": (0.0, 0.5)}, r"object_scale must be \(low, high\)"),
+        ({"aspect": 0.5}, "aspect must be a factor, at least 1, got 0.5"),
     ],
 )
 def test_ranges_that_make_no_sense_are_reported(options: dict[str, object], message: str) -> None:

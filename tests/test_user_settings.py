@@ -69,7 +69,7 @@ def test_weights_do_not_depend_on_who_makes_the_first_click(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"drag_share": 1.5}, "drag_share is a share of the images, at least 0 and at most 1, got 1.5"),
+        ({"drag_share": 1.5}, "drag_share must be a share of the images, at least 0 and at most 1, got 1.5"),
         ({"rule": "nearest"}, "unknown rule 'nearest'"),
         ({"place": "edge"}, "unknown place 'edge'"),
     ],

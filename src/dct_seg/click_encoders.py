@@ -325,7 +325,7 @@ class SpatialDCT(ClickEncoder):
 
 def _positive(name: str, value: float) -> float:
     if not 0 < value < math.inf:
-        raise ValueError(f"a click encoder's {name} is a number above 0, got {value}")
+        raise ValueError(f"a click encoder's {name} must be a number above 0, got {value}")
     return value
 
 

@@ -53,7 +53,7 @@ class Click:
         if not (math.isfinite(self.row) and math.isfinite(self.col)):
             raise ValueError(f"a click needs a finite row and column, got ({self.row}, {self.col})")
         if self.radius is not None and not (math.isfinite(self.radius) and self.radius >= 0):
-            raise ValueError(f"a radius is a length in pixels (0 or more) or None, got {self.radius}")
+            raise ValueError(f"a radius must be a length in pixels (0 or more) or None, got {self.radius}")
 
 
 def _number(name: str, value: Any) -> float:
@@ -63,7 +63,7 @@ def _number(name: str, value: Any) -> float:
     if getattr(value, "ndim", 0) == 0 and not isinstance(value, str | bytes):
         with contextlib.suppress(TypeError, ValueError):
             return float(value)
-    raise TypeError(f"a click's {name} is one number of pixels, got {_told(value)}")
+    raise TypeError(f"a click's {name} must be one number of pixels, got {_described(value)}")
 
 
 def _yes_or_no(value: Any) -> bool:
@@ -74,12 +74,12 @@ def _yes_or_no(value: Any) -> bool:
             if float(value) in (0, 1):
                 return bool(value)
     raise ValueError(
-        f"a click's positive is True on the object or False on background (or 1, 0), got {_told(value)}; "
+        f"a click's positive is True on the object or False on background (or 1, 0), got {_described(value)}; "
         "omit padding (-1)"
     )
 
 
-def _told(value: Any) -> str:
+def _described(value: Any) -> str:
     """Describe a value for an error; an array by its shape."""
     shape = getattr(value, "shape", ())
     return f"{type(value).__name__} of shape {tuple(shape)}" if shape else repr(value)[:60]

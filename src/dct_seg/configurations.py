@@ -135,12 +135,14 @@ def check_file(path: str | Path, sections: Sequence[str]) -> None:
         raise ValueError(f"'{path}', {error}") from error
     if not isinstance(content, dict):
         shown = "nothing" if content is None else repr(content)
-        raise ValueError(f"'{path}' is a mapping with {', '.join(sections)} or some of them, got {shown}")
+        raise ValueError(
+            f"'{path}' must be a mapping with {', '.join(sections)} or some of them, got {shown}"
+        )
     for name in sections:
         if name in content and not isinstance(content[name], dict):
             shown = "nothing" if content[name] is None else repr(content[name])
             raise ValueError(
-                f"'{path}': {name} is a mapping, got {shown}; give it values, or remove the line"
+                f"'{path}': {name} must be a mapping, got {shown}; give it values, or remove the line"
             )
 
 

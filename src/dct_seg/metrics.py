@@ -43,7 +43,7 @@ def iou(
     for name, one in (("pred", pred), ("mask", mask), ("ignore", ignore)):
         if one is not None and (one.dtype != torch.bool or one.shape != mask.shape):
             raise TypeError(
-                f"{name} is bool and of mask's shape {tuple(mask.shape)}, got {one.dtype} {tuple(one.shape)}"
+                f"{name} must be bool {tuple(mask.shape)} like mask, got {one.dtype} {tuple(one.shape)}"
             )
     both, either = pred & mask, pred | mask
     if ignore is not None:
@@ -296,7 +296,7 @@ def _lengths(ious: Tensor, max_clicks: int) -> Tensor:
     """Number of clicks of each run, (n,) int64."""
     if ious.ndim != 2 or not 1 <= ious.shape[1] <= max_clicks:
         raise ValueError(
-            f"IoUs are (n, K) with K from 1 to max_clicks ({max_clicks}), got {tuple(ious.shape)}"
+            f"IoUs must be (n, K) with K from 1 to max_clicks ({max_clicks}), got {tuple(ious.shape)}"
         )
     made = ious >= 0  # False for NaN
     lengths = made.sum(1)

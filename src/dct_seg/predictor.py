@@ -96,7 +96,7 @@ class Predictor:
         self.method = DCTNetMethod(net=method) if isinstance(method, InteractiveNetwork) else method
         is_number = isinstance(threshold, int | float | np.number) and not isinstance(threshold, bool)
         if not (is_number and 0 <= threshold <= 1):
-            raise ValueError(f"threshold is a probability, 0 to 1, got {threshold!r}")
+            raise ValueError(f"threshold must be a probability, 0 to 1, got {threshold!r}")
         self.threshold = float(threshold)
         self.timings = Timings()
         self._image: NDArray[np.uint8] | None = None
@@ -168,7 +168,7 @@ class Predictor:
             ValueError: When the image or the start is of another shape or type.
         """
         if image_format not in ("RGB", "BGR"):
-            raise ValueError(f"image_format is 'RGB' or 'BGR', got {image_format!r}")
+            raise ValueError(f"image_format must be 'RGB' or 'BGR', got {image_format!r}")
         rgb = checked_image(_rgb(image) if isinstance(image, np.ndarray) else image)
         rgb = (rgb[..., ::-1] if image_format == "BGR" else rgb).copy()  # the caller may modify its array
         before_first = None if start is None else _start_answer(_checked_start(start, rgb.shape[:2]))
@@ -460,7 +460,7 @@ def _rgb(image: NDArray[Any]) -> NDArray[Any]:
 def _checked_start(start: NDArray[np.bool_], size: tuple[int, ...]) -> NDArray[np.bool_]:
     if not isinstance(start, np.ndarray) or start.dtype != np.bool_ or start.shape != size:
         given = f"{start.dtype} {start.shape}" if isinstance(start, np.ndarray) else type(start).__name__
-        raise ValueError(f"start is a bool array of the image's size {size}, got {given}; pass mask > 0")
+        raise ValueError(f"start must be a bool array of the image's size {size}, got {given}; pass mask > 0")
     return start
 
 

@@ -57,7 +57,7 @@ def clicks_of(
         return [*first, *(one for one in coords if isinstance(one, Click))]
     points = _array("point_coords", coords)
     if points.ndim != 2 or points.shape[1] != 2:
-        raise ValueError(f"point_coords is (N, 2) of (x, y), got {points.shape}")
+        raise ValueError(f"point_coords must be (N, 2) of (x, y), got {points.shape}")
     if labels is None:
         raise ValueError("point_coords needs point_labels, (N,): 1 object, 0 background, -1 padding")
     signs = _array("point_labels", labels)
@@ -84,7 +84,9 @@ def _drag_of(box: ArrayLike) -> Click:
     sides = _array("box", box).reshape(-1)
     if sides.shape != (4,) or not (sides[0] < sides[2] and sides[1] < sides[3]):
         given = sides.tolist()
-        raise ValueError(f"a box is (left, top, right, bottom), left < right and top < bottom, got {given}")
+        raise ValueError(
+            f"a box must be (left, top, right, bottom), left < right and top < bottom, got {given}"
+        )
     left, top, right, bottom = sides.tolist()
     return Click((top + bottom) / 2, (left + right) / 2, radius=min(right - left, bottom - top) / 2)
 
@@ -113,8 +115,8 @@ def probabilities_of(logits: ArrayLike, size: tuple[int, int]) -> NDArray[np.flo
         )
     if values.shape != size:
         raise ValueError(
-            f"mask_input is (1, {size[0]}, {size[1]}), the logits of an earlier answer for this image, "
-            f"got {given.shape}"
+            f"mask_input must be (1, {size[0]}, {size[1]}), the logits of an earlier prediction for this "
+            f"image, got {given.shape}"
         )
     probs = 1 / (1 + np.exp(-np.clip(values, -LARGEST_LOGIT, LARGEST_LOGIT)))
     probs[values <= -LARGEST_LOGIT] = 0
@@ -125,4 +127,6 @@ def _array(name: str, values: Any) -> NDArray[np.float64]:
     try:
         return np.asarray(values, np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} is an array of numbers, got {type(values).__name__}: {error}") from error
+        raise ValueError(
+            f"{name} must be an array of numbers, got {type(values).__name__}: {error}"
+        ) from error

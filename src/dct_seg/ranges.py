@@ -48,7 +48,7 @@ def check_number(
         >>> check_number("holdout", float("nan"), least=0, below=1, unit="a share of the images")
         Traceback (most recent call last):
         ...
-        ValueError: holdout is a share of the images, at least 0 and below 1, got nan
+        ValueError: holdout must be a share of the images, at least 0 and below 1, got nan
     """
     is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
     fits = (
@@ -64,7 +64,7 @@ def check_number(
     bounds = (("at least", least), ("above", above), ("at most", most), ("below", below))
     wanted = " and ".join(f"{words} {bound:g}" for words, bound in bounds if bound is not None) or "finite"
     unit = unit or ("a whole number" if whole and not isinstance(value, Integral) else "")
-    raise ValueError(f"{name} {f'is {unit},' if unit else 'must be'} {wanted}, got {value}")
+    raise ValueError(f"{name} {f'must be {unit},' if unit else 'must be'} {wanted}, got {value}")
 
 
 def check_counts(name: str, counts: Any, *, least: int) -> None:
@@ -77,13 +77,15 @@ def check_counts(name: str, counts: Any, *, least: int) -> None:
         >>> check_counts("train_clicks", 3, least=1)
         Traceback (most recent call last):
         ...
-        ValueError: train_clicks is the minimum and maximum clicks per batch, at least 1, got 3
+        ValueError: train_clicks must be the minimum and maximum clicks per batch, at least 1, got 3
     """
     is_pair = isinstance(counts, (tuple, list)) and len(counts) == 2
     are_whole = is_pair and all(isinstance(one, Integral) and not isinstance(one, bool) for one in counts)
     if not are_whole or not least <= counts[0] <= counts[1]:
         given = tuple(counts) if is_pair else counts
-        raise ValueError(f"{name} is the minimum and maximum clicks per batch, at least {least}, got {given}")
+        raise ValueError(
+            f"{name} must be the minimum and maximum clicks per batch, at least {least}, got {given}"
+        )
 
 
 def check_booleans(**values: Any) -> None:
@@ -96,11 +98,11 @@ def check_booleans(**values: Any) -> None:
         >>> check_booleans(flip="no")
         Traceback (most recent call last):
         ...
-        ValueError: flip is true or false, got 'no'
+        ValueError: flip must be true or false, got 'no'
     """
     for name, value in values.items():
         if not isinstance(value, (bool, np.bool_)):
-            raise ValueError(f"{name} is true or false, got {value!r}")
+            raise ValueError(f"{name} must be true or false, got {value!r}")
 
 
 def check_span(name: str, span: Sequence[float] | None) -> None:
@@ -113,14 +115,14 @@ def check_span(name: str, span: Sequence[float] | None) -> None:
         >>> check_span("scale", (0.75, float("inf")))
         Traceback (most recent call last):
         ...
-        ValueError: scale is (low, high) with 0 < low <= high, got (0.75, inf)
+        ValueError: scale must be (low, high) with 0 < low <= high, got (0.75, inf)
     """
     if span is None:
         return
     is_pair = isinstance(span, Sequence) and len(span) == 2 and all(isinstance(one, Real) for one in span)
     if not is_pair or not (0 < span[0] <= span[1] < math.inf):
         given = tuple(span) if is_pair else span
-        raise ValueError(f"{name} is (low, high) with 0 < low <= high, got {given}")
+        raise ValueError(f"{name} must be (low, high) with 0 < low <= high, got {given}")
 
 
 def plain(value: Any) -> Any:
@@ -146,4 +148,4 @@ def check_unit_range(name: str, values: Tensor) -> None:
     if low >= -SLACK and high <= 1 + SLACK:
         return
     advice = "divide it by 255" if low >= 0 else "do not normalize it, the network does that itself"
-    raise ValueError(f"{name} is float in 0..1, got values from {low:.3g} to {high:.3g}; {advice}")
+    raise ValueError(f"{name} must be float in 0..1, got values from {low:.3g} to {high:.3g}; {advice}")

@@ -110,7 +110,9 @@ class Registry(Generic[T]):
         """
         self.load_plugins()
         if not isinstance(name, str):
-            raise TypeError(f"a {self.noun} is given by its name, got {name!r}; known: {', '.join(self)}")
+            raise TypeError(
+                f"a {self.noun} must be given by its name, got {name!r}; known: {', '.join(self)}"
+            )
         if name not in self._entries:
             raise unknown_name(self.noun, name, self.names())
         return self._entries[name]

@@ -143,9 +143,9 @@ class SampleRecord:
         height, width = values["size"]
         ious = tuple(float(iou) for iou in values["ious"])
         if not all(0 <= iou <= 1 for iou in ious):
-            raise ValueError(f"an IoU lies between 0 and 1, got {values['ious']}")
+            raise ValueError(f"an IoU must be between 0 and 1, got {values['ious']}")
         if not isinstance(values["index"], int):
-            raise TypeError(f"index is a whole number, got {values['index']!r}")
+            raise TypeError(f"index must be a whole number, got {values['index']!r}")
         return cls(
             **{
                 **values,
@@ -357,7 +357,7 @@ def _check_header(header: dict[str, Any]) -> None:
             if not isinstance(described, dict):
                 raise TypeError(f"{name} are described by mappings, got {described!r}")
     if not isinstance(header["runs"], list):
-        raise TypeError(f"runs are a list, got {header['runs']!r}")
+        raise TypeError(f"runs must be a list, got {header['runs']!r}")
 
 
 def journals(folder: Path) -> list[Path]:

@@ -43,7 +43,7 @@ def checked_batch(batch: Any) -> dict[str, Any]:
         batch = {"image": batch[0], "mask": batch[1]}
     if not isinstance(batch, Mapping) or "image" not in batch or "mask" not in batch:
         keys = ", ".join(map(str, batch)) if isinstance(batch, Mapping) else type(batch).__name__
-        raise TypeError(f"a batch is a pair (image, mask) or a mapping with image and mask, got {keys}")
+        raise TypeError(f"a batch must be a pair (image, mask) or a mapping with image and mask, got {keys}")
     image = _image(batch["image"])
     mask, ignore = _maps(batch["mask"], batch.get("ignore"), image)
     return {**batch, "image": image, "mask": mask, "ignore": ignore}
@@ -59,13 +59,13 @@ def _image(image: Any) -> Tensor:
     if not isinstance(image, Tensor) or image.ndim != 4 or image.shape[1] != 3:
         shape = tuple(getattr(image, "shape", ())) or type(image).__name__
         raise ValueError(
-            f"image is a tensor (B, 3, H, W), got {shape}; are the channels last, or is it gray?"
+            f"image must be a tensor (B, 3, H, W), got {shape}; are the channels last, or is it gray?"
         )
     if image.dtype == torch.uint8:
         return image.float() / 255
     if not image.is_floating_point():
         raise TypeError(
-            f"image is float in 0..1 or uint8, got {image.dtype}; divide by the largest value it can have"
+            f"image must be float in 0..1 or uint8, got {image.dtype}; divide by its largest possible value"
         )
     check_unit_range("image", image)
     return image
@@ -81,7 +81,9 @@ def _maps(mask: Any, ignore: Any, image: Tensor) -> tuple[Tensor, Tensor]:
             one = one[:, 0]
         if not isinstance(one, Tensor) or one.shape != size:
             shape = tuple(getattr(one, "shape", ())) or type(one).__name__
-            raise ValueError(f"{name} is a tensor (B, H, W) as image {tuple(image.shape)} is, got {shape}")
+            raise ValueError(
+                f"{name} must be a tensor (B, H, W) like image {tuple(image.shape)}, got {shape}"
+            )
         maps.append(one)
     if maps[0].dtype != torch.bool:
         values: Tensor = maps[0].unique()  # type: ignore[no-untyped-call]
@@ -90,8 +92,8 @@ def _maps(mask: Any, ignore: Any, image: Tensor) -> tuple[Tensor, Tensor]:
         if others or (IGNORE in values.tolist() and 1 not in values.tolist()):
             shown = ", ".join(f"{value:g}" for value in (others or values.tolist())[:4])
             raise ValueError(
-                f"mask is bool or 0 and 1 (255 is ignored), got {shown}; compare it first, as in mask > 127, "
-                "and give one object per sample"
+                f"mask must be bool or 0 and 1 (255 is ignored), got {shown}; compare it first, as in "
+                "mask > 127, and give one object per sample"
             )
     given = maps[0] == 1
     unseen = maps[1].bool() if ignore is not None else maps[0] == IGNORE

@@ -62,7 +62,7 @@ class Window(NamedTuple):
         try:
             low, high = (float(part) for part in text.split(","))
         except ValueError as error:
-            raise ValueError(f"a window is LOW,HIGH such as -160,240, got '{text}'") from error
+            raise ValueError(f"a window must be LOW,HIGH such as -160,240, got '{text}'") from error
         return cls.checked(low, high)
 
 
@@ -142,7 +142,7 @@ def to_uint8(
     if values.dtype == np.bool_:
         return values.astype(np.uint8) * np.uint8(255)
     if values.dtype.kind not in "iuf":
-        raise TypeError(f"an image contains numbers, got an array of {values.dtype}")
+        raise TypeError(f"an image must contain numbers, got an array of {values.dtype}")
     counts = _counting(values, missing)
     low, high = window or value_range(values, missing=missing) or (0.0, 255.0)
     is_small = values.dtype.itemsize <= (4 if values.dtype.kind == "f" else 2)

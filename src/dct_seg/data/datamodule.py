@@ -138,12 +138,14 @@ class ClickSimulatorDataModule(LightningDataModule):
         for name in (dataset, val_dataset or dataset):
             if not isinstance(name, str):
                 raise ValueError(
-                    f"dataset is a registered name, got {type(name).__name__}; pass your own Dataset to "
+                    f"dataset must be a registered name, got {type(name).__name__}; pass your own Dataset to "
                     "trainer.fit in a DataLoader, see dct_seg.data.batches"
                 )
             DATASETS.get(name)
         if scale is None:
-            raise ValueError("scale is (low, high) with 0 < low <= high, got None; (1, 1) keeps the size")
+            raise ValueError(
+                "scale must be (low, high) with 0 < low <= high, got None; (1, 1) keeps the size"
+            )
         at_least = {
             "batch_size": (batch_size, 1),
             "val_batch_size": (val_batch_size, 1),
@@ -165,8 +167,8 @@ class ClickSimulatorDataModule(LightningDataModule):
         check_number("max_zoom", max_zoom, above=0, unit="a factor")
         if transform is not None and not callable(transform):
             raise ValueError(
-                f"transform is a function transform(image=, mask=) or one of torchvision.transforms.v2, got "
-                f"{transform!r}"
+                "transform must be a function transform(image=, mask=) or one of torchvision.transforms.v2, "
+                f"got {transform!r}"
             )
         for name, span in (("scale", scale), ("object_scale", object_scale)):
             check_span(name, span)

@@ -159,10 +159,9 @@ def checked_image(image: NDArray[Any]) -> NDArray[np.uint8]:
     ):
         given = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise ValueError(
-            f"an image is a (height, width, 3) uint8 array in RGB, got {given}; Predictor.set_image converts "
-            "gray and RGBA ones, "
-            "values of another type must be scaled to 0..255 and made uint8 first; "
-            "dct_seg.data.brightness.to_uint8 does that"
+            f"an image must be a (height, width, 3) uint8 array in RGB, got {given}; Predictor.set_image "
+            "converts gray and RGBA images; scale values of another type to 0..255 with "
+            "dct_seg.data.brightness.to_uint8 first"
         )
     return image
 

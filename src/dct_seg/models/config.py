@@ -96,7 +96,7 @@ class DCTNetConfig:
                 object.__setattr__(self, one.name, value)
             wanted = str(one.type).partition("[")[0]
             if wanted in _TYPES and type(value) is not _TYPES[wanted]:
-                raise ValueError(f"the network's {one.name} is {_TYPE_NAMES[wanted]}, got {value!r}")
+                raise ValueError(f"the network's {one.name} must be {_TYPE_NAMES[wanted]}, got {value!r}")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DCTNetConfig:

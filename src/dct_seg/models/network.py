@@ -119,7 +119,7 @@ class InteractiveNetwork(nn.Module, ABC):
         super().__init__()
         check_number("decoder_width", config.decoder_width, least=2)
         if config.decoder_stride not in (2, 4, 8):
-            raise ValueError(f"decoder_stride is 2, 4 or 8, got {config.decoder_stride}")
+            raise ValueError(f"decoder_stride must be 2, 4 or 8, got {config.decoder_stride}")
         if config.backbone_weights == "none":  # random weights have no statistics to keep
             config = replace(config, frozen_batch_norm=False)
         self.config = config
@@ -458,7 +458,7 @@ def make_click_encoder(config: DCTNetConfig) -> ClickEncoder:
 
 def _check_inputs(image: Tensor, clicks: ClickBatch, previous: Tensor | None) -> None:
     if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
-        raise ValueError(f"an image batch is (B, 3, H, W), got {tuple(image.shape)}")
+        raise ValueError(f"an image batch must be (B, 3, H, W), got {tuple(image.shape)}")
     if len(clicks) != len(image):
         raise ValueError(
             f"{len(image)} images need as many lists of clicks, got {len(clicks)}; for no clicks, pass "
@@ -466,7 +466,8 @@ def _check_inputs(image: Tensor, clicks: ClickBatch, previous: Tensor | None) ->
         )
     if previous is not None and previous.shape != (len(image), 1, *image.shape[2:]):
         raise ValueError(
-            f"the previous mask of images {tuple(image.shape)} is (B, 1, H, W), got {tuple(previous.shape)}"
+            f"the previous mask of images {tuple(image.shape)} must be (B, 1, H, W), "
+            f"got {tuple(previous.shape)}"
         )
     is_traced: bool = torch.jit.is_tracing()  # type: ignore[no-untyped-call, attr-defined]
     if not torch.compiler.is_compiling() and not is_traced:  # a graph cannot check values
@@ -475,7 +476,7 @@ def _check_inputs(image: Tensor, clicks: ClickBatch, previous: Tensor | None) ->
 
 def _check_values(image: Tensor, clicks: ClickBatch) -> None:
     if not image.is_floating_point():
-        raise TypeError(f"an image batch is float in 0..1, got {image.dtype}; use image.float() / 255")
+        raise TypeError(f"an image batch must be float in 0..1, got {image.dtype}; use image.float() / 255")
     check_unit_range("an image batch", image)
     height, width = image.shape[2:]
     row, col = clicks.coords.unbind(-1)

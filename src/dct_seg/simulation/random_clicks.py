@@ -53,12 +53,13 @@ class RandomClicks:
     def __post_init__(self) -> None:
         if min(self.positives, self.negatives, self.surrounding) < 1:
             raise ValueError(
-                "positives, negatives and surrounding are at least 1, got "
+                "positives, negatives and surrounding must be at least 1, got "
                 f"{self.positives}, {self.negatives} and {self.surrounding}"
             )
         if min(self.margin, self.step) < 0 or not self.band > 0:
             raise ValueError(
-                f"margin and step are 0 or more and band above 0, got {self.margin}, {self.step}, {self.band}"
+                "margin and step must be 0 or more and band above 0, "
+                f"got {self.margin}, {self.step}, {self.band}"
             )
 
     def draw(self, mask: Tensor, ignore: Tensor, generator: torch.Generator) -> ClickBatch:

@@ -162,15 +162,15 @@ class SimulatedUser:
         check_choice("rule", rule, get_args(Rule))
         check_choice("place", place, get_args(Place))
         if not 0 <= radius_noise < 1:
-            raise ValueError(f"radius_noise is a fraction, 0 or more and below 1, got {radius_noise}")
+            raise ValueError(f"radius_noise must be a fraction, 0 or more and below 1, got {radius_noise}")
         if not click_jitter >= 0:
-            raise ValueError(f"click_jitter is a distance in pixels, 0 or more, got {click_jitter}")
+            raise ValueError(f"click_jitter must be a distance in pixels, 0 or more, got {click_jitter}")
         if not 0 < threshold < 1:
-            raise ValueError(f"threshold is a probability between 0 and 1, got {threshold}")
+            raise ValueError(f"threshold must be a probability between 0 and 1, got {threshold}")
         if isinstance(prompt, Tensor):
             if prompt.shape != mask.shape[:1] or prompt.dtype != torch.bool:
                 raise ValueError(
-                    f"prompt as a tensor is bool of shape ({len(mask)},), got {prompt.dtype} "
+                    f"prompt as a tensor must be bool of shape ({len(mask)},), got {prompt.dtype} "
                     f"{tuple(prompt.shape)}"
                 )
             self.tells_radius = prompt.cpu()
@@ -201,16 +201,16 @@ class SimulatedUser:
             The clicks, on the device of ``clicks``.
         """
         if logits is None and self.first is not None:
-            return self._told(self.first.to(clicks.device))
+            return self._as_given(self.first.to(clicks.device))
         placement = None
         if self.place == "core" or self.click_jitter:
             placement = _Placement(self.place == "core", self.click_jitter, self._uniform(2).tolist())
         pred = None if logits is None else predicted(logits, self.threshold)
         rule: Rule = "max_distance" if pred is None else self.rule
         found = _simulate(pred, self.mask, self.ignore, clicks, rule, placement)
-        return self._told(found.to(clicks.device))
+        return self._as_given(found.to(clicks.device))
 
-    def _told(self, found: NextClicks) -> NextClicks:
+    def _as_given(self, found: NextClicks) -> NextClicks:
         """Clicks with the radii given to the model."""
         radii = found.true_radii
         if self.radius_noise:
@@ -336,8 +336,10 @@ def _check_maps(*, mask: Tensor, ignore: Tensor | None, pred: Tensor | None = No
         if one is None:
             continue
         if one.dtype != torch.bool:
-            raise TypeError(f"{name} is a bool tensor, got {one.dtype}; compare it with a threshold first")
+            raise TypeError(
+                f"{name} must be a bool tensor, got {one.dtype}; compare it with a threshold first"
+            )
         if one.ndim != 3 or one.shape != mask.shape:
             raise ValueError(
-                f"{name} is (B, H, W) like mask, got {tuple(one.shape)} with mask {tuple(mask.shape)}"
+                f"{name} must be (B, H, W) like mask, got {tuple(one.shape)} with mask {tuple(mask.shape)}"
             )

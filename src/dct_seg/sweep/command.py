@@ -42,7 +42,7 @@ def main(args: Sequence[str]) -> int:
     given = _parser().parse_args(own)
     for name in ("jobs", "trials"):
         if getattr(given, name) is not None and getattr(given, name) < 1:
-            raise ValueError(f"--{name} is at least 1, got {getattr(given, name)}")
+            raise ValueError(f"--{name} must be at least 1, got {getattr(given, name)}")
     sweep = load_sweep(find(given.file))
     out = Path(given.out or Path("runs/sweeps") / sweep.name)
     plan = Plan(sweep, out, given.base, tuple(extra), given.jobs, has_wandb())

@@ -165,7 +165,7 @@ def load_sweep(path: str | Path) -> Sweep:
 def _sweep(content: Any, name: str) -> Sweep:
     if not isinstance(content, dict) or "parameters" not in content:
         raise ValueError(
-            "a sweep file is a mapping with method, command and parameters; configs/sweeps has examples"
+            "a sweep file must be a mapping with method, command and parameters; configs/sweeps has examples"
         )
     for key in content:
         if key not in (*RUN_HERE, *WITHOUT_EFFECT_HERE):
@@ -183,7 +183,7 @@ def _sweep(content: Any, name: str) -> Sweep:
                 )
     run_cap = content.get("run_cap")
     if run_cap is not None and (not _is_whole(run_cap) or run_cap < 1):
-        raise ValueError(f"run_cap is a number of trials, at least 1, got {run_cap!r}")
+        raise ValueError(f"run_cap must be a number of trials, at least 1, got {run_cap!r}")
     return Sweep(
         name=_name(content.get("name", name)),
         method=content["method"],
@@ -201,7 +201,9 @@ def _name(given: Any) -> str:
     name = str(given)
     is_one_part = PureWindowsPath(name).name == PurePosixPath(name).name == name
     if not (is_one_part and name != ".." and name.strip() and name.isprintable() and len(name) <= 100):
-        raise ValueError(f"a sweep's name is the name of its folder, such as sigma, got name {name[:100]!r}")
+        raise ValueError(
+            f"a sweep's name must be the name of its folder, such as sigma, got name {name[:100]!r}"
+        )
     return name
 
 
@@ -219,7 +221,9 @@ def _parameters(content: Any, prefix: str) -> list[Parameter]:
             )
         name = f"{prefix}{key}"
         if not isinstance(options, dict):
-            raise ValueError(f"parameter '{name}' is a mapping such as {{values: [1, 2]}}, got {options!r}")
+            raise ValueError(
+                f"parameter '{name}' must be a mapping such as {{values: [1, 2]}}, got {options!r}"
+            )
         found += (
             _parameters(options["parameters"], f"{name}.")
             if "parameters" in options
@@ -247,14 +251,14 @@ def _parameter(name: str, options: dict[str, Any]) -> Parameter:
         raise ValueError(f"parameter '{name}' has distribution {kind}, which needs {' and '.join(missing)}")
     values, probabilities = options.get("values"), options.get("probabilities")
     if "values" in DISTRIBUTIONS[kind] and not (isinstance(values, list) and values):
-        raise ValueError(f"values of parameter '{name}' is a list of at least one value, got {values!r}")
+        raise ValueError(f"values of parameter '{name}' must be a list of at least one value, got {values!r}")
     if kind == "categorical_w_probabilities" and not _are_probabilities(probabilities, len(values or [])):
         raise ValueError(
             f"probabilities of parameter '{name}' has one number per value, with sum 1, got {probabilities!r}"
         )
     for key in ("min", "max", "q", "mu", "sigma"):
         if key in options and not _is_number(options[key]):
-            raise ValueError(f"{key} of parameter '{name}' is a number, got {options[key]!r}")
+            raise ValueError(f"{key} of parameter '{name}' must be a number, got {options[key]!r}")
     if "min" in options and "max" in options:
         low, high = options["min"], options["max"]
         if low >= high:
@@ -291,7 +295,7 @@ def _metric(content: Any, *, is_needed: bool) -> Metric | None:
     name = content.get("name") if isinstance(content, dict) else None
     if not isinstance(name, str) or not re.fullmatch(r"val/[^/]+/.+", name):
         raise ValueError(
-            "the metric's name is one of validation, val/PROMPT/NAME such as val/drag/NoC@90, got "
+            "the metric's name must be one of validation, val/PROMPT/NAME such as val/drag/NoC@90, got "
             f"{content!r}"
         )
     goal = content.get("goal", "minimize")
@@ -302,7 +306,7 @@ def _metric(content: Any, *, is_needed: bool) -> Metric | None:
 def _command(content: Any, program: Any) -> tuple[str, ...]:
     if not isinstance(content, list) or "${args}" not in content:
         raise ValueError(
-            "command is a list with ${args} in it, such as ['${program}', fit, --config, FILE, '${args}']"
+            "command must be a list with ${args}, such as ['${program}', fit, --config, FILE, '${args}']"
         )
     words = [
         str(program) if word == "${program}" else str(word)

@@ -128,7 +128,7 @@ class LossSum:
     def __init__(self, losses: Mapping[str, float | Mapping[str, float]]) -> None:
         if not isinstance(losses, Mapping) or not losses:
             raise ValueError(
-                f"losses is a mapping of losses to weights, as in {{bce: 1.0}}, got {losses!r}; known: "
+                f"losses must be a mapping of losses to weights, as in {{bce: 1.0}}, got {losses!r}; known: "
                 f"{', '.join(LOSSES)}"
             )
         self.terms = [_Term(name, given) for name, given in losses.items()]

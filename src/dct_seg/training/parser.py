@@ -15,10 +15,10 @@ _REASONS = (
     (r"the following arguments are required: (.+)", "{key} lacks {0}"),
     (r"Option '([\w.]+)' is not accepted", "{key} does not take '{0}'"),
     (r"Expected a dot import path string: (.+)", "{key} names no class '{0}'; is it spelled as in Python?"),
-    (r"Unable to load config ['\"](.+?)['\"]", "{key} is a mapping or a YAML file with one, got {0}"),
+    (r"Unable to load config ['\"](.+?)['\"]", "{key} must be a mapping or a YAML file with one, got {0}"),
 )
 """Patterns in the parser's message that are more specific than the expected type, and our wording."""
-_INNER = re.compile(r"- ([\w.]+ (?:is .+, got .+|lacks .+|does not take .+|names no .+))")
+_INNER = re.compile(r"- ([\w.]+ (?:must be .+, got .+|lacks .+|does not take .+|names no .+))")
 """Line about an argument of a class, already written by this parser."""
 _NAMED_KEYS = re.compile(
     r"does not accept (?:nested key|option) '([\w.]+)'|[Uu]nrecognized arguments: --([\w.]+)|[Kk]ey "
@@ -81,7 +81,7 @@ def check_network(network: Any) -> None:
         known = get_args(hints[name]) if get_origin(hints[name]) is Literal else ()
         if known and value not in known:
             allowed = ", ".join(map(str, known))
-            raise UsageError(f"model.network.{name} is one of {allowed}; got {value}")
+            raise UsageError(f"model.network.{name} must be one of {allowed}; got {value}")
     DCTNetConfig.from_dict(network)
 
 
@@ -93,7 +93,7 @@ def reason(message: str) -> str:
         ...   Does not validate against any of the Union subtypes
         ...   Subtypes: [<class 'int'>, <class 'NoneType'>]
         ...   Given value: abc''')
-        'trainer.max_epochs is int or null, got abc'
+        'trainer.max_epochs must be int or null, got abc'
         >>> reason('''Parser key "optimizer":
         ...   - the following arguments are required: lr
         ...   Given value: SGD''')
@@ -116,7 +116,7 @@ def reason(message: str) -> str:
     given = re.findall(r"(?:Given|Got) value: (.+)", message)
     if wanted is None or not given:
         return ""
-    return f"{key} is {_types(wanted[1] or wanted[2])}, got {given[-1]}"
+    return f"{key} must be {_types(wanted[1] or wanted[2])}, got {given[-1]}"
 
 
 def first_reason(message: str) -> str:

@@ -154,7 +154,7 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
             check_choice("prompt", prompt, get_args(Prompt))
         if not val_prompts or len(set(val_prompts)) < len(val_prompts):
             raise ValueError(
-                f"val_prompts is [drag], [click] or [drag, click], got {list(val_prompts)}; to skip "
+                f"val_prompts must be [drag], [click] or [drag, click], got {list(val_prompts)}; to skip "
                 "validation, set trainer.limit_val_batches 0"
             )
         check_counts("train_clicks", train_clicks, least=1)
