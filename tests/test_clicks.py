@@ -172,6 +172,6 @@ def test_positive_accepts_booleans_and_0_or_1() -> None:
 )
 def test_positive_that_is_not_a_boolean_is_refused(value: object) -> None:
     with pytest.raises(
-        ValueError, match=r"positive is True on the object or False on background \(or 1, 0\), got"
+        ValueError, match=r"positive must be True \(object\) or False \(background\), or 1 or 0, got"
     ):
         Click(1, 2, value)  # type: ignore[arg-type]

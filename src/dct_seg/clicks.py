@@ -63,7 +63,7 @@ def _number(name: str, value: Any) -> float:
     if getattr(value, "ndim", 0) == 0 and not isinstance(value, str | bytes):
         with contextlib.suppress(TypeError, ValueError):
             return float(value)
-    raise TypeError(f"a click's {name} must be one number of pixels, got {_described(value)}")
+    raise TypeError(f"a click's {name} must be one number of pixels, got {_shown(value)}")
 
 
 def _yes_or_no(value: Any) -> bool:
@@ -74,12 +74,12 @@ def _yes_or_no(value: Any) -> bool:
             if float(value) in (0, 1):
                 return bool(value)
     raise ValueError(
-        f"a click's positive is True on the object or False on background (or 1, 0), got {_described(value)}; "
+        f"a click's positive must be True (object) or False (background), or 1 or 0, got {_shown(value)}; "
         "omit padding (-1)"
     )
 
 
-def _described(value: Any) -> str:
+def _shown(value: Any) -> str:
     """Describe a value for an error; an array by its shape."""
     shape = getattr(value, "shape", ())
     return f"{type(value).__name__} of shape {tuple(shape)}" if shape else repr(value)[:60]
