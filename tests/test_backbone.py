@@ -149,8 +149,8 @@ def test_backbone_weights_that_are_not_finite_are_refused(tmp_path: Path) -> Non
 
 def test_unknown_backbone_suggests_the_nearest_name_instead_of_all() -> None:
     wanted = (
-        "unknown backbone 'resnett18'; did you mean 'resnet18'? `dct-seg list backbones` shows those that "
-        "suit"
+        "unknown backbone 'resnett18'; did you mean 'resnet18'? `dct-seg list backbones` shows the "
+        "suitable ones"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(wanted)}$"):
         build("resnett18")

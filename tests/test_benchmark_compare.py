@@ -45,7 +45,7 @@ def test_runs_under_other_protocols_are_not_compared() -> None:
     b.settings = type(b.settings)("drag", max_clicks=20)
     with pytest.raises(ValueError, match="cannot be compared"):
         compare(a, b, "mine", "mine")
-    with pytest.raises(ValueError, match="no sample with a result in both"):
+    with pytest.raises(ValueError, match="no sample has a result in both"):
         compare(a, by_hand(y=[0.95]), "mine", "mine")
 
 
