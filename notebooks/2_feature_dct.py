@@ -154,8 +154,8 @@ for order, name in (((0, 1), "positive, negative"), ((1, 0), "negative, positive
 #
 # A small fully connected net maps `f` to a mean and a standard deviation for each channel of three decoder layers. Each
 # layer is normalized (instance norm: mean 0, deviation 1) and then gets these statistics. An untrained net predicts mean 0
-# and deviation 1, plain instance norm. Below: the predictions of the shipped model for its coarsest layer, and their change
-# by a negative click.
+# and deviation 1, plain instance norm. The shipped model has no such norm (`feature_dct_norm: none`): its layers are only
+# scaled and shifted. Below: the predictions of the shipped model for its coarsest layer, and their change by a negative click.
 
 # %%
 with torch.inference_mode():
