@@ -119,6 +119,11 @@ class Server:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
+    def kill_and_restart(self) -> None:
+        """Kill the server, and start it on the same folder and port without further arguments."""
+        self.kill()
+        self.process = Server(self.folder, self.port).process
+
     def stop(self) -> None:
         """Stop the server like Ctrl+C, and like kill -9 if that does not help."""
         if self.process.poll() is None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from driving import BROWSER_MARKS, Server, chromium, drag, place, sample_images, settle, state
+from driving import BROWSER_MARKS, Server, annotating, chromium, drag, place, sample_images, settle, state
 from PIL import Image
 from playwright.sync_api import Page, expect
 
@@ -147,10 +147,6 @@ def assert_replayed(server: Server, out: Path) -> None:
 def test_kill_9_during_a_stroke_a_lasso_and_a_drag_loses_nothing_and_replays_bit_identically(
     page: Page, server: Server, tmp_path: Path
 ) -> None:
-    def kill_and_start_again() -> None:
-        server.kill()
-        server.process = Server(server.folder, server.port).process
-
     drag(page, 110, 220, 70, steps=2)
     revision = state(page, NAME)["revision"]
 
@@ -158,7 +154,7 @@ def test_kill_9_during_a_stroke_a_lasso_and_a_drag_loses_nothing_and_replays_bit
     page.mouse.move(*place(page, 20, 20))
     page.mouse.down()
     page.mouse.move(*place(page, 20, 60), steps=4)
-    kill_and_start_again()  # the pointer is down
+    server.kill_and_restart()  # the pointer is down
     page.mouse.move(*place(page, 60, 60), steps=4)
     page.mouse.up()
     settle(page)
@@ -171,7 +167,7 @@ def test_kill_9_during_a_stroke_a_lasso_and_a_drag_loses_nothing_and_replays_bit
     for corner in ((300, 40), (340, 40), (340, 5)):
         page.mouse.move(*place(page, *corner), steps=4)
     page.mouse.up()
-    kill_and_start_again()  # the lasso is being sent, or is written and not acknowledged
+    server.kill_and_restart()  # the lasso is being sent, or is written and not acknowledged
     settle(page)
     assert state(page, NAME)["revision"] == revision + 2
     assert state(page, NAME)["mask"]["col"] < 10
@@ -180,7 +176,7 @@ def test_kill_9_during_a_stroke_a_lasso_and_a_drag_loses_nothing_and_replays_bit
     page.mouse.move(*place(page, 250, 225))
     page.mouse.down(button="right")
     page.mouse.move(*place(page, 250, 235), steps=2)
-    kill_and_start_again()  # live masks are being computed
+    server.kill_and_restart()  # live masks are being computed
     page.mouse.move(*place(page, 250, 245), steps=2)
     page.mouse.up(button="right")
     settle(page)
@@ -199,62 +195,52 @@ def test_kill_9_during_a_box_an_eraser_a_merge_and_a_copy_loses_nothing(tmp_path
         sample.crop((8 * number, 0, 400 + 8 * number, 400)).save(folder / f"frame{number}.png")
     (folder / NAME).unlink()
     first, second = "frame1.png", "frame2.png"
-    server = Server(folder)
+    with annotating(folder, timeout=SLOW) as (server, page):
+        page.goto(server.url)
+        settle(page)
+        page.keyboard.down("Shift")
+        page.mouse.move(*place(page, 40, 150))
+        page.mouse.down()
+        page.mouse.move(*place(page, 180, 290), steps=4)
+        server.kill_and_restart()  # the box is open
+        page.mouse.up()
+        page.keyboard.up("Shift")
+        settle(page)
+        (box,) = state(page, first)["draft"]["clicks"]
+        assert (box["row"], box["col"], box["radius"]) == pytest.approx((110, 220, 70), abs=2)
 
-    def kill_and_start_again() -> None:
-        server.kill()
-        server.process = Server(folder, server.port).process
+        page.keyboard.press("b")
+        page.mouse.move(*place(page, 100, 180))
+        page.mouse.down(button="right")
+        page.mouse.move(*place(page, 100, 220), steps=4)
+        server.kill_and_restart()  # the eraser is down
+        page.mouse.up(button="right")
+        settle(page)
+        assert state(page, first)["revision"] == 2
+        page.keyboard.press("Enter")
+        settle(page)
+        page.keyboard.press("b")
+        stroke(page, (350, 20), (350, 80))
+        page.keyboard.press("Enter")
+        settle(page)
+        before = state(page, first)["objects"]
+        assert len(before) == 2
 
-    try:
-        with chromium() as page:
-            page.set_default_timeout(SLOW)
-            page.goto(server.url)
-            settle(page)
-            page.keyboard.down("Shift")
-            page.mouse.move(*place(page, 40, 150))
-            page.mouse.down()
-            page.mouse.move(*place(page, 180, 290), steps=4)
-            kill_and_start_again()  # the box is open
-            page.mouse.up()
-            page.keyboard.up("Shift")
-            settle(page)
-            (box,) = state(page, first)["draft"]["clicks"]
-            assert (box["row"], box["col"], box["radius"]) == pytest.approx((110, 220, 70), abs=2)
+        click(page, 150, 220)
+        page.keyboard.down("Shift")
+        click(page, 350, 50)
+        page.keyboard.up("Shift")
+        expect(page.locator("#chosen")).to_contain_text("2 objects")
+        page.keyboard.press("m")
+        server.kill_and_restart()  # the merge is being sent, or is written and not acknowledged
+        settle(page)
+        (merged,) = state(page, first)["objects"]
+        assert merged["area"] == sum(one["area"] for one in before)
 
-            page.keyboard.press("b")
-            page.mouse.move(*place(page, 100, 180))
-            page.mouse.down(button="right")
-            page.mouse.move(*place(page, 100, 220), steps=4)
-            kill_and_start_again()  # the eraser is down
-            page.mouse.up(button="right")
-            settle(page)
-            assert state(page, first)["revision"] == 2
-            page.keyboard.press("Enter")
-            settle(page)
-            page.keyboard.press("b")
-            stroke(page, (350, 20), (350, 80))
-            page.keyboard.press("Enter")
-            settle(page)
-            before = state(page, first)["objects"]
-            assert len(before) == 2
-
-            click(page, 150, 220)
-            page.keyboard.down("Shift")
-            click(page, 350, 50)
-            page.keyboard.up("Shift")
-            expect(page.locator("#chosen")).to_contain_text("2 objects")
-            page.keyboard.press("m")
-            kill_and_start_again()  # the merge is being sent, or is written and not acknowledged
-            settle(page)
-            (merged,) = state(page, first)["objects"]
-            assert merged["area"] == sum(one["area"] for one in before)
-
-            page.keyboard.press("g")
-            kill_and_start_again()  # so is the copy
-            expect(page.locator("#title")).to_contain_text(second)
-            settle(page)
-            assert [one["area"] for one in state(page, first)["objects"]] == [merged["area"]]
-            assert len(state(page, second)["objects"]) == 1
-            assert_replayed(server, tmp_path)
-    finally:
-        server.stop()
+        page.keyboard.press("g")
+        server.kill_and_restart()  # so is the copy
+        expect(page.locator("#title")).to_contain_text(second)
+        settle(page)
+        assert [one["area"] for one in state(page, first)["objects"]] == [merged["area"]]
+        assert len(state(page, second)["objects"]) == 1
+        assert_replayed(server, tmp_path)
