@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.clicks import click_maps_row, next_click_batch_row, next_click_row
+from benchmarks.folded_norm import folded_image_row, folded_step_row
 from benchmarks.large_image import first_click_row, memory_row
 from benchmarks.measure import Row, Spread, markdown
 from benchmarks.network import cpu_path_row, early_click_row, late_click_row, late_encode_row
@@ -79,6 +80,8 @@ ROWS: dict[str, Callable[[argparse.Namespace], Row]] = {
     "late-encode": late_encode_row,
     "early-click": early_click_row,
     "cpu-path": cpu_path_row,
+    "folded-step": folded_step_row,
+    "folded-image": folded_image_row,
     "memory": memory_row,
     "first-click": first_click_row,
     "training-step": training_step_row,

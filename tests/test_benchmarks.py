@@ -19,6 +19,7 @@ from tiny import tiny_data, tiny_task
 from benchmarks import command, exported, refiners
 from benchmarks.clicks import drawn_errors, gaussian_loop, two_transforms
 from benchmarks.command import ROWS
+from benchmarks.folded_norm import plain
 from benchmarks.large_image import peak_memory
 from benchmarks.measure import Row, Spread, compared, in_turn, markdown
 from benchmarks.plain_loop import plain_loop
@@ -27,6 +28,8 @@ from dct_seg import Click, ClickBatch, next_click
 from dct_seg.benchmark.runner import run_benchmark
 from dct_seg.click_encoders import SpatialDCT
 from dct_seg.metrics import iou
+from dct_seg.models.backbone import Backbone
+from dct_seg.models.folded_norm import FOLDED
 from dct_seg.models.network import InteractiveNetwork
 
 
@@ -124,6 +127,15 @@ def test_every_row_of_the_command_has_its_name_and_no_repeats_are_an_error():
     assert parser.parse_args([]).only == list(ROWS)
     with pytest.raises(ValueError, match="--repeats must be a number of measurements, 1 or more, got 0"):
         command.main(["--repeats", "0"])
+
+
+def test_backbones_with_and_without_folded_norms_give_equal_features():
+    net = Backbone("tf_efficientnet_lite0", weights="none").eval()
+    image = torch.rand(1, 3, 64, 64)
+    other = plain(net)
+    assert not {type(module) for module in other.modules()} & set(FOLDED.values())
+    with torch.no_grad():
+        torch.testing.assert_close(other(image), net(image), rtol=1e-4, atol=1e-5)
 
 
 def test_plain_loop_makes_the_clicks_of_the_benchmark(tmp_path):

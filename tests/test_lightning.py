@@ -14,6 +14,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import LearningRateFinder, ModelCheckpoint, Timer
 from lightning.pytorch.tuner import Tuner
 from tiny import loader_of, tiny_data, tiny_task, tiny_trainer, weights
+from torch.nn import SyncBatchNorm
 from torch.utils.data import DataLoader
 
 from dct_seg import InteractiveSegmentationTask, NumberOfClicks
@@ -204,6 +205,13 @@ def test_the_tuner_is_refused_too(tmp_path: Path) -> None:
         Tuner(tiny_trainer(tmp_path)).lr_find(tiny_task(), tiny_data())
     with pytest.raises(ValueError, match="the learning-rate finder needs"):
         tiny_trainer(tmp_path, callbacks=[LearningRateFinder()]).fit(tiny_task(), tiny_data())
+
+
+def test_synchronized_norms_that_lost_their_activation_are_refused(tmp_path: Path) -> None:
+    task = tiny_task({"backbone": "mobilenetv3_small_050"})
+    task.net = SyncBatchNorm.convert_sync_batchnorm(task.net)  # as DDP does with sync_batchnorm
+    with pytest.raises(ValueError, match="sync_batchnorm drops the activations inside the batch norms"):
+        tiny_trainer(tmp_path).fit(task, tiny_data())
 
 
 def test_a_timer_ends_a_run(tmp_path: Path) -> None:

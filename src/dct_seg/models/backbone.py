@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dct_seg.models.backbone_weights import load_backbone_weights, plain_key
 from dct_seg.models.depthwise import use_fast_depthwise
+from dct_seg.models.folded_norm import fold_frozen_norms
 from dct_seg.registry import did_you_mean
 
 RESIZABLE = frozenset(
@@ -123,6 +124,7 @@ class Backbone(nn.Module):
         if num_maps:
             _add_maps(self.net, num_maps)
         use_fast_depthwise(self.net)
+        fold_frozen_norms(self.net)
 
     def forward(self, image: Tensor, maps: Tensor | None = None) -> list[Tensor]:
         """Compute the features of an image, with or without maps.

@@ -21,21 +21,22 @@ _backward = torch.ops.aten.convolution_backward
 
 
 class _DepthwiseConv(torch.autograd.Function):
-    """``conv2d(x, weight, stride=s, groups=C)`` without padding, square kernel of size 3 or 5."""
+    """``conv2d(x, weight, bias, stride=s, groups=C)`` without padding, square kernel of size 3 or 5."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride = stride
-        return F.conv2d(x, weight, None, stride, 0, 1, x.shape[1])
+        return F.conv2d(x, weight, bias, stride, 0, 1, x.shape[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
         grad_x = _input_gradient(grad, x, weight, ctx.stride) if ctx.needs_input_grad[0] else None
         grad_w = _weight_gradient(grad, x, weight, ctx.stride) if ctx.needs_input_grad[1] else None
-        return grad_x, grad_w, None
+        grad_b = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
+        return grad_x, grad_w, grad_b, None
 
 
 def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
@@ -104,19 +105,24 @@ class DepthwiseConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, C, H, W) -> (B, C, ceil(H / stride), ceil(W / stride))."""
+        return self.convolve(x, self.weight)
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Convolve with another weight of the same shape, and a bias (C,)."""
         (before_h, after_h), (before_w, after_w) = self.padding(x.shape[2]), self.padding(x.shape[3])
         pads = (before_w, after_w, before_h, after_h)
-        learns = torch.is_grad_enabled() and self.weight.requires_grad
+        learns = torch.is_grad_enabled() and weight.requires_grad
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         if x.device.type == "cpu" and learns and dtype == torch.bfloat16:
-            return self.with_fast_gradient(F.pad(x.to(dtype), pads), self.weight.to(dtype))
+            bias = None if bias is None else bias.to(dtype)
+            return self.with_fast_gradient(F.pad(x.to(dtype), pads), weight.to(dtype), bias)
         if (before_h, before_w) == (after_h, after_w):
-            return F.conv2d(x, self.weight, None, self.stride, (before_h, before_w), 1, x.shape[1])
-        return F.conv2d(F.pad(x, pads), self.weight, None, self.stride, 0, 1, x.shape[1])
+            return F.conv2d(x, weight, bias, self.stride, (before_h, before_w), 1, x.shape[1])
+        return F.conv2d(F.pad(x, pads), weight, bias, self.stride, 0, 1, x.shape[1])
 
-    def with_fast_gradient(self, padded: Tensor, weight: Tensor) -> Tensor:
+    def with_fast_gradient(self, padded: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Convolve an input that is already padded, with our own gradient, in any precision."""
-        out: Tensor = _DepthwiseConv.apply(padded, weight, self.stride)
+        out: Tensor = _DepthwiseConv.apply(padded, weight, bias, self.stride)
         return out
 
     def padding(self, length: int) -> tuple[int, int]:

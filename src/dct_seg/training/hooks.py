@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
+from torch.nn import SyncBatchNorm
 
 from dct_seg.models.network import InteractiveNetwork
 from dct_seg.models.pretrained import check_tensors
@@ -139,11 +140,18 @@ class TaskHooks(LightningModule):
         return found if isinstance(found, list) else [] if found is None else [found]
 
     def on_fit_start(self) -> None:
-        """Refuse a checkpoint of another optimizer, before Lightning restores its state.
+        """Refuse lost activations, and a checkpoint of another optimizer before its state is restored.
 
         Raises:
-            ValueError: When the checkpoint has another optimizer.
+            ValueError: When the checkpoint has another optimizer, or ``sync_batchnorm`` has dropped the
+                activations that timm keeps in its batch norms.
         """
+        if any(isinstance(m, SyncBatchNorm) and hasattr(m, "act") for m in self.net.modules()):
+            raise ValueError(
+                f"trainer.sync_batchnorm drops the activations inside the batch norms of backbone "
+                f"'{self.net.config.backbone}'; leave it off: pretrained norms are frozen by default and "
+                "need no synchronization"
+            )
         if self._restored is not None and self._settings is not None:
             check_same_classes(self._restored, self._settings)
 
