@@ -33,7 +33,7 @@ from dct_seg.app.server import API, create_app
 from dct_seg.benchmark.environment import describe_environment
 from dct_seg.methods.classical.disc import Disc
 from dct_seg.rle import encode_part
-from dct_seg.web.guard import LOOPBACK
+from dct_seg.web.request_checks import LOOPBACK
 
 MANY, NONE = "many.jpg", "none.jpg"
 """Large images: one with many objects, one without objects."""

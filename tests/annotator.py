@@ -17,7 +17,7 @@ from dct_seg.app.server import create_app
 from dct_seg.clicks import Click
 from dct_seg.methods.base import Method
 from dct_seg.rle import decode
-from dct_seg.web.guard import LOOPBACK
+from dct_seg.web.request_checks import LOOPBACK
 
 API = "/api/v1"
 HEIGHT, WIDTH = 40, 60

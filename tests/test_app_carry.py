@@ -14,7 +14,7 @@ pytest.importorskip("fastapi", reason="needs the extra [app]")
 
 from annotator import Page
 
-from dct_seg.app.carry import carried
+from dct_seg.app.propagation import carried
 from dct_seg.rle import decode, encode
 
 

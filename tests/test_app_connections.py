@@ -12,9 +12,9 @@ import pytest
 import uvicorn
 from annotator import API, Page, make_folder
 
-from dct_seg.app import inside
-from dct_seg.web import connections, guard
-from dct_seg.web.listening import server_config
+from dct_seg.app import safe_open
+from dct_seg.web import connections, request_checks
+from dct_seg.web.server_socket import server_config
 
 SHORT = 0.4  # seconds
 
@@ -29,7 +29,7 @@ def address(page: Page, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, 
     """Address of a real server with short timeouts."""
     for name in ("HEAD_SECONDS", "UNREAD_SECONDS"):
         monkeypatch.setattr(connections, name, SHORT)
-    monkeypatch.setattr(guard, "BODY_SECONDS", SHORT)
+    monkeypatch.setattr(request_checks, "BODY_SECONDS", SHORT)
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(server_config(page.app))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -194,12 +194,12 @@ def test_dangling_link_is_listed_without_its_target(tmp_path: Path) -> None:
         assert (answer.status_code, str(tmp_path) in answer.text) == (400, False)
 
 
-@pytest.mark.parametrize("can_walk", [inside._CAN_WALK, False])
+@pytest.mark.parametrize("can_walk", [safe_open._CAN_WALK, False])
 def test_image_that_becomes_a_link_while_it_is_opened_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_walk: bool
 ) -> None:
     """The link is swapped in after every look at the file, and before it is opened."""
-    monkeypatch.setattr(inside, "_CAN_WALK", can_walk)
+    monkeypatch.setattr(safe_open, "_CAN_WALK", can_walk)
     root = make_folder(tmp_path / "pictures")
     outside = make_folder(tmp_path / "outside")
     page = Page(root)

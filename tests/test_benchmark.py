@@ -47,7 +47,7 @@ from dct_seg.clicks import Click, ClickBatch
 from dct_seg.data.base import Sample
 from dct_seg.data.datamodule import ClickSimulatorDataModule
 from dct_seg.methods import METHODS
-from dct_seg.stopping import Stopped
+from dct_seg.signals import Stopped
 
 
 class Boxes:

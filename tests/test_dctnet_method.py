@@ -207,7 +207,7 @@ def test_newly_found_object_is_predicted_again_in_its_own_region(
         seen.append((view, previous))
         return cv2.resize(blob(20, 30, 35, 50, (60, 90)), view.size[::-1], interpolation=cv2.INTER_NEAREST)
 
-    monkeypatch.setattr(one, "_look", look)
+    monkeypatch.setattr(one, "_probabilities_in", look)
     clicks = [Click(25, 40, radius=12.0)]
     view, probs = one.predict_view(IMAGE, clicks, None, share=share)
     assert [v for v, _ in seen] == [whole_view((60, 90), 448), View(8, 23, 35, 35, (64, 64))][:looks]

@@ -60,7 +60,7 @@ def client_of(command: Callable[[list[str]], int], folder: Path, monkeypatch: py
     """A client of the application that a command would serve."""
     apps: list[Any] = []
     monkeypatch.setattr(
-        "dct_seg.web.listening.serve", lambda app, listener: (apps.append(app), listener.close())
+        "dct_seg.web.server_socket.serve", lambda app, listener: (apps.append(app), listener.close())
     )
     assert command(["--weights", str(folder), "--port", "0"]) == 0
     return TestClient(apps[0], base_url="http://127.0.0.1:8766")

@@ -23,7 +23,7 @@ from dct_seg.adapters.label_studio import create_app
 from dct_seg.adapters.predictors import Predictors
 from dct_seg.adapters.task_images import TaskImages
 from dct_seg.cli import main
-from dct_seg.web.guard import LOOPBACK
+from dct_seg.web.request_checks import LOOPBACK
 
 HEIGHT, WIDTH = 40, 60
 CONFIG = """

@@ -16,7 +16,7 @@ PACKAGE = ROOT.name
 MAX_LINES = 500
 
 LAYERS = [  # a module or subpackage may import those above it in this list
-    {"arguments", "ranges", "registry", "clicks", "files", "processor", "rle", "stopping", "web"},
+    {"arguments", "ranges", "registry", "clicks", "files", "processor", "rle", "signals", "web"},
     {"click_encoders", "simulation", "metrics", "drawing", "prediction", "configurations"},
     {"models"},
     {"interaction", "data", "prompts", "session"},

@@ -12,9 +12,13 @@ from networks import tiny_net
 from torch import Tensor
 
 from dct_seg import Click, ClickBatch
-from dct_seg.methods.after import ConnectedAfter, CutAfter, make_after
 from dct_seg.methods.classical.graph_cut import GridGraph
 from dct_seg.methods.dctnet import DCTNetMethod
+from dct_seg.methods.postprocessing import (
+    ConnectedPartsStep,
+    GraphCutStep,
+    make_post_step,
+)
 from dct_seg.methods.refiners import (
     Evaluation,
     any_wrong,
@@ -201,9 +205,9 @@ def test_unknown_refiner_or_option_is_refused() -> None:
     with pytest.raises(
         ValueError, match=r"unknown post-processing 'cut'; .*known: none, graph_cut, connected"
     ):
-        make_after("cut", {})
+        make_post_step("cut", {})
     with pytest.raises(ValueError, match="post-processing 'connected' has no option x; it has none"):
-        make_after("connected", {"x": 1})
+        make_post_step("connected", {"x": 1})
 
 
 @pytest.mark.parametrize("fusion", ["early", "late"])
@@ -239,7 +243,7 @@ def test_cut_has_the_lowest_cost_of_all_labelings_that_keep_the_clicks() -> None
     graph = GridGraph(image, smoothness=1.0)
     allowed = [one for one in itertools.product((0, 1), repeat=9) if one[0] == 1 and one[8] == 0]
     best = min(allowed, key=lambda labels: cut_energy(labels, probs.astype(np.float64), graph, (3, 3)))
-    found = CutAfter(smoothness=1.0)(image, probs, clicks, ALL)
+    found = GraphCutStep(smoothness=1.0)(image, probs, clicks, ALL)
     assert (found > 0.5).ravel().tolist() == [bool(one) for one in best]
 
 
@@ -248,7 +252,7 @@ def test_cut_marks_nothing_outside_the_predicted_region() -> None:
     image = np.full((8, 8, 3), 90, np.uint8)
     probs = np.zeros((8, 8), np.float32)
     probs[:, :4] = 0.9
-    found = CutAfter(smoothness=5.0)(image, probs, [Click(4, 1)], (slice(0, 8), slice(0, 4)))
+    found = GraphCutStep(smoothness=5.0)(image, probs, [Click(4, 1)], (slice(0, 8), slice(0, 4)))
     assert (found[:, :4] > 0.5).all()
     assert (found[:, 4:] < 0.5).all()
 
@@ -258,7 +262,7 @@ def test_connected_keeps_parts_with_a_positive_click_and_corners_connect() -> No
     probs[0:2, 0:2] = probs[2:4, 2:4] = 0.9  # they touch at a corner
     probs[5:7, 8:11] = 0.8
     image = np.zeros((8, 12, 3), np.uint8)
-    kept = ConnectedAfter()(image, probs, [Click(0, 0), Click(6, 9, positive=False)], ALL)
+    kept = ConnectedPartsStep()(image, probs, [Click(0, 0), Click(6, 9, positive=False)], ALL)
     assert (kept > 0.5).sum() == 8
     assert kept[3, 3] == np.float32(0.9)
-    assert np.array_equal(ConnectedAfter()(image, probs, [Click(7, 0)], ALL), probs)
+    assert np.array_equal(ConnectedPartsStep()(image, probs, [Click(7, 0)], ALL), probs)

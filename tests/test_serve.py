@@ -29,8 +29,8 @@ from dct_seg import Predictor, rle
 from dct_seg.adapters.predictors import Predictors
 from dct_seg.adapters.serve import API, Images, UnknownImageError, create_app
 from dct_seg.cli import main
-from dct_seg.web.guard import LOOPBACK
-from dct_seg.web.listening import listen
+from dct_seg.web.request_checks import LOOPBACK
+from dct_seg.web.server_socket import listen
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 HEIGHT, WIDTH = 40, 60

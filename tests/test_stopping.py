@@ -30,7 +30,7 @@ from tiny import tiny_data, tiny_task, tiny_trainer
 from dct_seg import cli
 from dct_seg.benchmark.results import journals, load_results
 from dct_seg.benchmark.runner import run_benchmark
-from dct_seg.stopping import Stopped, advising, raising_stopped
+from dct_seg.signals import Stopped, advising, raising_stopped
 from dct_seg.sweep.trial import trials_in
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from dct_seg.arguments import CommandParser, UsageError
-from dct_seg.stopping import Stopped, raising_stopped
+from dct_seg.signals import Stopped, raising_stopped
 
 
 class Command(NamedTuple):

@@ -23,8 +23,8 @@ from dct_seg.adapters.gestures import Size, box_drag, ellipse_drag, point_click
 from dct_seg.adapters.predictors import Predictors
 from dct_seg.adapters.task_images import TaskImages
 from dct_seg.clicks import Click
-from dct_seg.web.answers import http_error, malformed, problem
-from dct_seg.web.guard import Body, Guard
+from dct_seg.web.error_responses import http_error, malformed, problem
+from dct_seg.web.request_checks import Body, Guard
 
 MAX_REQUEST = 16 * 2**20
 MAX_REGIONS = 200

@@ -25,8 +25,8 @@ from dct_seg.adapters.predictors import Predictors
 from dct_seg.clicks import Click
 from dct_seg.data.images import decode_image
 from dct_seg.prediction import Prediction
-from dct_seg.web.answers import http_error, malformed, problem
-from dct_seg.web.guard import Body, Guard
+from dct_seg.web.error_responses import http_error, malformed, problem
+from dct_seg.web.request_checks import Body, Guard
 
 API = "/api/v1"
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/tiff", "image/bmp")

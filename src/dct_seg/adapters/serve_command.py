@@ -122,8 +122,8 @@ def run(given: argparse.Namespace, make: MakeApp, path: str) -> int:
         0.
     """
     from dct_seg.adapters.predictors import Predictors
-    from dct_seg.web.guard import LOOPBACK
-    from dct_seg.web.listening import listen, serve, url_of
+    from dct_seg.web.request_checks import LOOPBACK
+    from dct_seg.web.server_socket import listen, serve, url_of
 
     listener = listen(given.host, given.port)
     is_local = given.host in LOOPBACK

@@ -75,8 +75,8 @@ def main(args: Sequence[str]) -> int:
         from dct_seg.app.project import Project
         from dct_seg.app.segmenter import Segmenter
         from dct_seg.data.brightness import Window
-        from dct_seg.web.guard import LOOPBACK
-        from dct_seg.web.listening import listen, serve, url_of
+        from dct_seg.web.request_checks import LOOPBACK
+        from dct_seg.web.server_socket import listen, serve, url_of
     except ImportError as error:
         raise ImportError(f"the annotator needs {error.name}; pip install 'dct-seg[app]'") from error
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dct_seg.app import imports, schemas, wire
-from dct_seg.app.carry import carried
-from dct_seg.app.found import Found, FoundImage
+from dct_seg.app import import_matching, schemas, wire
 from dct_seg.app.history import HistoryError
+from dct_seg.app.import_result import Found, FoundImage
 from dct_seg.app.painting import Paint, kept_outside, painted
 from dct_seg.app.project import OpenImage, Project
+from dct_seg.app.propagation import carried
 from dct_seg.app.read_masks import add_png, own_text
 from dct_seg.app.segmenter import Segmenter
 from dct_seg.app.state import Draft, MadeClick, SegmentedObject, State, click_event, object_event
@@ -310,7 +310,7 @@ class Editor:
                     mask[found[0]] = found[1] if locked is None else found[1] & ~locked[found[0]]
                 if not mask.any():
                     continue
-                made = imports.imported(number + len(added), one.class_id, encode(mask))
+                made = import_matching.imported(number + len(added), one.class_id, encode(mask))
                 added.append(replace(made, locked=one.locked))
             if not added:
                 raise ValueError(
@@ -329,9 +329,11 @@ class Editor:
             add_png(image, png, size, None if text is None else text["classes"])
             if not image.objects:
                 raise ValueError("the PNG has no object; give each object its own value from 1 to 254")
-            numbers = imports.class_numbers(self.project, Found(), {one.label for one in image.objects})
-            added, _ = imports.objects_of(image, size, numbers, turn.state.next_id)
-            added = imports.new(added, turn.state)
+            numbers = import_matching.class_numbers(
+                self.project, Found(), {one.label for one in image.objects}
+            )
+            added, _ = import_matching.objects_of(image, size, numbers, turn.state.next_id)
+            added = import_matching.new(added, turn.state)
             if added:  # otherwise all of them exist on this image already
                 opened.history.append({"event": "import", "objects": [object_event(one) for one in added]})
             return self._answer(turn)

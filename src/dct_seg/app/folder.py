@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from dct_seg.app.inside import OutsideError, open_inside
+from dct_seg.app.safe_open import OutsideError, open_inside
 from dct_seg.data import medical
 from dct_seg.data.brightness import Window
 from dct_seg.data.images import (

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dct_seg.app.inside import OutsideError, open_without_links
+from dct_seg.app.safe_open import OutsideError, open_without_links
 from dct_seg.app.state import State, apply
 from dct_seg.files import BROKEN
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dct_seg.app import imports, readers, schemas
+from dct_seg.app import import_matching, readers, schemas
 from dct_seg.app.folder import Entry
-from dct_seg.app.found import Found, FoundImage
-from dct_seg.app.given_files import GivenFiles
+from dct_seg.app.import_files import GivenFiles
+from dct_seg.app.import_result import Found, FoundImage
 from dct_seg.app.project import OpenImage, Project
 from dct_seg.app.segmenter import Segmenter
 from dct_seg.app.state import MadeClick, SegmentedObject, object_event
@@ -56,10 +56,10 @@ class Importer:
 
     def take(self, found: Found) -> schemas.Imported:
         """Import what was found in files."""
-        images, unknown = imports.fitting(found.images, self.project.folder.entries())
+        images, unknown = import_matching.fitting(found.images, self.project.folder.entries())
         skipped = [*found.skipped, *unknown]
         used = {one.label for _, image in images for one in image.objects}
-        numbers = imports.class_numbers(self.project, found, used)
+        numbers = import_matching.class_numbers(self.project, found, used)
         changed: set[str] = set()
         num_objects = num_known = 0
         for entry, image in images:
@@ -72,24 +72,27 @@ class Importer:
             num_objects, num_known = num_objects + num_new, num_known + known
             changed |= {entry.id} if num_new else set()
         return schemas.Imported(
-            pictures=len(changed), objects=num_objects, known=num_known, skipped=imports.shortened(skipped)
+            pictures=len(changed),
+            objects=num_objects,
+            known=num_known,
+            skipped=import_matching.shortened(skipped),
         )
 
     def _take_image(
-        self, entry: Entry, image: FoundImage, numbers: dict[imports.Label, int]
+        self, entry: Entry, image: FoundImage, numbers: dict[import_matching.Label, int]
     ) -> tuple[int, int, list[str]]:
         """Numbers of new and of known objects, and one line for each that cannot be used."""
         self.project.check_in_place()
         with self.project.open(entry.id) as (opened, working), opened.lock.changing():
-            imports.check_size(image, working.size)
+            import_matching.check_size(image, working.size)
             saved = image.sha256
             if saved is not None and saved != image_hash(self.project.folder.read(entry.id).image):
                 raise ValueError("its pixels are not those that the session was saved on; give that image")
             first_id = opened.history.state.next_id
-            objects, problems = imports.objects_of(
+            objects, problems = import_matching.objects_of(
                 image, working.size, numbers, first_id, partial(self._replayed, opened)
             )
-            added = imports.new(objects, opened.history.state)
+            added = import_matching.new(objects, opened.history.state)
             if added:
                 opened.history.append({"event": "import", "objects": [object_event(one) for one in added]})
         return len(added), len(objects) - len(added), problems

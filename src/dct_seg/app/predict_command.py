@@ -35,7 +35,7 @@ from dct_seg.drawing import Turn, draw_turn, save_png
 from dct_seg.files import hold_folder, naming, write_whole
 from dct_seg.methods.base import Method
 from dct_seg.models.pretrained import DEFAULT
-from dct_seg.stopping import advising
+from dct_seg.signals import advising
 
 if TYPE_CHECKING:
     pass

@@ -17,11 +17,11 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from dct_seg.app.folder import OWN_FOLDER, Entry, ImageFolder
+from dct_seg.app.folder_watcher import Watcher
 from dct_seg.app.history import History, HistoryError, Mark
 from dct_seg.app.image_lock import ImageLock
-from dct_seg.app.inside import open_without_links
+from dct_seg.app.safe_open import open_without_links
 from dct_seg.app.state import ChosenBy, SegmentedObject, State, window_event
-from dct_seg.app.watching import Watcher
 from dct_seg.app.working_image import WorkingImage, WorkingImages
 from dct_seg.data.brightness import Window
 from dct_seg.files import BROKEN, write_whole

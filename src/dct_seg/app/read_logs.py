@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from dct_seg.app.found import Found, FoundImage, FoundObject, reason_of
-from dct_seg.app.given_files import GivenFiles
 from dct_seg.app.history import FORMAT, VERSION, Timeline, check_masks
+from dct_seg.app.import_files import GivenFiles
+from dct_seg.app.import_result import Found, FoundImage, FoundObject, reason_of
 from dct_seg.app.painting import Paint
 from dct_seg.app.replay import ObjectClicks, object_of_line
 from dct_seg.app.state import MadeClick, SegmentedObject

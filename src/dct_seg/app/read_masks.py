@@ -18,8 +18,8 @@ from PIL import Image
 from scipy import ndimage
 
 from dct_seg.app.exports import TEXT
-from dct_seg.app.found import Found, FoundImage, Size
-from dct_seg.app.given_files import GivenFiles
+from dct_seg.app.import_files import GivenFiles
+from dct_seg.app.import_result import Found, FoundImage, Size
 from dct_seg.data.images import IGNORE, MAX_PIXELS, PngMask, mask_of_png
 from dct_seg.data.labels import SOFT_CURE, as_labels, soft_problem
 from dct_seg.rle import encode_part

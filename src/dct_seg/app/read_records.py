@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from dct_seg.app import schemas
-from dct_seg.app.found import Found, Size
+from dct_seg.app.import_result import Found, Size
 from dct_seg.app.polygons import filled
 from dct_seg.app.read_masks import mask_of
 from dct_seg.data.segmentation import from_segmentation

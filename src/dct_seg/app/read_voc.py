@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dct_seg.app.formats import voc_colors
-from dct_seg.app.found import Found
-from dct_seg.app.given_files import GivenFiles
+from dct_seg.app.import_files import GivenFiles
+from dct_seg.app.import_result import Found
 from dct_seg.app.read_masks import encoded, parts_of_labels, size_of
 from dct_seg.data.images import IGNORE
 

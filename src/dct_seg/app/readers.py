@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 
-from dct_seg.app.found import Found
-from dct_seg.app.given_files import GivenFiles
+from dct_seg.app.import_files import GivenFiles
+from dct_seg.app.import_result import Found
 from dct_seg.app.read_logs import first_record, is_log, read_log, read_work
 from dct_seg.app.read_masks import PNG, read_pngs, read_yolo
 from dct_seg.app.read_records import read_coco, read_cvat, read_datumaro, read_label_studio, read_labelme

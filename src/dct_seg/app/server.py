@@ -22,15 +22,15 @@ from dct_seg import __version__
 from dct_seg.app import exports, schemas, wire
 from dct_seg.app.editing import Editor, StaleError
 from dct_seg.app.folder import Entry, NoSuchImageError
-from dct_seg.app.found import Found
+from dct_seg.app.import_result import Found
 from dct_seg.app.importing import Importer
 from dct_seg.app.project import ClassLabel, Project
 from dct_seg.app.read_records import read_coco
 from dct_seg.app.state import NoSuchObjectError
 from dct_seg.app.tabs import OtherTabError, Tabs
 from dct_seg.methods.base import Method
-from dct_seg.web.answers import http_error, malformed, problem
-from dct_seg.web.guard import Body, Guard
+from dct_seg.web.error_responses import http_error, malformed, problem
+from dct_seg.web.request_checks import Body, Guard
 
 API = "/api/v1"
 STATUS: dict[type[Exception], int] = {

@@ -30,8 +30,8 @@ from dct_seg.benchmark.tables import (
 )
 from dct_seg.files import write_whole
 from dct_seg.methods import METHODS
+from dct_seg.signals import advising
 from dct_seg.simulation import Prompt, Rule
-from dct_seg.stopping import advising
 
 DONE, SAMPLES_FAILED = 0, 1
 """Exit codes: success, and failed samples."""

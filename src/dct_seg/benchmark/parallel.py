@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from dct_seg.stopping import Stopped
+from dct_seg.signals import Stopped
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from dct_seg.clicks import Click, ClickBatch
-from dct_seg.methods.after import make_after
 from dct_seg.methods.base import METHODS, Answer, Method, Question, check_turn, checked_image, has_object
 from dct_seg.methods.exported import Backend, ExportedNetwork, load_network
+from dct_seg.methods.lockstep import ViewRequest, ViewSteps, run_in_lockstep
+from dct_seg.methods.postprocessing import make_post_step
 from dct_seg.methods.refiners import make_refiner, refined
-from dct_seg.methods.together import Look, Steps, play
 from dct_seg.methods.views import View, first_view, mirrored_clicks, next_view, object_view, whole_view
 from dct_seg.models.network import InteractiveNetwork
 from dct_seg.models.pretrained import DEFAULT
@@ -140,7 +140,7 @@ class DCTNetMethod(Method):
         self.device = checked_device(device)
         refine, after = refine or self.default_refine, after or self.default_after
         self.refiner = make_refiner(refine, refine_options or {})
-        self.after = make_after(after, after_options or {})
+        self.after = make_post_step(after, after_options or {})
         if self.refiner is not None and precision == "bfloat16":
             raise ValueError(
                 f"refine '{refine}' needs float32, since bfloat16 gradients stall it; omit precision"
@@ -242,7 +242,7 @@ class DCTNetMethod(Method):
         Raises:
             ValueError: When ``predict`` does.
         """
-        return play([self._steps(image, clicks, previous)], _look_alone)[0]
+        return run_in_lockstep([self._steps(image, clicks, previous)], _answer_alone)[0]
 
     def answer_many(self, questions: Sequence[Question]) -> list[Answer]:
         """Predict several objects; views of the same size and network share a forward pass.
@@ -257,11 +257,11 @@ class DCTNetMethod(Method):
         ]
         if len(predictions) < len(questions):
             return super().answer_many(questions)
-        return play(predictions, _look_together)
+        return run_in_lockstep(predictions, _answer_together)
 
     def _steps(
         self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: Answer | None
-    ) -> Steps[DCTNetMethod, Answer]:
+    ) -> ViewSteps[DCTNetMethod, Answer]:
         """Run `answer` in steps."""
         check_turn(image, clicks, None if self._image is None else self._image.shape[:2])
         if not clicks or not has_object(clicks, _probs_of(previous)):
@@ -292,11 +292,11 @@ class DCTNetMethod(Method):
         Raises:
             ValueError: When ``predict`` does.
         """
-        return play([self._view_steps(image, clicks, previous, share)], _look_alone)[0]
+        return run_in_lockstep([self._view_steps(image, clicks, previous, share)], _answer_alone)[0]
 
     def _view_steps(
         self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: Answer | None, share: float
-    ) -> Steps[DCTNetMethod, tuple[View, NDArray[np.float32]]]:
+    ) -> ViewSteps[DCTNetMethod, tuple[View, NDArray[np.float32]]]:
         """Run `predict_view` in steps."""
         check_turn(image, clicks, None if self._image is None else self._image.shape[:2])
         shape = (image.shape[0], image.shape[1])
@@ -306,14 +306,14 @@ class DCTNetMethod(Method):
             return whole, np.zeros(whole.size, np.float32)
         has_mask = before is not None and bool((before > 0.5).any())
         view = self._view(shape, clicks, previous if has_mask else None, share)
-        probs = yield Look(self, view, clicks, before)
+        probs = yield ViewRequest(self, view, clicks, before)
         if not (self.zoom_in and self.look_again) or share < 1 or has_mask:
             return view, probs
         found = self._placed(view, probs, shape)
         closer = object_view(found, clicks, self.zoom_size, margin=self.zoom_margin)
         if closer is None or closer.scale < MIN_ZOOM_GAIN * view.scale:
             return view, probs
-        return closer, (yield Look(self, closer, clicks, found))
+        return closer, (yield ViewRequest(self, closer, clicks, found))
 
     @property
     def _shares_forwards(self) -> bool:
@@ -379,7 +379,7 @@ class DCTNetMethod(Method):
             return next_view(previous.probs, previous.view, clicks, whole, zoom_size, margin=self.zoom_margin)
         return object_view(previous.probs, clicks, zoom_size, margin=self.zoom_margin) or whole
 
-    def _look(
+    def _probabilities_in(
         self, view: View, clicks: Sequence[Click], previous: NDArray[np.float32] | None
     ) -> NDArray[np.float32]:
         """Predict the probabilities in a view, (h, w) of its size."""
@@ -467,33 +467,33 @@ def _probs_of(answer: Answer | None) -> NDArray[np.float32] | None:
     return None if answer is None else answer.probs
 
 
-def _look_alone(looks: list[Look[DCTNetMethod]]) -> list[NDArray[np.float32]]:
-    """Predict the probabilities of looks, one forward pass after the other."""
-    return [look.method._look(look.view, look.clicks, look.previous) for look in looks]
+def _answer_alone(requests: list[ViewRequest[DCTNetMethod]]) -> list[NDArray[np.float32]]:
+    """Predict the probabilities of requests, one forward pass after the other."""
+    return [r.method._probabilities_in(r.view, r.clicks, r.previous) for r in requests]
 
 
-def _look_together(looks: list[Look[DCTNetMethod]]) -> list[NDArray[np.float32]]:
-    """Predict the probabilities of looks, with one forward pass per network and size."""
+def _answer_together(requests: list[ViewRequest[DCTNetMethod]]) -> list[NDArray[np.float32]]:
+    """Predict the probabilities of requests, with one forward pass per network and size."""
     groups: dict[Hashable, list[int]] = {}
-    for i, look in enumerate(looks):
-        method = look.method
-        alike = (id(method.net), look.view.size, method.bfloat16) if method._shares_forwards else i
+    for i, r in enumerate(requests):
+        method = r.method
+        alike = (id(method.net), r.view.size, method.bfloat16) if method._shares_forwards else i
         groups.setdefault(alike, []).append(i)
     answers: dict[int, NDArray[np.float32]] = {}
     for group in groups.values():
         for some in (group[at : at + LARGEST_BATCH] for at in range(0, len(group), LARGEST_BATCH)):
-            chosen = [looks[i] for i in some]
-            found = _look_alone(chosen) if len(some) == 1 else _one_forward(chosen)
+            chosen = [requests[i] for i in some]
+            found = _answer_alone(chosen) if len(some) == 1 else _one_forward(chosen)
             answers.update(zip(some, found, strict=True))
-    return [answers[i] for i in range(len(looks))]
+    return [answers[i] for i in range(len(requests))]
 
 
-def _one_forward(looks: Sequence[Look[DCTNetMethod]]) -> list[NDArray[np.float32]]:
-    first = looks[0].method
-    images = torch.cat([look.method._seen(look.view).image for look in looks])
-    inside = ClickBatch.from_clicks([look.view.clicks(look.clicks).to_clicks()[0] for look in looks])
-    before = torch.cat([look.method._before(look.view, look.previous) for look in looks])
-    levels = [look.method._features(look.view) for look in looks] if first.net.is_late else []
+def _one_forward(requests: Sequence[ViewRequest[DCTNetMethod]]) -> list[NDArray[np.float32]]:
+    first = requests[0].method
+    images = torch.cat([r.method._seen(r.view).image for r in requests])
+    inside = ClickBatch.from_clicks([r.view.clicks(r.clicks).to_clicks()[0] for r in requests])
+    before = torch.cat([r.method._before(r.view, r.previous) for r in requests])
+    levels = [r.method._features(r.view) for r in requests] if first.net.is_late else []
     features = [torch.cat(list(level)) for level in zip(*levels, strict=True)] or None
     with first._computing():
         probs = torch.sigmoid(first.net(images, inside.to(first.device), before, features))

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from dct_seg.arguments import CommandParser
 from dct_seg.configurations import find, is_known
 from dct_seg.files import hold_folder, naming, write_whole
-from dct_seg.stopping import Stopped
+from dct_seg.signals import Stopped
 from dct_seg.sweep.running import Plan, run_trials
 from dct_seg.sweep.search import Listed, OptunaSearch, Search, planned
 from dct_seg.sweep.space import Sweep, fit_arguments, load_sweep

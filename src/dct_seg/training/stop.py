@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from dct_seg.stopping import Stopped, handle_here
+from dct_seg.signals import Stopped, handle_here
 
 LAST = "last{}.ckpt"
 

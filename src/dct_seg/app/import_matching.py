@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from dct_seg.app import schemas
 from dct_seg.app.exports import file_stems
 from dct_seg.app.folder import Entry
-from dct_seg.app.found import Found, FoundImage
+from dct_seg.app.import_result import Found, FoundImage
 from dct_seg.app.painting import Paint
 from dct_seg.app.project import COLORS, ClassLabel, Project
 from dct_seg.app.state import MadeClick, SegmentedObject, State

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Look(Generic[M]):
+class ViewRequest(Generic[M]):
     """Request for the probabilities in a view.
 
     Args:
@@ -33,31 +33,31 @@ class Look(Generic[M]):
     previous: NDArray[np.float32] | None
 
 
-Steps = Generator[Look[M], NDArray[np.float32], T]
-"""Prediction as a generator: it yields looks, receives their probabilities, and returns the answer."""
+ViewSteps = Generator[ViewRequest[M], NDArray[np.float32], T]
+"""Prediction as a generator: it yields requests, receives their probabilities, and returns the answer."""
 
 
-def play(
-    predictions: Sequence[Steps[M, T]],
-    answer: Callable[[list[Look[M]]], list[NDArray[np.float32]]],
+def run_in_lockstep(
+    predictions: Sequence[ViewSteps[M, T]],
+    answer: Callable[[list[ViewRequest[M]]], list[NDArray[np.float32]]],
 ) -> list[T]:
-    """Run several predictions in lockstep: their first looks in one batch, then their second ones.
+    """Run several predictions in lockstep: their first requests in one batch, then their second ones.
 
     Args:
         predictions: Predictions, not yet started.
-        answer: Function from looks to their probabilities, each (h, w) of its view's size.
+        answer: Function from requests to their probabilities, each (h, w) of its view's size.
 
     Examples:
         >>> def steps(name):
         ...     found = yield name
         ...     return found + "!"
-        >>> play([steps("a"), steps("b")], lambda names: [name * 2 for name in names])
+        >>> run_in_lockstep([steps("a"), steps("b")], lambda names: [name * 2 for name in names])
         ['aa!', 'bb!']
     """
     results: dict[int, T] = {}
     sent: dict[int, NDArray[np.float32] | None] = dict.fromkeys(range(len(predictions)))
     while sent:
-        asked: dict[int, Look[M]] = {}
+        asked: dict[int, ViewRequest[M]] = {}
         for i, probs in sent.items():
             found = _advance(predictions[i], probs)
             if isinstance(found, _Answer):
@@ -73,8 +73,8 @@ class _Answer(Generic[T]):
     value: T
 
 
-def _advance(prediction: Steps[M, T], probs: NDArray[np.float32] | None) -> Look[M] | _Answer[T]:
-    """Advance a prediction to its next look, or its answer."""
+def _advance(prediction: ViewSteps[M, T], probs: NDArray[np.float32] | None) -> ViewRequest[M] | _Answer[T]:
+    """Advance a prediction to its next request, or its answer."""
     try:
         return next(prediction) if probs is None else prediction.send(probs)
     except StopIteration as done:

@@ -21,13 +21,13 @@ REMOVED = np.float32(1e-6)
 _CLIP = 1e-4
 
 
-class After(Protocol):
+class PostStep(Protocol):
     """Post-processing of the probabilities of a whole image.
 
     Examples:
         >>> def halve(image, probs, clicks, inside):
         ...     return probs / 2
-        >>> after: After = halve
+        >>> after: PostStep = halve
         >>> after(np.zeros((1, 2, 3), np.uint8), np.ones((1, 2), np.float32), [], np.s_[:, :])
         array([[0.5, 0.5]], dtype=float32)
     """
@@ -50,7 +50,7 @@ class After(Protocol):
 
 
 @dataclass
-class CutAfter:
+class GraphCutStep:
     """Minimum cut with data terms -log Q and -log(1 - Q); clicked pixels and the outside are hard.
 
     Args:
@@ -65,7 +65,7 @@ class CutAfter:
     Examples:
         >>> image = np.repeat(np.uint8([[[0], [0], [200], [200]]]), 3, axis=2)
         >>> probs = np.float32([[0.9, 0.6, 0.6, 0.1]])
-        >>> CutAfter()(image, probs, [Click(0, 0)], np.s_[0:1, 0:4]).round()  # cut along the edge
+        >>> GraphCutStep()(image, probs, [Click(0, 0)], np.s_[0:1, 0:4]).round()  # cut along the edge
         array([[1., 1., 0., 0.]], dtype=float32)
     """
 
@@ -86,7 +86,7 @@ class CutAfter:
         clicks: Sequence[Click],
         inside: tuple[slice, slice],
     ) -> NDArray[np.float32]:
-        """Return probabilities of 1 in the object; see `After`."""
+        """Return probabilities of 1 in the object; see `PostStep`."""
         if self._graph is None or self._image is not image:
             self._graph, self._image = GridGraph(image, smoothness=self.smoothness), image
         clicked = _clicked_pixels(probs, clicks)
@@ -99,7 +99,7 @@ class CutAfter:
 
 
 @dataclass
-class ConnectedAfter:
+class ConnectedPartsStep:
     """Keep only the 8-connected parts of the mask with a positive click.
 
     Without a positive click in the mask, all parts are kept.
@@ -108,7 +108,7 @@ class ConnectedAfter:
 
     Examples:
         >>> probs = np.float32([[0.9, 0.1, 0.8]])
-        >>> ConnectedAfter()(np.zeros((1, 3, 3), np.uint8), probs, [Click(0, 0)], np.s_[:, :]).round(1)
+        >>> ConnectedPartsStep()(np.zeros((1, 3, 3), np.uint8), probs, [Click(0, 0)], np.s_[:, :]).round(1)
         array([[0.9, 0.1, 0. ]], dtype=float32)
     """
 
@@ -119,7 +119,7 @@ class ConnectedAfter:
         clicks: Sequence[Click],
         inside: tuple[slice, slice],
     ) -> NDArray[np.float32]:
-        """Return the probabilities without the removed parts; see `After`."""
+        """Return the probabilities without the removed parts; see `PostStep`."""
         mask = probs > 0.5
         seeds = _clicked_pixels(probs, clicks)
         if not ((seeds == 1) & mask).any():
@@ -134,11 +134,14 @@ def _clicked_pixels(probs: NDArray[np.float32], clicks: Sequence[Click]) -> NDAr
     return mark_seeds(shape, [replace(c, radius=0.0) for c in clicks], seed_radius=0.0)
 
 
-AFTER: Mapping[str, Callable[..., After]] = {"graph_cut": CutAfter, "connected": ConnectedAfter}
+POST_STEPS: Mapping[str, Callable[..., PostStep]] = {
+    "graph_cut": GraphCutStep,
+    "connected": ConnectedPartsStep,
+}
 """Post-processing by name; ``none`` is another valid name."""
 
 
-def make_after(name: str, options: Mapping[str, float]) -> After | None:
+def make_post_step(name: str, options: Mapping[str, float]) -> PostStep | None:
     """Make a post-processing by name; None for ``none``.
 
     Raises:
@@ -146,14 +149,14 @@ def make_after(name: str, options: Mapping[str, float]) -> After | None:
         ImportError: When a required package is missing.
 
     Examples:
-        >>> make_after("connected", {})
-        ConnectedAfter()
+        >>> make_post_step("connected", {})
+        ConnectedPartsStep()
     """
     if name == "none":
         return None
-    if name not in AFTER:
-        raise unknown_name("post-processing", name, ["none", *AFTER])
-    kind = AFTER[name]
+    if name not in POST_STEPS:
+        raise unknown_name("post-processing", name, ["none", *POST_STEPS])
+    kind = POST_STEPS[name]
     known = [f.name for f in fields(kind) if f.init]  # type: ignore[arg-type]
     unknown = [option for option in options if option not in known]
     if unknown:
