@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dct_seg.models.memory_layout import concatenate
 from dct_seg.models.tracing import is_exporting
 from dct_seg.registry import check_choice
 
@@ -52,7 +53,7 @@ class PyramidPooling(nn.Module):
             F.interpolate(conv(_cell_means(x, cells)), x.shape[-2:], mode="bilinear", align_corners=False)
             for cells, conv in zip(self.cells, self.reduce, strict=True)
         ]
-        return F.relu(self.merge(torch.cat([x, *pooled], 1)), inplace=True)
+        return F.relu(self.merge(concatenate([x, *pooled])), inplace=True)
 
 
 def _cell_means(x: Tensor, cells: int) -> Tensor:
@@ -185,7 +186,7 @@ class UpBlock(nn.Module):
         """Upsample (B, in_channels, h, w), add a skip (B, skip_channels, H, W) -> (B, out_channels, H, W)."""
         if x.shape[-2:] != skip.shape[-2:]:
             x = F.interpolate(x, skip.shape[-2:], mode="bilinear", align_corners=False)
-        refined: Tensor = self.refine(self.join(torch.cat([x, skip], 1)), statistics)
+        refined: Tensor = self.refine(self.join(concatenate([x, skip])), statistics)
         return refined
 
 

@@ -17,75 +17,79 @@ import torch.nn.functional as F
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
-_backward = torch.ops.aten.convolution_backward
+Pads = tuple[int, int, int, int]
+"""Zeros at the left, right, top and bottom, as in ``F.pad``."""
 
 
 class _DepthwiseConv(torch.autograd.Function):
-    """``conv2d(x, weight, bias, stride=s, groups=C)`` without padding, square kernel of size 3 or 5."""
+    """``conv2d(pad(x), weight, bias, stride=s, groups=C)``, square kernel of size 3 or 5, same padding."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, pads: Pads) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.stride = stride
-        return F.conv2d(x, weight, bias, stride, 0, 1, x.shape[1])
+        ctx.stride, ctx.pads = stride, pads
+        if len(set(pads)) == 1:
+            return F.conv2d(x, weight, bias, stride, pads[0], 1, x.shape[1])
+        return F.conv2d(F.pad(x, pads), weight, bias, stride, 0, 1, x.shape[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
-        grad_x = _input_gradient(grad, x, weight, ctx.stride) if ctx.needs_input_grad[0] else None
-        grad_w = _weight_gradient(grad, x, weight, ctx.stride) if ctx.needs_input_grad[1] else None
+        grad_x = _input_gradient(grad, x, weight, ctx.stride, ctx.pads) if ctx.needs_input_grad[0] else None
+        grad_w = _weight_gradient(grad, x, weight, ctx.stride, ctx.pads) if ctx.needs_input_grad[1] else None
         grad_b = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
-        return grad_x, grad_w, grad_b, None
+        return grad_x, grad_w, grad_b, None, None
 
 
-def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    if stride == 1:
-        return _gradients(grad, x, weight, stride, [True, False, False])[0]
+def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int, pads: Pads) -> Tensor:
+    """Convolve the gradient, dilated by the stride, with the mirrored kernel."""
     batch, channels, height, width = x.shape
     size = weight.shape[-1]
-    rows, cols = (grad.shape[2] - 1) * stride + 1, (grad.shape[3] - 1) * stride + 1
-    # a border of size - 1 zeros, the gradient dilated by the stride, and the part of x that no window covers
+    mirrored = weight.flip(2, 3)
+    left, _, top, _ = pads
+    if stride == 1 and len(set(pads)) == 1:
+        return F.conv2d(grad, mirrored, None, 1, size - 1 - top, 1, channels)
+    # zeros around and between the values of the gradient
     spread = torch.empty(
         (batch, channels, height + size - 1, width + size - 1),
         dtype=grad.dtype,
         device=grad.device,
         memory_format=torch.channels_last,
     ).zero_()
-    spread[:, :, size - 1 : size - 1 + rows : stride, size - 1 : size - 1 + cols : stride] = grad
-    return F.conv2d(spread, weight.flip(2, 3), None, 1, 0, 1, channels)
+    row, col = size - 1 - top, size - 1 - left
+    rows, cols = (grad.shape[2] - 1) * stride + 1, (grad.shape[3] - 1) * stride + 1
+    spread[:, :, row : row + rows : stride, col : col + cols : stride] = grad
+    return F.conv2d(spread, mirrored, None, 1, 0, 1, channels)
 
 
-def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    size = weight.shape[-1]
-    if size == 3:
-        return _weight_gradient_3(grad, x, weight, stride)
+def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int, pads: Pads) -> Tensor:
+    """Compute the gradient of a 3 x 3 kernel, or that of a 5 x 5 kernel from four overlapping 3 x 3 ones."""
+    if weight.shape[-1] == 3:
+        if len(set(pads)) == 1:
+            return _weight_gradient_3(grad, x, weight, stride, pads[0])
+        return _weight_gradient_3(grad, F.pad(x, pads), weight, stride)
     full = weight.new_empty(weight.shape)
+    height, width = x.shape[2:]
     rows, cols = (grad.shape[2] - 1) * stride + 3, (grad.shape[3] - 1) * stride + 3
     for top in (0, 2):
-        for left in (
-            0,
-            2,
-        ):  # 3 x 3 windows of the 5 x 5 kernel; the middle row and column occur twice, with equal values
-            part = x[:, :, top : top + rows, left : left + cols].contiguous(memory_format=torch.channels_last)
+        for left in (0, 2):  # the middle row and column occur twice, with equal values
+            before_w, before_h = pads[0] - left, pads[2] - top  # a negative pad removes rows or columns
+            window = (before_w, cols - width - before_w, before_h, rows - height - before_h)
+            part = F.pad(x, window).contiguous(memory_format=torch.channels_last)
             full[:, :, top : top + 3, left : left + 3] = _weight_gradient_3(
                 grad, part, weight[:, :, :3, :3], stride
             )
     return full
 
 
-def _weight_gradient_3(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    return _gradients(grad, x, weight.contiguous(), stride, [False, True, False])[1]
-
-
-def _gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, stride: int, wanted: list[bool]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute PyTorch's own gradients of input, weight and bias; only those ``wanted``."""
-    result: tuple[Tensor, Tensor, Tensor] = _backward(
-        grad, x, weight, None, [stride] * 2, [0, 0], [1, 1], False, [0, 0], x.shape[1], wanted
+def _weight_gradient_3(grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int = 0) -> Tensor:
+    """Compute PyTorch's own gradient of a 3 x 3 kernel."""
+    sizes = ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0], x.shape[1])
+    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
+        grad, x, weight.contiguous(), None, *sizes, [False, True, False]
     )
-    return result
+    return found[1]
 
 
 class DepthwiseConv2d(nn.Module):
@@ -109,20 +113,21 @@ class DepthwiseConv2d(nn.Module):
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Convolve with another weight of the same shape, and a bias (C,)."""
-        (before_h, after_h), (before_w, after_w) = self.padding(x.shape[2]), self.padding(x.shape[3])
-        pads = (before_w, after_w, before_h, after_h)
         learns = torch.is_grad_enabled() and weight.requires_grad
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         if x.device.type == "cpu" and learns and dtype == torch.bfloat16:
             bias = None if bias is None else bias.to(dtype)
-            return self.with_fast_gradient(F.pad(x.to(dtype), pads), weight.to(dtype), bias)
-        if (before_h, before_w) == (after_h, after_w):
-            return F.conv2d(x, weight, bias, self.stride, (before_h, before_w), 1, x.shape[1])
-        return F.conv2d(F.pad(x, pads), weight, bias, self.stride, 0, 1, x.shape[1])
+            return self.with_fast_gradient(x.to(dtype), weight.to(dtype), bias)
+        (top, bottom), (left, right) = self.padding(x.shape[2]), self.padding(x.shape[3])
+        if (top, left) == (bottom, right):
+            return F.conv2d(x, weight, bias, self.stride, (top, left), 1, x.shape[1])
+        return F.conv2d(F.pad(x, (left, right, top, bottom)), weight, bias, self.stride, 0, 1, x.shape[1])
 
-    def with_fast_gradient(self, padded: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Convolve an input that is already padded, with our own gradient, in any precision."""
-        out: Tensor = _DepthwiseConv.apply(padded, weight, bias, self.stride)
+    def with_fast_gradient(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Convolve with our own gradient, in any precision."""
+        (top, bottom), (left, right) = self.padding(x.shape[2]), self.padding(x.shape[3])
+        pads = (left, right, top, bottom)
+        out: Tensor = _DepthwiseConv.apply(x, weight, bias, self.stride, pads)
         return out
 
     def padding(self, length: int) -> tuple[int, int]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from dct_seg.models.memory_layout import concatenate
 
 
 class DetailBranch(nn.Module):
@@ -43,7 +44,7 @@ class DetailBranch(nn.Module):
         size = fine.shape[-2:]
         raised = F.interpolate(self.reduce(coarse), size, mode="bilinear", align_corners=False)
         upsampled = F.interpolate(logits, size, mode="bilinear", align_corners=False)
-        joined = torch.cat([fine, raised, upsampled.clamp(-8, 8) / 4], 1)
+        joined = concatenate([fine, raised, upsampled.clamp(-8, 8) / 4])
         x = F.relu(self.mix(joined), inplace=True)
         x = F.relu(self.refine(x), inplace=True)
         correction: Tensor = self.predict(x)
