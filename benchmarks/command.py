@@ -19,7 +19,14 @@ from benchmarks.clicks import click_maps_row, next_click_batch_row, next_click_r
 from benchmarks.folded_norm import folded_image_row, folded_step_row
 from benchmarks.large_image import first_click_row, memory_row
 from benchmarks.measure import Row, Spread, markdown
-from benchmarks.network import cpu_path_row, early_click_row, late_click_row, late_encode_row
+from benchmarks.network import (
+    cpu_path_row,
+    early_click_row,
+    first_mask_row,
+    late_click_row,
+    late_encode_row,
+    later_click_row,
+)
 from benchmarks.plain_loop import benchmark_row
 from dct_seg.arguments import CommandParser
 from dct_seg.benchmark.environment import describe_environment
@@ -82,6 +89,8 @@ ROWS: dict[str, Callable[[argparse.Namespace], Row]] = {
     "cpu-path": cpu_path_row,
     "folded-step": folded_step_row,
     "folded-image": folded_image_row,
+    "first-mask": first_mask_row,
+    "later-click": later_click_row,
     "memory": memory_row,
     "first-click": first_click_row,
     "training-step": training_step_row,
@@ -113,7 +122,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--grabcut", metavar="DIR", help="GrabCut, for the whole benchmark")
     parser.add_argument(
-        "--weights", metavar="FILE", help="weights for the whole benchmark (the shipped ones)"
+        "--weights",
+        metavar="FILE",
+        help="weights for benchmark, first-mask and later-click (dct-lite0)",
     )
     parser.add_argument(
         "--workers", type=int, metavar="N", help="processes of the whole benchmark (all cores)"

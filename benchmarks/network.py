@@ -15,6 +15,7 @@ from dct_seg.methods.base import Method
 from dct_seg.methods.dctnet import DCTNetMethod
 from dct_seg.models.config import DCTNetConfig, PromptFusion
 from dct_seg.models.dct_net import DCTNet
+from dct_seg.predictor import Predictor
 
 SIZE = (480, 854)
 CLICKS = [Click(240 + 9.0 * i, 400 + 17.0 * i, i % 2 == 0, 12.0 + i) for i in range(5)]
@@ -74,6 +75,44 @@ def cpu_path_row(args: argparse.Namespace) -> Row:
             f"channels_last, inference mode, {ours.options['precision']}; the network sees {view.size[0]} x "
             f"{view.size[1]}"
         ),
+    )
+
+
+def first_mask_row(args: argparse.Namespace) -> Row:
+    """From the pixels of one megapixel to the first mask, with the shipped model."""
+    return _with_shipped_model(args, "first-mask", "set_image and first drag", is_first=True, at_most=0.8)
+
+
+def later_click_row(args: argparse.Namespace) -> Row:
+    """A correction of the same mask."""
+    return _with_shipped_model(args, "later-click", "second drag", is_first=False, at_most=0.15)
+
+
+def _with_shipped_model(
+    args: argparse.Namespace, name: str, what: str, *, is_first: bool, at_most: float
+) -> Row:
+    predictor = Predictor(DCTNetMethod(args.weights or "dct-lite0", precision="float32"))
+    image = np.random.default_rng(0).integers(0, 255, (864, 1152, 3), np.uint8)
+
+    def first() -> None:
+        predictor.set_image(image)
+        predictor.click(430, 576, radius=150)
+
+    def later() -> None:
+        predictor.click(200, 300, positive=False, radius=60)
+
+    seconds = []
+    for _ in range(args.repeats + 1):
+        both = seconds_of(first), seconds_of(later)
+        seconds.append(both[0] if is_first else both[1])
+    return Row(
+        name,
+        f"{what}, dct-lite0, 864 x 1152, float32",
+        "",
+        "s",
+        Spread.of(seconds[1:]),
+        at_most=at_most,
+        note=f"{torch.get_num_threads()} threads",
     )
 
 
