@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from processes import FORKS
 
 
 def free_port() -> int:
@@ -43,7 +44,7 @@ def run_on_ranks(
             (world_size, port, folder, init_group, function, args),
             nprocs=world_size,
             join=False,
-            start_method="spawn",
+            start_method=FORKS.get_start_method(),
         )
         deadline = time.monotonic() + timeout
         try:

@@ -2,13 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from annotator import Page, make_folder
+from processes import FORKS
 
 from dct_seg.app.history import History, HistoryError
 
@@ -155,25 +155,24 @@ def test_nothing_is_written_through_a_log_that_is_a_link(tmp_path: Path) -> None
     assert outside.read_bytes() == b""
 
 
+def _change_and_die(root: Path, answer: Path) -> None:
+    page = Page(root)
+    page.click(20, 30)
+    page.finish(class_id=2)
+    page.click(10, 10, radius=None)
+    page.click(12, 10)
+    answer.write_text(json.dumps(page.do("/undo")))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 @pytest.mark.slow
 def test_killed_process_loses_no_acknowledged_change(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "pictures")
-    code = f"""
-import json, os, signal, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from pathlib import Path
-from annotator import Page
-page = Page(Path({str(root)!r}))
-page.click(20, 30)
-page.finish(class_id=2)
-page.click(10, 10, radius=None)
-page.click(12, 10)
-print(json.dumps(page.do("/undo")), flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == -9, done.stderr
-    answered = json.loads(done.stdout)
+    process = FORKS.Process(target=_change_and_die, args=(root, tmp_path / "answer.json"))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    answered = json.loads((tmp_path / "answer.json").read_text())
     page = Page(root)
     assert page.get() == answered
     assert len(page.do("/redo")["draft"]["clicks"]) == 2

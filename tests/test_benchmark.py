@@ -5,10 +5,7 @@ tables and images.
 import argparse
 import csv
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,6 +18,7 @@ import torch
 from ddp import run_on_ranks
 from numpy.typing import NDArray
 from PIL import Image
+from processes import FORKS
 
 from dct_seg import Method, next_click
 from dct_seg.benchmark import command
@@ -387,33 +385,24 @@ def test_a_file_that_is_not_a_results_file_is_refused(tmp_path: Path) -> None:
         load_results(tmp_path)
 
 
-KILLED = """
-import sys
-sys.path.insert(0, {tests!r})
-from functools import partial
-from test_benchmark import Boxes, Shy, run_benchmark
-if __name__ == "__main__":
-    methods = {{"shy": partial(Shy, sleep=0.3)}}
-    run_benchmark(methods, {{"boxes": Boxes()}}, prompt="drag", out={out!r}, max_clicks=5, workers={workers})
-"""
+def _sleepy_run(out: Path, workers: int) -> None:
+    methods = {"shy": partial(Shy, sleep=0.3)}
+    run_benchmark(methods, {"boxes": Boxes()}, prompt="drag", out=out, max_clicks=5, workers=workers)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_run_loses_only_the_unfinished_samples(tmp_path: Path, workers: int) -> None:
     out = tmp_path / "out"
-    script = tmp_path / "killed.py"
-    script.write_text(KILLED.format(tests=str(Path(__file__).parent), out=str(out), workers=workers))
-    process = subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = FORKS.Process(target=_sleepy_run, args=(out, workers))
+    process.start()
     deadline = time.monotonic() + 300
     while not any(path.read_text().count("\n") >= 3 for path in journals(out)):
-        assert process.poll() is None
+        assert process.is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     (journal,) = journals(out)
     kept = journal.read_text().count('{"sample"')
     assert 2 <= kept < 6
@@ -434,7 +423,10 @@ def test_a_killed_run_loses_only_the_unfinished_samples(tmp_path: Path, workers:
 
 
 @pytest.mark.slow
-def test_two_workers_give_the_same_numbers_to_the_last_digit(tmp_path: Path) -> None:
+def test_two_workers_give_the_same_numbers_to_the_last_digit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("multiprocessing.get_context", lambda method: FORKS)  # a spawned one imports again
     data = {"boxes": Boxes(5, broken=[2])}
     options = {"prompt": "drag", "max_clicks": 4, "click_jitter": 3.0, "seeds": (0, 1)}
     one = run_benchmark({"shy": Shy, "disc": {}}, data, **options)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from processes import Command
 
 TESTS = Path(__file__).parent
 EXAMPLES = ("example_encoder", "example_method", "example_dataset", "example_network")
@@ -23,7 +25,7 @@ CONFIG = {
         "network": {
             "network": "coarse",
             "network_options": {"bias": False},
-            "backbone": "resnet18",
+            "backbone": "test_resnet",
             "backbone_weights": "none",
             "auto_drag": False,
             "click_encoder": "Ring",
@@ -86,20 +88,23 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def dct_seg(installed: Path, *args: str, code: int = 0) -> str:
-    """Output of the command in a process that finds the installed packages."""
+@pytest.fixture
+def dct_seg(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Output of a command in a process that finds the installed packages."""
     path = os.pathsep.join(filter(None, [str(installed), os.environ.get("PYTHONPATH", "")]))
-    command = [sys.executable, "-m", "dct_seg.cli", *args]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path}
-    )
-    assert done.returncode == code, done.stderr
-    return done.stdout + done.stderr
+    monkeypatch.setenv("PYTHONPATH", path)
+
+    def run(*words: object, code: int = 0) -> str:
+        command = Command(*words, log=tmp_path / "command.log")
+        assert command.wait() == code, command.said()
+        return command.said()
+
+    return run
 
 
 @pytest.mark.slow
-def test_all_four_are_listed_by_their_short_names(installed: Path) -> None:
-    listed = dict(line.split(": ", 1) for line in dct_seg(installed, "list").splitlines() if ": " in line)
+def test_all_four_are_listed_by_their_short_names(dct_seg: Callable[..., str]) -> None:
+    listed = dict(line.split(": ", 1) for line in dct_seg("list").splitlines() if ": " in line)
     assert "Ring" in listed["encoders"].split(", ")
     assert "same_colour" in listed["methods"].split(", ")
     assert "SideBySide" in listed["datasets"].split(", ")
@@ -108,9 +113,10 @@ def test_all_four_are_listed_by_their_short_names(installed: Path) -> None:
 
 
 @pytest.mark.slow
-def test_misspelled_short_name_suggests_the_installed_one(installed: Path, tmp_path: Path) -> None:
+def test_misspelled_short_name_suggests_the_installed_one(
+    dct_seg: Callable[..., str], tmp_path: Path
+) -> None:
     line = dct_seg(
-        installed,
         "benchmark",
         "--method",
         "samecolour",
@@ -127,14 +133,14 @@ def test_misspelled_short_name_suggests_the_installed_one(installed: Path, tmp_p
 
 @pytest.mark.slow
 def test_the_network_trains_with_loss_and_encoder_on_the_dataset_and_is_measured_next_to_the_method(
-    installed: Path, images: Path, tmp_path: Path
+    dct_seg: Callable[..., str], images: Path, tmp_path: Path
 ) -> None:
     config = tmp_path / "ring.yaml"
     trainer = {**CONFIG["trainer"], "default_root_dir": str(tmp_path / "run")}
     config.write_text(
         yaml.safe_dump({**CONFIG, "data": {**CONFIG["data"], "root": str(images)}, "trainer": trainer})
     )
-    assert "mIoU@1" in dct_seg(installed, "fit", "--config", str(config), "--trainer.logger", "false")
+    assert "mIoU@1" in dct_seg("fit", "--config", str(config), "--trainer.logger", "false")
     (checkpoint,) = (tmp_path / "run").rglob("*.ckpt")
     args = [
         "--weights",
@@ -147,7 +153,6 @@ def test_the_network_trains_with_loss_and_encoder_on_the_dataset_and_is_measured
         "3",
     ]
     table = dct_seg(
-        installed,
         "benchmark",
         "--method",
         "dctnet,same_colour",

@@ -1,10 +1,10 @@
-import multiprocessing
 import os
 import signal
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from processes import FORKS
 from tiny import assert_same_weights, tiny_data, tiny_task, tiny_trainer, weights
 
 CHECKPOINTS = {
@@ -64,9 +64,7 @@ def uninterrupted(tmp_path_factory):
 
 
 def kill(folder, when):
-    process = multiprocessing.get_context("spawn").Process(
-        target=train, args=(folder, when), kwargs={"is_killed": True}
-    )
+    process = FORKS.Process(target=train, args=(folder, when), kwargs={"is_killed": True})
     process.start()
     process.join(300)
     assert process.exitcode == -signal.SIGKILL

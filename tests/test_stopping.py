@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 import yaml
 from ddp import free_port
 from networks import tiny_net
 from PIL import Image
+from processes import FORKS, Command
 from test_benchmark import Boxes, Shy
 from test_callbacks import CONFIG
 from test_sweep import COMMAND
@@ -36,34 +35,16 @@ from dct_seg.sweep.trial import trials_in
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
-class Command:
-    """A command in a separate process.
+def started(*words: object) -> Command:
+    """A command, with its output in a file of its name."""
+    return Command(*words, log=Path(f"{words[0]}.log"))
 
-    Args:
-        words: After ``dct-seg``.
-    """
 
-    def __init__(self, *words: object) -> None:
-        self.words = list(map(str, words))
-        self.log = Path(f"{self.words[0]}.log")
-        with self.log.open("wb") as log:
-            arguments = [sys.executable, "-m", "dct_seg.cli", *self.words]
-            self.process = subprocess.Popen(arguments, stdout=log, stderr=log, start_new_session=True)
-
-    def wait_until(self, happened: Callable[[], object], limit: float = 400) -> None:
-        deadline = time.monotonic() + limit
-        while not happened():
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.02)
-
-    def send(self, number: int) -> tuple[int, str]:
-        """Send a signal; return the exit code and the whole output."""
-        self.process.send_signal(number)
-        code = self.process.wait(120)
-        said = self.log.read_text()
-        assert "Traceback" not in said, said
-        return code, said
+def stopped(command: Command, number: int) -> tuple[int, str]:
+    """Send a signal; return the exit code and the whole output."""
+    code = command.send(number)
+    assert "Traceback" not in command.said(), command.said()
+    return code, command.said()
 
 
 def line_of(said: str) -> str:
@@ -132,9 +113,9 @@ def test_stopped_training_leaves_a_checkpoint_that_resumes_to_the_same_weights(
         "interactions": {"num_samples": 0, "num_worst": 0},
     }
     Path("config.yaml").write_text(yaml.safe_dump(config))
-    fit = Command("fit", "--config", "config.yaml")
+    fit = started("fit", "--config", "config.yaml")
     fit.wait_until(lambda: list(Path("out").rglob("*.ckpt")))
-    code, said = fit.send(number)
+    code, said = stopped(fit, number)
     assert code == 128 + number
     found = re.search(r"--ckpt_path (\S+) continues from epoch (\d+), batch (\d+)", line_of(said))
     assert found, said
@@ -202,9 +183,8 @@ class Mortal(Shy):
 @pytest.mark.slow
 @pytest.mark.parametrize("work", [dies, benchmark_dies])
 def test_rank_ends_soon_after_another_rank_dies(tmp_path: Path, work: Callable[..., None]) -> None:
-    context = mp.get_context("spawn")
     port = free_port()
-    ranks = [context.Process(target=work, args=(rank, port, str(tmp_path))) for rank in range(2)]
+    ranks = [FORKS.Process(target=work, args=(rank, port, str(tmp_path))) for rank in range(2)]
     for rank in ranks:
         rank.start()
     try:
@@ -240,13 +220,13 @@ def test_stopped_or_killed_prediction_leaves_whole_files_and_resumes(many: list[
 
     before = 0
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        command = Command("predict", *many, "--out", "out")
+        command = started("predict", *many, "--out", "out")
         command.wait_until(lambda: num_done() >= before + 4)  # noqa: B023
         if number == signal.SIGKILL:
             command.process.kill()
-            assert command.process.wait() == -signal.SIGKILL
+            assert command.wait() == -signal.SIGKILL
         else:
-            code, said = command.send(number)
+            code, said = stopped(command, number)
             assert code == 128 + number
             assert line_of(said).endswith("; the same command continues from here")
         for path in Path("out").rglob("*.png"):
@@ -283,26 +263,25 @@ def test_stopped_benchmark_resumes(workers: int, tmp_path: Path, monkeypatch: py
         "--strips",
         "0",
     ]
-    words += ["--limit", "30", "--max-clicks", "6", "--out", "out", "--workers", str(workers)]
+    words += ["--limit", "20", "--max-clicks", "6", "--out", "out"]
 
     def num_done() -> int:
         return sum(path.read_text().count('{"sample"') for path in journals(Path("out")))
 
     before = 0
     for number in SIGNALS:
-        command = Command(*words)
+        command = started(*words, "--workers", workers)
         command.wait_until(lambda: num_done() >= before + 3)  # noqa: B023
         if number == signal.SIGINT:  # as a terminal does, also to the workers
-            os.killpg(command.process.pid, number)
-            code = command.process.wait(120)
-            said = command.log.read_text()
+            os.killpg(command.pid, number)
+            code, said = command.wait(), command.said()
             assert "Traceback" not in said, said
         else:
-            code, said = command.send(number)
+            code, said = stopped(command, number)
         assert code == 128 + number
         assert line_of(said).endswith("; the same command with --out out continues from here")
         before = num_done()
-        assert before < 30
+        assert before < 20
     kept = {
         json.loads(line)["sample"]["index"]
         for line in journals(Path("out"))[0].read_text().splitlines()
@@ -310,7 +289,7 @@ def test_stopped_benchmark_resumes(workers: int, tmp_path: Path, monkeypatch: py
     }
     assert cli.main(words) == 0
     found = load_results("out")
-    assert sorted(record.index for record in found.samples) == list(range(30))
+    assert sorted(record.index for record in found.samples) == list(range(20))
     assert kept <= {record.index for record in found.samples}
     assert journals(Path("out")) == []
 
@@ -353,9 +332,9 @@ def test_stopped_sweep_leaves_no_process_and_resumes(
     Path("base.yaml").write_text(yaml.safe_dump({**CONFIG, "trainer": trainer, "report": "after"}))
     write_sweep(tmp_path, name="one", command=COMMAND, parameters={"model.lr": {"values": [1e-3]}})
     out = f"stopped_{number}"  # other tests of this machine run sweeps too
-    sweep = Command("sweep", "sweep.yaml", "--out", out)
+    sweep = started("sweep", "sweep.yaml", "--out", out)
     sweep.wait_until(lambda: list(Path(out).rglob("*.ckpt")))
-    code, said = sweep.send(number)
+    code, said = stopped(sweep, number)
     assert code == 128 + number
     assert line_of(said).endswith("; the same command with --resume continues from here, 0 of 1 trials ended")
     assert subprocess.run(["pgrep", "-f", f"{out}/trials/"], capture_output=True, check=False).stdout == b""
@@ -378,10 +357,10 @@ def test_stopped_annotator_prints_a_line(
     monkeypatch.chdir(tmp_path)
     tiny_net().save_pretrained("weights.safetensors")
     Path("images").mkdir()
-    server = Command("annotate", "images", "--weights", "weights.safetensors", "--port", "0", "--no-browser")
-    server.wait_until(lambda: "http://" in server.log.read_text())
+    server = started("annotate", "images", "--weights", "weights.safetensors", "--port", "0", "--no-browser")
+    server.wait_until(lambda: "http://" in server.said())
     time.sleep(0.5)
-    code, said = server.send(number)
+    code, said = stopped(server, number)
     assert code == 128 + number
     assert line_of(said) == f"dct-seg: stopped by {signal.Signals(number).name}"
 

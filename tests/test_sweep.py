@@ -10,7 +10,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from processes import Command
 from test_callbacks import CONFIG, keep_wandb_in, records
 
 from dct_seg.benchmark.published import TABLE_1
@@ -475,17 +475,10 @@ def test_four_killed_trials_are_resumed_and_leave_runs_that_wandb_reads(
     pytest.importorskip("wandb")
     write(here, name="four", command=[*COMMAND[:-1], "--trainer.logger=WandbLogger", "${args}"])
     args = ["sweep", "sweep.yaml", "--jobs", "2", "--out", "killed"]
-    with (here / "first.log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-m", "dct_seg.cli", *args], stdout=log, stderr=log)
-        deadline = time.monotonic() + 240
-        while (
-            len(list(here.glob("killed/trials/*/trial.json"))) < 3
-        ):  # the third starts when one of the first two has finished
-            assert process.poll() is None, (here / "first.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    sweep = Command(*args, log=here / "first.log")
+    # the third starts when one of the first two has finished
+    sweep.wait_until(lambda: len(list(here.glob("killed/trials/*/trial.json"))) >= 3)
+    sweep.send(signal.SIGKILL)
     deadline = time.monotonic() + 20
     while alive("killed/trials/") and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import urllib.request
@@ -24,11 +23,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
+
+sys.path.append(str(Path(__file__).parents[1]))  # where a script of this folder finds the module
+
+from processes import Command
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 BROWSER_MARKS = [
     pytest.mark.slow,
+    pytest.mark.usefixtures("browser"),
     pytest.mark.skipif(
         CHROMIUM is None and os.environ.get("DCT_SEG_BROWSER") != "required",
         reason="no Chromium here; apt-get install chromium (DCT_SEG_BROWSER=required makes this an error)",
@@ -72,28 +76,18 @@ class Server:
         folder: Folder of the images.
         port: Port; 0 chooses a free one.
         options: Further arguments, such as ``--classes cup,spoon``.
+        fresh: Whether to start Python anew, see `Command`.
     """
 
-    def __init__(self, folder: Path, port: int = 0, *, options: Sequence[str] = ()) -> None:
-        self.began = time.perf_counter()
+    def __init__(
+        self, folder: Path, port: int = 0, *, options: Sequence[str] = (), fresh: bool = False
+    ) -> None:
         self.folder = folder
-        command = [
-            sys.executable,
-            "-m",
-            "dct_seg.cli",
-            "annotate",
-            str(folder),
-            "--port",
-            str(port),
-            "--no-browser",
-            *options,
-        ]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
-        )
-        assert self.process.stdout is not None
-        self.url = next((line.strip() for line in self.process.stdout if line.startswith("http")), "")
-        assert self.url, f"{' '.join(command)} ended with {self.process.wait()}"
+        words = ["annotate", folder, "--port", port, "--no-browser", *options]
+        self.command = Command(*words, log=folder.with_name(f"{folder.name}.log"), fresh=fresh)
+        self.began = time.perf_counter()
+        self.command.wait_until(lambda: "http" in self.command.said(), START_LIMIT)
+        self.url = next(line for line in self.command.said().splitlines() if line.startswith("http"))
         self.port = int(self.url.split(":")[2].split("/")[0])
         try:
             self._wait()
@@ -116,57 +110,61 @@ class Server:
 
     def kill(self) -> None:
         """Kill the server, like ``kill -9``."""
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
+        self.command.send(signal.SIGKILL)
 
     def kill_and_restart(self) -> None:
-        """Kill the server, and start it on the same folder and port without further arguments."""
+        """Kill the server, and restart it."""
         self.kill()
-        self.process = Server(self.folder, self.port).process
+        self.restart()
+
+    def restart(self) -> None:
+        """Start the killed server on the same folder and port without further arguments."""
+        self.command = Server(self.folder, self.port).command
 
     def stop(self) -> None:
         """Stop the server like Ctrl+C, and like kill -9 if that does not help."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-            try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.kill()
+        process = self.command.process
+        if process.is_alive():
+            os.kill(self.command.pid, signal.SIGINT)
+            process.join(10)
+        if process.is_alive():
+            self.kill()
 
 
-_running: list[Playwright] = []
+_running: list[Browser] = []
 
 
 @contextmanager
-def _shared_playwright() -> Iterator[Playwright]:
-    """Playwright, started unless a fixture already runs it: a process can run only one."""
+def shared_browser() -> Iterator[Browser]:
+    """A headless Chromium, started unless one runs, because a start takes a second."""
     if _running:
         yield _running[0]
         return
     with sync_playwright() as playwright:
-        _running.append(playwright)
+        arguments = ["--no-sandbox", "--force-color-profile=srgb"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        _running.append(browser)
         try:
-            yield playwright
+            yield browser
         finally:
             _running.clear()
+            browser.close()
 
 
 @contextmanager
 def chromium(**context: Any) -> Iterator[Page]:
     """A page of a headless Chromium; ``context`` are options of Playwright's new_context."""
-    with _shared_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--force-color-profile=srgb"]
-        )
+    with shared_browser() as browser:
+        opened = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **context})
         try:
-            yield browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **context}).new_page()
+            yield opened.new_page()
         finally:
-            browser.close()
+            opened.close()
 
 
 @contextmanager
 def annotating(
-    folder: Path, *, options: Sequence[str] = (), timeout: float | None = None
+    folder: Path, *, options: Sequence[str] = (), timeout: float | None = None, fresh: bool = False
 ) -> Iterator[tuple[Server, Page]]:
     """`dct-seg annotate` over a folder, and a page of a browser, not opened yet.
 
@@ -174,8 +172,9 @@ def annotating(
         folder: Folder of the images.
         options: Further arguments of the command.
         timeout: Timeout of each wait in milliseconds; None uses Playwright's.
+        fresh: Whether to start Python anew, see `Command`.
     """
-    server = Server(folder, options=options)
+    server = Server(folder, options=options, fresh=fresh)
     try:
         with chromium() as page:
             if timeout is not None:

@@ -101,7 +101,7 @@ def follow(folder: Path, seconds: float, options: list[str]) -> dict[str, Any]:
     Image.open(folder / "astronaut.jpg").resize((1000, 1000), Image.Resampling.LANCZOS).save(
         folder / "astronaut.jpg", quality=92
     )
-    server = Server(folder, options=options)
+    server = Server(folder, options=options, fresh=True)
     try:
         started = time.perf_counter() - server.began
         with chromium() as page:
@@ -186,7 +186,7 @@ def memory(folder: Path, number: int, options: list[str]) -> dict[str, Any]:
         turned = ImageOps.mirror(sample) if index % 2 else sample
         turned.rotate(index / 10).save(folder / f"{index:03d}.jpg")
     after = {}
-    with annotating(folder, options=options, timeout=TIMEOUT) as (server, page):
+    with annotating(folder, options=options, timeout=TIMEOUT, fresh=True) as (server, page):
         page.goto(server.url)
         settle(page)
         for index in range(number):
@@ -204,7 +204,7 @@ def memory(folder: Path, number: int, options: list[str]) -> dict[str, Any]:
             if index + 1 in (1, 10, number // 2, number):
                 heap = page.evaluate("performance.memory.usedJSHeapSize") / 2**20
                 after[str(index + 1)] = {
-                    "server": round(resident(server.process.pid)),
+                    "server": round(resident(server.command.pid)),
                     "page": round(heap, 1),
                 }
     return after
@@ -213,7 +213,7 @@ def memory(folder: Path, number: int, options: list[str]) -> dict[str, Any]:
 def many(folder: Path, number: int, options: list[str]) -> str:
     """The longest tasks of the page over a folder of many images, as a table."""
     small_images(folder, number)
-    with annotating(folder, options=options, timeout=TIMEOUT) as (server, page):
+    with annotating(folder, options=options, timeout=TIMEOUT, fresh=True) as (server, page):
 
         def opened() -> None:
             page.goto(server.url)

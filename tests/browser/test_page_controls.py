@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import uvicorn
 from annotator import Discs
-from driving import BROWSER_MARKS, chromium, drag, masked, place, settle, state, wait_until
+from driving import BROWSER_MARKS, drag, masked, place, settle, state, wait_until
 from PIL import Image
 from playwright.sync_api import Page, expect
 
@@ -66,12 +66,6 @@ def serving(folder: Path, *, token: str | None = None) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as page:
-        yield page.context.browser
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ from driving import BROWSER_MARKS, Server, annotating, chromium, drag, place, sa
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from dct_seg.cli import main
 from dct_seg.rle import decode
 
 pytestmark = BROWSER_MARKS
@@ -137,7 +136,7 @@ def assert_replayed(server: Server, out: Path) -> None:
     with urllib.request.urlopen(f"{export}coco") as answer:
         wanted = [decode(one["segmentation"]) for one in json.load(answer)["annotations"]]
     command = ["predict", str(server.folder), "--clicks", str(log), "--out", str(out / "predicted")]
-    subprocess.run([sys.executable, "-m", "dct_seg.cli", *command], check=True)
+    assert main(command) == 0
     found = sorted((out / "predicted" / "masks").rglob("*.png"))
     assert len(found) == len(wanted) > 0
     for mask, path in zip(wanted, found, strict=True):
