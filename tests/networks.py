@@ -10,7 +10,7 @@ from dct_seg import Click, ClickBatch, DCTNetConfig
 from dct_seg.models.network import build_network
 
 TINY: dict[str, Any] = {
-    "backbone": "resnet18",
+    "backbone": "test_resnet",
     "backbone_weights": "none",
     "decoder_stride": 8,
     "decoder_width": 16,

@@ -24,13 +24,14 @@ from dct_seg.cli import COMMANDS, main
 CONFIGS = Path(__file__).parent.parent / "configs"
 TINY = {
     "model": {
-        "network": {"backbone": "resnet10t", "backbone_weights": "none", "decoder_width": 8},
+        "network": {"backbone": "test_resnet", "backbone_weights": "none", "decoder_width": 8},
         "train_clicks": [1, 1],
-        "val_clicks": 5,
+        "val_clicks": 3,
     },
     "data": {
         "dataset": "Shapes",
         "options": {"num_images": 4, "size": [64, 64]},
+        "val_options": {"split": "val", "num_images": 2, "size": [64, 64]},
         "crop_size": 64,
         "batch_size": 2,
         "num_workers": 0,
@@ -81,6 +82,8 @@ def folder_args(tiny: Path, root: Path) -> list[str]:
         "Folder",
         "--data.options",
         "null",
+        "--data.val_options",
+        "null",
         "--data.root",
         str(root),
     ]
@@ -104,7 +107,7 @@ def test_missing_pretrained_weights_give_advice(
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))
     line = complaint(["fit", "--config", str(tiny), "--model.network.backbone_weights", "imagenet"], capsys)
-    assert "could not fetch the ImageNet weights of 'resnet10t'" in line
+    assert "could not fetch the ImageNet weights of 'test_resnet'" in line
     assert "'none'" in line
 
 
@@ -183,7 +186,7 @@ def truncated(path: Path) -> Path:
 def test_truncated_and_foreign_weights_are_refused_by_the_benchmark(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    net = DCTNet(DCTNetConfig(backbone="resnet10t", backbone_weights="none", decoder_width=8))
+    net = DCTNet(DCTNetConfig(backbone="test_resnet", backbone_weights="none", decoder_width=8))
     whole = net.save_pretrained(tmp_path / "whole.safetensors")
     short = tmp_path / "short.safetensors"
     short.write_bytes(whole.read_bytes()[:10000])

@@ -173,7 +173,7 @@ def statistics(net: DCTNet) -> list[Tensor]:
 
 
 def test_batch_norm_of_a_fresh_network_is_frozen(tmp_path: Path) -> None:
-    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "backbone.pth")
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "backbone.pth")
     weights = str(tmp_path / "backbone.pth")
     net = DCTNet(DCTNetConfig(**{**TINY, "backbone_weights": weights}))  # nobody called train()
     before = statistics(net)

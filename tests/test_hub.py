@@ -185,7 +185,7 @@ def test_weights_are_uploaded_to_the_hub_and_downloaded_again(hub: StandIn, tmp_
     readme = hub.files["org/cells"]["README.md"].decode()
     assert "license: mit\n" in readme
     assert "| training_data | drawn |" in readme
-    assert json.loads(hub.files["org/cells"]["config.json"])["backbone"] == "resnet18"
+    assert json.loads(hub.files["org/cells"]["config.json"])["backbone"] == "test_resnet"
     reported = [line.partition(": ")[0] for line in missing]
     assert reported == ["no weights at 'org/none' in revision v1", "no weights at 'org/cells' in revision v3"]
     for name in ("cells/resolve/v1", "cells/resolve/v2", "nuclei/resolve/main"):

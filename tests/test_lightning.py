@@ -26,7 +26,7 @@ SIDE = 64
 TINY: dict[str, Any] = {
     "model": {
         "network": {
-            "backbone": "resnet10t",
+            "backbone": "test_resnet",
             "backbone_weights": "none",
             "decoder_stride": 8,
             "decoder_width": 8,

@@ -89,7 +89,7 @@ def test_card_is_stored_with_the_weights_and_cannot_replace_the_configuration(tm
     file = tiny_net().save_pretrained(tmp_path, licence="Apache-2.0", config="none")
     stored = pretrained.load(file)
     assert stored.card == {"licence": "Apache-2.0"}
-    assert stored.config["backbone"] == "resnet18"
+    assert stored.config["backbone"] == "test_resnet"
 
 
 def test_write_that_fails_leaves_the_old_file_and_no_other(

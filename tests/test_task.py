@@ -343,7 +343,7 @@ def test_a_checkpoint_has_plain_values_and_no_evaluation_settings(run):
     checkpoint = torch.load(run["file"], weights_only=True)
     hyper = checkpoint["hyper_parameters"]
     assert hyper["train_clicks"] == (2, 2)
-    assert hyper["network"]["backbone"] == "resnet18"
+    assert hyper["network"]["backbone"] == "test_resnet"
     assert {"val_prompts", "val_clicks", "val_threshold", "channels_last"}.isdisjoint(hyper)
 
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from dct_seg import ClickSimulatorDataModule, DCTNetConfig, InteractiveSegmentationTask
 
 TINY: dict[str, Any] = {
-    "backbone": "resnet18",
+    "backbone": "test_resnet",
     "backbone_weights": "none",
     "decoder_stride": 8,
     "decoder_width": 16,
