@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,17 @@ def test_backend_torch_refuses_an_export(tmp_path: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.slow
-def test_command_runs_weights_in_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_runs_weights_in_onnxruntime(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("onnxscript")
+    from exports import Exported
+
     from dct_seg.app.command import _method
 
+    exported = Exported("early", tmp_path_factory)
     monkeypatch.setenv(cache.CACHE, str(tmp_path / "cache"))
-    file = tiny_net(backbone="test_resnet", previous_mask=True).save_pretrained(tmp_path / "net.safetensors")
-    make_method, card = _method(str(file), "onnx")
+    monkeypatch.setattr(cache, "export", lambda net, folder, source: shutil.copytree(exported.folder, folder))
+    make_method, card = _method(str(exported.net.save_pretrained(tmp_path / "net.safetensors")), "onnx")
     assert isinstance(make_method().net, ExportedNetwork)  # type: ignore[attr-defined]
     assert card.name == "net"

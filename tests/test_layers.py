@@ -185,21 +185,25 @@ def test_prediction_code_never_imports_lightning(start: str) -> None:
         )
 
 
-def test_prediction_does_not_import_lightning() -> None:
+def test_click_prediction_and_methods_import_only_what_they_need() -> None:
     code = """
 import sys
+from dct_seg import Click
+print([m for m in ("timm", "lightning", "cv2", "torchmetrics") if m in sys.modules])
 import numpy as np
-from dct_seg import Click, DCTNet, Predictor
+from dct_seg import DCTNet, Predictor
 from dct_seg.models.config import DCTNetConfig
 config = DCTNetConfig(backbone="resnet18", backbone_weights="none", decoder_stride=8, decoder_width=16)
 predictor = Predictor(DCTNet(config))
 predictor.set_image(np.zeros((32, 40, 3), np.uint8))
 assert predictor.predict([Click(row=5, col=6, positive=True, radius=None)]).mask.shape == (32, 40)
-heavy = ("lightning", "pytorch_lightning", "albumentations", "matplotlib", "torchmetrics")
-print([m for m in heavy if m in sys.modules])
+heavy = ["lightning", "pytorch_lightning", "albumentations", "matplotlib", "torchmetrics"]
+extras = ["ortools", "skimage", "sklearn", "onnxruntime"]
+import dct_seg.methods
+print([m for m in heavy + extras if m in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout == "[]\n", done.stderr
+    assert done.stdout == "[]\n[]\n", done.stderr
 
 
 @pytest.mark.parametrize("name", MODULES)

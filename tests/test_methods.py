@@ -487,19 +487,3 @@ def test_missing_extra_is_reported_in_one_line_with_its_pip_command() -> None:
         import_extra(
             "skimage_that_is_not_there", package="scikit-image", method="random_walker", extra="classical"
         )
-
-
-def test_importing_the_methods_loads_no_extra() -> None:
-    import subprocess
-    import sys
-
-    code = (
-        "import sys, dct_seg.methods; print([m for m in ('ortools', 'skimage', 'sklearn', 'onnxruntime') if "
-        "m in sys.modules])"
-    )
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        == "[]"
-    )

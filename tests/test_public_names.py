@@ -158,14 +158,6 @@ def test_waiting_threads_sleep_unless_set_otherwise(before: str, policy: str) ->
     assert run(f"{code}\nimport dct_seg; print(os.environ[name])") == policy
 
 
-def test_name_imports_only_what_it_needs() -> None:
-    code = (
-        "import sys; from dct_seg import Click; print([m for m in ('timm', 'lightning', 'cv2', "
-        "'torchmetrics') if m in sys.modules])"
-    )
-    assert run(code) == "[]"
-
-
 @pytest.mark.slow
 def test_star_import_gives_all_names() -> None:
     assert run("from dct_seg import *; print(interact.__name__, Predictor.__name__)") == "interact Predictor"
