@@ -3,6 +3,8 @@
 Run by check_wheel.sh outside the source tree.
 """
 
+import contextlib
+import io
 import subprocess
 import sys
 from importlib.metadata import version
@@ -14,6 +16,7 @@ from PIL import Image
 
 import dct_seg
 from dct_seg import Click, Predictor
+from dct_seg.cli import main
 
 TINY = """\
 model:
@@ -53,19 +56,28 @@ assert 0.2 < share < 0.95, f"the mask covers {share:.0%} of the portrait"
 assert predictor.undo().clicks == result.clicks[:1]
 
 
-def run(*args: str) -> str:
-    """Output of a ``dct-seg`` command."""
+def program(*args: str) -> str:
+    """Output of the installed program ``dct-seg``."""
     done = subprocess.run(["dct-seg", *args], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"dct-seg {' '.join(args)}\n{done.stdout}{done.stderr}"
     return done.stdout
 
 
-assert dct_seg.__version__ in run("--version")
+def run(*args: str) -> str:
+    """Output of a command in this process, because each start takes seconds."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        code = main(list(args))
+    assert code == 0, f"dct-seg {' '.join(args)}\n{said.getvalue()}"
+    return said.getvalue()
+
+
+assert dct_seg.__version__ in program("--version")
 assert "SpatialDCT" in run("list")
 assert "ablation/full" in run("list", "configs")
 short = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
-for config in ("quickstart", "configs/quickstart.yaml"):
-    assert "drag, after" in run("fit", "--config", config, *short, "--model.val_clicks=1")
+for start, config in ((program, "quickstart"), (run, "configs/quickstart.yaml")):
+    assert "drag, after" in start("fit", "--config", config, *short, "--model.val_clicks=1")
 assert "12 trials" in run("sweep", "configs/sweeps/table1.yaml", "--dry-run")
 assert "NoC@90" in run(
     "benchmark",

@@ -36,7 +36,7 @@ TINY_RUN = {
     "interactions.num_worst": 0,
 }
 TINY_NETWORK = {
-    "model.network.backbone": "resnet10t",
+    "model.network.backbone": "test_resnet",
     "model.network.backbone_weights": "none",
     "model.network.decoder_width": 8,
 }
