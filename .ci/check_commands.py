@@ -181,7 +181,7 @@ def ours(one: Documented) -> None:
     """Run a command of this package; a bare name in a sentence must be that of a command."""
     if _is_mention(one):
         return
-    tiny = ["--weights", "a.ckpt"] if "--backend" in one.words else []  # its export takes minutes, too
+    tiny = ["--weights", "exported"] if "--backend" in one.words else []  # of the document's export
     DCT_SEG.get(one.words[1], run_main)([SERVERS.addresses.get(word, word) for word in [*one.words, *tiny]])
 
 
