@@ -1,4 +1,4 @@
-"""Speed evidence for docs/speed.md.
+"""Measurements behind docs/speed.md.
 
 ``python -m benchmarks`` measures each operation together with its reference.
 """

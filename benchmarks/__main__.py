@@ -1,4 +1,4 @@
-"""``python -m benchmarks``, in the root of the repository."""
+"""Command ``python -m benchmarks``, run from the root of the repository."""
 
 import sys
 

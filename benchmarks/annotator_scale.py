@@ -1,4 +1,4 @@
-"""The annotator on a large folder and on an image with many objects.
+"""Speed and memory of the annotator with a large folder and an image with many objects.
 
 ``python -m benchmarks.annotator_scale`` makes the images in a temporary folder and calls the annotator's
 HTTP interface in this process. The method is ``disc``, which takes almost no time, so the figures are those
@@ -45,10 +45,10 @@ PER_OBJECT = 3
 
 @dataclass
 class Times:
-    """Wall time and processor time of one operation, several times.
+    """Wall times and processor times of one operation, one entry per occurrence.
 
     Args:
-        wall: Seconds.
+        wall: Seconds of wall time.
         processor: Seconds of processor time, which excludes waiting for other programs.
     """
 
@@ -66,12 +66,12 @@ class Times:
 
 @dataclass
 class Scale:
-    """Figures of one run.
+    """Measurements of one run.
 
     Args:
-        times: Operation -> its times.
+        times: Times of each operation, by its name.
         memory: (images opened, clicks made, resident bytes), in order.
-        bytes_in: Bytes of the imported zip of PNGs.
+        bytes_in: Size in bytes of the imported zip of PNGs.
     """
 
     times: dict[str, Times] = field(default_factory=dict)
@@ -84,7 +84,7 @@ class Scale:
 
 
 class Client:
-    """Requests of the page to one annotator in this process.
+    """Client that sends the page's requests to an annotator in this process.
 
     Args:
         root: Folder of the images.
@@ -105,13 +105,13 @@ class Client:
         self._project.close()
 
     def list(self) -> int:
-        """Request the list of images, and count them."""
+        """Request the list of images; return their number."""
         listed = self._client.get(f"{API}/project").raise_for_status().json()["pictures"]
         self.ids = {one["name"]: one["id"] for one in listed}
         return len(listed)
 
     def open(self, name: str) -> int:
-        """Request an image and its objects as the page does, and count these."""
+        """Request an image and its objects as the page does; return the number of objects."""
         self._client.get(f"{API}/pictures/{self.ids[name]}/image").raise_for_status()
         answer = self._client.get(f"{API}/pictures/{self.ids[name]}").raise_for_status().json()
         self._revisions[name] = answer["revision"]
@@ -154,7 +154,7 @@ def make_images(root: Path, number: int, size: tuple[int, int]) -> list[str]:
 
 
 def discs(number: int, size: tuple[int, int]) -> tuple[NDArray[np.float64], float]:
-    """Centers of discs that do not touch, (N, 2) of (row, col), and their radius, in a (height, width)."""
+    """Place discs that do not touch in (height, width): centers (N, 2) of (row, col), and the radius."""
     side = math.sqrt(size[0] * size[1] / number)
     cols = max(1, round(size[1] / side))
     rows = -(-number // cols)
@@ -164,7 +164,7 @@ def discs(number: int, size: tuple[int, int]) -> tuple[NDArray[np.float64], floa
 
 
 def coco_of(name: str, size: tuple[int, int], number: int) -> bytes:
-    """COCO JSON of discs on one image."""
+    """Make the COCO JSON of an image with disc-shaped objects."""
     centers, radius = discs(number, size)
     reach = math.ceil(radius)
     offsets = np.arange(-reach, reach + 1)
@@ -182,7 +182,7 @@ def coco_of(name: str, size: tuple[int, int], number: int) -> bytes:
 
 
 def resident_memory() -> int:
-    """Resident bytes of this process; its peak if the system does not report them."""
+    """Read the resident memory of this process in bytes; its peak if the system does not report it."""
     status = Path("/proc/self/status")
     if not status.is_file():
         return peak_memory()
@@ -193,23 +193,23 @@ def resident_memory() -> int:
 def measure(
     folder: Path, *, images: int, objects: int, size: tuple[int, int], opened: int, clicks: int
 ) -> Scale:
-    """Make the images in an empty folder, and measure.
+    """Make the images in an empty folder, and measure the annotator on it.
 
     Args:
-        folder: Empty folder.
+        folder: Empty folder for images and output.
         images: Number of small images.
         objects: Number of objects on the large image.
         size: (height, width) of the large images.
-        opened: Number of small images that are opened for the memory.
-        clicks: Number of clicks on them.
+        opened: Number of small images opened while memory is measured.
+        clicks: Total number of clicks on these images.
 
     Raises:
         ValueError: When a number is below 1, or more images are opened than there are.
     """
     if min(images, objects, opened, clicks, *size) < 1 or opened > images:
         raise ValueError(
-            f"numbers are 1 or more and --opened at most --images, got {images} images, {objects} objects, "
-            f"{opened} opened, {clicks} clicks"
+            f"all numbers must be at least 1, and --opened at most --images, got --images {images} "
+            f"--objects {objects} --height {size[0]} --width {size[1]} --opened {opened} --clicks {clicks}"
         )
     scale = Scale()
     names = make_images(folder / "images", images, size)
@@ -225,7 +225,7 @@ def measure(
         with scale.timed(f"opening again, {what}"):
             client.open(name)
         _clicks_after_a_finish(client, name, size, what, scale)
-    _remember(client, names[:opened], clicks, scale)
+    _record_memory(client, names[:opened], clicks, scale)
     client.close()
     return scale
 
@@ -245,7 +245,7 @@ def _import(client: Client, folder: Path, scale: Scale, coco: bytes, objects: in
 
 
 def _clicks_after_a_finish(client: Client, name: str, size: tuple[int, int], what: str, scale: Scale) -> None:
-    """Make objects of one drag in a corner; the click after each finish is timed."""
+    """Draw objects with one drag each in a corner, and time the click after each finish."""
     radius = max(1.0, min(size) / 100)
     for turn in range(1 + NUM_TIMED):
         with scale.timed(f"click after a finish, {what}") if turn else scale.timed(f"first click, {what}"):
@@ -254,8 +254,8 @@ def _clicks_after_a_finish(client: Client, name: str, size: tuple[int, int], wha
             client.change(name, "finish", class_id=1, threshold=0.5)
 
 
-def _remember(client: Client, names: Sequence[str], clicks: int, scale: Scale) -> None:
-    """Open images and click on them; each object has a few clicks. The memory is noted at some places."""
+def _record_memory(client: Client, names: Sequence[str], clicks: int, scale: Scale) -> None:
+    """Open images, click on them, and record the memory at a few points; each object has a few clicks."""
     marks = {round(len(names) * place / NUM_MARKS) for place in range(1, NUM_MARKS + 1)}
     scale.memory.append((0, 0, resident_memory()))
     made = 0
@@ -276,7 +276,7 @@ def _remember(client: Client, names: Sequence[str], clicks: int, scale: Scale) -
 
 def markdown(scale: Scale) -> str:
     """Format the figures as Markdown tables: medians of seconds, then the memory."""
-    lines = ["| | seconds | of the processor |", "|---|---:|---:|"]
+    lines = ["| | wall seconds | processor seconds |", "|---|---:|---:|"]
     lines += [
         f"| {name} | {median(times.wall):.3f} | {median(times.processor):.3f} |"
         for name, times in scale.times.items()
@@ -287,19 +287,19 @@ def markdown(scale: Scale) -> str:
 
 
 def main(args: Sequence[str]) -> int:
-    """Measure and print.
+    """Run the measurement and print the tables.
 
     Returns:
         0.
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.annotator_scale", description=__doc__)
     for name, value, what in (
-        ("images", 5000, "small images"),
-        ("objects", 500, "objects on the large image"),
-        ("height", 3000, "pixels of the large image"),
-        ("width", 4000, "pixels of the large image"),
-        ("opened", 300, "images opened for the memory"),
-        ("clicks", 2000, "clicks on them"),
+        ("images", 5000, "number of small images"),
+        ("objects", 500, "number of objects on one of the two large images"),
+        ("height", 3000, "height of the large images in pixels"),
+        ("width", 4000, "width of the large images in pixels"),
+        ("opened", 300, "number of small images to open while memory is measured"),
+        ("clicks", 2000, "total number of clicks on these images"),
     ):
         parser.add_argument(f"--{name}", type=int, default=value, metavar="N", help=f"{what} (%(default)s)")
     given = vars(parser.parse_args(args))

@@ -21,7 +21,7 @@ Pick = tuple[int, int, bool]
 
 
 def next_click_row(args: argparse.Namespace) -> Row:
-    """One image of 480 x 854 after another."""
+    """Measure next clicks on images of 480 x 854, one after another."""
     cases = [drawn_errors(480, 854, seed) for seed in range(8)]
     tensors = [tuple(torch.from_numpy(one)[None] for one in case) for case in cases]
     same = sum(
@@ -39,12 +39,12 @@ def next_click_row(args: argparse.Namespace) -> Row:
         "ms",
         **compared(*seconds),
         at_least=4,
-        note=f"same picks: {same} of {len(cases)}; one image at a time, so one thread on both sides",
+        note=f"same picks: {same} of {len(cases)}; one image at a time, so both sides use one thread",
     )
 
 
 def next_click_batch_row(args: argparse.Namespace) -> Row:
-    """Eight images of 256 x 256 at once."""
+    """Measure the next clicks of a batch of eight images of 256 x 256."""
     cases = [drawn_errors(256, 256, seed) for seed in range(8)]
     preds, masks = (torch.from_numpy(np.stack([case[i] for case in cases])) for i in (0, 1))
     found = next_click(preds, masks)
@@ -68,7 +68,7 @@ def next_click_batch_row(args: argparse.Namespace) -> Row:
 
 
 def click_maps_row(args: argparse.Namespace) -> Row:
-    """Spatial-DCT of twenty clicks."""
+    """Measure the Spatial-DCT maps of twenty clicks."""
     rng = np.random.default_rng(0)
     clicks = [
         Click(float(rng.uniform(0, 479)), float(rng.uniform(0, 853)), i % 2 == 0, float(rng.uniform(5, 60)))
@@ -95,7 +95,7 @@ def click_maps_row(args: argparse.Namespace) -> Row:
 
 
 def drawn_errors(height: int, width: int, seed: int) -> tuple[Bools, Bools]:
-    """A prediction and a mask, (H, W) each.
+    """Draw a prediction and a mask, (H, W) each.
 
     A wavy outline and a distorted copy, as after two to ten clicks.
     """
@@ -110,7 +110,7 @@ def drawn_errors(height: int, width: int, seed: int) -> tuple[Bools, Bools]:
 
 
 def two_transforms(pred: Bools, mask: Bools) -> Pick:
-    """The next click, as computed by published evaluation code.
+    """Compute the next click as published evaluation code does.
 
     It computes the distances of all missed pixels, and of all false ones.
     """
@@ -124,7 +124,7 @@ def two_transforms(pred: Bools, mask: Bools) -> Pick:
 
 
 def gaussian_loop(clicks: list[Click], size: tuple[int, int]) -> NDArray[np.float32]:
-    """(2, H, W): equation 2 as printed, a Gaussian of each click over all pixels."""
+    """Draw the click maps, (2, H, W), by equation 2 as printed: a Gaussian of each click over all pixels."""
     rows, cols = np.mgrid[: size[0], : size[1]].astype(np.float32)
     maps = np.zeros((2, *size), np.float32)
     for click in clicks:

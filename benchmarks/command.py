@@ -73,7 +73,7 @@ def training_step_row(args: argparse.Namespace) -> Row:
         Spread.of([100 * share for share in found.overheads]),
         at_most=10,
         note=(
-            f"{parts}; {args.clicks} clicks a batch, {args.precision}, peak memory "
+            f"{parts}; {args.clicks} clicks per batch, {args.precision}, peak memory "
             f"{found.peak_memory / 2**30:.2f} GiB"
         ),
     )
@@ -99,64 +99,70 @@ ROWS: dict[str, Callable[[argparse.Namespace], Row]] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments; those of the training step default to the paper's recipe."""
+    """Add the options; those of the training step default to the paper's recipe."""
     parser.add_argument(
         "--only",
         nargs="+",
         choices=list(ROWS),
         default=list(ROWS),
         metavar="ROW",
-        help=f"of {', '.join(ROWS)} (all)",
+        help=f"rows to measure: {', '.join(ROWS)} (all)",
     )
     parser.add_argument(
-        "--repeats", type=int, default=15, metavar="N", help="times that each side is measured (15)"
+        "--repeats", type=int, default=15, metavar="N", help="number of timed calls on each side of a row (15)"
     )
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="of torch, OpenCV and onnxruntime (torch's own number)"
+        "--threads", type=int, metavar="N", help="threads used by torch, OpenCV and onnxruntime (torch's default)"
     )
     parser.add_argument(
         "--sam",
         nargs=2,
         metavar=("ENCODER", "DECODER"),
-        help="ONNX files of a SAM to compare with; needs [onnx]",
+        help="ONNX files of a SAM-style model to compare with; needs the extra [onnx]",
     )
-    parser.add_argument("--grabcut", metavar="DIR", help="GrabCut, for the whole benchmark")
+    parser.add_argument("--grabcut", metavar="DIR", help="folder of the GrabCut dataset, for the row benchmark")
     parser.add_argument(
         "--weights",
         metavar="FILE",
-        help="weights for benchmark, first-mask and later-click (dct-lite0)",
+        help="weights for the rows benchmark, first-mask and later-click (dct-lite0)",
     )
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="processes of the whole benchmark (all cores)"
+        "--workers", type=int, metavar="N", help="processes for the row benchmark (number of cores)"
     )
     parser.add_argument(
-        "--limit", type=int, metavar="N", help="only the first N images of the whole benchmark"
+        "--limit", type=int, metavar="N", help="use only the first N images in the row benchmark"
     )
-    parser.add_argument("--json", metavar="FILE", help="also write the rows and the machine as JSON")
-    step = parser.add_argument_group("the training step")
-    for name, value in {
-        "batch-size": 8,
-        "crop-size": 256,
-        "clicks": 3,
-        "loaders": 1,
-        "steps": 5,
-        "warmup": 2,
-    }.items():
-        step.add_argument(f"--{name}", type=int, default=value, metavar="N", help="default: %(default)s")
+    parser.add_argument("--json", metavar="FILE", help="also write the rows and a description of the machine to FILE, as JSON")
+    step = parser.add_argument_group("options of the row training-step")
+    for name, value, what in (
+        ("batch-size", 8, "images per batch"),
+        ("crop-size", 256, "side of a training crop in pixels"),
+        ("clicks", 3, "clicks per batch"),
+        ("loaders", 1, "worker processes that load data"),
+        ("steps", 5, "measured batches"),
+        ("warmup", 2, "batches before the measured ones"),
+    ):
+        step.add_argument(
+            f"--{name}", type=int, default=value, metavar="N", help=f"{what} (default: %(default)s)"
+        )
     step.add_argument(
         "--backbone", default="resnet50", help="any timm backbone, with random weights (default: %(default)s)"
     )
     step.add_argument(
-        "--root", metavar="DIR", help="a folder of images and masks to train on (default: synthetic shapes)"
+        "--root", metavar="DIR", help="folder of images and masks to train on (default: synthetic shapes)"
     )
-    step.add_argument("--precision", default=trainer_precision(), help="the Trainer's (default: %(default)s)")
+    step.add_argument(
+        "--precision", default=trainer_precision(), help="precision of the Trainer (default: %(default)s)"
+    )
     step.add_argument(
         "--channels-last",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="memory layout of the weights",
+        help="store the weights channels-last in memory",
     )
-    step.add_argument("--accelerator", default="auto", help="the Trainer's (default: %(default)s)")
+    step.add_argument(
+        "--accelerator", default="auto", help="accelerator of the Trainer (default: %(default)s)"
+    )
 
 
 def main(args: Sequence[str]) -> int:
@@ -169,12 +175,12 @@ def main(args: Sequence[str]) -> int:
         ValueError: When ``--repeats`` is below 1.
     """
     parser = CommandParser(
-        prog="python -m benchmarks", description="The figures of docs/speed.md, on this machine."
+        prog="python -m benchmarks", description="Measure the figures of docs/speed.md on this machine."
     )
     add_arguments(parser)
     given = parser.parse_args(args)
     if given.repeats < 1:
-        raise ValueError(f"--repeats must be a number of measurements, 1 or more, got {given.repeats}")
+        raise ValueError(f"--repeats must be at least 1, got {given.repeats}")
     if given.threads is not None:
         torch.set_num_threads(given.threads)
         cv2.setNumThreads(given.threads)
@@ -188,7 +194,7 @@ def main(args: Sequence[str]) -> int:
         f"{where['processor']}, {where['cores']} cores, {machine['threads']} threads, torch "
         f"{torch.__version__}; medians of {given.repeats}"
     )
-    sys.stdout.write(f"{head}, the middle half in brackets\n\n{markdown(rows)}")
+    sys.stdout.write(f"{head}, interquartile range in brackets\n\n{markdown(rows)}")
     if given.json:
         write_whole(
             Path(given.json),

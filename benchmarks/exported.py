@@ -55,13 +55,13 @@ Answer = Callable[[], Tensor]
 
 
 def parity(net: InteractiveNetwork, run: ExportedNetwork, image: Pixels, repeats: int) -> list[str]:
-    """The rows of one network: milliseconds per click, largest difference in probability, flipped pixels.
+    """Measure one network: milliseconds per click, largest difference in probability, flipped pixels.
 
     Args:
         net: Network in evaluation mode.
         run: Export of the network.
         image: (H, W, 3) uint8 RGB, resized to each size.
-        repeats: Timed calls of each; the median counts.
+        repeats: Timed calls of each backend; the table shows their median.
     """
     lines = [*PARITY]
     for size in SIZES:
@@ -80,7 +80,7 @@ def parity(net: InteractiveNetwork, run: ExportedNetwork, image: Pixels, repeats
 def _answers(
     net: InteractiveNetwork, run: ExportedNetwork, image: Tensor, clicks: ClickBatch, previous: Tensor
 ) -> list[Answer]:
-    """One click after the image was encoded: PyTorch in float32 and bfloat16, onnxruntime."""
+    """Make functions that predict one click on the encoded image: PyTorch float32, bfloat16, onnxruntime."""
 
     def in_torch(bfloat16: bool) -> Answer:
         shown = image.contiguous(memory_format=torch.channels_last)
@@ -98,7 +98,7 @@ def _answers(
 
 
 def side_by_side(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Median seconds of CPU time of each call, all called in turn."""
+    """Measure the median CPU seconds of each call; the calls take turns."""
     seconds: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats):
         for call, took in zip(calls, seconds, strict=True):
@@ -109,14 +109,14 @@ def side_by_side(calls: Sequence[Callable[[], object]], repeats: int) -> list[fl
 
 
 def _apart(ours: Sequence[NDArray[np.float32]], theirs: Sequence[NDArray[np.float32]]) -> str:
-    """Largest difference in probability and share of flipped mask pixels."""
+    """Format the largest difference in probability and the share of flipped mask pixels."""
     one, other = (np.concatenate([probs.ravel() for probs in some]) for some in (ours, theirs))
     flipped = float(((one > 0.5) != (other > 0.5)).mean())
     return f"{float(np.abs(one - other).max()):.1e} | {100 * flipped:.3f} %"
 
 
 def predictor(net: InteractiveNetwork, run: ExportedNetwork, image: Pixels, repeats: int) -> list[str]:
-    """The rows of the predictor's backends, with zoom-in and the Auto-Drag-Head as in the annotator."""
+    """Measure the predictor's backends, with zoom-in and the Auto-Drag-Head as in the annotator."""
     methods = {
         "torch float32": DCTNetMethod(net=net, precision="float32"),
         "torch bfloat16": DCTNetMethod(net=net, precision="bfloat16"),
@@ -147,7 +147,7 @@ def _mark(name: str) -> str:
 
 
 def objects_of(image: Pixels) -> list[list[Click]]:
-    """Some objects' clicks on an image."""
+    """Make the clicks of each object in ``DRAWN`` for an image."""
     height, width = image.shape[:2]
     return [
         [
@@ -159,7 +159,7 @@ def objects_of(image: Pixels) -> list[list[Click]]:
 
 
 def batches(net: InteractiveNetwork, image: Pixels, repeats: int) -> list[str]:
-    """The rows of objects of several images in batches, one object for each image."""
+    """Measure batches of objects, one object per image."""
     images = [np.roll(image, 40 * shift, axis=1) for shift in range(max(BATCHES))]
     clicks = objects_of(image)[1]
     rows = []
@@ -184,7 +184,7 @@ def batches(net: InteractiveNetwork, image: Pixels, repeats: int) -> list[str]:
 
 
 def late_of(net: InteractiveNetwork) -> InteractiveNetwork:
-    """A network like ``net`` with late fusion and random weights, none of them zero."""
+    """Make a network like ``net`` with late fusion and random weights, none of them zero."""
     torch.manual_seed(0)
     config = replace(net.config, prompt_fusion="late", detail=False, backbone_weights="none")
     late = build_network(config)
@@ -198,13 +198,13 @@ def late_of(net: InteractiveNetwork) -> InteractiveNetwork:
 def report(
     weights: str, late_weights: str | None, image: Pixels, repeats: int, folder: Path
 ) -> Iterator[tuple[str, list[str]]]:
-    """Title and lines of each table, one after the other.
+    """Yield the title and the lines of each table.
 
     Args:
         weights: Weights of an early network.
         late_weights: Weights of a late network; None uses random ones.
         image: (H, W, 3) uint8 RGB.
-        repeats: Timed calls of each.
+        repeats: Timed calls of each backend.
         folder: Folder for the export of random weights.
     """
     early = InteractiveNetwork.from_pretrained(weights).to(memory_format=torch.channels_last)
@@ -229,12 +229,14 @@ def report(
 
 def main(args: Sequence[str] | None = None) -> int:
     """Print the tables, or write each as soon as it is measured."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.exported", description="Parity of an export.")
-    parser.add_argument("--weights", default=DEFAULT, help="early fusion (default: %(default)s)")
-    parser.add_argument("--late", metavar="WEIGHTS", help="late fusion; random weights without")
-    parser.add_argument("--image", type=Path, help="an image; a portrait of matplotlib's without")
-    parser.add_argument("--repeats", type=int, default=3, help="timed calls of each (default: %(default)s)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write Markdown there")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.exported", description="Compare an export with PyTorch: accuracy and speed.")
+    parser.add_argument("--weights", default=DEFAULT, help="weights of a network with early fusion (default: %(default)s)")
+    parser.add_argument("--late", metavar="WEIGHTS", help="weights of a network with late fusion (default: random weights)")
+    parser.add_argument("--image", type=Path, help="image to segment (default: a portrait from matplotlib)")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="timed calls of each backend (default: %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="Markdown file to write (default: print the tables)")
     given = parser.parse_args(args)
     torch.set_num_threads(1)
     portrait = Path(str(get_sample_data("grace_hopper.jpg", asfileobj=False)))

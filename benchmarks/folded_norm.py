@@ -17,7 +17,7 @@ BACKBONE = "tf_efficientnet_lite0"
 
 
 def folded_step_row(args: argparse.Namespace) -> Row:
-    """Forward and backward of a training batch."""
+    """Measure forward and backward of a training batch with folded norms."""
     return _row(
         args,
         "folded-step",
@@ -28,7 +28,7 @@ def folded_step_row(args: argparse.Namespace) -> Row:
 
 
 def folded_image_row(args: argparse.Namespace) -> Row:
-    """Forward of one image."""
+    """Measure the forward pass of one image with folded norms."""
     what = "forward of the same backbone, one image, 384 x 384"
     return _row(args, "folded-image", what, torch.rand(1, 3, 384, 384), learns=False)
 

@@ -1,4 +1,4 @@
-"""The memory and the first click of one large image, in a separate process."""
+"""Memory and time of the first click on a large image, in a separate process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIZE = (3000, 4000)
 
 
 def memory_row(args: argparse.Namespace) -> Row:
-    """The peak of the whole process, after five clicks."""
+    """Measure the peak memory of a process that makes five clicks on a large image."""
     found = _measured(torch.get_num_threads())
     return Row(
         "memory",
@@ -29,17 +29,17 @@ def memory_row(args: argparse.Namespace) -> Row:
         Spread.of([found["peak"] / 2**30]),
         at_most=2,
         note=(
-            f"the whole process; {found['before'] / 2**30:.2f} GiB of it before the image, libraries "
-            "and network"
+            f"the whole process; libraries and network take {found['before'] / 2**30:.2f} GiB of it, before the "
+            "image is set"
         ),
     )
 
 
 def first_click_row(args: argparse.Namespace) -> Row:
-    """From the pixels to the first mask, in a process that has computed nothing before."""
+    """Measure the time from the pixels to the first mask, in a new process."""
     found = _measured(torch.get_num_threads())
     note = (
-        f"encoding {found['encode']:.2f} s of it; the next clicks "
+        f"encoding takes {found['encode']:.2f} s of it; the next clicks take "
         f"{', '.join(f'{s:.2f}' for s in found['later'])} s"
     )
     return Row(
@@ -67,9 +67,9 @@ def _measured(threads: int) -> dict[str, Any]:
 
 
 def peak_memory() -> int:
-    """Peak memory of this process in bytes.
+    """Read the peak memory of this process in bytes.
 
-    On Linux, the process's own high-water mark, since getrusage starts with that of the parent process.
+    On Linux, this is the kernel's high-water mark: getrusage would start with that of the parent process.
     """
     status = Path("/proc/self/status")
     if status.is_file():

@@ -1,6 +1,6 @@
-"""Two implementations, timed alternately.
+"""Alternating measurement of two implementations.
 
-A row of the table shows their ratio.
+A row of the table shows the ratio of their times.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PAUSE = 0.05
 
 @dataclass(frozen=True)
 class Spread:
-    """Median with the interquartile range.
+    """Median and quartiles of a sample.
 
     Examples:
         >>> Spread.of([1.0, 2.0, 3.0, 4.0, 100.0])
@@ -31,7 +31,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """The quartiles of some numbers."""
+        """Compute the quartiles of a list of numbers."""
         low, median, high = (float(q) for q in np.quantile(values, (0.25, 0.5, 0.75)))
         return cls(low, median, high)
 
@@ -45,18 +45,18 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison.
+    """One row of the table: an operation, its time, and that of a reference.
 
     Args:
         name: Name for ``--only``.
         what: Measured operation.
-        against: Reference; "" if there is only a limit.
+        against: Reference implementation; "" if there is only a limit.
         unit: Unit of ``ours`` and ``theirs``.
         ours: Values of the library; None if an input is missing.
-        theirs: Values of the reference; None if not measured, or with a limit.
-        ratio: Ratio of theirs to ours, turn by turn, so that other load on the machine affects both.
-        at_least: Minimum ratio.
-        at_most: Limit of ``ours``.
+        theirs: Values of the reference; None if it is not measured, or if there is only a limit.
+        ratio: Ratio of theirs to ours in each repeat; other load on the machine affects both.
+        at_least: Minimum of ``ratio`` to meet the target.
+        at_most: Maximum of ``ours`` to meet the target.
         note: Resolution, precision and other conditions.
     """
 
@@ -80,7 +80,7 @@ class Row:
 
     @property
     def target(self) -> str:
-        """Printed line."""
+        """Target of the row, as printed in the table."""
         return f"<= {self.at_most:g} {self.unit}" if self.at_most is not None else f">= {self.at_least:g} x"
 
 
@@ -89,7 +89,7 @@ def in_turn(
 ) -> tuple[list[float], list[float]]:
     """Time ``repeats`` calls of both in turn, each after a pause and an untimed call.
 
-    A runtime's threads spin for some milliseconds after its last job and would take a core from the other's.
+    After a call, a runtime's threads spin for some milliseconds and would occupy a core during the next one.
     """
     pairs = [(_warm_seconds_of(ours), _warm_seconds_of(theirs)) for _ in range(repeats)]
     return [one for one, _ in pairs], [other for _, other in pairs]
@@ -102,14 +102,14 @@ def _warm_seconds_of(job: Callable[[], Any]) -> float:
 
 
 def seconds_of(job: Callable[[], Any]) -> float:
-    """Seconds of one call."""
+    """Measure the seconds of one call."""
     began = perf_counter()
     job()
     return perf_counter() - began
 
 
 class Compared(TypedDict):
-    """Three fields of a row."""
+    """Fields of a row that `compared` fills."""
 
     ours: Spread
     theirs: Spread
@@ -117,9 +117,9 @@ class Compared(TypedDict):
 
 
 def compared(ours: Sequence[float], theirs: Sequence[float], *, factor: float = 1e3) -> Compared:
-    """``ours``, ``theirs`` and ``ratio`` of a row, from seconds measured in turn.
+    """Make the fields ``ours``, ``theirs`` and ``ratio`` of a row, from seconds measured in turn.
 
-    ``factor`` makes them milliseconds.
+    ``factor`` converts seconds to the unit of the row, by default milliseconds.
     """
     return {
         "ours": Spread.of([factor * s for s in ours]),
@@ -129,7 +129,7 @@ def compared(ours: Sequence[float], theirs: Sequence[float], *, factor: float = 
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The rows as a table of Markdown: medians, the middle half in brackets."""
+    """Format the rows as a Markdown table: medians, with the interquartile range in brackets."""
     lines = [
         "| row | what | against | ours | theirs | ratio | target | met |",
         "|---|---|---|---|---|---|---|---|",

@@ -22,14 +22,14 @@ CLICKS = [Click(240 + 9.0 * i, 400 + 17.0 * i, i % 2 == 0, 12.0 + i) for i in ra
 
 
 def late_click_row(args: argparse.Namespace) -> Row:
-    """The prompt branch and the decoder."""
+    """Measure a click with late fusion: the prompt branch and the decoder."""
     return _beside_sam(
         args, "late-click", "late", "a click, late fusion", "MobileSAM's decoder", _click, _click, 3
     )
 
 
 def late_encode_row(args: argparse.Namespace) -> Row:
-    """The backbone and the pyramid."""
+    """Measure the encoding of an image with late fusion: the backbone and the pyramid."""
     return _beside_sam(
         args,
         "late-encode",
@@ -43,7 +43,7 @@ def late_encode_row(args: argparse.Namespace) -> Row:
 
 
 def early_click_row(args: argparse.Namespace) -> Row:
-    """The whole network."""
+    """Measure a click with early fusion: the whole network."""
     return _beside_sam(
         args,
         "early-click",
@@ -57,7 +57,7 @@ def early_click_row(args: argparse.Namespace) -> Row:
 
 
 def cpu_path_row(args: argparse.Namespace) -> Row:
-    """The method against the plain module: contiguous weights, float32, gradients recorded."""
+    """Compare the method with the plain module: contiguous weights, float32, gradients recorded."""
     ours, plain, image = network_method("early"), DCTNet(lite0("early")).eval(), random_image()
     ours.reset(image)
     view, _ = ours.predict_view(image, CLICKS, None)
@@ -79,12 +79,12 @@ def cpu_path_row(args: argparse.Namespace) -> Row:
 
 
 def first_mask_row(args: argparse.Namespace) -> Row:
-    """From the pixels of one megapixel to the first mask, with the shipped model."""
+    """Measure the time from an image of one megapixel to the first mask, with the shipped model."""
     return _with_shipped_model(args, "first-mask", "set_image and first drag", is_first=True, at_most=0.8)
 
 
 def later_click_row(args: argparse.Namespace) -> Row:
-    """A correction of the same mask."""
+    """Measure a correction of the mask of `first_mask_row`."""
     return _with_shipped_model(args, "later-click", "second drag", is_first=False, at_most=0.15)
 
 
@@ -117,7 +117,7 @@ def _with_shipped_model(
 
 
 def lite0(fusion: PromptFusion) -> DCTNetConfig:
-    """Network in the shipped configuration with EfficientNet-Lite0 and random weights."""
+    """Make a network in the shipped configuration with EfficientNet-Lite0 and random weights."""
     return DCTNetConfig(
         backbone="tf_efficientnet_lite0",
         backbone_weights="none",
@@ -129,12 +129,12 @@ def lite0(fusion: PromptFusion) -> DCTNetConfig:
 
 
 def network_method(fusion: PromptFusion) -> DCTNetMethod:
-    """A method with `lite0` that predicts the whole image once per click, like MobileSAM."""
+    """Make a method with `lite0` that predicts the whole image once per click, like MobileSAM."""
     return DCTNetMethod(net=DCTNet(lite0(fusion)), first_reach=0, look_again=False)
 
 
 def random_image(size: tuple[int, int] = SIZE) -> NDArray[np.uint8]:
-    """(H, W, 3) of noise; the content of an image does not affect the time."""
+    """Make an image of noise, (H, W, 3) uint8; the content does not affect the time."""
     return np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 

@@ -26,9 +26,9 @@ WHAT, AGAINST = (
 
 
 def benchmark_row(args: argparse.Namespace) -> Row:
-    """Run each once; both start with loading the network."""
+    """Measure the benchmark and the plain loop once each, including the loading of the network."""
     if args.grabcut is None:
-        return Row("benchmark", WHAT, AGAINST, "s", at_least=2, note="give --grabcut DIR")
+        return Row("benchmark", WHAT, AGAINST, "s", at_least=2, note="to measure this row, give --grabcut DIR")
     workers = args.workers or os.cpu_count() or 1
     options = {"checkpoint": args.weights} if args.weights else {}
     began = perf_counter()
@@ -40,14 +40,14 @@ def benchmark_row(args: argparse.Namespace) -> Row:
     counts = plain_loop(args.grabcut, options, limit=args.limit)
     theirs = perf_counter() - began
     num_clicks = sum(len(record.ious) for record in results.samples)
-    note = f"{workers} workers; {len(counts)} images, {num_clicks} clicks, the plain loop {sum(counts)}"
+    note = f"{workers} workers; {len(counts)} images, {num_clicks} clicks, {sum(counts)} in the plain loop"
     return Row("benchmark", WHAT, AGAINST, "s", **compared([ours], [theirs], factor=1), at_least=2, note=note)
 
 
 def plain_loop(
     root: str, options: dict[str, Any], *, limit: int | None, target: float = 0.9, max_clicks: int = 20
 ) -> list[int]:
-    """Count the clicks of each image, without caches and with distances over the whole image."""
+    """Count the clicks of each image in a plain loop: no caches, distances over the whole image."""
     dataset = open_dataset("GrabCut", root)
     method = _PlainMethod(
         net=DCTNet.from_pretrained(**{"name_or_path": options["checkpoint"]} if options else {})
@@ -74,7 +74,7 @@ def plain_loop(
 
 
 class _PlainMethod(DCTNetMethod):
-    """The same views, but everything is computed at each click, with contiguous weights."""
+    """DCT-Net without its cache: everything is computed at each click, with contiguous weights."""
 
     def __init__(self, *, net: DCTNet) -> None:
         super().__init__(net=net, precision="float32")

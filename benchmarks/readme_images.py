@@ -30,7 +30,7 @@ FRAME_SECONDS, LAST_SECONDS = 0.08, 1.6
 
 
 def sample_image(name: str) -> Rgb:
-    """(H, W, 3) uint8 RGB image of scikit-image."""
+    """Load a sample image of scikit-image, (H, W, 3) uint8 RGB."""
     import skimage.data
 
     image: Rgb = getattr(skimage.data, name)()[..., :3]
@@ -38,7 +38,7 @@ def sample_image(name: str) -> Rgb:
 
 
 def strips(predictor: Predictor, *, height: int = 200) -> Rgb:
-    """One row per image: the mask after each click of ``INTERACTIONS``."""
+    """Draw one row per image: the mask after each click of ``INTERACTIONS``."""
     rows = []
     for name, clicks in INTERACTIONS.items():
         image = sample_image(name)
@@ -50,7 +50,7 @@ def strips(predictor: Predictor, *, height: int = 200) -> Rgb:
 
 
 def drag_frames(predictor: Predictor, image: Rgb, row: float, col: float, radius: float) -> Iterator[Rgb]:
-    """The image with the mask of a drag that grows from 4 pixels to ``radius``."""
+    """Draw the frames of a drag that grows from 4 pixels to ``radius``, each with its mask."""
     predictor.set_image(image)
     for reach in np.linspace(4, radius, 24):
         clicks = [Click(row, col, True, float(reach))]
@@ -59,7 +59,7 @@ def drag_frames(predictor: Predictor, image: Rgb, row: float, col: float, radius
 
 
 def save_animation(frames: Sequence[Rgb], path: Path) -> None:
-    """Write a looping WebP whose last frame stays."""
+    """Write a looping WebP whose last frame is shown longer."""
     first, *others = [Image.fromarray(frame) for frame in frames]
     times = [round(1000 * FRAME_SECONDS)] * len(others) + [round(1000 * LAST_SECONDS)]
     with whole_file(path) as temporary:
@@ -76,10 +76,10 @@ def save_animation(frames: Sequence[Rgb], path: Path) -> None:
 
 
 def main() -> None:
-    """Write both files."""
+    """Write the two figures of the README."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readme_images", description=__doc__)
-    parser.add_argument("--weights", default="dct-lite0", help="model to show (dct-lite0)")
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder to write to (docs)")
+    parser.add_argument("--weights", default="dct-lite0", help="name or path of the weights to show (dct-lite0)")
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder for the images (docs)")
     args = parser.parse_args()
     predictor = Predictor.from_pretrained(args.weights)
     save_png(strips(predictor), args.out / "strips.png")

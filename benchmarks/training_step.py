@@ -56,12 +56,12 @@ class Breakdown:
 
     @property
     def medians(self) -> dict[str, float]:
-        """The median of each part's seconds, and of the total's."""
+        """Compute the median seconds of each part and of the total."""
         return {name: median(values) for name, values in self.seconds.items()}
 
     @property
     def overheads(self) -> list[float]:
-        """The share of each step, 0..1, that is neither the network nor its optimizer."""
+        """Compute the share of each step, 0..1, spent outside the network and its optimizer."""
         network = np.sum([self.seconds[name] for name in NETWORK], axis=0)
         return [float(share) for share in 1 - network / np.array(self.seconds["total"])]
 
@@ -75,7 +75,7 @@ def training_step_breakdown(
     precision: str = "32-true",
     accelerator: str = "auto",
 ) -> Breakdown:
-    """The time of each part of real training steps, through the Trainer.
+    """Measure the time of each part of real training steps, run by the Trainer.
 
     Args:
         task: Task to train.

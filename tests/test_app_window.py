@@ -148,7 +148,7 @@ def test_object_keeps_its_initial_window(page: Page) -> None:
 @pytest.mark.parametrize(
     ("name", "window", "reason"),
     [
-        ("deep.png", {"low": 5, "high": 5}, "from a lower to a higher"),
+        ("deep.png", {"low": 5, "high": 5}, "two finite values, the lower one first"),
         ("a.png", {"low": 0, "high": 5}, "has 8 bits per channel"),
     ],
 )

@@ -248,7 +248,7 @@ def test_a_failed_sample_is_recorded_and_the_run_continues(tmp_path: Path) -> No
             "radius_noise must be a share of the radius, at least 0 and below 1, got 1.5",
         ),
         ({"held_out": 1.0}, "held_out must be a share of the images"),
-        ({"held_out": 1e-9}, "boxes: none of its 6 samples is held out at a share"),
+        ({"held_out": 1e-9}, "none of the 6 samples of boxes is in the held-out share"),
     ],
 )
 def test_wrong_options_are_refused(options: dict, message: str) -> None:
@@ -349,10 +349,10 @@ def test_runs_of_several_methods_share_one_folder(tmp_path: Path) -> None:
 def test_a_folder_with_other_settings_is_not_resumed(tmp_path: Path) -> None:
     quick(out=tmp_path)
     with pytest.raises(
-        ValueError, match=r"has a run with target 0\.9, this one has 0\.95; give another --out"
+        ValueError, match=r"contains a run with target 0\.9, but this run has target 0\.95; give another --out"
     ):
         quick(out=tmp_path, target=0.95)
-    with pytest.raises(ValueError, match=r"has a run of method disc with seed_radius 5\.0 \(now 3\.0\)"):
+    with pytest.raises(ValueError, match=r"contains a run of method disc with seed_radius 5\.0 \(now 3\.0\)"):
         run_benchmark(
             {"disc": {"seed_radius": 3.0}}, {"boxes": Boxes()}, prompt="drag", max_clicks=5, out=tmp_path
         )
@@ -369,7 +369,7 @@ def test_new_weights_under_an_old_name_are_another_method(tmp_path: Path) -> Non
     run_benchmark({"net": Trained}, {"boxes": Boxes(1)}, prompt="drag", out=tmp_path / "out")
     weights.write_text("second")
     with pytest.raises(
-        ValueError, match=r"has a run of method net with contents of checkpoint \w{12} \(now \w{12}\)"
+        ValueError, match=r"contains a run of method net with contents of checkpoint \w{12} \(now \w{12}\)"
     ):
         run_benchmark({"net": Trained}, {"boxes": Boxes(1)}, prompt="drag", out=tmp_path / "out")
 
@@ -649,7 +649,7 @@ def test_the_exit_code_reports_failed_samples_and_a_stop(
     assert command.main(argv) == 1
     assert "ZeroDivisionError" in capsys.readouterr().out
     monkeypatch.setattr("dct_seg.benchmark.command.run_benchmark", _interrupted)
-    with pytest.raises(Stopped, match=r"the same command with --out runs/benchmark/.* continues from here"):
+    with pytest.raises(Stopped, match="to resume, run the same command with --out runs/benchmark/"):
         command.main(argv)
 
 
@@ -660,9 +660,9 @@ def _interrupted(*_: object, **__: object) -> Results:
 @pytest.mark.parametrize(
     ("names", "options", "checkpoint", "message"),
     [
-        ("disc", ["seed_radius=3"], None, "takes METHOD.KEY=VALUE, got 'seed_radius=3'"),
+        ("disc", ["seed_radius=3"], None, "must be METHOD.KEY=VALUE, got 'seed_radius=3'"),
         ("disc", ["esc.smoothness=3"], None, "is for 'esc', but --method is disc"),
-        ("disc", [], "a.ckpt", "--weights is for a single dctnet"),
+        ("disc", [], "a.ckpt", "--weights needs exactly one dctnet"),
         ("a=dctnet,b=dctnet", [], "a.ckpt", "LABEL.checkpoint=FILE"),
     ],
 )
@@ -675,15 +675,15 @@ def test_options_without_an_effect_are_refused(
 
 @pytest.mark.parametrize("entries", [["Folder=a", "Folder=b"], ["GrabCut=a", "Shapes", "GrabCut=a"]])
 def test_two_datasets_under_one_name_are_refused(entries: list[str]) -> None:
-    with pytest.raises(ValueError, match=f"--data names '{entries[0][:-2]}' twice; give each its own label"):
+    with pytest.raises(ValueError, match=f"--data names '{entries[0][:-2]}' twice; give each a different label"):
         command.parse_data(entries)
 
 
 def test_mutually_exclusive_arguments_are_refused(tmp_path: Path) -> None:
     shared = ["--method", "disc", "--data", "Shapes", "--prompt", "drag"]
-    with pytest.raises(ValueError, match=r"--full makes all clicks, --target 0.9 stops earlier"):
+    with pytest.raises(ValueError, match=r"--full makes all clicks, but --target 0.9 stops earlier"):
         command.main([*shared, "--full", "--target", "0.9"])
-    with pytest.raises(ValueError, match="--checkpoints is for learned methods, and --method disc has none"):
+    with pytest.raises(ValueError, match="--checkpoints needs a learned method, got --method disc"):
         command.main([*shared, "--checkpoints", str(tmp_path)])
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="file cannot be a folder: a file is in its place"):
@@ -699,7 +699,7 @@ def test_data_may_be_given_twice() -> None:
 
 @pytest.mark.parametrize("names", ["disc,disc", "disc,disc=grabcut", "a=disc,a=grabcut"])
 def test_two_methods_under_one_label_are_refused(names: str) -> None:
-    with pytest.raises(ValueError, match=r"--method names '(disc|a)' twice; give each its own label"):
+    with pytest.raises(ValueError, match=r"--method names '(disc|a)' twice; give each a different label"):
         command.parse_methods(names, [])
 
 

@@ -125,7 +125,7 @@ def test_every_row_of_the_command_has_its_name_and_no_repeats_are_an_error():
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     assert parser.parse_args([]).only == list(ROWS)
-    with pytest.raises(ValueError, match="--repeats must be a number of measurements, 1 or more, got 0"):
+    with pytest.raises(ValueError, match="--repeats must be at least 1, got 0"):
         command.main(["--repeats", "0"])
 
 

@@ -311,7 +311,7 @@ def test_list_prints_the_registered_names(capsys: pytest.CaptureFixture[str]) ->
     ("args", "message"),
     [
         (["backbones", "zzz*"], "no suitable backbone matches 'zzz*'; `dct-seg list backbones` shows all"),
-        (["encoders", "Disk"], "NAME is for backbones and configs, got encoders Disk; leave it out"),
+        (["encoders", "Disk"], "only backbones and configs accept a NAME, got encoders Disk; omit Disk"),
     ],
 )
 def test_list_without_a_match_is_an_error(

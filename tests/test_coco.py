@@ -84,7 +84,7 @@ def test_bad_annotation_is_named_with_its_file_and_the_others_stay(
     assert all("\n" not in str(one.message) for one in caught)
     write(tmp_path, [bad])
     with pytest.raises(
-        ValueError, match=rf"i\.json has no annotation.*annotation 17 of images/a\.png: .*{reason}"
+        ValueError, match=rf"i\.json has no usable annotation.*annotation 17 of images/a\.png: .*{reason}"
     ):
         open_dataset("COCO", tmp_path)
 
@@ -119,7 +119,7 @@ def test_bad_image_is_named_at_the_start_and_the_others_stay(tmp_path: Path, ima
 def test_two_images_of_one_id_are_named(tmp_path: Path) -> None:
     objects = [annotation([SQUARE]), annotation([SQUARE], id=2, image_id=2)]
     write(tmp_path, objects, [record(), record(number=2), record("b.png", 2)])
-    with pytest.warns(UserWarning, match="annotation 2 names image 2, which 2 images have as their id"):
+    with pytest.warns(UserWarning, match="annotation 2 has image_id 2, which 2 images share"):
         assert pixels(tmp_path) == [("images/a.png#1", 600)]
 
 
@@ -132,7 +132,7 @@ def test_file_of_another_program_may_begin_with_a_byte_order_mark(tmp_path: Path
 def test_file_whose_images_have_no_usable_id_is_reported(tmp_path: Path) -> None:
     write(tmp_path, [annotation([SQUARE])], [record(number=1.0)])
     with pytest.raises(
-        ValueError, match="lists no image with a file_name and an id, which is a whole number"
+        ValueError, match="lists no image with a file_name and a whole number as id"
     ):
         open_dataset("COCO", tmp_path)
 

@@ -72,7 +72,7 @@ def test_shrunk_batch_averages_the_image_and_keeps_masks_binary() -> None:
 
 def test_crop_that_is_not_a_multiple_of_the_fine_factor_is_refused() -> None:
     batch = {"image": torch.zeros(1, 3, 9, 8), "mask": torch.zeros(1, 9, 8), "ignore": torch.zeros(1, 9, 8)}
-    with pytest.raises(ValueError, match=r"crops are 9x8 and fine_factor is 2; set the data's crop_size"):
+    with pytest.raises(ValueError, match=r"multiple of fine_factor 2, got 9x8; set data\.crop_size"):
         shrink_batch(batch, 2)
 
 

@@ -141,7 +141,7 @@ def test_torch_export_archive_contains_the_same_graphs(tmp_path: Path) -> None:
         prompt = (clicks.coords, clicks.labels, clicks.radii, previous, torch.tensor([96, 64]))
         found = decoder(encoder(image), *prompt)
         assert torch.allclose(found, net(image, clicks, previous), atol=1e-3)
-    with pytest.raises(ValueError, match="is an export of kind pt2"):
+    with pytest.raises(ValueError, match="must be an ONNX export, got pt2"):
         ExportedNetwork(tmp_path)
 
 

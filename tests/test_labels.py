@@ -47,7 +47,7 @@ def test_soft_mask_is_refused_instead_of_read_as_dozens_of_objects(
 ) -> None:
     folder(tmp_path, mask)
     with pytest.raises(
-        ValueError, match=r"a\.png contains \d+ values .* a soft mask; save it as 0 and 255, cut at 128"
+        ValueError, match=r"a\.png contains \d+ values .* a soft mask; threshold it at 128"
     ):
         open_dataset("Folder", tmp_path)
     (finding,) = check_folder(tmp_path).findings

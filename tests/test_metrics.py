@@ -42,7 +42,7 @@ def test_iou_is_exact_for_any_size():
 def test_two_empty_masks_have_iou_1_and_the_warning_names_the_sample():
     nothing = bits("....")
     assert iou(nothing, nothing).tolist() == [1]
-    with pytest.warns(UserWarning, match=r"b\.png: neither the mask nor the prediction"):
+    with pytest.warns(UserWarning, match=r"b\.png: mask and prediction are both empty"):
         iou(torch.cat([bits("#..."), nothing]), torch.cat([bits("#..."), nothing]), names=["a.png", "b.png"])
 
 
@@ -142,7 +142,7 @@ def test_the_same_seed_gives_the_same_interval():
 
 
 def test_an_interval_of_no_values_is_an_error():
-    with pytest.raises(ValueError, match="one value or more"):
+    with pytest.raises(ValueError, match="at least one value"):
         bootstrap_interval([])
 
 
@@ -281,12 +281,12 @@ def test_the_table_moves_with_the_metric():
 
 @pytest.mark.parametrize("ids", [[3], [-1]])
 def test_an_id_outside_the_dataset_is_refused(ids):
-    with pytest.raises(ValueError, match=r"sample ids -?\d to -?\d but num_samples is 3; ids count from 0"):
+    with pytest.raises(ValueError, match=r"below num_samples \(3\), got -?\d to -?\d"):
         NumberOfClicks(3).update(torch.rand(1, 20), torch.tensor(ids))
 
 
 def test_k_above_max_clicks_is_refused():
     with pytest.raises(
-        ValueError, match=r"miou_at counts clicks from 1 to max_clicks \(4\), got \(1, 3, 5\)"
+        ValueError, match=r"miou_at must contain clicks from 1 to max_clicks \(4\), got \(1, 3, 5\)"
     ):
         NumberOfClicks(3, max_clicks=4)

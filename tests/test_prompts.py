@@ -103,7 +103,7 @@ def test_bgr_image_is_converted_to_rgb() -> None:
         ({"point_coords": [Click(1, 2)], "mask_input": np.zeros((40, 56), bool)}, r"set_image\(start=\)"),
         ({"point_coords": [Click(1, 2)], "mask_input": np.zeros((40, 56), np.uint8)}, r"set_image\(start=\)"),
         ({"point_coords": [Click(1, 2)], "mask_input": np.full((40, 56), NAN)}, "mask_input contains NaN"),
-        ({"point_coords": Click(1, 2)}, r"takes the clicks in a list, got one Click; write predict\(\[Click"),
+        ({"point_coords": Click(1, 2)}, r"needs a list of clicks, got one Click; write predict\(\[Click"),
         ({"point_coords": [Click(1, 2), (3, 4)]}, r"may contain only Click, got \(3, 4\) as number 1"),
     ],
 )

@@ -99,7 +99,7 @@ def test_missing_pixels_are_black_with_any_window() -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(1, 1), (2, 1), (float("nan"), 1), (0, float("inf"))])
 def test_invalid_window_is_refused(low: float, high: float) -> None:
-    with pytest.raises(ValueError, match="a window goes from a lower to a higher finite value"):
+    with pytest.raises(ValueError, match="a window must be two finite values, the lower one first"):
         Window.checked(low, high)
 
 

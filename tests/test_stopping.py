@@ -60,14 +60,14 @@ def test_signal_ends_any_command_with_a_line_and_its_code(
     before = signal.getsignal(number)
 
     def work(args: list[str]) -> int:
-        with advising("the same command continues from here"):
+        with advising("to resume, run the same command"):
             signal.raise_signal(number)
         return 0
 
     monkeypatch.setattr(cli, "print_names", work)
     assert cli.main(["list"]) == code
     name = signal.Signals(number).name
-    assert capsys.readouterr().err == f"dct-seg: stopped by {name}; the same command continues from here\n"
+    assert capsys.readouterr().err == f"dct-seg: stopped by {name}; to resume, run the same command\n"
     assert signal.getsignal(number) is before
 
 
@@ -117,9 +117,9 @@ def test_stopped_training_leaves_a_checkpoint_that_resumes_to_the_same_weights(
     fit.wait_until(lambda: list(Path("out").rglob("*.ckpt")))
     code, said = stopped(fit, number)
     assert code == 128 + number
-    found = re.search(r"--ckpt_path (\S+) continues from epoch (\d+), batch (\d+)", line_of(said))
+    found = re.search(r"from epoch (\d+), batch \d+, .* --ckpt_path (\S+)", line_of(said))
     assert found, said
-    path, epoch = Path(found[1]), int(found[2])
+    epoch, path = int(found[1]), Path(found[2])
     assert [one.name for one in path.parent.iterdir() if one.name.startswith(".")] == []
     assert torch.load(path, weights_only=True)["epoch"] == epoch
 
@@ -228,7 +228,7 @@ def test_stopped_or_killed_prediction_leaves_whole_files_and_resumes(many: list[
         else:
             code, said = stopped(command, number)
             assert code == 128 + number
-            assert line_of(said).endswith("; the same command continues from here")
+            assert line_of(said).endswith("; to resume, run the same command")
         for path in Path("out").rglob("*.png"):
             if not path.name.startswith("."):
                 with Image.open(path) as image:
@@ -279,7 +279,7 @@ def test_stopped_benchmark_resumes(workers: int, tmp_path: Path, monkeypatch: py
         else:
             code, said = stopped(command, number)
         assert code == 128 + number
-        assert line_of(said).endswith("; the same command with --out out continues from here")
+        assert line_of(said).endswith("; to resume, run the same command with --out out")
         before = num_done()
         assert before < 20
     kept = {
@@ -336,7 +336,7 @@ def test_stopped_sweep_leaves_no_process_and_resumes(
     sweep.wait_until(lambda: list(Path(out).rglob("*.ckpt")))
     code, said = stopped(sweep, number)
     assert code == 128 + number
-    assert line_of(said).endswith("; the same command with --resume continues from here, 0 of 1 trials ended")
+    assert line_of(said).endswith("; to resume, run the same command with --resume; 0 of 1 trials ended")
     assert subprocess.run(["pgrep", "-f", f"{out}/trials/"], capture_output=True, check=False).stdout == b""
     (trial,) = trials_in(Path(out))
     assert trial.read_outcome() is None

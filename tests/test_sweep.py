@@ -66,10 +66,10 @@ def write(folder: Path, **changes: Any) -> Path:
         ({"parameters": None}, "a sweep file must be a mapping with method, command and parameters"),
         ({"metod": "grid"}, "unknown key of a sweep file 'metod'; did you mean 'method'?"),
         ({"method": "gird"}, "unknown sweep method 'gird'; did you mean 'grid'?"),
-        ({"parameters": {}}, "parameters maps command-line keys"),
+        ({"parameters": {}}, "parameters must map command-line keys"),
         (
             {"parameters": {"model lr": {"value": 1}}},
-            "a parameter is named by a key of the command line, such as model.lr, got 'model lr'",
+            "a parameter's name must be a command-line key such as model.lr, got 'model lr'",
         ),
         (
             {"parameters": {"a": {"values": [1], "vals": [2]}}},
@@ -93,7 +93,7 @@ def write(folder: Path, **changes: Any) -> Path:
         ({"parameters": {"a": {"values": []}}}, "values of parameter 'a' must be a list of at least one"),
         (
             {"parameters": {"a": {"values": [1, 2], "probabilities": [0.5, 0.4]}}},
-            "has one number per value, with sum 1",
+            "must be one number per value, with sum 1",
         ),
         ({"parameters": {"a": {"min": "low", "max": 1}}}, "min of parameter 'a' must be a number, got 'low'"),
         (
@@ -119,7 +119,7 @@ def write(folder: Path, **changes: Any) -> Path:
         ({"run_cap": 0}, "run_cap must be a number of trials, at least 1, got 0"),
         (
             {"metric": {"name": "NoC@90"}},
-            "the metric's name must be one of validation, val/PROMPT/NAME such as val/drag/NoC@90",
+            "the metric's name must be val/PROMPT/NAME, a validation metric such as val/drag/NoC@90",
         ),
         (
             {"metric": {"name": "val/drag/AuC", "goal": "maximise"}},

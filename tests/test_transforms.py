@@ -225,7 +225,7 @@ def returns(image: Any, mask: Any) -> Callable[..., dict[str, Any]]:
         (v1.Compose([v1.ToTensor()]), "changes only the image; use torchvision"),
         (returns(IMAGE.astype(np.float32), MASK), "got values from 0 to 254; divide it by 255"),
         (returns(IMAGE.astype(np.int32), MASK), "an image of int32; expected uint8, or float in 0..1"),
-        (returns(IMAGE, MASK * 0.5), r"a mask with \[0\.5, 127\.5\]; it keeps 0, 1 and 255"),
+        (returns(IMAGE, MASK * 0.5), r"a mask with \[0\.5, 127\.5\]; expected only 0, 1 and 255"),
         (returns(IMAGE[:10], MASK), r"image \(10, 24, 3\) and mask \(20, 24\)"),
         (lambda **given: (IMAGE, MASK), "returns a dict with image and mask, got tuple"),
         (lambda img, mask: (img, mask), r"cannot be called as transform\(image=, mask=\): missing"),

@@ -31,8 +31,8 @@ def test_settings_given_to_the_task_take_precedence_and_are_reported_in_one_line
     with caplog.at_level(logging.INFO):
         tiny_trainer(tmp_path, limit_train_batches=1, limit_val_batches=0).fit(task, data)
     assert task.user == UserSettings("max_distance", drag_share=0.25, radius_noise=0.1)
-    notices = [one.message for one in caplog.records if "belong to data" in one.message]
-    assert notices == ["model.{rule,drag_share} now belong to data; they still work under model"]
+    notices = [one.message for one in caplog.records if "is now data." in one.message]
+    assert notices == ["model.{rule,drag_share} is now data.{rule,drag_share}; the old name still works"]
 
 
 def test_workers_make_the_first_click_of_each_sample() -> None:

@@ -83,7 +83,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])
 def test_share_out_of_range_is_refused(share: float) -> None:
-    with pytest.raises(ValueError, match=rf"start_share must be a share, 0 or more and below 1, got {share}"):
+    with pytest.raises(ValueError, match=rf"start_share must be 0 or more and below 1, got {share}"):
         StartWeightAveraging(share)
 
 

@@ -46,12 +46,12 @@ class CommandParser(OneLineErrors, argparse.ArgumentParser):
             "--weights",
             default=default,
             metavar="NAME_OR_PATH",
-            help=f"a shipped model, weights, a checkpoint or an export folder ({default})",
+            help=f"name of a shipped model, or path of weights, a checkpoint or an export folder ({default})",
         )
         self.add_argument(
             "--backend",
             choices=("auto", "torch", "onnx"),
             default="auto",
-            help="onnx runs the weights in onnxruntime, exported once to the user's cache; auto accepts "
-            "an export folder or weights (auto)",
+            help="onnx exports the weights once to the user's cache and runs them in onnxruntime; auto runs "
+            "weights in PyTorch and an export folder in onnxruntime (auto)",
         )

@@ -150,7 +150,9 @@ def print_names(args: Sequence[str]) -> int:
         print(find(given.pattern).read_text(encoding="utf-8"), end="")
         return 0
     if given.pattern and given.kind != "backbones":
-        raise UsageError(f"NAME is for backbones and configs, got {given.kind} {given.pattern}; leave it out")
+        raise UsageError(
+            f"only backbones and configs accept a NAME, got {given.kind} {given.pattern}; omit {given.pattern}"
+        )
     for kind in [given.kind] if given.kind else kinds[:-1]:
         names = _names(kind, given.pattern or "*")
         print(f"{kind}: {', '.join(names)}" if not given.kind else "\n".join(names))

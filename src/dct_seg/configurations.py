@@ -102,7 +102,7 @@ class _Strict(yaml.SafeLoader):
                 continue
             if key.value in seen:
                 line = key.start_mark.line + 1
-                raise ValueError(f"line {line}: '{key.value}' is given twice; join both")
+                raise ValueError(f"line {line}: '{key.value}' is given twice; merge the two")
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -136,7 +136,7 @@ def check_file(path: str | Path, sections: Sequence[str]) -> None:
     if not isinstance(content, dict):
         shown = "nothing" if content is None else repr(content)
         raise ValueError(
-            f"'{path}' must be a mapping with {', '.join(sections)} or some of them, got {shown}"
+            f"'{path}' must be a mapping of sections ({', '.join(sections)}), got {shown}"
         )
     for name in sections:
         if name in content and not isinstance(content[name], dict):

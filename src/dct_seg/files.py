@@ -50,7 +50,7 @@ def naming(what: str, remedy: str) -> Iterator[None]:
 
 
 @contextmanager
-def hold_folder(folder: Path, work: str) -> Iterator[None]:
+def lock_folder(folder: Path, work: str) -> Iterator[None]:
     """Lock a folder for one writer; the lock is released however the process ends.
 
     Args:

@@ -52,7 +52,7 @@ def iou(
     if names is not None:
         for b in (union == 0).nonzero()[:, 0].tolist():
             warnings.warn(
-                f"{names[b]}: neither the mask nor the prediction has a pixel; its IoU counts as 1",
+                f"{names[b]}: mask and prediction are both empty; the IoU counts as 1",
                 stacklevel=2,
             )
     return torch.where(union == 0, 1.0, intersection.double() / union.clamp(min=1))
@@ -110,7 +110,7 @@ def miou_at(ious: Tensor, click: int, max_clicks: int = 20, *, target: float | N
         0.75
     """
     if not 1 <= click <= max_clicks:
-        raise ValueError(f"mIoU@{click}: clicks count from 1 to max_clicks ({max_clicks})")
+        raise ValueError(f"click must be from 1 to max_clicks ({max_clicks}), got {click}")
     _check_runs(ious, 1.0, max_clicks, target)
     return hold_last(ious, max_clicks)[:, click - 1].double().mean()
 
@@ -157,7 +157,7 @@ def bootstrap_interval(
     """
     sample = np.asarray(values, dtype=np.float64).ravel()
     if sample.size == 0:
-        raise ValueError("a bootstrap interval needs one value or more, got none")
+        raise ValueError("a bootstrap interval needs at least one value, got none")
     rng = np.random.default_rng(seed)
     chunk = max(2**22 // sample.size, 1)
     means = [
@@ -217,7 +217,7 @@ class NumberOfClicks(Metric):
             _check_target(threshold, target)
         if any(not 1 <= k <= max_clicks for k in miou_at):
             raise ValueError(
-                f"miou_at counts clicks from 1 to max_clicks ({max_clicks}), got {tuple(miou_at)}"
+                f"miou_at must contain clicks from 1 to max_clicks ({max_clicks}), got {tuple(miou_at)}"
             )
         self.max_clicks = max_clicks
         self.thresholds = tuple(thresholds)
@@ -245,7 +245,7 @@ class NumberOfClicks(Metric):
         low, high = int(sample_ids.min()), int(sample_ids.max())
         if low < 0 or high >= len(self.table):
             raise ValueError(
-                f"sample ids {low} to {high} but num_samples is {len(self.table)}; ids count from 0"
+                f"sample ids must be at least 0 and below num_samples ({len(self.table)}), got {low} to {high}"
             )
         lengths = _lengths(ious, self.max_clicks)
         rows = hold_last(ious, self.max_clicks)

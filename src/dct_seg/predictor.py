@@ -145,8 +145,8 @@ class Predictor:
         if not isinstance(net, InteractiveNetwork):
             given = type(self.method if net is None else net).__name__
             raise ValueError(
-                f"only a network's weights go to the Hub, this predictor runs {given}; "
-                "load the weights instead, Predictor.from_pretrained(WEIGHTS)"
+                f"push_to_hub uploads the weights of a network, but this predictor runs {given}; "
+                "load the weights with Predictor.from_pretrained(WEIGHTS)"
             )
         return net.push_to_hub(repo_id, **options)
 

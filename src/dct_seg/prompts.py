@@ -45,7 +45,7 @@ def clicks_of(
             raise ValueError("point_labels and point_radii belong to point_coords, which is missing")
         return first
     if isinstance(coords, Click):
-        raise ValueError(f"predict takes the clicks in a list, got one Click; write predict([{coords}])")
+        raise ValueError(f"predict needs a list of clicks, got one Click; write predict([{coords}])")
     coords = list(coords) if isinstance(coords, Iterator) else coords
     if isinstance(coords, Sequence) and any(isinstance(one, Click) for one in coords):
         for place, one in enumerate(coords):

@@ -84,7 +84,7 @@ def check_counts(name: str, counts: Any, *, least: int) -> None:
     if not are_whole or not least <= counts[0] <= counts[1]:
         given = tuple(counts) if is_pair else counts
         raise ValueError(
-            f"{name} must be the minimum and maximum clicks per batch, at least {least}, got {given}"
+            f"{name} must be the minimum and maximum number of clicks, at least {least}, got {given}"
         )
 
 

@@ -36,8 +36,8 @@ class Stopped(BaseException):
         """Message in one line.
 
         Examples:
-            >>> str(Stopped(signal.SIGINT, "the same command continues from here"))
-            'stopped by SIGINT; the same command continues from here'
+            >>> str(Stopped(signal.SIGINT, "to resume, run the same command"))
+            'stopped by SIGINT; to resume, run the same command'
         """
         return f"stopped by {signal.Signals(self.signum).name}" + (f"; {self.advice}" if self.advice else "")
 

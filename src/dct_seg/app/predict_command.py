@@ -32,7 +32,7 @@ from dct_seg.data.images import (
 )
 from dct_seg.data.pages import plain_stem, split_page, suffix_of
 from dct_seg.drawing import Turn, draw_turn, save_png
-from dct_seg.files import hold_folder, naming, write_whole
+from dct_seg.files import lock_folder, naming, write_whole
 from dct_seg.methods.base import Method
 from dct_seg.models.pretrained import DEFAULT
 from dct_seg.signals import advising
@@ -92,7 +92,7 @@ def main(args: Sequence[str]) -> int:
     )
     if given.coco:
         _check_coco()
-    with hold_folder(Path(given.out), "dct-seg predict"), advising("the same command continues from here"):
+    with lock_folder(Path(given.out), "dct-seg predict"), advising("to resume, run the same command"):
         return _predict_all(jobs, given)
 
 

@@ -59,7 +59,7 @@ def main(args: Sequence[str]) -> int:
         parser = CommandParser(
             prog="dct-seg benchmark table2", description="Write Table 2 from several runs."
         )
-        parser.add_argument("folders", nargs="+", metavar="DIR", help="output folders of benchmarks")
+        parser.add_argument("folders", nargs="+", metavar="DIR", help="output folders of benchmark runs")
         parser.add_argument("--out", required=True, metavar="DIR", help="folder for table2.md, .csv and .tex")
         given = parser.parse_args(args[1:])
         sys.stdout.write(join_runs(given.folders, given.out))
@@ -76,10 +76,10 @@ def main(args: Sequence[str]) -> int:
     given = parser.parse_args(args)
     if given.full and given.target is not None:
         raise ValueError(
-            f"--full makes all clicks, --target {given.target:g} stops earlier; give one of them"
+            f"--full makes all clicks, but --target {given.target:g} stops earlier; give only one of them"
         )
     given.out = given.out or _new_folder()
-    with advising(f"the same command with --out {given.out} continues from here"):
+    with advising(f"to resume, run the same command with --out {given.out}"):
         return _benchmark(given)
 
 
@@ -118,13 +118,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="datasets and their folders; may be repeated",
     )
     parser.add_argument(
-        "--prompt", required=True, choices=get_args(Prompt), help="drag gives the method each click's radius"
+        "--prompt",
+        required=True,
+        choices=get_args(Prompt),
+        help="prompt of the simulated user; with drag, the method gets the radius of each click",
     )
     parser.add_argument(
         "--out",
         metavar="DIR",
         help=(
-            "folder for results, tables and images; a second run resumes there (a new runs/benchmark/TIME)"
+            "folder for results, tables and images; a run in it is resumed (a new folder runs/benchmark/TIME)"
         ),
     )
     parser.add_argument(
@@ -166,8 +169,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help=(
-            "threads per process (the cores, shared among the workers); float32 networks give identical bits "
-            "only at the same N"
+            "threads per process (the cores divided by the workers); float32 results are bit-identical only "
+            "with the same N"
         ),
     )
     parser.add_argument(
@@ -182,7 +185,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="F",
-        help="robustness: relative error of drags, up to F",
+        help="robustness: change the length of drags by up to the fraction F",
     )
     parser.add_argument(
         "--seed", type=int, action="append", metavar="N", help="seed of a robustness run; may be repeated (0)"
@@ -220,7 +223,7 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=10,
         metavar="N",
-        help="number of samples to list and draw, for gains and losses each (10)",
+        help="number of samples to list and draw, both for gains and for losses (10)",
     )
 
 
@@ -268,7 +271,7 @@ def _benchmark(args: argparse.Namespace) -> int:
 
 def _new_folder() -> str:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("several ranks need a common folder; give --out DIR")
+        raise ValueError("several ranks must write to the same folder, got no --out; give --out DIR")
     name = f"runs/benchmark/{time.strftime('%Y%m%d-%H%M%S')}"
     others = (f"{name}-{number}" for number in count(2))
     return next(path for path in chain([name], others) if not Path(path).exists())
@@ -294,20 +297,22 @@ def parse_methods(
         labels = [label for label, name in wanted.items() if name == "dctnet"]
         if len(labels) != 1:
             raise ValueError(
-                f"--weights is for a single dctnet, not --method {names}; give --option LABEL.checkpoint=FILE"
+                f"--weights needs exactly one dctnet in --method, got {names}; use --option LABEL.checkpoint=FILE"
             )
         given[labels[0]]["checkpoint"] = weights
     for option in options:
         key, equals, value = option.partition("=")
         label, dot, name = key.partition(".")
         if not (equals and dot and name):
-            raise ValueError(f"--option takes METHOD.KEY=VALUE, got '{option}'")
+            raise ValueError(f"--option must be METHOD.KEY=VALUE, got '{option}'")
         if label not in given:
-            raise ValueError(f"--option {option} is for '{label}', but --method is {names}")
+            raise ValueError(
+                f"--option {option} is for '{label}', but --method is {names}; name one of its labels"
+            )
         given[label][name] = _value(value)
     learned = [name for name in wanted.values() if getattr(METHODS.get(name), "row", None) is not None]
     if checkpoints is not None and not learned:
-        raise ValueError(f"--checkpoints is for learned methods, and --method {names} has none; leave it out")
+        raise ValueError(f"--checkpoints needs a learned method, got --method {names}; omit --checkpoints")
     for label, name in wanted.items() if checkpoints is not None else ():
         row = getattr(METHODS.get(name), "row", None)
         if row is not None and "checkpoint" not in given[label]:
@@ -322,7 +327,7 @@ def _last_checkpoint(folder: Path, label: str, row: str) -> Path:
         if place.is_file():
             return place
     raise FileNotFoundError(
-        f"no {' or '.join(map(str, places))} for method '{label}'; configs/table2/{row}.yaml trains it"
+        f"method '{label}' has no {' or '.join(map(str, places))}; train it with configs/table2/{row}.yaml"
     )
 
 
@@ -347,7 +352,7 @@ def _check_labels(argument: str, labels: Sequence[str], form: str) -> None:
     """Raise ValueError when a label is repeated, since the second would replace the first."""
     for label in labels:
         if labels.count(label) > 1:
-            raise ValueError(f"{argument} names '{label}' twice; give each its own label, as {form}")
+            raise ValueError(f"{argument} names '{label}' twice; give each a different label, as in {form}")
 
 
 def _value(text: str) -> Any:

@@ -104,19 +104,21 @@ def compare(a: Results, b: Results, method_a: str, method_b: str) -> list[Compar
         b.settings.max_clicks,
     ):
         raise ValueError(
-            f"A has {a.settings.describe()}; B has {b.settings.describe()}; their clicks cannot be compared"
+            f"the settings of A and B differ: A has {a.settings.describe()}; B has {b.settings.describe()}; "
+            "run one of them again with the settings of the other"
         )
     min_iou = max(set(noc_ious(a)) & set(noc_ious(b)), default=None)
     if min_iou is None:
         raise ValueError(
-            f"A stops at IoU {a.settings.target}, B at {b.settings.target}: they share no IoU to reach; run "
-            "one of them again with --target"
+            f"A stops at IoU {a.settings.target} and B at {b.settings.target}, so no threshold is measured in "
+            "both; run one of them again with the --target of the other"
         )
     found = [_compare_on(data, a, b, method_a, method_b, min_iou) for data in a.data if data in b.data]
     comparisons = [comparison for comparison in found if comparison is not None]
     if not comparisons:
         raise ValueError(
-            f"A has {', '.join(a.data)} and B has {', '.join(b.data)}, but no sample has a result in both"
+            f"A has {', '.join(a.data)} and B has {', '.join(b.data)}, but no sample has a result in both; "
+            "compare runs on the same dataset"
         )
     return comparisons
 

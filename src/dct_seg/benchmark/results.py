@@ -233,8 +233,8 @@ class Results:
         for name, value in ours.items():
             if theirs.get(name) != value:
                 raise ValueError(
-                    f"{where} has a run with {name} {theirs.get(name)}, this one has {value}; give another "
-                    "--out"
+                    f"{where} contains a run with {name} {theirs.get(name)}, but this run has {name} {value}; "
+                    "give another --out"
                 )
         for noun, old, new in (
             ("method", other["methods"], self.methods),
@@ -244,7 +244,7 @@ class Results:
                 changed = _difference(description, new.get(label, description))
                 if changed:
                     raise ValueError(
-                        f"{where} has a run of {noun} {label} with {changed}; give another --out or "
+                        f"{where} contains a run of {noun} {label} with {changed}; give another --out or "
                         "another label"
                     )
                 new.setdefault(label, description)
@@ -273,7 +273,7 @@ def load_results(path: str | Path) -> Results:
         version = content["format"]
     if version != FORMAT_VERSION:
         raise ValueError(
-            f"{file} has format {version}, this dct-seg reads {FORMAT_VERSION}; run the benchmark again"
+            f"{file} has format {version}, but this dct-seg reads format {FORMAT_VERSION}; run the benchmark again"
         )
     with naming(f"{file} is not a results file of dct-seg benchmark", _REMEDY):
         samples = [SampleRecord.from_dict(values) for values in content["samples"]]
@@ -351,11 +351,11 @@ def _check_header(header: dict[str, Any]) -> None:
     numbers = [settings["threshold"], settings["max_clicks"], settings["protocol_version"]]
     numbers += [] if settings["target"] is None else [settings["target"]]
     if not all(math.isfinite(number) for number in numbers):
-        raise ValueError("settings hold numbers that are not finite")
+        raise ValueError("the settings contain a number that is not finite")
     for name in ("methods", "data"):
         for described in dict(header[name]).values():
             if not isinstance(described, dict):
-                raise TypeError(f"{name} are described by mappings, got {described!r}")
+                raise TypeError(f"each entry of {name} must be a mapping, got {described!r}")
     if not isinstance(header["runs"], list):
         raise TypeError(f"runs must be a list, got {header['runs']!r}")
 

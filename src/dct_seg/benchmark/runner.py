@@ -36,7 +36,7 @@ from dct_seg.data.base import Sample
 from dct_seg.data.datasets import DATASETS, open_dataset
 from dct_seg.data.sampling import is_held_out
 from dct_seg.drawing import Turn, draw_strip
-from dct_seg.files import hold_folder
+from dct_seg.files import lock_folder
 from dct_seg.methods.base import METHODS, Method
 from dct_seg.metrics import iou
 from dct_seg.predictor import Predictor
@@ -394,7 +394,7 @@ def _only_writer(folder: Path | None, ranks: Ranks) -> Iterator[None]:
         refused = []
         if folder is not None and ranks.rank == 0:
             try:
-                stack.enter_context(hold_folder(folder, "dct-seg benchmark"))
+                stack.enter_context(lock_folder(folder, "dct-seg benchmark"))
             except ValueError as error:
                 refused.append(str(error))
         for line in ranks.gather(refused)[0]:
@@ -445,7 +445,7 @@ def samples_of(dataset: SampleSource, label: str, held_out: float) -> list[int]:
     found = [index for index in range(len(dataset)) if is_held_out(dataset.name(index), held_out)]
     if not found:
         raise ValueError(
-            f"{label}: none of its {len(dataset)} samples is held out at a share of {held_out:g}"
+            f"none of the {len(dataset)} samples of {label} is in the held-out share {held_out:g}; increase it"
         )
     return found
 
@@ -466,4 +466,4 @@ def _seed_of(record: SampleRecord) -> int:
 
 def _check_finite(probs: NDArray[np.float32]) -> None:
     if not np.isfinite(probs).all():
-        raise ValueError("the method returned values that are not finite; expected probabilities in 0..1")
+        raise ValueError("the method must return probabilities in 0..1, got NaN or infinity")

@@ -46,7 +46,9 @@ def augment(transform: Any, image: NDArray[np.uint8], mask: NDArray[np.uint8], s
         _check_arguments(transform)
         raise
     if not isinstance(drawn, dict) or not {"image", "mask"} <= drawn.keys():
-        raise ValueError(f"{_name(transform)} returns a dict with image and mask, got {type(drawn).__name__}")
+        raise ValueError(
+            f"{_name(transform)} must return a dict with image and mask, got {type(drawn).__name__}"
+        )
     return _checked(drawn["image"], drawn["mask"], transform)
 
 
@@ -57,8 +59,8 @@ def _check_arguments(transform: Any) -> None:
         parameters.bind(image=None, mask=None)
     except TypeError as error:
         raise TypeError(
-            f"{_name(transform)} cannot be called as transform(image=, mask=): {error}; give such a "
-            "function, one of albumentations, or torchvision.transforms.v2.Compose"
+            f"{_name(transform)} cannot be called as transform(image=, mask=): {error}; give a function with "
+            "these arguments, an albumentations transform, or a torchvision.transforms.v2.Compose"
         ) from error
     except ValueError:  # a built-in without a signature
         return
@@ -106,7 +108,8 @@ def _checked(image: Any, mask: Any, transform: Any) -> Augmented:
     if not np.isin(mask, (0, 1, IGNORE)).all():
         odd = np.setdiff1d(mask, (0, 1, IGNORE))[:4].tolist()
         raise ValueError(
-            f"{name} returned a mask with {odd}; it keeps 0, 1 and 255, so resize masks by the nearest pixel"
+            f"{name} returned a mask with {odd}; expected only 0, 1 and 255; resize masks with nearest-neighbor "
+            "interpolation"
         )
     return image, mask.astype(np.uint8)
 

@@ -232,7 +232,7 @@ class InteractiveDataset(ABC):
 
     def _checked(self, index: int) -> int:
         if not 0 <= index < len(self):
-            raise IndexError(f"sample {index} of a dataset with {len(self)} samples")
+            raise IndexError(f"sample index {index} is out of range for a dataset with {len(self)} samples")
         return index
 
     def _wanted(self, *folders: str) -> None:

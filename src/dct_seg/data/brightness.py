@@ -32,7 +32,7 @@ class Window(NamedTuple):
             ValueError: When the numbers are not finite or not in order.
         """
         if not (np.isfinite(low) and np.isfinite(high) and low < high):
-            raise ValueError(f"a window goes from a lower to a higher finite value, got {low:g} to {high:g}")
+            raise ValueError(f"a window must be two finite values, the lower one first, got {low:g}, {high:g}")
         return cls(float(low), float(high))
 
     @classmethod

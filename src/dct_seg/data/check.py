@@ -174,7 +174,7 @@ def check_folder(root: str | Path) -> Report:
         hashes[digest].append(f"images/{image.name}")
     for same in hashes.values():
         findings += [
-            Finding("duplicate", path, f"{path} has the very bytes of {same[0]}") for path in same[1:]
+            Finding("duplicate", path, f"{path} is an exact copy of {same[0]}") for path in same[1:]
         ]
     order = list(KINDS)
     findings.sort(key=lambda finding: (order.index(finding.kind), finding.path))
@@ -193,7 +193,7 @@ def _other_kinds(root: Path) -> list[Finding]:
     for folder, suffixes in zip(Folder.folders, (IMAGE_SUFFIXES, MASK_SUFFIXES), strict=True):
         for path in files_in(root / folder, sorted(known - {*suffixes})):
             name = f"{folder}/{path.name}"
-            line = f"{name} is not read; {folder}/ takes {', '.join(suffixes)}"
+            line = f"{name} is not read; {folder}/ may contain {', '.join(suffixes)}"
             findings.append(Finding("not_read", name, line))
     return findings
 
@@ -204,7 +204,7 @@ def _check_pair(pair: tuple[Path, Path]) -> tuple[bytes, int, list[Finding]]:
     file, page = split_page(pair[0])
     for path, name in ((file, image), (pair[1], mask)):
         if not path.is_file():  # a link to a file that is gone
-            return name.encode(), 0, [Finding("unreadable", name, f"{name} is no file; is it a broken link?")]
+            return name.encode(), 0, [Finding("unreadable", name, f"{name} is not a file; is it a broken link?")]
     digest = hashlib.blake2b(file.read_bytes() + b"#%d" % page).digest()
     findings = []
     size = None

@@ -96,7 +96,7 @@ class COCO(InteractiveDataset):
             elif image.objects:
                 problems.append(f"annotation {image.objects[0].name} of {image.name}: {problem}")
         if problems and not any(image.objects for image in self._images_listed):
-            raise ValueError(f"{path} has no annotation that can be used; {problems[0]}")
+            raise ValueError(f"{path} has no usable annotation; {problems[0]}")
         if problems:
             count = f"{len(problems)} annotations or images are left out"
             warnings.warn(f"{path}: {count}; first: {problems[0]}", stacklevel=2)
@@ -111,7 +111,7 @@ class COCO(InteractiveDataset):
         for record in records:
             problem = _record_problem(record)
             if uses[record["id"]] > 1:
-                problem = f"names image {record['id']!r}, which {uses[record['id']]} images have as their id"
+                problem = f"has image_id {record['id']!r}, which {uses[record['id']]} images share"
             if problem:
                 bad[record["id"]] = problem
             else:
@@ -178,10 +178,10 @@ class COCO(InteractiveDataset):
                 if (self.root / folder / name).exists():
                     return folder
         if not names:
-            raise ValueError(f"{path} lists no image with a file_name and an id, which is a whole number")
+            raise ValueError(f"{path} lists no image with a file_name and a whole number as id")
         first = names[0]
         raise FileNotFoundError(
-            f"{self.root} has no {first} in {', '.join(tried)}; give the images' folder with the option "
+            f"{self.root} has no {first} in {', '.join(tried)}; give the folder of the images as the option "
             f"images; COCO needs {self.layout}"
         )
 

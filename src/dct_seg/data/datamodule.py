@@ -310,7 +310,7 @@ class ClickSimulatorDataModule(LightningDataModule):
             return self.roots
         if not getattr(DATASETS.get(kind), "needs_no_root", False):
             raise ValueError(
-                f"val_dataset {kind} is not the training set's {self.dataset}; give its folder as val_root"
+                f"val_dataset {kind} differs from dataset {self.dataset}, so it needs its own folder; set val_root"
             )
         return [None]
 
@@ -372,7 +372,7 @@ def _roots_and_weights(
 ) -> tuple[list[str | None], list[float] | None]:
     if isinstance(root, dict):
         if not root or not all(0 <= weight < math.inf for weight in root.values()) or not sum(root.values()):
-            raise ValueError(f"root needs folders with weights of 0 or more, not all 0, got {root}")
+            raise ValueError(f"root must map folders to weights of 0 or more, not all 0, got {root}")
         used = {folder: float(weight) for folder, weight in root.items() if weight > 0}
         return list(used), list(used.values())
     if isinstance(root, (list, tuple)):

@@ -272,7 +272,7 @@ class SBD(_Listed):
             raise
         except Exception as error:  # scipy raises many types for a damaged file
             raise UnreadableFileError(
-                f"{path} cannot be read as SBD's .mat ({error}); replace it or take it out of the list"
+                f"{path} cannot be read as SBD's .mat ({error}); replace the file, or remove it from the list"
             ) from error
         return as_bytes(np.asarray(labels), path)
 

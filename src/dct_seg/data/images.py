@@ -361,7 +361,7 @@ def _decoding(path: str | Path, file: BinaryIO | None = None) -> Iterator[None]:
         if needed:
             raise UnreadableFileError(needed) from error
         raise UnreadableFileError(
-            f"{path} cannot be decoded ({_reason(error)}); replace it or take it out of the folder"
+            f"{path} cannot be decoded ({_reason(error)}); replace the file, or remove it from the folder"
         ) from error
 
 

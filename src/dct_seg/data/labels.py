@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dct_seg.data.images import IGNORE
 
-SOFT_CURE = "save it as 0 and 255, cut at 128, or as labels 1, 2, ..."
+SOFT_CURE = "threshold it at 128 and save it as 0 and 255, or save labels 1, 2, ..."
 _FEWEST_SOFT_VALUES = 8
 
 

@@ -164,7 +164,7 @@ class _Head:
             raise ValueError(f"it contains no slice, its shape is {shape}")
         dtype = header.get_data_dtype()
         if dtype.kind not in "iuf":
-            raise ValueError(f"its voxels are {dtype}; one number per voxel is read")
+            raise ValueError(f"its voxels are {dtype}, expected one number per voxel")
         if math.prod(shape) * dtype.itemsize > MAX_VOLUME:
             raise ValueError(f"it contains more than {MAX_VOLUME // 2**20} MiB of voxels; split it")
         slope, intercept = header.get_slope_inter()

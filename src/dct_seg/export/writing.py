@@ -55,7 +55,10 @@ def export(
     if kind == "onnx":
         _check_installed()
     if net.click_encoder.needs_image:
-        raise ValueError(f"click encoder '{net.config.click_encoder}' reads the image and cannot be exported")
+        raise ValueError(
+            f"click encoder '{net.config.click_encoder}' reads the image and cannot be exported; export a "
+            "network with another encoder"
+        )
     copied = exportable(net)
     card = ExportCard(
         kind,

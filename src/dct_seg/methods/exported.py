@@ -111,7 +111,7 @@ class ExportedNetwork:
         self.card = read_card(folder)
         if self.card.kind != "onnx":
             raise ValueError(
-                f"'{folder}' is an export of kind {self.card.kind}; run dct-seg export --format onnx"
+                f"'{folder}' must be an ONNX export, got {self.card.kind}; run dct-seg export --format onnx"
             )
         runtime = import_extra("onnxruntime", package="onnxruntime", method="dctnet", extra="onnx")
         settings = runtime.SessionOptions()

@@ -461,8 +461,8 @@ def _check_inputs(image: Tensor, clicks: ClickBatch, previous: Tensor | None) ->
         raise ValueError(f"an image batch must be (B, 3, H, W), got {tuple(image.shape)}")
     if len(clicks) != len(image):
         raise ValueError(
-            f"{len(image)} images need as many lists of clicks, got {len(clicks)}; for no clicks, pass "
-            "ClickBatch.empty"
+            f"clicks must have one list per image, got {len(clicks)} for {len(image)} images; for images "
+            "without clicks, pass ClickBatch.empty"
         )
     if previous is not None and previous.shape != (len(image), 1, *image.shape[2:]):
         raise ValueError(

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from dct_seg.arguments import CommandParser
 from dct_seg.configurations import find, is_known
-from dct_seg.files import hold_folder, naming, write_whole
+from dct_seg.files import lock_folder, naming, write_whole
 from dct_seg.signals import Stopped
 from dct_seg.sweep.running import Plan, run_trials
 from dct_seg.sweep.search import Listed, OptunaSearch, Search, planned
@@ -49,7 +49,7 @@ def main(args: Sequence[str]) -> int:
     _check_files(plan)
     if given.dry_run:
         return _show(plan, given)
-    with hold_folder(out, "dct-seg sweep"):
+    with lock_folder(out, "dct-seg sweep"):
         _begin(plan, given)
         return _run(plan, given)
 
@@ -233,7 +233,7 @@ def _run(plan: Plan, args: argparse.Namespace) -> int:
         except Stopped as stop:
             bar.close()
             ended_of_all = f"{len(done)} of {search.total} trials ended"
-            stop.advice = f"the same command with --resume continues from here, {ended_of_all}"
+            stop.advice = f"to resume, run the same command with --resume; {ended_of_all}"
             raise
     from dct_seg.sweep.tables import write_report
 

@@ -158,7 +158,7 @@ def _check_start(start: Mapping[str, Any]) -> None:
         and isinstance(start["number"], int)
         and isinstance(start["attempts"], int)
     ):
-        raise TypeError("values are a mapping, number and attempts are whole numbers")
+        raise TypeError("values must be a mapping, number and attempts whole numbers")
 
 
 def newest(folder: Path, pattern: str) -> Path | None:

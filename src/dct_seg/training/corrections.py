@@ -48,8 +48,8 @@ def shrink_batch(batch: dict[str, Any], factor: int) -> dict[str, Any]:
     height, width = batch["image"].shape[2:]
     if height % factor or width % factor:
         raise ValueError(
-            f"training crops are {height}x{width} and fine_factor is {factor}; set the data's crop_size to a "
-            f"multiple of {factor}"
+            f"training crops must be a multiple of fine_factor {factor}, got {height}x{width}; set "
+            f"data.crop_size to a multiple of {factor}"
         )
     middle = factor // 2
     small = {name: batch[name][:, middle::factor, middle::factor] for name in ("mask", "ignore")}

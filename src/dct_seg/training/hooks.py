@@ -31,7 +31,7 @@ from dct_seg.training.optimizers import (
     make_optimizer,
     make_scheduler,
     rate_at,
-    say,
+    log_on_first_rank,
     settings_of,
     step_scheduler,
     stored_settings,
@@ -73,8 +73,8 @@ class TaskHooks(LightningModule):
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         if _has(callbacks, BatchSizeFinder) and trainer.strategy.root_device.type == "cpu":
             raise ValueError(
-                "BatchSizeFinder doubles the batch until the memory of a GPU is full, and this run is on a "
-                "CPU; set data.batch_size"
+                "BatchSizeFinder needs a GPU, whose memory it fills, but this run is on a CPU; set "
+                "data.batch_size instead"
             )
         if trainer.state.fn != TrainerFn.FITTING:
             return []
@@ -97,13 +97,13 @@ class TaskHooks(LightningModule):
             )
         if _has(callbacks, LearningRateFinder):
             raise ValueError(
-                "the learning-rate finder needs automatic optimization, and here each click is a step; "
+                "the learning-rate finder needs automatic optimization, but here each click is a step; "
                 "compare rates with `dct-seg sweep` over model.lr"
             )
         if _has(callbacks, BackboneFinetuning):
             raise ValueError(
-                "BackboneFinetuning adds the backbone to the optimizer, which has it from the start here; "
-                "set model.backbone_lr_factor, the backbone's share of the rate"
+                "BackboneFinetuning adds the backbone to the optimizer, but here it is there from the start; "
+                "set model.backbone_lr_factor, the backbone's share of the learning rate"
             )
         if _has(callbacks, ModelPruning) and self.is_channels_last:
             raise ValueError(
@@ -167,7 +167,7 @@ class TaskHooks(LightningModule):
                 for group, base in zip(optimizer.param_groups, scheduler.base_lrs, strict=True):
                     group["lr"] = base * self._rate_at(scheduler.last_epoch)
         if changes and (self.optimizer_choice or self.scheduler_choice):
-            say(f"continues with {', '.join(changes)}")
+            log_on_first_rank(f"resuming with {', '.join(changes)}")
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Clip the gradient, which is already unscaled under precision 16-mixed."""
@@ -240,7 +240,7 @@ class TaskHooks(LightningModule):
         given = {key: value for key, value in self.hparams.items() if key != "network"}
         changes = changed_values(stored, given)
         if changes:
-            say(f"continues with {', '.join(changes)}")
+            log_on_first_rank(f"resuming with {', '.join(changes)}")
         self._restored = stored_settings(checkpoint)
 
 

@@ -64,8 +64,8 @@ def make_optimizer(net: Any, hparams: Mapping[str, Any], choice: Choice | None, 
         return kind(groups, betas=(0.9, 0.999), weight_decay=hparams["weight_decay"], fused=fused)
     if issubclass(choice.kind, torch.optim.LBFGS):
         raise ValueError(
-            "optimizer LBFGS needs several losses per step, which training click by click cannot give; use "
-            "another"
+            "optimizer LBFGS needs several losses per step, but training click by click has one; use another "
+            "optimizer"
         )
     known = inspect.signature(choice.kind).parameters
     rate = choice.options.get("lr", known["lr"].default if "lr" in known else hparams["lr"])
@@ -135,7 +135,7 @@ def step_scheduler(scheduler: Any, trainer: Trainer, *, validated: bool) -> None
     metrics = trainer.callback_metrics
     if monitor not in metrics:
         known = ", ".join(sorted(metrics))
-        raise ValueError(f"lr_scheduler.monitor is '{monitor}', which is not logged; there are: {known}")
+        raise ValueError(f"lr_scheduler.monitor must be a logged metric, got '{monitor}'; known: {known}")
     scheduler.step(float(metrics[monitor]))
 
 
@@ -240,6 +240,6 @@ def changed_values(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[
     ]
 
 
-def say(line: str) -> None:
-    """Print one line on the first rank."""
+def log_on_first_rank(line: str) -> None:
+    """Log one line on the first rank."""
     rank_zero_info(line)

@@ -55,7 +55,7 @@ class StopAtBatchEnd(Callback):
         """Stop a validation during training if a signal has arrived."""
         if trainer.state.fn == TrainerFn.FITTING and self._is_asked(trainer):
             self._saved = newest_checkpoint(trainer)
-            raise self._stopped("its last epoch" if self._saved else "")
+            raise self._stopped("the last epoch" if self._saved else "")
 
     def _is_asked(self, trainer: Trainer) -> bool:
         return trainer.strategy.reduce_boolean_decision(self._signum is not None, all=False)
@@ -63,7 +63,7 @@ class StopAtBatchEnd(Callback):
     def _stopped(self, place: str) -> Stopped:
         advice = "no checkpoint was written"
         if self._saved is not None:
-            advice = f"the same command with --ckpt_path {self._saved} continues from {place}"
+            advice = f"to resume from {place}, run the same command with --ckpt_path {self._saved}"
         return Stopped(self._signum or signal.SIGTERM, advice)
 
     def _take_down(self, signum: int, frame: FrameType | None) -> None:

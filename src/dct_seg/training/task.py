@@ -28,7 +28,7 @@ from dct_seg.training.evaluation import EvaluationSteps
 from dct_seg.training.hooks import TaskHooks
 from dct_seg.training.learner import EncodedBatch, Learner
 from dct_seg.training.losses import Losses, LossSum, kept_right, mean_of_unfinished
-from dct_seg.training.optimizers import OptimizerName, Schedule, say
+from dct_seg.training.optimizers import OptimizerName, Schedule, log_on_first_rank
 
 Update = Literal["every", "last", "sum"]
 ClickSampling = Literal["mistakes", "random"]
@@ -183,8 +183,8 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
             check_number("gradient_clip", gradient_clip, above=0, unit="a norm")
         if accumulate_batches > 1 and (update == "every" or local_clicks[1]):
             raise ValueError(
-                f"accumulate_batches {accumulate_batches} has one step for several batches, update every and "
-                "local_clicks have one for each click; set update to sum or last, and local_clicks to [0, 0]"
+                f"accumulate_batches {accumulate_batches} takes one step for several batches, but update every and "
+                "local_clicks take one per click; set update to sum or last, and local_clicks to [0, 0]"
             )
         self.save_hyperparameters(ignore=["network", "start_from", *EVALUATION_ARGUMENTS])
         for name, value in self.hparams.items():
@@ -199,8 +199,8 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
         self._check_radii(own, val_prompts)
         if click_sampling == "random" and self.net.click_encoder.needs_radius:
             raise ValueError(
-                f"click_sampling random draws no drags, but {config.click_encoder} reads their radii; use "
-                "mistakes, or a click encoder such as Euclidean"
+                f"click_sampling random draws no drags, but {config.click_encoder} reads their radii; set "
+                "click_sampling to mistakes, or choose an encoder without radii such as Euclidean"
             )
         self.val_prompts = list(val_prompts)
         self.val_clicks = int(val_clicks)
@@ -407,7 +407,7 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
         super().on_fit_start()
         given = given_settings(dict(self.hparams))
         if given and hasattr(self.trainer.datamodule, "user"):  # type: ignore[attr-defined]
-            say(f"model.{{{','.join(given)}}} now belong to data; they still work under model")
+            log_on_first_rank(f"model.{{{','.join(given)}}} is now data.{{{','.join(given)}}}; the old name still works")
         self._check_radii(self.user, self.val_prompts)
 
     def _first_clicks(self, batch: dict[str, Any]) -> Tensor | None:

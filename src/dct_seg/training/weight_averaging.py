@@ -34,7 +34,7 @@ class StartWeightAveraging(WeightAveraging):
 
     def __init__(self, start_share: float = 0.5) -> None:
         if not 0 <= start_share < 1:
-            raise ValueError(f"start_share must be a share, 0 or more and below 1, got {start_share}")
+            raise ValueError(f"start_share must be 0 or more and below 1, got {start_share}")
         super().__init__()
         self.start_share = start_share
         self._start: list[Tensor] = []
