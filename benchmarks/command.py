@@ -109,10 +109,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"rows to measure: {', '.join(ROWS)} (all)",
     )
     parser.add_argument(
-        "--repeats", type=int, default=15, metavar="N", help="number of timed calls on each side of a row (15)"
+        "--repeats",
+        type=int,
+        default=15,
+        metavar="N",
+        help="number of timed calls on each side of a row (15)",
     )
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="threads used by torch, OpenCV and onnxruntime (torch's default)"
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads used by torch, OpenCV and onnxruntime (torch's default)",
     )
     parser.add_argument(
         "--sam",
@@ -120,7 +127,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("ENCODER", "DECODER"),
         help="ONNX files of a SAM-style model to compare with; needs the extra [onnx]",
     )
-    parser.add_argument("--grabcut", metavar="DIR", help="folder of the GrabCut dataset, for the row benchmark")
+    parser.add_argument(
+        "--grabcut", metavar="DIR", help="folder of the GrabCut dataset, for the row benchmark"
+    )
     parser.add_argument(
         "--weights",
         metavar="FILE",
@@ -132,7 +141,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit", type=int, metavar="N", help="use only the first N images in the row benchmark"
     )
-    parser.add_argument("--json", metavar="FILE", help="also write the rows and a description of the machine to FILE, as JSON")
+    parser.add_argument(
+        "--json", metavar="FILE", help="also write the rows and a description of the machine to FILE, as JSON"
+    )
     step = parser.add_argument_group("options of the row training-step")
     for name, value, what in (
         ("batch-size", 8, "images per batch"),

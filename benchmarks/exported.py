@@ -229,14 +229,23 @@ def report(
 
 def main(args: Sequence[str] | None = None) -> int:
     """Print the tables, or write each as soon as it is measured."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.exported", description="Compare an export with PyTorch: accuracy and speed.")
-    parser.add_argument("--weights", default=DEFAULT, help="weights of a network with early fusion (default: %(default)s)")
-    parser.add_argument("--late", metavar="WEIGHTS", help="weights of a network with late fusion (default: random weights)")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.exported",
+        description="Compare an export with PyTorch: accuracy and speed.",
+    )
+    parser.add_argument(
+        "--weights", default=DEFAULT, help="weights of a network with early fusion (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--late", metavar="WEIGHTS", help="weights of a network with late fusion (default: random weights)"
+    )
     parser.add_argument("--image", type=Path, help="image to segment (default: a portrait from matplotlib)")
     parser.add_argument(
         "--repeats", type=int, default=3, help="timed calls of each backend (default: %(default)s)"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="Markdown file to write (default: print the tables)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="Markdown file to write (default: print the tables)"
+    )
     given = parser.parse_args(args)
     torch.set_num_threads(1)
     portrait = Path(str(get_sample_data("grace_hopper.jpg", asfileobj=False)))

@@ -33,7 +33,7 @@ def folded_image_row(args: argparse.Namespace) -> Row:
     return _row(args, "folded-image", what, torch.rand(1, 3, 384, 384), learns=False)
 
 
-def plain(net: nn.Module) -> nn.Module:
+def unfolded(net: nn.Module) -> nn.Module:
     """Return a copy of ``net`` whose norms are separate again."""
     blocks = {folded: block for block, folded in FOLDED.items()}
     net = copy.deepcopy(net)
@@ -45,7 +45,7 @@ def plain(net: nn.Module) -> nn.Module:
 def _row(args: argparse.Namespace, name: str, what: str, image: Tensor, *, learns: bool) -> Row:
     image = image.to(memory_format=torch.channels_last)
     ours = Backbone(BACKBONE, weights="none").eval().to(memory_format=torch.channels_last)
-    theirs = plain(ours)
+    theirs = unfolded(ours)
     is_bfloat16 = args.precision.startswith("bf16")
 
     def run(net: nn.Module) -> None:

@@ -29,8 +29,8 @@ def memory_row(args: argparse.Namespace) -> Row:
         Spread.of([found["peak"] / 2**30]),
         at_most=2,
         note=(
-            f"the whole process; libraries and network take {found['before'] / 2**30:.2f} GiB of it, before the "
-            "image is set"
+            f"the whole process; libraries and network take {found['before'] / 2**30:.2f} GiB of it, before "
+            "the image is set"
         ),
     )
 

@@ -28,7 +28,9 @@ WHAT, AGAINST = (
 def benchmark_row(args: argparse.Namespace) -> Row:
     """Measure the benchmark and the plain loop once each, including the loading of the network."""
     if args.grabcut is None:
-        return Row("benchmark", WHAT, AGAINST, "s", at_least=2, note="to measure this row, give --grabcut DIR")
+        return Row(
+            "benchmark", WHAT, AGAINST, "s", at_least=2, note="to measure this row, give --grabcut DIR"
+        )
     workers = args.workers or os.cpu_count() or 1
     options = {"checkpoint": args.weights} if args.weights else {}
     began = perf_counter()

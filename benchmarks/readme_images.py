@@ -78,7 +78,9 @@ def save_animation(frames: Sequence[Rgb], path: Path) -> None:
 def main() -> None:
     """Write the two figures of the README."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readme_images", description=__doc__)
-    parser.add_argument("--weights", default="dct-lite0", help="name or path of the weights to show (dct-lite0)")
+    parser.add_argument(
+        "--weights", default="dct-lite0", help="name or path of the weights to show (dct-lite0)"
+    )
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder for the images (docs)")
     args = parser.parse_args()
     predictor = Predictor.from_pretrained(args.weights)

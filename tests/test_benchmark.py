@@ -349,7 +349,8 @@ def test_runs_of_several_methods_share_one_folder(tmp_path: Path) -> None:
 def test_a_folder_with_other_settings_is_not_resumed(tmp_path: Path) -> None:
     quick(out=tmp_path)
     with pytest.raises(
-        ValueError, match=r"contains a run with target 0\.9, but this run has target 0\.95; give another --out"
+        ValueError,
+        match=r"contains a run with target 0\.9, but this run has target 0\.95; give another --out",
     ):
         quick(out=tmp_path, target=0.95)
     with pytest.raises(ValueError, match=r"contains a run of method disc with seed_radius 5\.0 \(now 3\.0\)"):
@@ -675,7 +676,9 @@ def test_options_without_an_effect_are_refused(
 
 @pytest.mark.parametrize("entries", [["Folder=a", "Folder=b"], ["GrabCut=a", "Shapes", "GrabCut=a"]])
 def test_two_datasets_under_one_name_are_refused(entries: list[str]) -> None:
-    with pytest.raises(ValueError, match=f"--data names '{entries[0][:-2]}' twice; give each a different label"):
+    with pytest.raises(
+        ValueError, match=f"--data names '{entries[0][:-2]}' twice; give each a different label"
+    ):
         command.parse_data(entries)
 
 

@@ -19,7 +19,7 @@ from tiny import tiny_data, tiny_task
 from benchmarks import command, exported, refiners
 from benchmarks.clicks import drawn_errors, gaussian_loop, two_transforms
 from benchmarks.command import ROWS
-from benchmarks.folded_norm import plain
+from benchmarks.folded_norm import unfolded
 from benchmarks.large_image import peak_memory
 from benchmarks.measure import Row, Spread, compared, in_turn, markdown
 from benchmarks.plain_loop import plain_loop
@@ -132,7 +132,7 @@ def test_every_row_of_the_command_has_its_name_and_no_repeats_are_an_error():
 def test_backbones_with_and_without_folded_norms_give_equal_features():
     net = Backbone("tf_efficientnet_lite0", weights="none").eval()
     image = torch.rand(1, 3, 64, 64)
-    other = plain(net)
+    other = unfolded(net)
     assert not {type(module) for module in other.modules()} & set(FOLDED.values())
     with torch.no_grad():
         torch.testing.assert_close(other(image), net(image), rtol=1e-4, atol=1e-5)

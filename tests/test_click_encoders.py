@@ -131,7 +131,8 @@ def test_padding_passes_no_gradient_that_is_not_a_number(batch: ClickBatch) -> N
 def test_spatial_dct_without_a_radius_gives_advice() -> None:
     with pytest.raises(
         ValueError,
-        match="SpatialDCT needs a radius for each click, got a click without one; give one, or turn on auto_drag",
+        match="SpatialDCT needs a radius for each click, got a click without one; give one, or turn on "
+        "auto_drag",
     ):
         SpatialDCT()(ClickBatch.from_clicks([[Click(1, 1)]]), (4, 4))
 

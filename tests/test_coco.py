@@ -131,9 +131,7 @@ def test_file_of_another_program_may_begin_with_a_byte_order_mark(tmp_path: Path
 
 def test_file_whose_images_have_no_usable_id_is_reported(tmp_path: Path) -> None:
     write(tmp_path, [annotation([SQUARE])], [record(number=1.0)])
-    with pytest.raises(
-        ValueError, match="lists no image with a file_name and a whole number as id"
-    ):
+    with pytest.raises(ValueError, match="lists no image with a file_name and a whole number as id"):
         open_dataset("COCO", tmp_path)
 
 

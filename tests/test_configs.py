@@ -100,7 +100,9 @@ def test_validation_reads_all_training_folders(tmp_path: Path) -> None:
 
 def test_another_validation_dataset_needs_its_folder(tmp_path: Path) -> None:
     data = ClickSimulatorDataModule("Folder", str(tiny_folder(tmp_path / "a")), val_dataset="GrabCut")
-    with pytest.raises(ValueError, match="val_dataset GrabCut differs from dataset Folder, so it needs its own"):
+    with pytest.raises(
+        ValueError, match="val_dataset GrabCut differs from dataset Folder, so it needs its own"
+    ):
         data.setup("validate")
 
 

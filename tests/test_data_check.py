@@ -46,7 +46,10 @@ def test_broken_link_is_a_finding(tmp_path: Path) -> None:
     (tmp_path / "images" / "b.png").unlink()
     (tmp_path / "images" / "b.png").symlink_to(tmp_path / "gone.png")
     (finding,) = check_folder(tmp_path).findings
-    assert (finding.kind, finding.detail) == ("unreadable", "images/b.png is not a file; is it a broken link?")
+    assert (finding.kind, finding.detail) == (
+        "unreadable",
+        "images/b.png is not a file; is it a broken link?",
+    )
 
 
 def test_each_kind_of_problem_is_found(tmp_path: Path) -> None:

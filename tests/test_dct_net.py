@@ -367,7 +367,8 @@ def test_bfloat16_and_channels_last_are_close_to_float32() -> None:
             (2, 3, 32, 32),
             1,
             None,
-            "clicks must have one list per image, got 1 for 2 images; for images without clicks, pass ClickBatch.empty",
+            "clicks must have one list per image, got 1 for 2 images; for images without clicks, pass "
+            "ClickBatch.empty",
         ),
         (
             (1, 3, 32, 32),

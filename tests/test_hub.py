@@ -206,7 +206,9 @@ def test_path_is_not_a_name_on_the_hub(name: str) -> None:
 
 def test_predictor_without_weights_pushes_nothing() -> None:
     predictor = Predictor(METHODS.get("disc")())
-    with pytest.raises(ValueError, match="push_to_hub uploads the weights of a network, but this predictor runs Disc"):
+    with pytest.raises(
+        ValueError, match="push_to_hub uploads the weights of a network, but this predictor runs Disc"
+    ):
         predictor.push_to_hub("org/cells")
 
 

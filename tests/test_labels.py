@@ -46,9 +46,7 @@ def test_soft_mask_is_refused_instead_of_read_as_dozens_of_objects(
     tmp_path: Path, mask: NDArray[np.uint8]
 ) -> None:
     folder(tmp_path, mask)
-    with pytest.raises(
-        ValueError, match=r"a\.png contains \d+ values .* a soft mask; threshold it at 128"
-    ):
+    with pytest.raises(ValueError, match=r"a\.png contains \d+ values .* a soft mask; threshold it at 128"):
         open_dataset("Folder", tmp_path)
     (finding,) = check_folder(tmp_path).findings
     assert (finding.kind, finding.path) == ("odd_values", "masks/a.png")

@@ -151,7 +151,8 @@ def print_names(args: Sequence[str]) -> int:
         return 0
     if given.pattern and given.kind != "backbones":
         raise UsageError(
-            f"only backbones and configs accept a NAME, got {given.kind} {given.pattern}; omit {given.pattern}"
+            f"only backbones and configs accept a NAME, got {given.kind} {given.pattern}; omit "
+            f"{given.pattern}"
         )
     for kind in [given.kind] if given.kind else kinds[:-1]:
         names = _names(kind, given.pattern or "*")

@@ -317,7 +317,8 @@ class SpatialDCT(ClickEncoder):
     def forward(self, clicks: ClickBatch, size: tuple[int, int]) -> Tensor:
         if not torch.compiler.is_compiling() and clicks.lacks_radius.any():  # a graph cannot check values
             raise ValueError(
-                "SpatialDCT needs a radius for each click, got a click without one; give one, or turn on auto_drag"
+                "SpatialDCT needs a radius for each click, got a click without one; give one, or turn on "
+                "auto_drag"
             )
         sigma = (clicks.radii.nan_to_num() * self.sigma_scale).clamp(min=self.min_sigma)
         return _joined_gaussians(clicks, size, sigma, self.union)

@@ -135,9 +135,7 @@ def check_file(path: str | Path, sections: Sequence[str]) -> None:
         raise ValueError(f"'{path}', {error}") from error
     if not isinstance(content, dict):
         shown = "nothing" if content is None else repr(content)
-        raise ValueError(
-            f"'{path}' must be a mapping of sections ({', '.join(sections)}), got {shown}"
-        )
+        raise ValueError(f"'{path}' must be a mapping of sections ({', '.join(sections)}), got {shown}")
     for name in sections:
         if name in content and not isinstance(content[name], dict):
             shown = "nothing" if content[name] is None else repr(content[name])

@@ -245,7 +245,8 @@ class NumberOfClicks(Metric):
         low, high = int(sample_ids.min()), int(sample_ids.max())
         if low < 0 or high >= len(self.table):
             raise ValueError(
-                f"sample ids must be at least 0 and below num_samples ({len(self.table)}), got {low} to {high}"
+                f"sample ids must be at least 0 and below num_samples ({len(self.table)}), got {low} to "
+                f"{high}"
             )
         lengths = _lengths(ious, self.max_clicks)
         rows = hold_last(ious, self.max_clicks)

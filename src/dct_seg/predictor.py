@@ -177,7 +177,7 @@ class Predictor:
             self._turns = []
             self._clicks = ()
             before = self._now()
-            self._tell_method(rgb)
+            self._prepare_method(rgb)
             self.timings = self._since(before)
             self._image, self._start = rgb, before_first
 
@@ -213,7 +213,7 @@ class Predictor:
         clicks = clicks_of(point_coords, point_labels, point_radii, box)
         with self._lock:
             before = self._now()
-            image = self._begin(clicks)
+            image = self._prepare(clicks)
             if mask_input is None or not clicks:
                 used, answer = self._replay(image, clicks)
             else:
@@ -224,7 +224,7 @@ class Predictor:
             self.timings = timings = self._since(before)
         return Prediction(mask, answer.probs, used, timings, answer.view)
 
-    def _tell_method(self, image: NDArray[np.uint8]) -> None:
+    def _prepare_method(self, image: NDArray[np.uint8]) -> None:
         """Prepare the method for the image again if another predictor has set its own in the meantime."""
         self.method.holder = None
         self.method.reset(image)
@@ -248,13 +248,13 @@ class Predictor:
         """
         return predict_together([(self, clicks) for clicks in objects])
 
-    def _begin(self, clicks: Sequence[Click]) -> NDArray[np.uint8]:
+    def _prepare(self, clicks: Sequence[Click]) -> NDArray[np.uint8]:
         """Make the image current in the method and check the clicks on it."""
         image = self._image_or_error()
         for click in clicks:
             check_click(click, (image.shape[0], image.shape[1]))
         if self.method.holder is not self:
-            self._tell_method(image)
+            self._prepare_method(image)
         return image
 
     def save_session(self, path: str | Path, *, image_name: str = "image") -> Path:
@@ -416,7 +416,7 @@ def predict_together(objects: Sequence[tuple[Predictor, Sequence[Click]]]) -> li
         for _, predictor in sorted(predictors.items()):
             held.enter_context(predictor._lock)
         before = [predictor._now() for predictor in predictors.values()]
-        images = [predictor._begin(clicks) for predictor, clicks in objects]
+        images = [predictor._prepare(clicks) for predictor, clicks in objects]
         used, answers = _play_together(objects, images)
         spent = [one._since(at) for one, at in zip(predictors.values(), before, strict=True)]
         encode, total = sum(one.encode for one in spent), max((one.total for one in spent), default=0.0)

@@ -125,16 +125,16 @@ def check_span(name: str, span: Sequence[float] | None) -> None:
         raise ValueError(f"{name} must be (low, high) with 0 < low <= high, got {given}")
 
 
-def plain(value: Any) -> Any:
+def to_python(value: Any) -> Any:
     """Convert NumPy's numbers, also in lists and tuples, to Python's, which a checkpoint can hold.
 
     Examples:
         >>> import numpy as np
-        >>> plain((np.int64(1), np.float64(0.5)))
+        >>> to_python((np.int64(1), np.float64(0.5)))
         (1, 0.5)
     """
     if isinstance(value, (list, tuple)):
-        return type(value)(plain(one) for one in value)
+        return type(value)(to_python(one) for one in value)
     return value.item() if isinstance(value, np.generic) else value
 
 

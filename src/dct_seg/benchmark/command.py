@@ -297,7 +297,8 @@ def parse_methods(
         labels = [label for label, name in wanted.items() if name == "dctnet"]
         if len(labels) != 1:
             raise ValueError(
-                f"--weights needs exactly one dctnet in --method, got {names}; use --option LABEL.checkpoint=FILE"
+                f"--weights needs exactly one dctnet in --method, got {names}; use "
+                "--option LABEL.checkpoint=FILE"
             )
         given[labels[0]]["checkpoint"] = weights
     for option in options:

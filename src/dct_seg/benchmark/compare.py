@@ -110,8 +110,8 @@ def compare(a: Results, b: Results, method_a: str, method_b: str) -> list[Compar
     min_iou = max(set(noc_ious(a)) & set(noc_ious(b)), default=None)
     if min_iou is None:
         raise ValueError(
-            f"A stops at IoU {a.settings.target} and B at {b.settings.target}, so no threshold is measured in "
-            "both; run one of them again with the --target of the other"
+            f"A stops at IoU {a.settings.target} and B at {b.settings.target}, so no threshold is measured "
+            "in both; run one of them again with the --target of the other"
         )
     found = [_compare_on(data, a, b, method_a, method_b, min_iou) for data in a.data if data in b.data]
     comparisons = [comparison for comparison in found if comparison is not None]

@@ -233,8 +233,8 @@ class Results:
         for name, value in ours.items():
             if theirs.get(name) != value:
                 raise ValueError(
-                    f"{where} contains a run with {name} {theirs.get(name)}, but this run has {name} {value}; "
-                    "give another --out"
+                    f"{where} contains a run with {name} {theirs.get(name)}, but this run has {name} "
+                    f"{value}; give another --out"
                 )
         for noun, old, new in (
             ("method", other["methods"], self.methods),
@@ -273,7 +273,8 @@ def load_results(path: str | Path) -> Results:
         version = content["format"]
     if version != FORMAT_VERSION:
         raise ValueError(
-            f"{file} has format {version}, but this dct-seg reads format {FORMAT_VERSION}; run the benchmark again"
+            f"{file} has format {version}, but this dct-seg reads format {FORMAT_VERSION}; run the "
+            "benchmark again"
         )
     with naming(f"{file} is not a results file of dct-seg benchmark", _REMEDY):
         samples = [SampleRecord.from_dict(values) for values in content["samples"]]

@@ -445,7 +445,8 @@ def samples_of(dataset: SampleSource, label: str, held_out: float) -> list[int]:
     found = [index for index in range(len(dataset)) if is_held_out(dataset.name(index), held_out)]
     if not found:
         raise ValueError(
-            f"none of the {len(dataset)} samples of {label} is in the held-out share {held_out:g}; increase it"
+            f"none of the {len(dataset)} samples of {label} is in the held-out share {held_out:g}; "
+            "increase it"
         )
     return found
 

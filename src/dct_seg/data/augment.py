@@ -108,7 +108,8 @@ def _checked(image: Any, mask: Any, transform: Any) -> Augmented:
     if not np.isin(mask, (0, 1, IGNORE)).all():
         odd = np.setdiff1d(mask, (0, 1, IGNORE))[:4].tolist()
         raise ValueError(
-            f"{name} returned a mask with {odd}; expected only 0, 1 and 255; resize masks with nearest-neighbor "
+            f"{name} returned a mask with {odd}; expected only 0, 1 and 255; resize masks with "
+            "nearest-neighbor "
             "interpolation"
         )
     return image, mask.astype(np.uint8)

@@ -32,7 +32,9 @@ class Window(NamedTuple):
             ValueError: When the numbers are not finite or not in order.
         """
         if not (np.isfinite(low) and np.isfinite(high) and low < high):
-            raise ValueError(f"a window must be two finite values, the lower one first, got {low:g}, {high:g}")
+            raise ValueError(
+                f"a window must be two finite values, the lower one first, got {low:g}, {high:g}"
+            )
         return cls(float(low), float(high))
 
     @classmethod

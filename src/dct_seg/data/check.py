@@ -173,9 +173,7 @@ def check_folder(root: str | Path) -> Report:
         findings += found
         hashes[digest].append(f"images/{image.name}")
     for same in hashes.values():
-        findings += [
-            Finding("duplicate", path, f"{path} is an exact copy of {same[0]}") for path in same[1:]
-        ]
+        findings += [Finding("duplicate", path, f"{path} is an exact copy of {same[0]}") for path in same[1:]]
     order = list(KINDS)
     findings.sort(key=lambda finding: (order.index(finding.kind), finding.path))
     return Report(str(root), len(images), len(masks), num_objects, tuple(findings))
@@ -204,7 +202,11 @@ def _check_pair(pair: tuple[Path, Path]) -> tuple[bytes, int, list[Finding]]:
     file, page = split_page(pair[0])
     for path, name in ((file, image), (pair[1], mask)):
         if not path.is_file():  # a link to a file that is gone
-            return name.encode(), 0, [Finding("unreadable", name, f"{name} is not a file; is it a broken link?")]
+            return (
+                name.encode(),
+                0,
+                [Finding("unreadable", name, f"{name} is not a file; is it a broken link?")],
+            )
     digest = hashlib.blake2b(file.read_bytes() + b"#%d" % page).digest()
     findings = []
     size = None

@@ -310,7 +310,8 @@ class ClickSimulatorDataModule(LightningDataModule):
             return self.roots
         if not getattr(DATASETS.get(kind), "needs_no_root", False):
             raise ValueError(
-                f"val_dataset {kind} differs from dataset {self.dataset}, so it needs its own folder; set val_root"
+                f"val_dataset {kind} differs from dataset {self.dataset}, so it needs its own folder; set "
+                "val_root"
             )
         return [None]
 

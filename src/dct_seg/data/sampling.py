@@ -178,7 +178,8 @@ class TrainingLoader(DataLoader[dict[str, Any]]):
         before = state.get("batch_size", self.batch_size)  # older checkpoints do not have it
         if self._resume_at and before != self.batch_size:
             warnings.warn(
-                f"data.batch_size is {self.batch_size}, but the checkpoint was written in the middle of an epoch "
+                f"data.batch_size is {self.batch_size}, but the checkpoint was written in the middle of an "
+                "epoch "
                 f"with {before}: this epoch resumes at batch {self._resume_at} and does not see each sample "
                 f"exactly once; set it to {before} until the epoch ends",
                 stacklevel=2,

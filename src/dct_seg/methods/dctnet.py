@@ -38,7 +38,7 @@ MIN_PROB = np.float32(1e-6)
 
 
 @dataclass
-class _Seen:
+class _CachedView:
     """Cached input of the network for a view, (1, 3, h, w), and its features once computed.
 
     With ``flip``, the mirrored view is included.
@@ -179,7 +179,7 @@ class DCTNetMethod(Method):
         self.bfloat16 = fast if precision == "auto" else precision == "bfloat16"
         self.bfloat16 &= isinstance(self.net, InteractiveNetwork)  # an exported one computes in float32
         self._image: NDArray[np.uint8] | None = None
-        self._views: OrderedDict[View, _Seen] = OrderedDict()
+        self._views: OrderedDict[View, _CachedView] = OrderedDict()
         """Cached inputs and encodings of the image set by ``reset``; this class owns the cache."""
 
     def _check(self, net: InteractiveNetwork) -> None:
@@ -266,8 +266,8 @@ class DCTNetMethod(Method):
         check_turn(image, clicks, None if self._image is None else self._image.shape[:2])
         if not clicks or not has_object(clicks, _probs_of(previous)):
             return Answer(np.zeros(image.shape[:2], np.float32))
-        view, seen = yield from self._view_steps(image, clicks, previous, 1.0)
-        probs = self._placed(view, seen, image.shape[:2])
+        view, in_view = yield from self._view_steps(image, clicks, previous, 1.0)
+        probs = self._placed(view, in_view, image.shape[:2])
         if self.after is None:
             return Answer(probs, view)
         inside = np.s_[view.top : view.top + view.height, view.left : view.left + view.width]
@@ -322,7 +322,7 @@ class DCTNetMethod(Method):
         is_plain = isinstance(net, InteractiveNetwork) and not net.click_encoder.needs_image
         return is_plain and not self.flip and self.refiner is None
 
-    def _before(self, view: View, previous: NDArray[np.float32] | None) -> torch.Tensor:
+    def _previous_probs(self, view: View, previous: NDArray[np.float32] | None) -> torch.Tensor:
         """Resize the probabilities before the last click to a view, (1, 1, h, w); zeros before the first."""
         if previous is None:
             return torch.zeros(1, 1, *view.size, device=self.device)
@@ -352,7 +352,7 @@ class DCTNetMethod(Method):
         features = self._features(view)
         with self._computing():
             filled = self.net.fill_radii(
-                self._seen(view).image, view.clicks(clicks).to(self.device), before, features
+                self._cached_view(view).image, view.clicks(clicks).to(self.device), before, features
             )
         radii = (filled.radii[0] / view.scale).tolist()
         return [
@@ -392,16 +392,16 @@ class DCTNetMethod(Method):
                 probs
                 + self._probs(view, mirrored_clicks(inside, view.size[1]), mirrored, mirrored=True).flip(-1)
             ) / 2
-        seen: NDArray[np.float32] = probs[0, 0].cpu().numpy()
-        return seen
+        in_view: NDArray[np.float32] = probs[0, 0].cpu().numpy()
+        return in_view
 
     def _placed(self, view: View, probs: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Paste a view's probabilities into a map of the image, (H, W); zeros outside."""
         result = np.zeros(shape, np.float32)
-        seen = cv2.resize(probs, (view.width, view.height), interpolation=cv2.INTER_LINEAR)
+        resized = cv2.resize(probs, (view.width, view.height), interpolation=cv2.INTER_LINEAR)
         if self.hold_view:
-            np.maximum(seen, MIN_PROB, out=seen)
-        result[view.top : view.top + view.height, view.left : view.left + view.width] = seen
+            np.maximum(resized, MIN_PROB, out=resized)
+        result[view.top : view.top + view.height, view.left : view.left + view.width] = resized
         return result
 
     def _probs(
@@ -409,11 +409,11 @@ class DCTNetMethod(Method):
     ) -> torch.Tensor:
         """Predict the probabilities in a view, (1, 1, h, w); the other inputs are already mirrored."""
         features = self._features(view, mirrored=mirrored) if self.net.is_late else None
-        seen = self._seen(view)
-        image = seen.image.flip(-1) if mirrored else seen.image
-        if mirrored not in seen.prepared:
-            seen.prepared[mirrored] = self.net.prepare(image)
-        prepared = seen.prepared[mirrored]
+        cached = self._cached_view(view)
+        image = cached.image.flip(-1) if mirrored else cached.image
+        if mirrored not in cached.prepared:
+            cached.prepared[mirrored] = self.net.prepare(image)
+        prepared = cached.prepared[mirrored]
         if self.refiner is not None:
             assert isinstance(self.net, InteractiveNetwork)
             return torch.sigmoid(refined(self.refiner, self.net, image, clicks, before, features, prepared))
@@ -423,32 +423,32 @@ class DCTNetMethod(Method):
     def _features(self, view: View, *, mirrored: bool = False) -> list[torch.Tensor]:
         """Encode the view's image."""
         began = time.perf_counter()
-        seen = self._seen(view)
-        features = seen.mirrored if mirrored else seen.features
+        cached = self._cached_view(view)
+        features = cached.mirrored if mirrored else cached.features
         if features is not None:
             return features
         with self._computing():
-            features = self.net.encode_image(seen.image.flip(-1) if mirrored else seen.image)
+            features = self.net.encode_image(cached.image.flip(-1) if mirrored else cached.image)
         if mirrored:
-            seen.mirrored = features
+            cached.mirrored = features
         else:
-            seen.features = features
+            cached.features = features
         self.encode_seconds += time.perf_counter() - began
         return features
 
-    def _seen(self, view: View) -> _Seen:
+    def _cached_view(self, view: View) -> _CachedView:
         """Get the cached data of a view; a new one replaces the least recently used."""
-        seen = self._views.get(view)
-        if seen is None:
+        cached = self._views.get(view)
+        if cached is None:
             assert self._image is not None, "call reset(image) first"
             image = (
                 self._tensor(view.crop(self._image)).contiguous(memory_format=torch.channels_last).div_(255)
             )
-            seen = self._views[view] = _Seen(image)
+            cached = self._views[view] = _CachedView(image)
             if len(self._views) > KEPT_VIEWS:
                 self._views.popitem(last=False)
         self._views.move_to_end(view)
-        return seen
+        return cached
 
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
         return (
@@ -490,9 +490,9 @@ def _answer_together(requests: list[ViewRequest[DCTNetMethod]]) -> list[NDArray[
 
 def _one_forward(requests: Sequence[ViewRequest[DCTNetMethod]]) -> list[NDArray[np.float32]]:
     first = requests[0].method
-    images = torch.cat([r.method._seen(r.view).image for r in requests])
+    images = torch.cat([r.method._cached_view(r.view).image for r in requests])
     inside = ClickBatch.from_clicks([r.view.clicks(r.clicks).to_clicks()[0] for r in requests])
-    before = torch.cat([r.method._before(r.view, r.previous) for r in requests])
+    before = torch.cat([r.method._previous_probs(r.view, r.previous) for r in requests])
     levels = [r.method._features(r.view) for r in requests] if first.net.is_late else []
     features = [torch.cat(list(level)) for level in zip(*levels, strict=True)] or None
     with first._computing():

@@ -50,7 +50,7 @@ def main(args: Sequence[str]) -> int:
     if given.dry_run:
         return _show(plan, given)
     with lock_folder(out, "dct-seg sweep"):
-        _begin(plan, given)
+        _prepare_folder(plan, given)
         return _run(plan, given)
 
 
@@ -167,7 +167,7 @@ def _state(trial: Trial) -> str:
     return outcome.state if outcome else "stopped" if trial.folder.is_dir() else "new"
 
 
-def _begin(plan: Plan, args: argparse.Namespace) -> None:
+def _prepare_folder(plan: Plan, args: argparse.Namespace) -> None:
     """Write the settings of a new folder, or check those of an existing one."""
     given: dict[str, Any] = {
         "sweep": plan.sweep.name,
@@ -203,11 +203,13 @@ def _begin(plan: Plan, args: argparse.Namespace) -> None:
 
 def _run(plan: Plan, args: argparse.Namespace) -> int:
     sweep, search = plan.sweep, _search(plan, args)
-    say = sys.stderr.write
+    write = sys.stderr.write
     if sweep.ignored:
-        say(f"{', '.join(sweep.ignored)} of the sweep file has no effect here: every trial runs to its end\n")
+        write(
+            f"{', '.join(sweep.ignored)} of the sweep file has no effect here: every trial runs to its end\n"
+        )
     if not plan.has_wandb:
-        say(
+        write(
             "W&B is not installed, so trials log to CSV files; pip install 'dct-seg[wandb]' makes each an "
             "offline run\n"
         )

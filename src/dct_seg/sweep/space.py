@@ -210,15 +210,14 @@ def _name(given: Any) -> str:
 def _parameters(content: Any, prefix: str) -> list[Parameter]:
     if not isinstance(content, dict) or not content:
         raise ValueError(
-            f"parameters{' of ' + prefix[:-1] if prefix else ''} must map command-line keys to their possible "
+            f"parameters{' of ' + prefix[:-1] if prefix else ''} must map command-line keys to their "
+            "possible "
             f"values, got {content!r}"
         )
     found = []
     for key, options in content.items():
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", str(key)):
-            raise ValueError(
-                f"a parameter's name must be a command-line key such as model.lr, got {key!r}"
-            )
+            raise ValueError(f"a parameter's name must be a command-line key such as model.lr, got {key!r}")
         name = f"{prefix}{key}"
         if not isinstance(options, dict):
             raise ValueError(
@@ -254,7 +253,8 @@ def _parameter(name: str, options: dict[str, Any]) -> Parameter:
         raise ValueError(f"values of parameter '{name}' must be a list of at least one value, got {values!r}")
     if kind == "categorical_w_probabilities" and not _are_probabilities(probabilities, len(values or [])):
         raise ValueError(
-            f"probabilities of parameter '{name}' must be one number per value, with sum 1, got {probabilities!r}"
+            f"probabilities of parameter '{name}' must be one number per value, with sum 1, got "
+            f"{probabilities!r}"
         )
     for key in ("min", "max", "q", "mu", "sigma"):
         if key in options and not _is_number(options[key]):

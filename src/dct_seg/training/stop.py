@@ -30,13 +30,13 @@ class StopAtBatchEnd(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the handlers; Lightning restores the old ones at the end."""
-        handle_here(self._take_down)
+        handle_here(self._on_signal)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save a checkpoint and stop if a signal has arrived."""
-        if not self._is_asked(trainer):
+        if not self._must_stop(trainer):
             return
         self._saved = checkpoint_path(trainer)
         if self._saved is not None:
@@ -53,11 +53,11 @@ class StopAtBatchEnd(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Stop a validation during training if a signal has arrived."""
-        if trainer.state.fn == TrainerFn.FITTING and self._is_asked(trainer):
+        if trainer.state.fn == TrainerFn.FITTING and self._must_stop(trainer):
             self._saved = newest_checkpoint(trainer)
             raise self._stopped("the last epoch" if self._saved else "")
 
-    def _is_asked(self, trainer: Trainer) -> bool:
+    def _must_stop(self, trainer: Trainer) -> bool:
         return trainer.strategy.reduce_boolean_decision(self._signum is not None, all=False)
 
     def _stopped(self, place: str) -> Stopped:
@@ -66,7 +66,7 @@ class StopAtBatchEnd(Callback):
             advice = f"to resume from {place}, run the same command with --ckpt_path {self._saved}"
         return Stopped(self._signum or signal.SIGTERM, advice)
 
-    def _take_down(self, signum: int, frame: FrameType | None) -> None:
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if self._signum is not None:
             raise Stopped(signum, "at once, without another checkpoint")
         self._signum = signum

@@ -17,7 +17,7 @@ from dct_seg.interaction import Interaction, answer_each, interact
 from dct_seg.metrics import iou
 from dct_seg.models.config import DCTNetConfig
 from dct_seg.models.network import InteractiveNetwork, Output, build_network
-from dct_seg.ranges import check_counts, check_number, plain
+from dct_seg.ranges import check_counts, check_number, to_python
 from dct_seg.registry import check_choice
 from dct_seg.simulation import NextClicks, Place, Prompt, Rule, UserSettings, predicted
 from dct_seg.simulation.random_clicks import RandomClicks
@@ -183,12 +183,13 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
             check_number("gradient_clip", gradient_clip, above=0, unit="a norm")
         if accumulate_batches > 1 and (update == "every" or local_clicks[1]):
             raise ValueError(
-                f"accumulate_batches {accumulate_batches} takes one step for several batches, but update every and "
+                f"accumulate_batches {accumulate_batches} takes one step for several batches, but update "
+                "every and "
                 "local_clicks take one per click; set update to sum or last, and local_clicks to [0, 0]"
             )
         self.save_hyperparameters(ignore=["network", "start_from", *EVALUATION_ARGUMENTS])
         for name, value in self.hparams.items():
-            self.hparams[name] = plain(value)
+            self.hparams[name] = to_python(value)
         self.automatic_optimization = False
         own = UserSettings(**given_settings(dict(self.hparams)))  # reports a wrong setting early
         self.net = build_network(config) if start is None else start.train()
@@ -407,7 +408,9 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
         super().on_fit_start()
         given = given_settings(dict(self.hparams))
         if given and hasattr(self.trainer.datamodule, "user"):  # type: ignore[attr-defined]
-            log_on_first_rank(f"model.{{{','.join(given)}}} is now data.{{{','.join(given)}}}; the old name still works")
+            log_on_first_rank(
+                f"model.{{{','.join(given)}}} is now data.{{{','.join(given)}}}; the old name still works"
+            )
         self._check_radii(self.user, self.val_prompts)
 
     def _first_clicks(self, batch: dict[str, Any]) -> Tensor | None:
