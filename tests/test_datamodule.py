@@ -222,7 +222,7 @@ def test_a_resume_within_an_epoch_warns_of_another_batch_size(tmp_path: Path) ->
     next(iter(loader))
     other = module(tmp_path, batch_size=loader.batch_size + 1).train_dataloader()
     with pytest.warns(
-        UserWarning, match=rf"data.batch_size is .* batches of {loader.batch_size}: .* at batch 1 and"
+        UserWarning, match=rf"data.batch_size is .* with {loader.batch_size}: .* at batch 1 and"
     ):
         other.load_state_dict(loader.state_dict())
     with warnings.catch_warnings():

@@ -227,7 +227,7 @@ def returns(image: Any, mask: Any) -> Callable[..., dict[str, Any]]:
         (returns(IMAGE.astype(np.int32), MASK), "an image of int32; expected uint8, or float in 0..1"),
         (returns(IMAGE, MASK * 0.5), r"a mask with \[0\.5, 127\.5\]; expected only 0, 1 and 255"),
         (returns(IMAGE[:10], MASK), r"image \(10, 24, 3\) and mask \(20, 24\)"),
-        (lambda **given: (IMAGE, MASK), "returns a dict with image and mask, got tuple"),
+        (lambda **given: (IMAGE, MASK), "must return a dict with image and mask, got tuple"),
         (lambda img, mask: (img, mask), r"cannot be called as transform\(image=, mask=\): missing"),
         (torch.nn.Sequential(v2.RandomHorizontalFlip()), "torchvision.transforms.v2.Compose"),
     ],
