@@ -258,7 +258,7 @@ def test_batches_accumulate_before_a_step(tmp_path: Path) -> None:
         ({"val_prompts": ["drag", "drag"]}, r"got \['drag', 'drag'\]"),
         (
             {"train_clicks": 3},
-            "train_clicks must be the minimum and maximum clicks per batch, at least 1, got 3",
+            "train_clicks must be the minimum and maximum number of clicks, at least 1, got 3",
         ),
         ({"train_clicks": (1, 2.5)}, r"at least 1, got \(1, 2.5\)"),
         ({"val_clicks": 2.5}, "val_clicks must be a whole number, at least 1, got 2.5"),

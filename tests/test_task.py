@@ -475,7 +475,7 @@ def test_validation_with_clicks_encodes_an_image_once(fusion, tmp_path, monkeypa
         ({"losses": {"bse": 1.0}}, "unknown loss 'bse'; did you mean 'bce'"),
         ({"rule": "largest"}, "unknown rule 'largest'; did you mean 'largest_region'"),
         ({"val_prompts": ["drags"]}, "unknown prompt 'drags'; did you mean 'drag'"),
-        ({"train_clicks": (3, 2)}, r"the minimum and maximum clicks per batch, at least 1, got \(3, 2\)"),
+        ({"train_clicks": (3, 2)}, r"the minimum and maximum number of clicks, at least 1, got \(3, 2\)"),
         ({"drag_share": 1.5}, "drag_share must be a share of the images, at least 0 and at most 1, got 1.5"),
         ({"radius_noise": 1.0}, "radius_noise must be a fraction"),
         ({"gradient_clip": 0.0}, "gradient_clip must be a norm, above 0, got 0.0"),

@@ -77,7 +77,7 @@ def check_counts(name: str, counts: Any, *, least: int) -> None:
         >>> check_counts("train_clicks", 3, least=1)
         Traceback (most recent call last):
         ...
-        ValueError: train_clicks must be the minimum and maximum clicks per batch, at least 1, got 3
+        ValueError: train_clicks must be the minimum and maximum number of clicks, at least 1, got 3
     """
     is_pair = isinstance(counts, (tuple, list)) and len(counts) == 2
     are_whole = is_pair and all(isinstance(one, Integral) and not isinstance(one, bool) for one in counts)
