@@ -244,5 +244,5 @@ def test_annotator_is_measured_on_many_images_and_many_objects(tmp_path):
     centers, radius = annotator_scale.discs(7, size)
     apart = np.hypot(*(centers[:, None] - centers).transpose(2, 0, 1)) + 2 * radius * np.eye(7)
     assert apart.min() > 2 * radius - 1e-9
-    with pytest.raises(ValueError, match="--opened at most --images, got --images 3 .* --opened 4"):
+    with pytest.raises(ValueError, match=r"--opened at most --images, got --images 3 .* --opened 4"):
         annotator_scale.measure(tmp_path / "no", **{**given, "opened": 4})
