@@ -118,7 +118,7 @@ class Client:
         return len(answer["objects"])
 
     def change(self, name: str, what: str, **body: Any) -> None:
-        """Change an image that is open."""
+        """Request a change of an open image."""
         body |= {"revision": self._revisions[name], "brief": True}
         answer = self._client.post(f"{API}/pictures/{self.ids[name]}/{what}", json=body)
         self._revisions[name] = answer.raise_for_status().json()["revision"]
@@ -148,7 +148,10 @@ def make_images(root: Path, number: int, size: tuple[int, int]) -> list[str]:
     for index, name in enumerate(names):
         Image.fromarray(np.roll(noise, index, axis=1)[::8, ::8]).resize(SMALL[::-1]).save(root / name)
     large = Image.fromarray(noise).resize(size[::-1])
-    for name, quality in ((MANY, 80), (NONE, 81)):  # two contents: an image is recognized by its content
+    for name, quality in (
+        (MANY, 80),
+        (NONE, 81),
+    ):  # different contents, because an image is recognized by its content
         large.save(root / name, quality=quality)
     return names
 
@@ -204,7 +207,7 @@ def measure(
         clicks: Total number of clicks on these images.
 
     Raises:
-        ValueError: When a number is below 1, or more images are opened than there are.
+        ValueError: When a number is below 1, or ``opened`` exceeds ``images``.
     """
     if min(images, objects, opened, clicks, *size) < 1 or opened > images:
         raise ValueError(

@@ -17,7 +17,7 @@ from dct_seg.clicks import Click, ClickBatch
 
 Bools = NDArray[np.bool_]
 Pick = tuple[int, int, bool]
-"""Row, column, and whether it is positive."""
+"""Click as (row, column, whether it is positive)."""
 
 
 def next_click_row(args: argparse.Namespace) -> Row:
@@ -97,7 +97,7 @@ def click_maps_row(args: argparse.Namespace) -> Row:
 def drawn_errors(height: int, width: int, seed: int) -> tuple[Bools, Bools]:
     """Draw a prediction and a mask, (H, W) each.
 
-    A wavy outline and a distorted copy, as after two to ten clicks.
+    The errors are like those after two to ten clicks.
     """
     rng = np.random.default_rng(seed)
     row, col = np.mgrid[:height, :width].astype(np.float32)

@@ -36,7 +36,7 @@ from dct_seg.processor import trainer_precision
 
 
 def training_step_row(args: argparse.Namespace) -> Row:
-    """Share of a training step spent outside the network and its optimizer."""
+    """Measure the share of a training step outside the network and its optimizer."""
     from benchmarks.training_step import training_step_breakdown
     from dct_seg.data.datamodule import ClickSimulatorDataModule
     from dct_seg.training.task import InteractiveSegmentationTask

@@ -44,7 +44,7 @@ PARITY = (
 )
 PREDICTOR = ("| backend | seconds per click | relative to float32 | flipped |", "|---|---|---|---|")
 BATCH = ("| precision | batch | objects per second | off | flipped |", "|---|---|---|---|---|")
-DRAWN = (  # shares of the image's height and width; a drag as a share of the height
+DRAWN = (  # fractions of the image's height and width; a drag as a fraction of the height
     ((0.75, 0.5, 0.2), (0.25, 0.5, 0.12), (0.1, 0.1, None)),
     ((0.25, 0.5, 0.12), (0.6, 0.75, None)),
 )
@@ -141,7 +141,7 @@ def predictor(net: InteractiveNetwork, run: ExportedNetwork, image: Pixels, repe
 
 
 def _mark(name: str) -> str:
-    """Mark the precision that ``auto`` chooses here."""
+    """Make the note for the precision that ``auto`` chooses on this processor."""
     auto = "torch bfloat16" if has_fast_bfloat16() else "torch float32"
     return " (`auto` on this processor)" if name == auto else ""
 

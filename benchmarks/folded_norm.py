@@ -1,4 +1,4 @@
-"""Cost of the backbone with frozen batch norms folded into its convolutions, and without."""
+"""Cost of the backbone with and without folding frozen batch norms into its convolutions."""
 
 from __future__ import annotations
 
@@ -58,4 +58,4 @@ def _row(args: argparse.Namespace, name: str, what: str, image: Tensor, *, learn
 
     seconds = in_turn(lambda: run(ours), lambda: run(theirs), args.repeats)
     note = f"channels_last, {args.precision}"
-    return Row(name, what, "the norms apart", "ms", **compared(*seconds), at_least=1, note=note)
+    return Row(name, what, "separate norms", "ms", **compared(*seconds), at_least=1, note=note)

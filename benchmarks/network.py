@@ -72,7 +72,7 @@ def cpu_path_row(args: argparse.Namespace) -> Row:
         **compared(*seconds),
         at_least=1,
         note=(
-            f"channels_last, inference mode, {ours.options['precision']}; the network sees {view.size[0]} x "
+            f"channels_last, inference mode, {ours.options['precision']}; network input {view.size[0]} x "
             f"{view.size[1]}"
         ),
     )
@@ -165,7 +165,7 @@ def _beside_sam(
     ours.reset(image)
     view, _ = ours.predict_view(image, CLICKS, None)
     what = f"{what}, EfficientNet-Lite0, {SIZE[0]} x {SIZE[1]}"
-    note = f"the network sees {view.size[0]} x {view.size[1]}, {ours.options['precision']}; five clicks"
+    note = f"network input {view.size[0]} x {view.size[1]}, {ours.options['precision']}; five clicks"
     if args.sam is None:
         ours_does(ours, image)
         seconds = [seconds_of(lambda: ours_does(ours, image)) for _ in range(args.repeats)]

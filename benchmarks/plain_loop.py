@@ -1,4 +1,4 @@
-"""The whole benchmark on GrabCut, compared with a plain loop like that of published evaluation code."""
+"""Whole benchmark on GrabCut, compared with a plain loop like that of published evaluation code."""
 
 from __future__ import annotations
 

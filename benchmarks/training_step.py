@@ -1,7 +1,4 @@
-"""Time of a training step by part: data, simulated user, click maps, network, optimizer.
-
-The peak memory is measured, too.
-"""
+"""Time of a training step by part (data, simulated user, click maps, network, optimizer) and peak memory."""
 
 from __future__ import annotations
 
@@ -80,8 +77,8 @@ def training_step_breakdown(
     Args:
         task: Task to train.
         data: Training data.
-        steps: Measured batches.
-        warmup: Warm-up batches before them.
+        steps: Number of measured batches.
+        warmup: Number of warm-up batches before the measured ones.
         precision: Precision of the Trainer.
         accelerator: Accelerator of the Trainer. On a GPU, each part starts and ends with a synchronization,
             which costs a little overlap.

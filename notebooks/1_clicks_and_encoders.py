@@ -50,7 +50,7 @@ mask = torch.from_numpy(sample.mask)[None]  # (B, H, W) bool
 pred = mask.clone()
 left, right = np.flatnonzero(sample.mask.any(0))[[0, -1]]
 pred[:, :, (left + right) // 2 :] = False  # the right half is missed ...
-pred[:, 4:16, 4:22] = True  # ... and a patch of the corner is taken for the object
+pred[:, 4:16, 4:22] = True  # ... and a patch of the corner is mistaken for the object
 found = next_click(pred, mask)
 click = Click(*found.coords[0].tolist(), positive=bool(found.labels[0] == 1), radius=float(found.radii[0]))
 print(click)

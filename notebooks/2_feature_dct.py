@@ -27,7 +27,7 @@ plt.rcParams.update(
 
 
 def arrow(axes, end, color, label, **options):
-    """A vector from the origin."""
+    """Draw a vector from the origin."""
     axes.annotate(
         "",
         xy=end,
@@ -40,7 +40,7 @@ def arrow(axes, end, color, label, **options):
 
 
 def plane(axes, title, low, high):
-    """Axes of two numbers, alike in scale."""
+    """Set up axes for two-dimensional vectors, with equal scales."""
     axes.axhline(0, color="0.8", zorder=0)
     axes.axvline(0, color="0.8", zorder=0)
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", title=title)
@@ -129,8 +129,8 @@ with torch.inference_mode():
         ],
         -1,
     )
-print("numbers a click:", " + ".join(str(one.shape[1]) for one in features), "=", raw.shape[-1])
-print("|Q| as they come:            ", [round(v, 1) for v in raw.norm(dim=-1)[0].tolist()])
+print("numbers per click:", " + ".join(str(one.shape[1]) for one in features), "=", raw.shape[-1])
+print("|Q| without normalization:   ", [round(v, 1) for v in raw.norm(dim=-1)[0].tolist()])
 print("|Q| with normalize_features: ", [round(v, 1) for v in scaled.norm(dim=-1)[0].tolist()])
 
 # %% [markdown]

@@ -2,7 +2,7 @@
 # # 3. Train on your own folder
 #
 # Put your images and masks into one folder, check it, train, and use the result. The example folder is
-# drawn by the package, so that nothing is downloaded; replace it by yours.
+# drawn by the package, so that nothing is downloaded; replace it with yours.
 #
 # Network and images are tiny and the training is short, to finish within two minutes on one slow core. The last cell
 # shows the commands of a real run.

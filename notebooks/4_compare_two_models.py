@@ -70,13 +70,13 @@ MOST = results["settings"]["max_clicks"]
 
 
 def curve(record):
-    """The IoU after each of MOST clicks; once nothing was wrong, the last value stays."""
+    """IoU after each of MOST clicks; after the mask is perfect, the last value stays."""
     ious = record["ious"]
     return np.array(ious + ious[-1:] * (MOST - len(ious)))
 
 
 def num_clicks(record, target=0.9):
-    """Clicks until the target, or MOST."""
+    """Number of clicks to reach the target, or MOST."""
     reached = np.flatnonzero(curve(record) >= target)
     return int(reached[0]) + 1 if len(reached) else MOST
 

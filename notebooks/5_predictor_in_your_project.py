@@ -73,7 +73,7 @@ for axis, (title, result) in zip(axes.flat, steps, strict=True):
 # always give the same mask:
 
 # %%
-again = predictor.predict(steps[2][1].clicks)  # the three clicks of before, with the radii that were used
+again = predictor.predict(steps[2][1].clicks)  # the same three clicks, with the radii that were used
 print("the same mask again:", np.array_equal(again.mask, steps[2][1].mask))
 
 # %% [markdown]
@@ -115,7 +115,7 @@ Image.alpha_composite(white, cutout).convert("RGB").reduce(2)
 
 # %%
 def seconds(action, repeats=3):
-    """The fastest of a few calls."""
+    """Measure the fastest of a few calls."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -125,7 +125,7 @@ def seconds(action, repeats=3):
 
 
 def click_again(*clicks):
-    """Forget, then play the clicks."""
+    """Reset the predictor, then repeat the clicks."""
     predictor.reset()
     predictor.predict(clicks)
 

@@ -1,9 +1,9 @@
-"""Execute the notebooks and write each ``.ipynb`` anew from its ``.py`` twin.
+"""Execute the notebooks and write each ``.ipynb`` from its ``.py`` file.
 
 ``python notebooks/run.py [NAME ...]``.
 
-The ``.py`` file (jupytext's percent format) is the one to edit. ``--png DIR`` also writes every image, to
-be looked at.
+The ``.py`` file (jupytext's percent format) is the one to edit. ``--png DIR`` also writes every image, for
+inspection.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
 def read_script(name: str) -> NotebookNode:
-    """The notebook that a ``.py`` twin describes, without outputs."""
+    """Read a notebook from its ``.py`` file, without outputs."""
     return jupytext.read(FOLDER / f"{name}.py", fmt="py:percent")
 
 
 def executed(notebook: NotebookNode) -> NotebookNode:
-    """The notebook with its outputs, run from its first cell to its last in an empty folder.
+    """Run a notebook from the first cell to the last in an empty folder, and return it with outputs.
 
     Raises:
         nbclient.exceptions.CellExecutionError: When a cell raises.
@@ -47,15 +47,12 @@ def executed(notebook: NotebookNode) -> NotebookNode:
         )
         client.execute(
             env={**os.environ, "PYTHONWARNINGS": "ignore:IProgress not found"}
-        )  # no widgets are wanted
+        )  # progress bars are not widgets
         return tidy(notebook, empty)
 
 
 def tidy(notebook: NotebookNode, folder: str) -> NotebookNode:
-    """The notebook without what differs from one machine to the next: ids, versions, the folder's name.
-
-    Its images are compressed.
-    """
+    """Remove everything that differs between machines (ids, versions, the folder's name); compress images."""
     notebook.metadata = NotebookNode(kernelspec=NotebookNode(KERNEL))
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
@@ -76,7 +73,7 @@ def smaller(png: str) -> str:
 
 
 def images(notebook: NotebookNode) -> list[bytes]:
-    """PNG images among the outputs, in order."""
+    """List the PNG images among the outputs, in order."""
     data = [
         output["data"] for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output
     ]
@@ -84,16 +81,16 @@ def images(notebook: NotebookNode) -> list[bytes]:
 
 
 def main() -> None:
-    """Run the notebooks that the command line names, or all."""
+    """Run the given notebooks, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", nargs="*", help=f"{', '.join(NAMES)} (all)")
     parser.add_argument(
-        "--png", metavar="DIR", type=Path, help="write every image of the outputs into this folder too"
+        "--png", metavar="DIR", type=Path, help="also write every output image to this folder"
     )
     given = parser.parse_args()
     unknown = set(given.name) - set(NAMES)
     if unknown:
-        parser.error(f"no notebook {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+        parser.error(f"unknown notebook {', '.join(sorted(unknown))}; known: {', '.join(NAMES)}")
     for name in given.name or NAMES:
         start = time.perf_counter()
         notebook = executed(read_script(name))

@@ -1,4 +1,4 @@
-// Builds the page into ../src/dct_seg/app/static and writes there what it was built from, so that a test without node can tell a stale build.
+// Build the page into ../src/dct_seg/app/static, with hashes of its sources, so that a test without Node.js detects a stale build.
 import { createHash } from "node:crypto";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
@@ -8,7 +8,7 @@ const ROOT = import.meta.dirname;
 const STATIC = resolve(ROOT, "../src/dct_seg/app/static");
 const SOURCES = ["index.html", "package.json", "package-lock.json", "tsconfig.json", "vite.config.ts", "src"];
 
-/** Hex SHA-256 of each file below `folder` that `names` name, by its path. */
+/** Hash the named files and folders below `folder`: hex SHA-256 by path. */
 function hashes(folder: string, names: string[]): Record<string, string> {
   const found: Record<string, string> = {};
   const visit = (path: string): void => {

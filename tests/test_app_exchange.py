@@ -204,7 +204,7 @@ def test_mask_that_is_not_a_png_is_refused(page: Page) -> None:
     for content in (b"", b"nonsense", file.getvalue(), b"\x89PNG\r\n\x1a\n"):
         answer = page.client.put(page.url("/masks"), content=content, headers={"content-type": "image/png"})
         assert answer.status_code == 400, answer.text
-        assert "no PNG that can be decoded" in answer.json()["error"]
+        assert "the mask is not a PNG" in answer.json()["error"]
 
 
 def test_export_of_one_png_per_object(page: Page) -> None:
@@ -318,7 +318,7 @@ GOOD = [[10.0, 10.0, 20.0, 10.0, 20.0, 20.0, 10.0, 20.0]]
         ("text", "it has no segmentation"),
         ([["a"] * 6], "a corner that is not a number"),
         ({"size": [HEIGHT, WIDTH]}, "runs that do not add up to it"),
-        ({"size": "?", "counts": [1]}, "its run lengths have the size ?"),
+        ({"size": "?", "counts": [1]}, "its run lengths have size ?"),
         ({"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}, "its mask is empty"),
     ],
 )
@@ -355,8 +355,8 @@ def test_category_id_with_two_names_is_reported_instead_of_guessed(tmp_path: Pat
     answer = page.ok(page.client.post(f"{API}/import", json=content))
     assert (answer["pictures"], answer["objects"]) == (1, 1)
     assert answer["skipped"] == [
-        "annotation 1: image 2 has several names",
-        "annotation 2: category 5 has several names",
+        "annotation 1: image 2 is listed with several names",
+        "annotation 2: category 5 is listed with several names",
     ]
 
 
@@ -415,7 +415,7 @@ def test_indexed_png_reports_an_object_that_it_cannot_contain(tmp_path: Path) ->
     page.ok(page.client.post(f"{API}/import", json=coco_of(GOOD, [[0, 0, 50, 0, 50, 40, 0, 40]])))
     answer = page.client.get(f"{API}/export?format=indexed_png")
     assert answer.status_code == 400
-    assert answer.json()["error"].startswith("object 1 of a.png lies under later ones")
+    assert answer.json()["error"].startswith("object 1 of a.png is hidden under later ones")
 
 
 def test_all_files_of_an_export_have_different_names(tmp_path: Path) -> None:

@@ -689,7 +689,7 @@ def test_mutually_exclusive_arguments_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--checkpoints needs a learned method, got --method disc"):
         command.main([*shared, "--checkpoints", str(tmp_path)])
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="file cannot be a folder: a file is in its place"):
+    with pytest.raises(ValueError, match="file' cannot be a folder: a file is in its place"):
         command.main([*shared, "--limit", "1", "--out", str(tmp_path / "file")])
 
 

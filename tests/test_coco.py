@@ -61,9 +61,9 @@ BAD: list[tuple[str, Any, str]] = [
     (
         "runs of another size",
         {"size": [80, 60], "counts": [0, 100, 4700]},
-        r"have the size \[80, 60\], the image",
+        r"have size \[80, 60\], but the image",
     ),
-    ("runs without a size", {"counts": [4800]}, "have the size None"),
+    ("runs without a size", {"counts": [4800]}, "have size None"),
     ("runs too long", {"size": [60, 80], "counts": [0, 100, 9999]}, "runs that do not add up to it"),
     ("no runs", {"size": [60, 80]}, "runs that do not add up to it"),
     ("empty runs", {"size": [60, 80], "counts": [4800]}, "its mask is empty"),
@@ -112,7 +112,7 @@ def test_bad_image_is_named_at_the_start_and_the_others_stay(tmp_path: Path, ima
     write(tmp_path, [annotation([SQUARE]), annotation([SQUARE], id=2, image_id=2)], [record(), image])
     (tmp_path / "images" / "broken.png").write_bytes(b"nonsense")
     Image.new("RGB", (8, 6)).save(tmp_path / "images" / "small.png")
-    with pytest.warns(UserWarning, match=rf"i\.json: 1 annotations or images are left out; first: {reason}"):
+    with pytest.warns(UserWarning, match=rf"i\.json: 1 annotations or images are skipped; first: {reason}"):
         assert pixels(tmp_path) == [("images/a.png#1", 600)]
 
 

@@ -88,7 +88,7 @@ def test_each_kind_of_problem_is_found(tmp_path: Path) -> None:
     assert set(report.counts) == set(KINDS) - {"nothing"}
     text = report.render()
     assert "images/turned.png is 6x8 but masks/turned.png is 8x6; is one of them rotated by EXIF?" in text
-    assert "masks/smooth.png contains 0, 3, 40, 128, 200, 255: labels with gaps next to 255" in text
+    assert "masks/smooth.png contains 0, 3, 40, 128, 200, 255: label gaps next to 255" in text
     assert "2 x cannot be decoded" in text
 
 

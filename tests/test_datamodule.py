@@ -310,7 +310,7 @@ def test_an_unreadable_held_out_image_is_skipped_at_the_start(tmp_path: Path) ->
     make_folder(tmp_path, 10, suffix="jpg")
     held = val_names(module(tmp_path, holdout=0.5))[0].split("#")[0]
     (tmp_path / held).write_bytes((tmp_path / held).read_bytes()[:2000])
-    with pytest.warns(UserWarning, match="cannot be decoded and is left out of validation"):
+    with pytest.warns(UserWarning, match="cannot be decoded and is skipped in validation"):
         names = val_names(module(tmp_path, holdout=0.5))
     assert names
     assert not any(name.startswith(held) for name in names)

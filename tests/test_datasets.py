@@ -268,7 +268,7 @@ def test_a_size_mismatch_stops_at_the_start_with_both_sizes(tmp_path: Path) -> N
 def test_a_file_that_is_not_an_image_is_skipped_and_named(tmp_path: Path) -> None:
     make_folder(tmp_path)
     (tmp_path / "images" / "a.jpg").write_bytes(b"not an image")
-    with pytest.warns(UserWarning, match=r"1 files are left out; first: .*a\.jpg cannot be decoded"):
+    with pytest.warns(UserWarning, match=r"1 of \d+ files are skipped; first: .*a\.jpg cannot be decoded"):
         dataset = open_dataset("Folder", tmp_path)
     assert [dataset.name(index) for index in range(len(dataset))] == ["images/b c.png"]
 
@@ -276,7 +276,7 @@ def test_a_file_that_is_not_an_image_is_skipped_and_named(tmp_path: Path) -> Non
 def test_an_image_without_a_mask_is_skipped_and_named(tmp_path: Path) -> None:
     make_folder(tmp_path)
     write_image(tmp_path / "images" / "z.jpg")
-    with pytest.warns(UserWarning, match=r"1 images without a mask are left out; first: z\.jpg"):
+    with pytest.warns(UserWarning, match=r"1 of \d+ images have no mask and are skipped; first: z\.jpg"):
         assert len(open_dataset("Folder", tmp_path)) == 3
 
 

@@ -68,7 +68,7 @@ def test_labels_with_gaps_beside_255_are_read_with_a_warning(tmp_path: Path) -> 
     trimap[5:15, 5:15], trimap[7:13, 7:13] = 128, 255
     folder(tmp_path, trimap)
     with pytest.warns(
-        UserWarning, match=r"1 masks hold labels with gaps next to 255.*first: masks/a\.png; is it a trimap"
+        UserWarning, match=r"1 masks contain label gaps next to 255.*first: masks/a\.png; is it a trimap"
     ):
         assert len(open_dataset("Folder", tmp_path)) == 1
     good = np.zeros((20, 20), np.uint8)

@@ -182,16 +182,16 @@ def test_image_that_fails_does_not_stop_the_others(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--click", "40"], "--click is ROW,COL[,RADIUS][,-]"),
+        (["--click", "40"], "--click must be ROW,COL[,RADIUS][,-]"),
         (["--click", "40,50,-3"], "a radius must be a length in pixels"),
         (["--click", "40,50,1,2"], "too many numbers"),
         (["--click", "nan,50"], "finite row and column"),
         ([], "give either --click ROW,COL or --clicks FILE"),
         (["--click", "1,2", "--clicks", "x.jsonl"], "give either --click"),
         (["--clicks", "x.jsonl"], "there is no click log x.jsonl"),
-        (["--click", "1,2", "--batch", "0"], "--batch is a number of objects of 1 or more, got 0"),
-        (["--clicks", "x.jsonl", "--threshold", "0.7"], "a click log holds the threshold of each object"),
-        (["--click", "1,2", "--threshold", "2"], "--threshold lies between 0 and 1, got 2"),
+        (["--click", "1,2", "--batch", "0"], "--batch must be at least 1, got 0"),
+        (["--clicks", "x.jsonl", "--threshold", "0.7"], "a click log contains the threshold of each object"),
+        (["--click", "1,2", "--threshold", "2"], "--threshold must be between 0 and 1, got 2"),
     ],
 )
 def test_wrong_argument_is_reported_in_one_line(
@@ -228,7 +228,7 @@ def test_images_with_one_name_and_missing_images_are_refused(
         ('{"image": "a.png", "clicks": [{"row": 1}]}', "'col' is missing"),
         (
             '{"image": "a.png", "clicks": [{"row": 1, "col": 2, "positive": "no"}]}',
-            "positive is true or false",
+            "positive must be true or false",
         ),
         ('{"image": "a.png", "clicks": [{"row": 1, "col": 2}], "threshold": 7}', "between 0 and 1"),
         ("", "contains no object"),

@@ -84,6 +84,6 @@ def test_broken_plugin_is_skipped_with_a_warning_and_the_rest_works(
 ) -> None:
     write_plugin(tmp_path, group=GROUP, name=name, code=code)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.warns(UserWarning, match=rf"shape '{name}' of {name.lower()}_plugin is left out: .*{reason}"):
+    with pytest.warns(UserWarning, match=rf"shape '{name}' of {name.lower()}_plugin is skipped: .*{reason}"):
         assert shapes.get("Disk") is int
     assert shapes.names() == ["Disk", "Ring"]

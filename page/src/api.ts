@@ -1,4 +1,4 @@
-// The server's HTTP interface, /api/v1: its shapes, and one function that speaks it. Coordinates are pixels of the full-size image.
+// Client of the server's HTTP interface, /api/v1: its types, and one function per kind of request. Coordinates are pixels of the full-size image.
 
 export interface Class {
   id: number;
@@ -26,7 +26,7 @@ export interface Project {
   files: number;
 }
 
-/** A click as it is sent; `radius` null lets the model choose. */
+/** Click in a request; with `radius` null, the model chooses one. */
 export interface Click {
   row: number;
   col: number;
@@ -34,7 +34,7 @@ export interface Click {
   radius: number | null;
 }
 
-/** A click as it was used; `given` false: the model chose the radius. */
+/** Click in a response; `given` is false if the model chose the radius. */
 export interface UsedClick {
   row: number;
   col: number;
@@ -68,7 +68,7 @@ export interface Draft {
   threshold: number;
 }
 
-/** A step made by hand as it is sent: a stroke of [row, col, radius], a lasso of [row, col], a clean-up without points. */
+/** Manual step in a request: a stroke of [row, col, radius], a lasso of [row, col], or a clean-up without points. */
 export interface Paint {
   kind: "brush" | "lasso" | "fill_holes" | "drop_specks" | "keep_largest";
   positive: boolean;
@@ -127,7 +127,7 @@ export const FORMATS = {
   datumaro: "Datumaro",
 } as const;
 
-/** The server answered, and said no. */
+/** Error response of the server. */
 export class Refused extends Error {
   constructor(
     readonly status: number,
@@ -138,18 +138,18 @@ export class Refused extends Error {
   }
 }
 
-/** The server did not answer. */
+/** Missing response: the server cannot be reached. */
 export class Unreachable extends Error {}
 
 const TOKEN = new URL(location.href).searchParams.get("token");
 const BASE = new URL("api/v1/", document.baseURI);
 
-/** This tab's name: kept over a reload, never shared with a duplicate of the tab. */
+/** Name of this tab: survives a reload, but is not shared with a duplicate of the tab. */
 export const TAB = sessionStorage.getItem("tab") ?? crypto.getRandomValues(new Uint32Array(3)).join("-");
 sessionStorage.removeItem("tab");
 addEventListener("pagehide", () => sessionStorage.setItem("tab", TAB));
 
-/** The address of something below /api/v1, with the token for those who cannot send a header (images, downloads). */
+/** URL below /api/v1, with the token for requests that cannot send a header (images, downloads). */
 export function address(path: string): string {
   const url = new URL(path, BASE);
   if (TOKEN !== null) url.searchParams.set("token", TOKEN);
@@ -169,25 +169,25 @@ async function fetched(method: string, path: string, body?: unknown, signal?: Ab
     throw new Unreachable("the server does not answer");
   }
   if (response.ok) return response;
-  if (response.status === 502 || response.status === 504) throw new Unreachable("the server does not answer"); // a proxy in between
+  if (response.status === 502 || response.status === 504) throw new Unreachable("the server does not answer"); // from a proxy
   const told = (await response.json().catch(() => ({}))) as { error?: string; holder?: unknown };
   throw new Refused(response.status, told.error ?? `${method} ${path}: ${response.status}`, response.status === 409 && "holder" in told);
 }
 
-/** The JSON answer to a request; undefined for 204. Throws Refused or Unreachable. */
+/** Send a request and return its JSON; undefined for 204. Throws Refused or Unreachable. */
 export async function call<T>(method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE", path: string, body?: unknown): Promise<T> {
   const response = await fetched(method, path, body);
   return (response.status === 204 ? undefined : await response.json()) as T;
 }
 
-/** Tell the server that this tab is closed; it frees its image at once. */
+/** Tell the server that this tab is closing, so that it releases the tab's image at once. */
 export function leave(): void {
   const headers: Record<string, string> = { "Content-Type": "application/json" };
   if (TOKEN !== null) headers["X-DCT-Seg-Token"] = TOKEN;
   void fetch(new URL("tabs", BASE), { method: "POST", headers, body: JSON.stringify({ tab: TAB }), keepalive: true }).catch(() => undefined);
 }
 
-/** The image as the browser draws it, its longer side at most `maxSide` pixels. */
+/** Load an image for display, its longer side at most `maxSide` pixels. */
 export async function loadImage(id: string, maxSide: number, signal: AbortSignal): Promise<ImageBitmap> {
   const response = await fetched("GET", `pictures/${id}/image?max_side=${maxSide}`, undefined, signal);
   return createImageBitmap(await response.blob());

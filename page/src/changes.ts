@@ -1,4 +1,4 @@
-// Changes go to the server one after the other, and are sent again until it answers: a lost connection loses nothing.
+// Queue of changes: sent one at a time and repeated until the server responds, so that a lost connection loses nothing.
 import { call, Refused, Unreachable } from "./api";
 
 export type Change = () => Promise<void>;
@@ -6,7 +6,7 @@ export type Change = () => Promise<void>;
 const PAUSES = [300, 600, 1200, 2500, 4000]; // milliseconds before the next attempt
 
 export class Changes {
-  /** How many are waiting or under way. */
+  /** Number of changes that are waiting or in flight. */
   pending = 0;
   private last: Promise<void> = Promise.resolve();
   private wake: () => void = () => undefined;
@@ -17,7 +17,7 @@ export class Changes {
     private readonly counted: () => void,
   ) {}
 
-  /** Put a change at the end. Each attempt calls it anew; it looks up the present revision itself. */
+  /** Add a change to the queue. Each attempt calls it again; it looks up the current revision itself. */
   add(change: Change): Promise<void> {
     this.pending++;
     this.counted();
@@ -29,7 +29,7 @@ export class Changes {
         this.counted();
       }
     });
-    this.last = made.catch(() => undefined); // one that fails does not stop the next
+    this.last = made.catch(() => undefined); // a failed change does not stop the next
     return made;
   }
 
@@ -65,8 +65,8 @@ export class Changes {
 }
 
 /**
- * A change of an image that is safe to send again: when an attempt got no answer, the server may have made it all the same, so look
- * at the revision first, and send only if it is the old one.
+ * Make a change that is safe to repeat: after an attempt without a response, the server may have made the change already, so check the
+ * revision first, and send only if it has not changed.
  */
 export function once<T extends { revision: number }>(
   path: string,

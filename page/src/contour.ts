@@ -1,4 +1,4 @@
-// From a field of probabilities to the outline of what lies above a threshold.
+// Outline of the pixels above a threshold in a map of probabilities.
 
 /** Probabilities (0..255) of a region of the image: `cols` x `rows` samples over `width` x `height` pixels from (`row`, `col`). */
 export interface Field {
@@ -12,17 +12,17 @@ export interface Field {
 }
 
 /**
- * The closed outline at `threshold` (0..1) by marching squares, in pixels of the image; fill it by the rule "evenodd".
+ * Trace the closed outlines at `threshold` (0..1) by marching squares, in pixels of the image; fill them by the rule "evenodd".
  *
- * Each cell lies between four samples; around the region lies a ring of zeros, so every outline closes. Each crossing of a cell's
- * side has one way in and one way out, kept in `next`: walking along them draws the outline without any search.
+ * Each cell lies between four samples; a ring of zeros around the region closes every outline. Each crossing of a cell's side has one
+ * successor, stored in `next`: following the successors draws the outline without a search.
  */
 export function contour(field: Field, threshold: number): Path2D {
   const { values, cols, rows } = field;
   const level = Math.max(threshold * 255, 0.5);
-  const across = cols + 1; // cells a row
+  const across = cols + 1; // cells per row
   const at = (r: number, c: number): number => (r < 0 || c < 0 || r >= rows || c >= cols ? 0 : (values[r * cols + c] as number));
-  // Side ids: 2 * (row of the sample + 1, column of the sample + 1), even: to the right neighbour, odd: to the one below.
+  // Side ids: 2 * (row of the sample + 1, column of the sample + 1), even: to the right neighbor, odd: to the one below.
   const side = (r: number, c: number, down: 0 | 1): number => 2 * ((r + 1) * (across + 1) + c + 1) + down;
   const next = new Int32Array(2 * (rows + 2) * (across + 1)).fill(-1);
   const starts: number[] = [];
@@ -43,7 +43,7 @@ export function contour(field: Field, threshold: number): Path2D {
           starts.push(from);
         };
         const saddleInside = (tl + tr + bl + br) / 4 > level;
-        switch (kind) { // the object on the right hand
+        switch (kind) { // with the object on the right
           case 1: join(bottom, left); break;
           case 2: join(right, bottom); break;
           case 3: join(right, left); break;
@@ -95,7 +95,7 @@ export function contour(field: Field, threshold: number): Path2D {
   return path;
 }
 
-/** Pixels of the image above `threshold` (0..1), about. */
+/** Approximate number of image pixels above `threshold` (0..1). */
 export function area(field: Field, threshold: number): number {
   let above = 0;
   const level = threshold * 255;

@@ -1,11 +1,11 @@
-// The dialogs: keys and gestures, the classes; and the menus of what goes out and comes in.
+// Dialogs (help, classes) and menus (export, import).
 import { address, FORMATS, type Class } from "./api";
 import { byId, el, icon, iconButton } from "./dom";
 import { withNames, type Session } from "./session";
 
 const GESTURES: [string, string][] = [
   ["Press and drag", "Mark the object: a circle from its center to its nearest edge"],
-  ["Right button, pen's side button", "Mark background: remove what is too much"],
+  ["Right button, pen's side button", "Mark background: remove pixels from the object"],
   ["Click without a drag", "The model chooses the circle (dashed)"],
   ["Shift+drag", "A box around the object, from corner to corner"],
   ["Click on a finished object", "Select it; Shift+click selects more; double click edits it"],
@@ -39,7 +39,7 @@ const KEYS: [string[], string][] = [
   [["?"], "This help"],
 ];
 
-const USUAL = 5; // formats that the menu shows at once
+const USUAL = 5; // formats that the menu shows without opening "For other tools"
 
 function heading(id: string, text: string, dialog: HTMLDialogElement): HTMLElement {
   return el("header", {}, el("h2", { id }, text), iconButton("close", "Close", () => dialog.close()));
@@ -61,7 +61,7 @@ export function makeHelp(): () => void {
   return () => dialog.showModal();
 }
 
-/** The editor of the classes. */
+/** Make the dialog that edits the classes. */
 export function makeClasses(session: Session): () => void {
   const dialog = byId<HTMLDialogElement>("classes");
   const list = el("ul");
@@ -110,7 +110,7 @@ export function makeClasses(session: Session): () => void {
   };
 }
 
-/** The menu of formats; `also` are further entries for narrow screens. */
+/** Make the export menu; `also` are additional entries on narrow screens. */
 export function makeMenu(also: [string, string, () => void][]): void {
   const menu = byId("menu");
   const entry = (format: string, name: string): HTMLElement => {
@@ -131,7 +131,7 @@ export function makeMenu(also: [string, string, () => void][]): void {
   behave(menu, byId("export"));
 }
 
-/** The menu of what can be imported: each entry has a name, an icon and what it does. */
+/** Make the import menu; each entry has a name, an icon and an action. */
 export function makeImportMenu(entries: [string, string, () => void][]): void {
   const menu = byId("import-menu");
   const buttons = entries.map(([name, symbol, press]) => {
@@ -145,7 +145,7 @@ export function makeImportMenu(entries: [string, string, () => void][]): void {
   behave(menu, byId("import"));
 }
 
-/** Arrow keys move in a menu; the button that opens it says whether it is open. */
+/** Move through a menu with arrow keys, and mark its button as expanded while it is open. */
 function behave(menu: HTMLElement, button: HTMLElement): void {
   menu.addEventListener("keydown", (event) => {
     const items = [...menu.querySelectorAll<HTMLElement>("[role=menuitem]")].filter((one) => one.offsetParent !== null);

@@ -1,4 +1,4 @@
-// A few words for making elements.
+// Helpers to create elements.
 
 export function byId<T extends HTMLElement = HTMLElement>(id: string): T {
   const found = document.getElementById(id);
@@ -8,7 +8,7 @@ export function byId<T extends HTMLElement = HTMLElement>(id: string): T {
 
 type Attributes = Record<string, string | boolean | EventListener>;
 
-/** An element; `onclick` and the like are listeners, true is an attribute without a value, false none. */
+/** Create an element; `onclick` and the like are listeners, true gives an attribute without a value, false none. */
 export function el<K extends keyof HTMLElementTagNameMap>(
   tag: K,
   attributes: Attributes = {},
@@ -25,7 +25,7 @@ export function el<K extends keyof HTMLElementTagNameMap>(
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** One of the icons of index.html. */
+/** Create an icon defined in index.html. */
 export function icon(name: string): SVGSVGElement {
   const made = document.createElementNS(SVG, "svg");
   const use = document.createElementNS(SVG, "use");
@@ -46,7 +46,7 @@ export function colored(color: string, ...children: (Node | string)[]): HTMLElem
   return made;
 }
 
-/** Black or white, whichever is read better on a color. */
+/** Choose black or white text, whichever is more readable on a color. */
 function readable(color: string): string {
   const [r, g, b] = [1, 3, 5].map((at) => (Number.parseInt(color.slice(at, at + 2), 16) / 255) ** 2.2) as [number, number, number];
   return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.36 ? "#16161a" : "#ffffff";

@@ -1,32 +1,32 @@
-// Pointers to gestures: a drag of a circle, a pan, a pinch, a wheel's zoom. Mouse, pen and touch alike.
+// Recognition of gestures (drag, pan, pinch, wheel) from mouse, pen and touch.
 import type { Point } from "./view";
 
 export interface Press {
   background: boolean; // right button, a pen's side button or its eraser
   shift: boolean;
-  pressure: number | null; // of a pen, 0..1
+  pressure: number | null; // pen pressure, 0..1
 }
 
 export interface Gestures {
-  /** May something begin here? */
+  /** Start a drag; false if none may start here. */
   begin(at: Point, press: Press): boolean;
-  /** The pointer has moved; `dragged` once it is far enough from where it began. */
+  /** Move the pointer; `dragged` is true once it has left the press by more than the slop. */
   move(at: Point, dragged: boolean, pressure: number | null): void;
   end(): void;
   cancel(): void;
   pan(dx: number, dy: number): void;
   zoom(factor: number, at: Point): void;
-  /** A mouse or pen above the stage, or gone. */
+  /** Hover over the stage with a mouse or pen; null when it leaves. */
   hover(at: Point | null): void;
-  /** The wheel with Shift; false where it means nothing. */
+  /** Resize by Shift+wheel; false if there is nothing to resize. */
   resize(factor: number): boolean;
-  /** Are all places between two frames wanted? */
+  /** Whether to report all positions between two frames. */
   wantsAll(): boolean;
 }
 
-const SLOP = { mouse: 4, pen: 5, touch: 9 } as Record<string, number>; // css pixels that a click may tremble
+const SLOP = { mouse: 4, pen: 5, touch: 9 } as Record<string, number>; // CSS pixels that a click may move
 
-/** Listen on `stage`; returns a function that cancels a drag. */
+/** Listen on `stage`; returns functions to cancel a drag and to check for one. */
 export function listen(stage: HTMLElement, told: Gestures): { cancel(): void; dragging(): boolean } {
   const down = new Map<number, Point>();
   let mode: "idle" | "circle" | "pan" | "pinch" = "idle";
@@ -47,20 +47,20 @@ export function listen(stage: HTMLElement, told: Gestures): { cancel(): void; dr
     mode = "idle";
     look();
   };
-  const pinch = (): { centre: Point; spread: number } => {
+  const pinch = (): { center: Point; spread: number } => {
     const [a, b] = [...down.values()] as [Point, Point];
-    return { centre: { x: (a.x + b.x) / 2, y: (a.y + b.y) / 2 }, spread: Math.max(Math.hypot(a.x - b.x, a.y - b.y), 1) };
+    return { center: { x: (a.x + b.x) / 2, y: (a.y + b.y) / 2 }, spread: Math.max(Math.hypot(a.x - b.x, a.y - b.y), 1) };
   };
 
   stage.addEventListener("pointerdown", (event) => {
-    if (event.target !== stage) return; // a button above it has its own press
+    if (event.target !== stage) return; // a button on top of the stage
     if (mode !== "idle" && event.pointerType !== "touch") return;
     stage.focus({ preventScroll: true, focusVisible: false } as FocusOptions);
     event.preventDefault();
     stage.setPointerCapture(event.pointerId);
     down.set(event.pointerId, at(event));
     if (event.pointerType === "touch" && down.size === 2) {
-      cancel(); // the first finger was the beginning of a pinch
+      cancel(); // the first finger started a pinch
       mode = "pinch";
     } else if (event.button === 1 || space) {
       mode = "pan";
@@ -82,8 +82,8 @@ export function listen(stage: HTMLElement, told: Gestures): { cancel(): void; dr
       const before = pinch();
       down.set(event.pointerId, here);
       const after = pinch();
-      told.pan(after.centre.x - before.centre.x, after.centre.y - before.centre.y);
-      told.zoom(after.spread / before.spread, after.centre);
+      told.pan(after.center.x - before.center.x, after.center.y - before.center.y);
+      told.zoom(after.spread / before.spread, after.center);
       return;
     }
     down.set(event.pointerId, here);
@@ -114,9 +114,9 @@ export function listen(stage: HTMLElement, told: Gestures): { cancel(): void; dr
     (event) => {
       event.preventDefault();
       const lines = event.deltaMode === WheelEvent.DOM_DELTA_LINE ? 32 : 1;
-      const delta = event.deltaY || event.deltaX; // some browsers turn the wheel sideways under Shift
+      const delta = event.deltaY || event.deltaX; // with Shift, some browsers scroll sideways
       if (event.shiftKey && told.resize(Math.exp(-delta * lines * 0.002))) return;
-      const speed = event.ctrlKey ? 0.01 : 0.0018; // with Ctrl it is a pinch on a touchpad
+      const speed = event.ctrlKey ? 0.01 : 0.0018; // Ctrl+wheel is a pinch on a touchpad
       told.zoom(Math.exp(-event.deltaY * lines * speed), at(event));
     },
     { passive: false },
@@ -141,7 +141,7 @@ function pressure(event: PointerEvent): number | null {
   return event.pointerType === "pen" && event.pressure > 0 ? event.pressure : null;
 }
 
-/** Does an element use keys itself? */
+/** Whether an element handles keys itself. */
 export function isControl(target: EventTarget | null): boolean {
   return target instanceof Element && target.closest("button, a, input, select, textarea, dialog, [role=menu]") !== null;
 }

@@ -1,20 +1,20 @@
-// Files that were chosen or dropped, and the zip in which those that belong together are sent.
-import { zipSync } from "fflate";
+// Chosen or dropped files to import, and the zip that sends related files together.
+import { Zip, ZipPassThrough } from "fflate";
 
 import { count } from "./dom";
 
 export interface Given {
-  /** Path below the folder that was chosen. */
+  /** Path below the chosen folder. */
   path: string;
   file: File;
-  /** Whether it was chosen itself, instead of its folder. */
+  /** Whether the file itself was chosen, not its folder. */
   loose: boolean;
 }
 
 const RECORDS = ["json", "jsonl", "xml", "png", "txt"];
 const YOLO = ["txt", "yaml", "yml"]; // its images are not sent
 const MOST_BYTES = 127 * 2 ** 20; // the server takes 128 MiB
-const MOST_FILES = 65_000; // a zip without extensions holds 65,535
+const MOST_FILES = 65_000; // a zip without extensions has at most 65,535
 
 export function kindOf(name: string): string {
   return name.toLowerCase().split(".").pop() ?? "";
@@ -27,7 +27,7 @@ export function chosen(files: Iterable<File>): Given[] {
   });
 }
 
-/** Dropped files and all files of dropped folders. */
+/** List dropped files, and all files in dropped folders. */
 export async function dropped(data: DataTransfer): Promise<Given[]> {
   const entries = [...data.items].map((one) => one.webkitGetAsEntry()).filter((one) => one !== null); // only during the event
   if (entries.length === 0) return chosen(data.files);
@@ -49,7 +49,7 @@ async function below(entry: FileSystemEntry, folder: string, loose: boolean, onl
   }
 }
 
-/** Files that are sent alone, and files that are sent together, such as the text files of YOLO; others are left out. */
+/** Split files into those sent alone and those sent together, such as YOLO's text files; others are skipped. */
 export function parcels(given: Given[]): { alone: File[]; together: Given[] } {
   if (given.length === 1 && given[0]?.loose) return { alone: [given[0].file], together: [] };
   const isYolo = given.some(({ path }) => /(^|\/)data\.ya?ml$/.test(path));
@@ -59,21 +59,30 @@ export function parcels(given: Given[]): { alone: File[]; together: Given[] } {
   return { alone, together };
 }
 
-/** Why files cannot be sent together, or null. */
+/** Message if there are too many files or bytes to send together, or null. */
 export function tooMuch(files: Given[]): string | null {
   const bytes = files.reduce((sum, { file }) => sum + file.size, 0);
   if (bytes <= MOST_BYTES && files.length <= MOST_FILES) return null;
   const size = `${count(files.length, "file")} of ${Math.ceil(bytes / 2 ** 20)} MiB`;
-  return `${size} are too much at once; import fewer, a zip, or start with dct-seg annotate DIR --import PATH`;
+  return `at most ${MOST_FILES} files and ${MOST_BYTES / 2 ** 20} MiB can be imported at once, got ${size}; import fewer, or start with dct-seg annotate DIR --import PATH`;
 }
 
 export function isLoosePng({ path, loose }: Given): boolean {
   return loose && kindOf(path) === "png";
 }
 
-/** A zip of files, not compressed: most are PNGs, which are compressed already. */
+/** Pack files into a zip without compression, since most are PNGs; only one file at a time is in the page's memory. */
 export async function zipOf(files: Given[]): Promise<Blob> {
-  const contents: Record<string, Uint8Array> = {};
-  for (const { path, file } of files) contents[path] = new Uint8Array(await file.arrayBuffer());
-  return new Blob([zipSync(contents, { level: 0 }) as BlobPart]);
+  const parts: Blob[] = [];
+  const zip = new Zip((error, part) => {
+    if (error) throw error;
+    parts.push(new Blob([part as BlobPart]));
+  });
+  for (const [path, file] of new Map(files.map((one) => [one.path, one.file]))) {
+    const entry = new ZipPassThrough(path);
+    zip.add(entry);
+    entry.push(new Uint8Array(await file.arrayBuffer()), true);
+  }
+  zip.end();
+  return new Blob(parts);
 }

@@ -1,4 +1,4 @@
-// Wires the session to the stage, the panels, the tools and the keys.
+// Entry point: connects the session to the stage, the panels, the tools and the keys.
 import { leave, type Click, type Paint } from "./api";
 import { makeClasses, makeHelp, makeImportMenu, makeMenu } from "./dialogs";
 import { byId, count } from "./dom";
@@ -77,7 +77,7 @@ function scene(): Scene {
 
 const pointer = listen(box, pointing);
 
-/** Give the stage the keys, without a ring that nobody asked for. */
+/** Focus the stage without showing a focus ring. */
 function focusStage(): void {
   box.focus({ preventScroll: true, focusVisible: false } as FocusOptions);
 }
@@ -105,7 +105,7 @@ function toggleHidden(): void {
   stage.repaint();
 }
 
-/** Take a tool in hand; put it away if it is in hand already. */
+/** Choose a tool, or return to dragging if it is already chosen. */
 function setTool(tool: Tool): void {
   painter.choose(painter.tool === tool ? "drag" : tool);
   if (painter.tool !== "drag") session.reopenSelected();
@@ -113,7 +113,7 @@ function setTool(tool: Tool): void {
   session.rerender();
 }
 
-/** Resize the tool in hand, or the crosshair's circle. */
+/** Resize the current tool, or the crosshair's circle. */
 function shrinkOrGrow(factor: number): void {
   if (!pointing.resize(factor)) moveCursor(0, 0, factor);
 }
@@ -167,7 +167,7 @@ const pressed: Record<string, () => void> = {
 for (const [id, press] of Object.entries(pressed)) {
   byId(id).addEventListener("click", (event) => {
     press();
-    if (event.detail > 0 && byId(id).closest("#tools, nav, .context") !== null) focusStage(); // so that Enter finishes, not clicks again
+    if (event.detail > 0 && byId(id).closest("#tools, nav, .context") !== null) focusStage(); // so that Enter finishes instead of clicking again
   });
 }
 makeMenu([
@@ -183,7 +183,7 @@ for (const kind of ["fill_holes", "drop_specks", "keep_largest"] satisfies Paint
 }
 const size = byId<HTMLInputElement>("brush-size");
 size.addEventListener("input", () => {
-  painter.radius = Number(size.value) ** 2; // finer for small ones
+  painter.radius = Number(size.value) ** 2; // finer steps for small radii
   render();
 });
 
@@ -327,9 +327,9 @@ function onKey(event: KeyboardEvent): boolean {
     session.nothingHere();
     return true;
   }
-  // Enter finishes the object, whatever has the focus; without one it presses what has it, as Space always does.
+  // Enter finishes the object, whatever has the focus; without an object it presses the focused control, as Space always does.
   if (key === "Enter" && isControl(event.target) && !session.image?.draft && session.changes.pending === 0) return false;
-  if (event.target instanceof HTMLSelectElement && key !== "Enter") return false; // letters choose there
+  if (event.target instanceof HTMLSelectElement && key !== "Enter") return false; // letters select an option there
   const run = keys[key];
   run?.();
   return run !== undefined;
@@ -338,21 +338,21 @@ addEventListener("keydown", (event) => {
   if (onKey(event)) event.preventDefault();
 });
 
-// What it looks like
+// Rendering
 
 function hint(): string {
   const { image } = session;
   if (image === null || session.loading) return "";
-  if (painter.tool === "local") return "Drag on what is wrong; the mask outside the circle stays";
-  if (painter.tool === "lasso") return session.positive ? "Draw around what is missing" : "Draw around what is too much";
-  if (painter.tool === "brush") return TOUCH ? "" : session.positive ? "Paint what is missing; the right button erases" : "Erase what is too much; the right button paints";
+  if (painter.tool === "local") return "Drag on a wrong part; the mask outside the circle stays as it is";
+  if (painter.tool === "lasso") return session.positive ? "Draw around a missing part" : "Draw around a part to erase";
+  if (painter.tool === "brush") return TOUCH ? "" : session.positive ? "Paint missing parts; the right button erases" : "Erase wrong parts; the right button paints";
   if (session.selected.size > 0) return "";
-  if (image.draft === null) return session.positive ? "Press on the center of an object, drag to its edge" : "Switch to Object to begin with one";
-  if (TOUCH) return session.positive ? "Drag on what is missing, or switch to Background" : "Drag on what is too much";
-  return "Drag on what is missing; right button on what is too much; Enter finishes";
+  if (image.draft === null) return session.positive ? "Press on the center of an object, drag to its edge" : "Switch to Object to mark a new one";
+  if (TOUCH) return session.positive ? "Drag on a missing part, or switch to Background" : "Drag on a part to remove";
+  return "Drag on a missing part, or with the right button on a wrong one; Enter finishes";
 }
 
-/** What stands on the stage while there is no image to show. */
+/** Render the text on the stage while there is no image to show. */
 function renderEmpty(): void {
   const box = byId("empty");
   const { project, image, loading } = session;
@@ -362,11 +362,11 @@ function renderEmpty(): void {
   title.textContent = project.pictures.length === 0 ? `No images in “${project.name}”` : "None of the images can be opened";
   words.textContent =
     project.pictures.length === 0
-      ? "Put JPEG, PNG, TIFF or WebP files into the folder. They appear here by themselves."
-      : "The list says why. Replace them; readable ones appear here by themselves.";
+      ? "Put JPEG, PNG, TIFF or WebP files into the folder. They appear here automatically."
+      : "The list shows why. Replace them; readable images appear here automatically.";
 }
 
-/** The bar above the tools: what can be done with the tool in hand, or with the selected objects. */
+/** Render the bar above the tools: options of the current tool, or actions on the selected objects. */
 function renderContext(): void {
   const open = painter.tool !== "drag";
   const { size: chosen } = session.selected;
@@ -425,7 +425,7 @@ function render(): void {
     fill(input);
     byId(`${name}-value`).textContent = name === "threshold" ? session.threshold.toFixed(2) : `${Math.round(session.opacity * 100)} %`;
   }
-  const time = session.milliseconds === null ? "" : ` · ${Math.round(session.milliseconds)} ms a mask`;
+  const time = session.milliseconds === null ? "" : ` · ${Math.round(session.milliseconds)} ms per mask`;
   byId("model").textContent = project === null ? "" : `${project.model.name}${time}`;
   byId("loading").hidden = !session.loading;
   renderEmpty();
@@ -434,7 +434,7 @@ function render(): void {
   const waiting = session.changes.pending;
   document.body.dataset["pending"] = String(waiting);
   document.body.toggleAttribute("data-loading", project === null || session.loading);
-  if (!session.connected) banner(`Connection lost. Trying again${waiting > 0 ? `; ${waiting} ${waiting === 1 ? "step waits" : "steps wait"} here, nothing is lost` : "; all work is on disk"}.`, "Try now", () => {
+  if (!session.connected) banner(`Connection lost. Trying again${waiting > 0 ? `; ${waiting} ${waiting === 1 ? "change is" : "changes are"} waiting, nothing is lost` : "; all work is saved"}.`, "Try now", () => {
     session.changes.hurry();
     void session.beat(false);
   });

@@ -1,4 +1,4 @@
-// A mask as the server sends it, made into numbers and an outline.
+// Masks from the server: decoding and outlines.
 import type { Mask } from "./api";
 import { contour, type Field } from "./contour";
 
@@ -22,7 +22,7 @@ async function decode(mask: Mask): Promise<Field> {
   return { values, cols, rows, row: mask.row, col: mask.col, height: mask.height, width: mask.width };
 }
 
-/** A mask to draw; its outline is made again only when the threshold moves. */
+/** Mask with a cached outline, traced again only when the threshold changes. */
 export class DrawnMask {
   private path: Path2D | null = null;
   private threshold = -1;

@@ -1,11 +1,11 @@
-// What the page tells: a toast in one line, a banner that stays.
+// Notices: toasts of one line, and a banner.
 import { byId, el } from "./dom";
 
 const SHOWN = 6000; // milliseconds
 
 export function toast(text: string, kind: "error" | "done" = "error"): void {
   const toasts = byId("toasts");
-  text = text.charAt(0).toUpperCase() + text.slice(1); // the server's lines begin small
+  text = text.charAt(0).toUpperCase() + text.slice(1); // the server's messages start in lower case
   for (const old of toasts.querySelectorAll("p")) if (old.textContent === text) old.remove();
   const made = el("p", { class: kind }, text);
   made.addEventListener("click", () => made.remove());

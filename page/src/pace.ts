@@ -1,7 +1,7 @@
-// Time worked and objects per hour, in a corner of the stage. Off until a person asks for it.
+// Working time and objects per hour, in a corner of the stage; off by default.
 
-const BREAK = 60_000; // milliseconds without an input; longer ones do not count as work
-const KEPT = "pace"; // name in the browser's storage of this tab
+const BREAK = 60_000; // milliseconds; longer times without input do not count as work
+const KEPT = "pace"; // key in the browser's storage
 
 export class Pace {
   private worked = 0; // milliseconds

@@ -1,10 +1,10 @@
-// The tools for the last pixels: a round brush, a lasso, a drag limited to a circle. A stroke is drawn at once and logged when it ends.
+// Tools for manual editing: round brush, lasso, and a drag limited to a circle. A stroke is drawn immediately and sent when it ends.
 import type { Paint } from "./api";
 import type { Session } from "./session";
 
 export type Tool = "drag" | "local" | "brush" | "lasso";
 
-/** What is being drawn: [row, col, radius] of a brush, [row, col] of a lasso. */
+/** Stroke in progress: [row, col, radius] for a brush, [row, col] for a lasso. */
 export interface Stroke {
   kind: "brush" | "lasso";
   positive: boolean;
@@ -17,16 +17,16 @@ interface Place {
 }
 
 const MOST_POINTS = 4500; // the server takes 5,000
-const LEAST_RADIUS = 0.75; // pixels; always holds one
-const LIGHTEST = 0.25; // share of the radius under a pen that hardly touches
+const LEAST_RADIUS = 0.75; // pixels; a brush of this radius always covers a pixel
+const LIGHTEST = 0.25; // fraction of the radius at the lowest pen pressure
 
 export class Painter {
   tool: Tool = "drag";
-  /** Radius of the brush and of a local drag's circle, in pixels of the image; 0 until there is one. */
+  /** Radius of the brush and of a local drag's circle, in pixels of the image; 0 before the first image. */
   private readonly sizes = { brush: 0, local: 0 };
   stroke: Stroke | null = null;
   hovered: Place | null = null;
-  /** Strokes that have been let go and are not in the mask yet. */
+  /** Finished strokes that are not in the mask yet. */
   readonly waiting = new Set<Stroke>();
 
   constructor(private readonly session: Session) {}
@@ -51,7 +51,7 @@ export class Painter {
     this.hovered = null;
   }
 
-  /** A size for an image that has none yet. */
+  /** Choose initial sizes for the first image. */
   fit(width: number, height: number): void {
     if (this.sizes.brush === 0) this.sizes.brush = Math.max(2, Math.min(width, height) / 60);
     if (this.sizes.local === 0) this.sizes.local = Math.max(4, Math.min(width, height) / 10);
@@ -66,7 +66,7 @@ export class Painter {
     if (this.radius !== null) this.radius = Math.min(Math.max(this.radius * factor, LEAST_RADIUS), this.largest(side));
   }
 
-  /** Press: whether a stroke may begin here. `pressure` is null without a pen. */
+  /** Begin a stroke; false if none may begin here. `pressure` is null without a pen. */
   begin(place: Place, positive: boolean, pressure: number | null): boolean {
     if ((this.tool !== "brush" && this.tool !== "lasso") || !this.session.mayPaint(positive)) return false;
     this.stroke = { kind: this.tool, positive, points: [] };
@@ -74,7 +74,7 @@ export class Painter {
     return true;
   }
 
-  /** Go on; `pixel` is the size of one of the screen's in pixels of the image. */
+  /** Extend the stroke; `pixel` is the size of a screen pixel in pixels of the image. */
   move(place: Place, pressure: number | null, pixel: number): void {
     this.hovered = place;
     const last = this.stroke?.points.at(-1) as [number, number, number?] | undefined;
@@ -84,7 +84,7 @@ export class Painter {
     if (this.stroke.points.length >= MOST_POINTS) {
       if (this.stroke.kind === "lasso") return;
       const { positive } = this.stroke;
-      this.end(); // a very long stroke is two
+      this.end(); // split a very long stroke
       this.begin({ row: last[0], col: last[1] }, positive, pressure);
     }
     this.add(place, pressure);

@@ -1,12 +1,12 @@
-// The lists at both sides: images, classes, objects.
+// Side panels: images, classes, objects.
 import { address, type ListedImage, type SegmentedObject } from "./api";
 import { byId, colored, count, el, iconButton } from "./dom";
 import { Rows } from "./rows";
 import type { Session } from "./session";
 
-const FILTER_FROM = 12; // images; with fewer one sees them all
+const FILTER_FROM = 12; // number of images from which the list has a filter
 
-/** Is a person's work on an image finished? */
+/** Whether the work on an image is finished. */
 export function isDone(one: ListedImage): boolean {
   return (one.num_objects > 0 || one.nothing) && !one.has_draft;
 }
@@ -52,13 +52,13 @@ export class Panels {
     this.current = current;
   }
 
-  /** Open the first image that the filter leaves. */
+  /** Open the first image that matches the filter. */
   openFirst(): void {
     const first = this.filtered?.found.find((one) => one.error === null);
     if (first !== undefined) void this.session.open(first.id);
   }
 
-  /** The images to list. One that gets done stays until the filter is set again, so that nothing jumps under the hand. */
+  /** Images to list. One that becomes done stays until the filter changes, so that rows do not move under the pointer. */
   private find(all: readonly ListedImage[]): ListedImage[] {
     const wanted = byId<HTMLInputElement>("filter").value.toLowerCase();
     const undone = byId("undone").getAttribute("aria-pressed") === "true";
@@ -74,7 +74,7 @@ export class Panels {
     if (this.session.elsewhere.has(one.id)) return "In use in another tab";
     const objects = one.num_objects > 0 ? count(one.num_objects, "object") : "";
     if (one.has_draft) return objects === "" ? "Draft" : `Draft · ${objects}`;
-    return objects || (one.nothing ? "Nothing here" : "Not begun");
+    return objects || (one.nothing ? "Nothing here" : "Not started");
   }
 
   private imageRow(one: ListedImage): HTMLElement {
@@ -137,7 +137,7 @@ export class Panels {
   }
 }
 
-/** 1,234 px, 12.3 kpx or 1.2 Mpx. */
+/** Format an area: 1,234 px, 12.3 kpx or 1.2 Mpx. */
 function pixels(area: number): string {
   if (area < 10_000) return `${area.toLocaleString("en")} px`;
   return area < 1e6 ? `${(area / 1e3).toFixed(1)} kpx` : `${(area / 1e6).toFixed(2)} Mpx`;
@@ -145,7 +145,7 @@ function pixels(area: number): string {
 
 const drawn = new WeakMap<HTMLElement, string>();
 
-/** Other children, unless they look the same; the focus stays at the same place. */
+/** Replace the children unless they look the same; the focus stays at the same position. */
 function replaceKeepingFocus(parent: HTMLElement, children: HTMLElement[]): void {
   const looks = children.map((one) => one.outerHTML).join("");
   if (drawn.get(parent) === looks) return;

@@ -1,17 +1,17 @@
-// What a press on the image means: a drag of the model's circle, a box, a choice among finished objects, a stroke.
+// Actions of the pointer on the image: a drag, a box, a selection of finished objects, a stroke.
 import type { Gestures, Press } from "./gestures";
 import type { Painter } from "./painter";
 import type { Session } from "./session";
 import type { Stage } from "./stage";
 import type { Point } from "./view";
 
-const DOUBLE = 400; // milliseconds between the two presses that reopen an object
+const DOUBLE = 400; // maximum milliseconds between the two presses of a double click
 
 export class Pointing implements Gestures {
-  /** The corners of a box being dragged, or null. */
+  /** Box being dragged, or null. */
   box: { row: number; col: number; height: number; width: number } | null = null;
   private from: { row: number; col: number } | null = null;
-  /** A press that has not become a drag yet: on which finished object, and with Shift? */
+  /** Press that is not a drag yet: the finished object under it, and whether Shift was held. */
   private undecided: { object: number | null; shift: boolean } | null = null;
   private last = { object: 0, at: 0 };
 
@@ -28,7 +28,7 @@ export class Pointing implements Gestures {
     this.begun();
     this.undecided = this.box = null;
     if (painter.paints) return painter.begin(place, session.positive !== (press.background || press.shift), press.pressure);
-    if (!this.stage().view.holds(place)) return false;
+    if (!this.stage().view.contains(place)) return false;
     this.from = place;
     const positive = session.positive && !press.background;
     const object = session.image?.draft === null && positive ? this.stage().objectAt(place) : null;
@@ -97,7 +97,7 @@ export class Pointing implements Gestures {
     this.session.repaint();
   }
 
-  /** The wheel with Shift: the size of the brush or the circle. */
+  /** Resize the brush or the circle by Shift+wheel. */
   resize(factor: number): boolean {
     const { image } = this.session;
     if (this.painter.radius === null || image === null) return false;
@@ -110,18 +110,18 @@ export class Pointing implements Gestures {
     return this.painter.paints;
   }
 
-  /** A drag from inside a finished object: may something else begin there? */
+  /** Start a drag inside a finished object; false if it is locked. */
   private begins(object: number | null, from: { row: number; col: number }): boolean {
     const found = this.session.image?.objects.find((one) => one.id === object);
     if (found?.locked) {
-      this.session.tell("These pixels belong to an object. Unlock it in the list to mark another one here");
+      this.session.tell("These pixels belong to a locked object. Unlock it in the list to mark another object here");
       this.from = this.undecided = null;
       return false;
     }
     return this.session.press({ ...from, positive: true, radius: null }, this.painter.tool === "local" ? this.painter.radius : null);
   }
 
-  /** A box's circle: from its center to its nearer sides. */
+  /** Update the box, and the click from its center to its nearest side. */
   private drawBox(from: { row: number; col: number }, to: { row: number; col: number }): void {
     const [height, width] = [Math.abs(to.row - from.row), Math.abs(to.col - from.col)];
     this.box = { row: Math.min(from.row, to.row), col: Math.min(from.col, to.col), height, width };

@@ -1,9 +1,9 @@
-// The live mask: at most two requests in flight, one computed while the other travels, the newest drag sent when one answers.
-// It drops frames, and never lags behind.
+// Live masks: at most two requests in flight, so that one is computed while the other is in transit. The newest drag is sent when a
+// response arrives: frames are dropped, but the mask never lags behind.
 import { call, type Click, type Preview } from "./api";
 
 const IN_FLIGHT = 2;
-const REST = 160; // milliseconds without a movement: then the mask as it will be, where the live one was coarser
+const REST = 160; // milliseconds without movement before a coarse live mask is replaced with the exact one
 
 interface Wish {
   id: string;
@@ -20,18 +20,18 @@ export class LivePreview {
   private oldest = 0;
   private rest: ReturnType<typeof setTimeout> | undefined;
 
-  /** `show` gets each answer that is still wanted, and its age in milliseconds; `failed` what went wrong. */
+  /** `show` receives each current response and its age in milliseconds; `failed` receives errors. */
   constructor(
     private readonly show: (preview: Preview, click: Click, age: () => number) => Promise<void>,
     private readonly failed: (error: unknown) => void,
   ) {}
 
-  /** Ask for the mask of a click; an earlier wish that has not been sent is dropped. */
+  /** Request the mask of a click; an earlier request that has not been sent is dropped. */
   ask(id: string, revision: number, click: Click, after = 0): void {
     this.wish({ id, revision, click, live: true, at: performance.now() }, after);
   }
 
-  /** Answers to what was asked before are not wanted any more. */
+  /** Ignore the responses to all earlier requests. */
   forget(): void {
     clearTimeout(this.rest);
     this.waiting = null;
@@ -57,7 +57,7 @@ export class LivePreview {
       try {
         const answer = await call<Preview | undefined>("POST", `pictures/${id}/preview`, { revision, click, live, seq });
         if (answer === undefined || seq < this.oldest) continue;
-        this.oldest = seq + 1; // an older one that comes late is not wanted any more
+        this.oldest = seq + 1; // an older response that arrives late is ignored
         if (!answer.exact && this.waiting === null) this.wish({ id, revision, click, live: false, at }, REST);
         void this.show(answer, click, () => performance.now() - at).catch(this.failed); // drawn while the next one is computed
       } catch (error) {

@@ -1,22 +1,22 @@
-// A list that holds only the rows that can be seen: 20,000 of them cost as much as twenty.
+// Virtual list: only visible rows are in the document, so that 20,000 rows cost as much as twenty.
 
 interface Row {
   element: HTMLElement;
   looks: string;
 }
 
-const SPARE = 6; // rows above and below those that can be seen
+const SPARE = 6; // additional rows above and below the visible ones
 
 export class Rows<T> {
   private items: readonly T[] = [];
   private readonly shown = new Map<string, Row>();
 
   /**
-   * @param list Scrolls; its rows are all of one height.
-   * @param height Of a row, css pixels.
-   * @param key Tells the items apart.
-   * @param looks A row is made again when this text changes.
-   * @param make The row of an item; `place` counts from 0.
+   * @param list Scrolling element; all rows have the same height.
+   * @param height Height of a row in CSS pixels.
+   * @param key Unique key of an item.
+   * @param looks Text that changes when a row must be made again.
+   * @param make Function that makes the row of an item; `place` counts from 0.
    */
   constructor(
     private readonly list: HTMLElement,
@@ -34,7 +34,7 @@ export class Rows<T> {
     this.draw();
   }
 
-  /** Scroll until an item can be seen. */
+  /** Scroll until an item is visible. */
   reveal(place: number): void {
     if (place < 0) return;
     const [top, room] = [place * this.height, this.list.clientHeight];
@@ -54,7 +54,7 @@ export class Rows<T> {
       row.element.remove();
       this.shown.delete(key);
     }
-    // Room for the rows that are not there; as padding it would make the list itself as high.
+    // Space for the missing rows; padding would make the list itself that high.
     list.style.setProperty("--above", `${Math.min(first, last) * height}px`);
     list.style.setProperty("--below", `${(items.length - last) * height}px`);
     let before: Element | null = null;
@@ -66,7 +66,7 @@ export class Rows<T> {
     });
   }
 
-  /** The row of an item as it is, or made again; the focus stays on the same control. */
+  /** Get the row of an item, made again if it has changed; the focus stays on the same control. */
   private row(item: T, place: number): HTMLElement {
     const [key, looks] = [this.key(item), `${place} ${this.looks(item, place)}`];
     const known = this.shown.get(key);

@@ -1,4 +1,4 @@
-// The state of the page, and everything that changes it. What it looks like is told by `render` and `repaint`.
+// State of the page, and everything that changes it; `render` and `repaint` display it.
 import { call, Refused, TAB, Unreachable, type AnnotatedImage, type Class, type Click, type Imported, type ListedImage, type Paint, type Preview, type Project, type SegmentedObject, type TabState } from "./api";
 import { Changes, once } from "./changes";
 import { count } from "./dom";
@@ -13,14 +13,14 @@ interface Shown {
   open(image: AnnotatedImage): Promise<void>;
   toast(text: string, kind?: "error" | "done"): void;
   say(text: string): void;
-  /** A new object was finished. */
+  /** Called when a new object is finished. */
   finished(): void;
-  /** A live mask has been decoded and will be drawn in the next frame; `age`: milliseconds since its circle was drawn. */
+  /** Called when a live mask is decoded, before it is drawn in the next frame; `age`: milliseconds since its circle was drawn. */
   live(preview: Preview, age: () => number): void;
 }
 
-const GLANCE = 700; // milliseconds that an image is seen while objects are copied on
-const PRESS = 150; // milliseconds that a press may become a drag before the model is asked for a circle
+const GLANCE = 700; // milliseconds that each image is shown while objects are copied from image to image
+const PRESS = 150; // milliseconds in which a press can become a drag before the model is asked for a circle
 
 export class Session {
   project: Project | null = null;
@@ -33,10 +33,10 @@ export class Session {
   threshold = 0.5;
   opacity = Number(localStorage.getItem("opacity") ?? 0.45);
   hidden = false;
-  /** Color each finished object in its own color, instead of by class? */
+  /** Whether each finished object has its own color instead of its class's. */
   apart = localStorage.getItem("apart") !== null;
   highlight: number | null = null;
-  /** Are objects being copied from image to image? */
+  /** Whether objects are being copied from image to image. */
   carrying = false;
   /** Selected finished objects; a new set at each change. */
   selected: ReadonlySet<number> = new Set();
@@ -49,10 +49,10 @@ export class Session {
   readonly changes: Changes;
   private readonly preview: LivePreview;
   private released: Click | null = null;
-  private reach: number | null = null; // radius of the circle that the drag is limited to
-  private usual: number | null = null; // the threshold to go back to when a reopened object is done
+  private reach: number | null = null; // radius of the circle to which the drag is limited
+  private usual: number | null = null; // the threshold to restore after a reopened object is finished
   private presses = 0; // drags begun
-  private newest = 0; // number of the live mask that is shown
+  private newest = 0; // number of the shown live mask
 
   constructor(private readonly shown: Shown) {
     this.changes = new Changes((error) => this.refused(error), (reached) => this.reached(reached), () => this.counted());
@@ -84,15 +84,15 @@ export class Session {
     return this.project?.classes.find((one) => one.id === this.classId)?.color ?? "#4453d6";
   }
 
-  // Looking
+  // Opening images
 
   async start(): Promise<void> {
     await this.beat(false);
-    await this.changes.add(() => this.refresh()); // waits for a server that is not there yet
+    await this.changes.add(() => this.refresh()); // waits until the server is up
     await this.openFirst();
   }
 
-  /** Open the image of the address, or the one that was worked on last, or one with work begun, or the first. */
+  /** Open the image named in the URL, else the one changed last, else one with a draft, else the first. */
   private async openFirst(): Promise<void> {
     const last = location.hash.slice(1);
     const images = (this.project?.pictures ?? []).filter((one) => one.error === null);
@@ -117,7 +117,7 @@ export class Session {
     try {
       await this.changes.add(async () => {
         const image = await call<AnnotatedImage>("GET", `pictures/${id}`);
-        this.image = null; // the next one starts afresh
+        this.image = null; // nothing is kept from the previous image
         this.mask = null;
         this.highlight = null;
         this.selected = new Set();
@@ -155,7 +155,7 @@ export class Session {
     else this.shown.toast("All other images are done", "done");
   }
 
-  /** Say that there is nothing to mark here, and go on to the next image that is not done. */
+  /** Mark this image as having no objects, and open the next image that is not done. */
   nothingHere(): void {
     if (this.image === null) return;
     if (this.image.draft !== null || this.image.objects.length > 0 || this.image.nothing) return this.nextUndone();
@@ -164,18 +164,18 @@ export class Session {
 
   // Dragging
 
-  /** The circle that the drag is limited to, at least as large as the drag itself. */
+  /** Circle to which the drag is limited, at least as large as the drag itself. */
   get circle(): { row: number; col: number; radius: number } | null {
     const { drag, reach } = this;
     return drag === null || reach === null ? null : { row: drag.row, col: drag.col, radius: Math.max(reach, drag.radius ?? 0) };
   }
 
-  /** Press: whether a circle may begin here; `reach`: the mask farther away than this stays as it is. */
+  /** Begin a drag; false if none may begin here. The mask farther away than `reach` stays as it is. */
   press(click: Click, reach: number | null = null): boolean {
     if (this.image === null || !this.mayChange()) return false;
     if (!click.positive && this.image.draft === null) {
       if (!this.reopenSelected()) {
-        this.shown.toast("Mark the object first, then drag on what is wrong");
+        this.shown.toast("Mark the object first, then drag on a wrong part");
         return false;
       }
     } else if (this.selected.size > 0) this.select(null);
@@ -194,7 +194,7 @@ export class Session {
     this.ask();
   }
 
-  /** Move the circle itself: a box that is being drawn. */
+  /** Replace the whole circle, while a box is being drawn. */
   reshape(click: Click): void {
     if (this.drag === null) return void this.press(click);
     this.drag = click;
@@ -250,10 +250,10 @@ export class Session {
   deleteSelected(): void {
     const ids = [...this.selected];
     if (ids.length === 0) return;
-    void this.change(`${this.image?.id}/objects`, "DELETE", { ids }, () => this.shown.toast(`${count(ids.length, "object")} deleted; Ctrl+Z brings ${ids.length === 1 ? "it" : "them"} back`, "done"));
+    void this.change(`${this.image?.id}/objects`, "DELETE", { ids }, () => this.shown.toast(`${count(ids.length, "object")} deleted; Ctrl+Z restores ${ids.length === 1 ? "it" : "them"}`, "done"));
   }
 
-  /** Copy the selected objects, or all, to the next image and open it; whether that went well. */
+  /** Copy the selected objects, or all, to the next image and open it; true on success. */
   async carry(): Promise<boolean> {
     const { image } = this;
     const all = this.project?.pictures ?? [];
@@ -280,7 +280,7 @@ export class Session {
     return made;
   }
 
-  /** Copy from image to image until somebody stops it. */
+  /** Copy from image to image until stopped. */
   async carryOn(): Promise<void> {
     this.carrying = true;
     this.shown.render();
@@ -295,7 +295,7 @@ export class Session {
     return was;
   }
 
-  // By hand
+  // Manual editing
 
   /** Whether a stroke may begin. */
   mayPaint(positive: boolean): boolean {
@@ -305,7 +305,7 @@ export class Session {
     return false;
   }
 
-  /** A stroke, a lasso or a clean-up of the object being made. */
+  /** Apply a stroke, a lasso or a clean-up to the current object. */
   paint(paint: Paint): Promise<void> {
     const { threshold } = this;
     return this.change(`${this.image?.id}/paint`, "POST", { paint, threshold }, () => this.shown.say("Painted"));
@@ -351,10 +351,10 @@ export class Session {
   }
 
   deleteObject(n: number): void {
-    void this.change(`${this.image?.id}/objects/${n}`, "DELETE", {}, () => this.shown.toast("Object deleted; Ctrl+Z brings it back", "done"));
+    void this.change(`${this.image?.id}/objects/${n}`, "DELETE", {}, () => this.shown.toast("Object deleted; Ctrl+Z restores it", "done"));
   }
 
-  /** The class of the selected objects, or of the one being made. */
+  /** Set the class of the selected objects, or of the current one. */
   setClass(id: number): void {
     if (this.selected.size > 0 && this.image?.draft === null) {
       void this.change(`${this.image.id}/objects`, "PATCH", { ids: [...this.selected], class_id: id });
@@ -365,7 +365,7 @@ export class Session {
     this.shown.repaint();
   }
 
-  /** Replace the classes; the reason when the server refuses them. */
+  /** Replace the classes; returns the reason if the server refuses them, else null. */
   async saveClasses(classes: Class[]): Promise<string | null> {
     let refused: string | null = null;
     await this.changes.add(async () => {
@@ -383,11 +383,11 @@ export class Session {
     return refused;
   }
 
-  /** Files that were chosen or dropped: those that belong together go as one zip. */
+  /** Import chosen or dropped files; related files are sent as one zip. */
   async importFiles(given: Given[]): Promise<void> {
     const { alone, together } = parcels(given);
     for (const file of alone) await this.importFile(file);
-    const refused = together.length === 0 ? (alone.length === 0 ? `none of ${count(given.length, "file")} holds annotations` : null) : tooMuch(together);
+    const refused = together.length === 0 ? (alone.length === 0 ? `none of ${count(given.length, "file")} contains annotations` : null) : tooMuch(together);
     if (refused !== null) this.shown.toast(refused);
     if (refused !== null || together.length === 0) return;
     this.shown.toast(`Importing ${count(together.length, "file")}…`, "done");
@@ -395,7 +395,7 @@ export class Session {
     await this.changes.add(async () => {
       const done = await this.sendImport(zip);
       if (done.objects + done.known > 0 || !together.every(isLoosePng)) return this.showImport(done);
-      for (const { file } of together) void this.importFile(file); // they name no image, so they are of the one that is open
+      for (const { file } of together) void this.importFile(file); // they name no image, so they belong to the open one
     });
   }
 
@@ -404,14 +404,14 @@ export class Session {
   }
 
   private async showImport(done: Imported): Promise<void> {
-    const left = done.skipped.length > 0 ? `; ${done.skipped.length} left out: ${done.skipped[0]}` : "";
-    const known = done.known > 0 ? `; ${done.known} were here already` : "";
+    const left = done.skipped.length > 0 ? `; ${done.skipped.length} skipped: ${done.skipped[0]}` : "";
+    const known = done.known > 0 ? `; ${done.known} already existed` : "";
     this.shown.toast(`${count(done.objects, "object")} on ${count(done.pictures, "image")} imported${known}${left}`, left === "" ? "done" : "error");
     await this.refresh();
     if (this.image !== null) await this.take(await call<AnnotatedImage>("GET", `pictures/${this.image.id}`));
   }
 
-  /** Annotations of this and other tools for the folder, an indexed PNG for this image, or a list of classes, one name a line. */
+  /** Import a file: annotations for the folder, an indexed PNG for this image, or a list of classes with one name per line. */
   private async importFile(file: File): Promise<void> {
     const kind = kindOf(file.name);
     if (["json", "jsonl", "xml", "zip"].includes(kind)) {
@@ -430,7 +430,7 @@ export class Session {
       const refused = await this.saveClasses(withNames(this.project?.classes ?? [], names));
       if (refused !== null) this.shown.toast(refused);
     } else {
-      this.shown.toast(`'${file.name}' is no file of annotations (.json, .jsonl, .xml, .zip), an indexed PNG (.png) or a list of classes (.txt)`);
+      this.shown.toast(`'${file.name}' must be a file of annotations (.json, .jsonl, .xml, .zip), an indexed PNG (.png) or a list of classes (.txt)`);
     }
   }
 
@@ -452,7 +452,7 @@ export class Session {
       const lost = !this.connected;
       this.reached(true);
       if ((back || lost) && this.image !== null && this.changes.pending === 0) await this.reload();
-      if (this.project !== null && this.image === null && !this.loading) { // images may have come meanwhile
+      if (this.project !== null && this.image === null && !this.loading) { // images may have been added meanwhile
         await this.refresh();
         await this.openFirst();
       }
@@ -462,13 +462,13 @@ export class Session {
     this.shown.render();
   }
 
-  /** Files have come, gone or been renamed. */
+  /** Refresh the list after files were added, deleted or renamed. */
   private async files(): Promise<void> {
     const name = this.image?.name;
     await this.refresh();
     const line = this.line;
     if (name === undefined || (line !== null && line.error === null)) return;
-    this.shown.toast(`“${name}” is gone or was renamed; its objects are kept`);
+    this.shown.toast(`“${name}” was deleted or renamed; its objects are kept`);
     this.image = null;
     await this.openFirst();
   }
@@ -495,7 +495,7 @@ export class Session {
     );
   }
 
-  /** Show an image as the server has it. */
+  /** Show the server's state of an image. */
   private async take(answer: AnnotatedImage): Promise<void> {
     const image = answer.brief ? { ...answer, objects: merged(this.image?.objects ?? [], answer) } : answer;
     const mask = image.mask === null ? null : await DrawnMask.from(image.mask);
@@ -569,7 +569,7 @@ export class Session {
   }
 }
 
-/** The objects after a brief answer, by number; the same array when none has changed. */
+/** Merge a brief response into the objects, by number; returns the same array if none has changed. */
 function merged(before: SegmentedObject[], { objects, gone }: AnnotatedImage): SegmentedObject[] {
   if (objects.length === 0 && gone.length === 0) return before;
   const known = new Map(before.map((one) => [one.id, one]));
@@ -580,7 +580,7 @@ function merged(before: SegmentedObject[], { objects, gone }: AnnotatedImage): S
 
 export const PALETTE = ["#4c6ef5", "#f76707", "#12b886", "#e64980", "#fab005", "#7950f2", "#15aabf", "#82c91e", "#fa5252", "#868e96"];
 
-/** The classes, and a new one for each name that none has. */
+/** Add a class for each new name. */
 export function withNames(classes: Class[], names: string[]): Class[] {
   const all = [...classes];
   for (const name of names) {

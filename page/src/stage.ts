@@ -1,4 +1,4 @@
-// The two canvases: the image below, redrawn when the view moves; masks, clicks and the drag above, redrawn when anything does.
+// Canvases of the stage: the image at the bottom, redrawn when the view moves; masks, clicks and the drag on top, redrawn on any change.
 import { loadImage, type AnnotatedImage, type Class, type Click, type SegmentedObject, type UsedClick } from "./api";
 import { byId } from "./dom";
 import type { DrawnMask } from "./mask";
@@ -7,8 +7,8 @@ import { PALETTE } from "./session";
 import { View } from "./view";
 
 const NARROW = matchMedia("(width < 900px)"); // as in style.css
-const LEVELS = [2048, 4096, 8192]; // longer side of what is asked for, in pixels
-const SMOOTH_BELOW = 4; // device pixels per pixel of the image; from here on each pixel is a square
+const LEVELS = [2048, 4096, 8192]; // longer side of a requested image, in pixels
+const SMOOTH_BELOW = 4; // device pixels per pixel of the image; from this scale on, each pixel is drawn as a square
 const POSITIVE = "#12b886";
 const NEGATIVE = "#f0484e";
 
@@ -18,21 +18,21 @@ interface Circle {
   radius: number;
 }
 
-/** What is drawn above the image. */
+/** Everything drawn on top of the image. */
 export interface Scene {
   objects: SegmentedObject[];
   edits: number | null;
   highlight: number | null;
   clicks: UsedClick[];
   mask: DrawnMask | null;
-  /** While a drag is limited to a circle: the mask that stays outside of it. */
+  /** During a drag limited to a circle: the mask outside it, which stays. */
   outside: { mask: DrawnMask | null; circle: Circle } | null;
-  drag: (Click & { shown: number | null }) | null; // shown: the radius that is drawn
+  drag: (Click & { shown: number | null }) | null; // shown: the drawn radius
   cursor: { row: number; col: number; radius: number } | null;
   selected: ReadonlySet<number>;
   box: { row: number; col: number; height: number; width: number } | null;
   strokes: Stroke[];
-  /** The brush, or the circle that a drag is limited to. */
+  /** Circle of the brush, or the circle to which a drag is limited. */
   ring: Circle | null;
   threshold: number;
   opacity: number;
@@ -73,7 +73,7 @@ export class Stage {
     requestAnimationFrame(frame);
   }
 
-  /** Show an image; resolves when it can be seen. */
+  /** Show an image; resolves when it is visible. */
   async open(image: AnnotatedImage): Promise<void> {
     this.loading?.abort();
     this.image = image;
@@ -85,7 +85,7 @@ export class Stage {
     await this.load();
   }
 
-  /** The view has moved. */
+  /** Redraw after the view has moved. */
   change(): void {
     this.stale = { below: true, above: true };
     this.moved(this.view);
@@ -97,7 +97,7 @@ export class Stage {
     }
   }
 
-  /** Something on the image has changed. */
+  /** Redraw what is on top of the image. */
   repaint(): void {
     this.stale.above = true;
   }
@@ -121,7 +121,7 @@ export class Stage {
       canvas.width = Math.round(width * devicePixelRatio);
       canvas.height = Math.round(height * devicePixelRatio);
     }
-    const narrow = NARROW.matches; // the tools lie below the stage, not over it
+    const narrow = NARROW.matches; // the tools are below the stage, not over it
     this.view.setStage(width, height, narrow ? { top: 64, right: 12, bottom: 20, left: 12 } : { top: 72, right: 40, bottom: 104, left: 40 });
     this.stale = { below: true, above: true };
     this.moved(this.view);
@@ -161,7 +161,7 @@ export class Stage {
     if (scene.cursor !== null) this.drawCursor(context, scene.cursor);
   }
 
-  /** The current mask; during a local drag, the new one inside the circle and the old one outside. */
+  /** Draw the current mask; during a local drag, the new one inside the circle and the old one outside. */
   private drawMask(context: CanvasRenderingContext2D, scene: Scene): void {
     const draw = (mask: DrawnMask | null): void => {
       if (mask !== null) this.drawRegion(context, mask.outline(scene.threshold), scene.color, scene.opacity, 2.2);
@@ -179,7 +179,7 @@ export class Stage {
     }
   }
 
-  /** The finished objects, on a canvas of their own: a drag above them costs the same with one or with a thousand. */
+  /** Draw the finished objects on a separate canvas, so that a drag costs the same with one object or a thousand. */
   private drawObjects(scene: Scene): void {
     const { scale, x, y } = this.view;
     const shown = [this.image, scene.objects, scene.edits, scene.highlight, scene.selected, scene.opacity, scene.hidden, scene.apart, scene.classes, scale, x, y];
@@ -204,7 +204,7 @@ export class Stage {
     }
   }
 
-  /** The finished object at a place, the smallest where there are several. */
+  /** Find the finished object at a position, the smallest if there are several. */
   objectAt({ row, col }: { row: number; col: number }): number | null {
     const context = this.scratch.getContext("2d") as CanvasRenderingContext2D;
     context.resetTransform(); // which would move the outlines, but not the point
@@ -216,7 +216,7 @@ export class Stage {
     return inside.sort((a, b) => a.area - b.area)[0]?.id ?? null;
   }
 
-  /** A stroke before it is in the mask. It is painted opaque on a canvas of its own, so that it is no darker where it crosses itself. */
+  /** Draw a stroke that is not in the mask yet: opaque on a separate canvas, so that it is not darker where it crosses itself. */
   private drawStroke(context: CanvasRenderingContext2D, stroke: Stroke, color: string): void {
     const { scale, x, y } = this.view;
     const dpr = devicePixelRatio;
@@ -267,7 +267,7 @@ export class Stage {
     this.strokeTwice(context);
   }
 
-  /** White on dark: seen on any image. */
+  /** Draw a line white on dark, visible on any image. */
   private strokeTwice(context: CanvasRenderingContext2D): void {
     for (const [color, width] of [["rgb(0 0 0 / 50%)", 3.5], ["#fff", 1.5]] as const) {
       context.strokeStyle = color;

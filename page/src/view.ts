@@ -1,11 +1,11 @@
-// Where the image lies on the stage: css pixel = place + scale * pixel of the image.
+// Position of the image on the stage: CSS pixel = offset + scale * pixel of the image.
 
 export interface Point {
   x: number;
   y: number;
 }
 
-const MAX_SCALE = 40; // css pixels per pixel of the image
+const MAX_SCALE = 40; // CSS pixels per pixel of the image
 
 export class View {
   scale = 1;
@@ -28,7 +28,7 @@ export class View {
     this.fit();
   }
 
-  /** Show the whole image, as large as it can be between the margins. */
+  /** Show the whole image, as large as fits between the margins. */
   fit(): void {
     const { width, height } = this.room();
     this.scale = this.fitScale();
@@ -37,7 +37,7 @@ export class View {
     this.fitted = true;
   }
 
-  /** Multiply the scale, and keep what lies under `at`. */
+  /** Multiply the scale, and keep the pixel under `at` in place. */
   zoom(factor: number, at: Point = { x: this.stage.width / 2, y: this.stage.height / 2 }): void {
     const scale = Math.min(Math.max(this.scale * factor, this.fitScale() * 0.5), Math.max(MAX_SCALE, this.fitScale()));
     this.x = at.x - ((at.x - this.x) * scale) / this.scale;
@@ -54,7 +54,7 @@ export class View {
     this.confine();
   }
 
-  /** The pixel under a point of the stage; a whole number is a pixel's center. */
+  /** Convert a point of the stage to a pixel; a whole number is a pixel's center. */
   toImage(at: Point): { row: number; col: number } {
     return { row: (at.y - this.y) / this.scale - 0.5, col: (at.x - this.x) / this.scale - 0.5 };
   }
@@ -63,7 +63,7 @@ export class View {
     return { x: this.x + (col + 0.5) * this.scale, y: this.y + (row + 0.5) * this.scale };
   }
 
-  holds({ row, col }: { row: number; col: number }): boolean {
+  contains({ row, col }: { row: number; col: number }): boolean {
     return row >= -0.5 && col >= -0.5 && row < this.image.height - 0.5 && col < this.image.width - 0.5;
   }
 
@@ -77,7 +77,7 @@ export class View {
     return Math.min(width / this.image.width, height / this.image.height, MAX_SCALE);
   }
 
-  /** Keep a part of the image in sight. */
+  /** Keep a part of the image visible. */
   private confine(): void {
     const keep = 60;
     this.x = Math.min(Math.max(this.x, keep - this.scale * this.image.width), this.stage.width - keep);

@@ -1,6 +1,6 @@
-"""Build the page without a server beside the documentation: ``mkdocs build`` puts it into ``browser/page``.
+"""Build the serverless page with the documentation: ``mkdocs build`` writes it to ``browser/page``.
 
-Needs npm and the extra [export]; without them a page takes its place that says in one line what is missing.
+This needs npm and the extra [export]; without them, a page with one line says what is missing.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ SOURCE = Path(__file__).parent
 PLACE = Path("browser") / "page"
 WEIGHTS = "dct-lite0"
 SWITCH = "DCT_SEG_PAGE"
-"""Environment variable: 0 leaves the page out, whose network takes minutes to export the first time."""
+"""Environment variable: 0 skips the page, whose network takes minutes to export the first time."""
 
 
 class MissingError(Exception):
-    """A tool that the page needs is not there."""
+    """Missing tool that the page needs."""
 
 
 def on_startup(command: str, **others: Any) -> None:
-    """Remember the command: ``mkdocs serve`` builds after every change, which would take minutes."""
+    """Record whether the command is ``mkdocs serve``, which would build for minutes after every change."""
     global _is_served
     _is_served = command == "serve"
 
@@ -34,13 +34,13 @@ _is_served = False
 
 
 def on_post_build(config: Any) -> None:
-    """Build the page into the site, or say why not."""
+    """Build the page into the site, or write why it was not built."""
     folder = Path(config["site_dir"]) / PLACE
     try:
         if _is_served:
-            raise MissingError("`mkdocs serve` leaves it out; run `mkdocs build`")
+            raise MissingError("`mkdocs serve` skips it; run `mkdocs build`")
         if os.environ.get(SWITCH) == "0":
-            raise MissingError(f"{SWITCH}=0 leaves it out")
+            raise MissingError(f"{SWITCH}=0 skips it; unset it to build the page")
         build(folder)
         add_model(folder / "model")
     except MissingError as error:
@@ -71,7 +71,7 @@ def build(folder: Path) -> None:
 
 
 def add_model(folder: Path) -> None:
-    """Put an export of the shipped weights into ``folder``.
+    """Copy an export of the shipped weights to ``folder``.
 
     Raises:
         MissingError: When the exporter is not installed.

@@ -1,4 +1,4 @@
-// Builds the page into dist. public/model holds what `dct-seg export` wrote; it is copied as it is.
+// Build the page into dist. public/model contains the output of `dct-seg export` and is copied unchanged.
 import { defineConfig } from "vite";
 
 export default defineConfig({

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from dct_seg.arguments import CommandParser, UsageError
+from dct_seg.files import not_a_folder
 from dct_seg.signals import Stopped, raising_stopped
 
 
@@ -194,7 +195,7 @@ def _names(kind: str, pattern: str) -> list[str]:
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, (FileExistsError, NotADirectoryError)) and error.filename:
-        return f"'{error.filename}' cannot be a folder: a file is in its place; give another path"
+        return not_a_folder(error.filename)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__) if len(lines) <= 1 else " ".join(lines)[:1000]
 

@@ -49,6 +49,11 @@ def naming(what: str, remedy: str) -> Iterator[None]:
         raise ValueError(f"{what} ({type(error).__name__} {said}); {remedy}") from error
 
 
+def not_a_folder(path: str | Path) -> str:
+    """Make the message that a file has the path of an output folder."""
+    return f"'{path}' cannot be a folder: a file is in its place; give another path"
+
+
 @contextmanager
 def lock_folder(folder: Path, work: str) -> Iterator[None]:
     """Lock a folder for one writer; the lock is released however the process ends.
@@ -63,7 +68,7 @@ def lock_folder(folder: Path, work: str) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise ValueError(f"{folder} cannot be a folder: a file is in its place; give another") from error
+        raise ValueError(not_a_folder(folder)) from error
     try:
         with FileLock(folder / ".lock", timeout=0):
             yield

@@ -98,7 +98,7 @@ class Registry(Generic[T]):
             except Exception as error:  # noqa: PERF203  # importing a foreign module can raise anything
                 home = f" of {point.dist.name}" if point.dist else ""
                 warnings.warn(
-                    f"{self.noun} '{point.name}'{home} is left out: {type(error).__name__}: {error}",
+                    f"{self.noun} '{point.name}'{home} is skipped: {type(error).__name__}: {error}",
                     stacklevel=2,
                 )
 

@@ -325,7 +325,7 @@ def test_masks_classes_and_coco_are_imported_from_the_page(page: Page) -> None:
     assert found["class_id"] == 2
 
     page.set_input_files("#files", {"name": "notes.doc", "mimeType": "text/plain", "buffer": b"?"})
-    expect(page.locator("#toasts")).to_contain_text("is no file of annotations")
+    expect(page.locator("#toasts")).to_contain_text("must be a file of annotations")
 
 
 def test_help_opens_with_its_key_and_returns_the_focus(page: Page) -> None:

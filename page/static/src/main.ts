@@ -1,9 +1,9 @@
-// A dropped image, clicks and drags on it, the mask after each. Everything is computed in this page.
+// Serverless page: drop an image, click or drag on it, and get the mask after each click. Nothing is sent anywhere.
 import { Network, type Click, type Encoded } from "./network";
 
-const LONGEST = 448; // pixels that the network sees of the longer side
-const MOST_PIXELS = 1600; // of the longer side shown; the mask that is saved has this size
-const SMALLEST_DRAG = 4; // pixels of the screen
+const LONGEST = 448; // longer side of the network's input, in pixels
+const MOST_PIXELS = 1600; // longer side of the displayed image and of the saved mask
+const SMALLEST_DRAG = 4; // screen pixels
 
 interface Turn {
   click: Click;
@@ -59,7 +59,7 @@ function report(what: string, began: number): void {
   document.body.dataset["milliseconds"] = String(milliseconds);
 }
 
-/** Answer one more click, after those before; the canvas' pixels become the network's. */
+/** Add a click and predict the mask; canvas pixels are converted to the network's. */
 async function add(row: number, col: number, positive: boolean, radius: number | null): Promise<void> {
   if (seen === null || busy) return;
   const [down, across] = [seen.height / canvas.height, seen.width / canvas.width];
@@ -83,7 +83,7 @@ async function add(row: number, col: number, positive: boolean, radius: number |
   }
 }
 
-/** The mask at the canvas' size, as alpha of a color. */
+/** Draw the mask at the canvas's size, in one color with an alpha channel. */
 function mask(color: [number, number, number], alpha: number): OffscreenCanvas | null {
   const probs = turns.at(-1)?.probs;
   if (probs === undefined || seen === null) return null;

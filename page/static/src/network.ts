@@ -3,9 +3,9 @@ import * as ort from "onnxruntime-web/wasm";
 import wasm from "onnxruntime-web/ort-wasm-simd-threaded.wasm?url";
 
 ort.env.wasm.wasmPaths = { wasm };
-ort.env.wasm.numThreads = 1; // more need a site that is cross-origin isolated
+ort.env.wasm.numThreads = 1; // more threads need a cross-origin isolated site
 
-/** What dct_seg.json says; src/dct_seg/methods/exported.py explains each line. */
+/** Content of dct_seg.json; src/dct_seg/methods/exported.py documents each field. */
 interface Card {
   kind: string;
   is_late: boolean;
@@ -14,7 +14,7 @@ interface Card {
   version: number;
 }
 
-/** A click in pixels of the size that the network sees; radius is null for a click without a drag. */
+/** Click in pixels of the network's input; radius is null for a click without a drag. */
 export interface Click {
   row: number;
   col: number;
@@ -22,7 +22,7 @@ export interface Click {
   radius: number | null;
 }
 
-/** An image at the size that the network sees. */
+/** Image at the size of the network's input. */
 export interface Encoded {
   height: number;
   width: number;
@@ -42,13 +42,13 @@ export class Network {
     const answer = await fetch(`${folder}/dct_seg.json`);
     if (!answer.ok) throw new Error(`${folder}/dct_seg.json is missing; run dct-seg export --out ${folder}`);
     const card = (await answer.json()) as Card;
-    if (card.kind !== "onnx" || card.version > 1) throw new Error(`${folder} is no export that this page reads`);
+    if (card.kind !== "onnx" || card.version > 1) throw new Error(`${folder} must be an ONNX export of version 1; run dct-seg export --format onnx --out ${folder}`);
     const network = new Network(folder, card, new Map());
     for (const name of card.is_late ? ["encoder", "decoder"] : ["network"]) await network.session(name);
     return network;
   }
 
-  /** The size that the network sees of an image: the longer side near `longest`, both multiples of 32 or so. */
+  /** Size of an image for the network: longer side near `longest`, both sides multiples of `card.multiple`. */
   size(height: number, width: number, longest: number): { height: number; width: number } {
     const scale = Math.min(1, longest / Math.max(height, width));
     const fit = (side: number): number =>
@@ -56,7 +56,7 @@ export class Network {
     return { height: fit(height), width: fit(width) };
   }
 
-  /** Prepare an image, RGBA as a canvas gives it. */
+  /** Encode an image, RGBA as read from a canvas. */
   async encode({ data, height, width }: ImageData): Promise<Encoded> {
     const plane = height * width;
     const values = new Float32Array(3 * plane);
@@ -67,7 +67,7 @@ export class Network {
     return encoded;
   }
 
-  /** The clicks with a radius each, and the probabilities after the last one. */
+  /** Fill in missing radii and compute the probabilities after the last click. */
   async predict(seen: Encoded, clicks: Click[], before: Float32Array): Promise<{ clicks: Click[]; probs: Float32Array }> {
     const filled = await this.withRadii(seen, clicks, before);
     const prompt = this.prompt(seen, filled, before);

@@ -154,18 +154,14 @@ class Controls:
             ValueError: When the configuration is not XML, or lacks a tag.
         """
         if "<!" in config.replace("<!--", ""):
-            raise ValueError(
-                "the labeling configuration has a document type, which is not read; leave it out"
-            )
+            raise ValueError("the labeling configuration must not have a DOCTYPE; remove it")
         try:
             tree = ElementTree.fromstring(config)
         except ElementTree.ParseError as error:
             raise ValueError(f"the labeling configuration is not XML ({error})") from error
         brush = next(tree.iter("BrushLabels"), None)
         if brush is None:
-            raise ValueError(
-                "the labeling configuration has no BrushLabels tag, which holds the masks; add one"
-            )
+            raise ValueError("the labeling configuration has no BrushLabels tag for the masks; add one")
         image = next((one for one in tree.iter("Image") if one.get("name") == brush.get("toName")), None)
         if image is None or not image.get("value", "").startswith("$"):
             raise ValueError(f"the labeling configuration has no Image tag named '{brush.get('toName')}'")
@@ -196,11 +192,11 @@ class Backend:
         if not regions:
             return []
         if len(request.tasks) != 1:
-            raise ValueError(f"smart tools work on one task, got {len(request.tasks)}")
+            raise ValueError(f"smart tools work on one task at a time, got {len(request.tasks)}")
         controls = Controls.of(request.label_config)
         source = request.tasks[0].data.get(controls.key)
         if not isinstance(source, str):
-            raise ValueError(f"the task's data has no '{controls.key}', which the Image tag names")
+            raise ValueError(f"the task's data has no field '{controls.key}', which the Image tag reads")
         masks = [self._brush(source, controls, same) for same in by_label(regions).values()]
         found = [one for one in masks if one is not None]
         if not found:
@@ -216,7 +212,7 @@ class Backend:
             if (first.original_height, first.original_width) != (height, width):
                 raise ValueError(
                     f"the image is {width}x{height}, but Label Studio says "
-                    f"{first.original_width}x{first.original_height}; is it another file?"
+                    f"{first.original_width}x{first.original_height}; is it a different file?"
                 )
             prediction = predictor.predict(clicks)
         if not prediction.area:
@@ -294,7 +290,10 @@ def create_app(
 
     @app.post("/webhook")
     def post_webhook(request: WebhookRequest) -> dict[str, str]:
-        return {"status": "ok", "result": f"{request.action[:40]}: nothing is trained here"}
+        return {
+            "status": "ok",
+            "result": f"{request.action[:40]} ignored: this backend does not train",
+        }
 
     return app
 

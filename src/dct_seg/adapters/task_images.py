@@ -56,7 +56,7 @@ class TaskImages:
     def __init__(self, url: str = "", api_key: str = "", hosts: Collection[str] = ()) -> None:
         parts = urlsplit(url)
         if url and (parts.scheme not in ("http", "https") or not parts.netloc):
-            raise ValueError(f"'{url}' is not an address of Label Studio; give http://HOST:PORT")
+            raise ValueError(f"'{url}' is not a Label Studio address; give http://HOST:PORT")
         self._url = url.rstrip("/")
         self._own = parts.netloc
         self._key = api_key
@@ -86,7 +86,7 @@ class TaskImages:
         if source.startswith("/"):
             if not self._url:
                 raise ValueError(
-                    f"the image {source[:100]} lies in Label Studio; set LABEL_STUDIO_URL to its address"
+                    f"the image {source[:100]} is stored in Label Studio; set LABEL_STUDIO_URL to its address"
                 )
             return self._fetch(self._url + source)
         host = urlsplit(source).netloc
@@ -104,7 +104,7 @@ class TaskImages:
             request.add_header("Authorization", self._authorization())
         data = self._opened(request, MAX_IMAGE + 1)
         if len(data) > MAX_IMAGE:
-            raise ValueError(f"the image is larger than {MAX_IMAGE // 2**20} MiB; give a smaller one")
+            raise ValueError(f"the image is larger than {MAX_IMAGE // 2**20} MiB; use a smaller one")
         return data
 
     def _authorization(self) -> str:

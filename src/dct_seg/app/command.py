@@ -52,20 +52,24 @@ def main(args: Sequence[str]) -> int:
         action="append",
         default=[],
         metavar="PATH",
-        help="annotations to import before the start: a folder, a zip or a file; can be given several times",
+        help="annotations to import before the start: a folder, a zip or a file; may be repeated",
     )
     parser.add_weights(DEFAULT)
     parser.add_argument(
         "--classes", default="", metavar="A,B,C", help="class names; existing classes of the folder are kept"
     )
-    parser.add_argument("--port", type=int, default=8765, metavar="N", help="port; 0 takes a free one (8765)")
+    parser.add_argument(
+        "--port", type=int, default=8765, metavar="N", help="port; 0 chooses a free one (8765)"
+    )
     parser.add_argument(
         "--host",
         default="127.0.0.1",
         metavar="H",
         help="0.0.0.0 serves the whole network; the address then contains a token",
     )
-    parser.add_argument("--no-browser", action="store_true", help="only print the address, open no browser")
+    parser.add_argument(
+        "--no-browser", action="store_true", help="print the address without opening a browser"
+    )
     given = parser.parse_args(args)
     try:
         import uvicorn  # noqa: F401

@@ -115,7 +115,7 @@ class Editor:
             clicks = () if state.draft is None else tuple(made.click for made in state.draft.clicks)
             if len(clicks) >= MAX_CLICKS:
                 raise ValueError(
-                    f"this object has {MAX_CLICKS} clicks already; finish it and start another one"
+                    f"this object has {MAX_CLICKS} clicks, the maximum; finish it and start another one"
                 )
             made = MadeClick(
                 self._with_radius(opened, working, clicks, request.click), request.click.radius is not None
@@ -179,7 +179,7 @@ class Editor:
         """Mark an image without objects as done or not done."""
         with self._change(image_id, request) as turn:
             if turn.state.objects or turn.state.draft:
-                raise HistoryError("there are objects on this image; delete them before marking it as empty")
+                raise HistoryError("this image has objects; delete them before marking it as empty")
             turn.opened.history.append({"event": "nothing", "nothing": request.nothing})
             return self._answer(turn)
 
@@ -268,7 +268,7 @@ class Editor:
         with self._change(image_id, request) as turn:
             merged = [turn.state.object(number) for number in sorted(set(request.ids))]
             if len(merged) < 2:
-                raise ValueError("merging needs two or more objects")
+                raise ValueError("merging needs at least two objects; select more")
             mask = np.zeros(turn.working.size, bool)
             for one in merged:
                 found = decode_part(one.rle)
@@ -399,7 +399,7 @@ class Editor:
         if draft is None:
             return np.zeros(turn.working.size, bool)
         if len(draft.earlier) + len(draft.clicks) >= MAX_STEPS:
-            raise ValueError(f"this object has {MAX_STEPS} steps already; finish it")
+            raise ValueError(f"this object has {MAX_STEPS} steps, the maximum; finish it")
         return self._mask(turn.opened, turn.working, draft, threshold)
 
     def _answer(self, turn: _Edit) -> schemas.AnnotatedImage:

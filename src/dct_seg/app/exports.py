@@ -1,4 +1,4 @@
-"""Exports: one file for the whole folder, written beside the work and sent from there."""
+"""Exports: one file for the whole folder, written to the work folder and sent from there."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ Format = Literal[Own, OtherTool]
 MEDIA_TYPES = ("application/json", "application/jsonl", "application/zip")
 MOST_LABELS = 254
 TEXT = "dct-seg"
-"""Key of a text in mask PNGs: their image, and the class of each value."""
+"""Key of the text in exported mask PNGs that names their image and the class of each value."""
 
 
 @dataclass(frozen=True)
 class Annotated:
-    """An image with finished objects.
+    """Image with finished objects.
 
     Args:
         name: Name of the image, inside the folder.
-        stem: Stem of its files: its name without the suffix, or with it where another image has the
-            same.
-        size: (height, width).
+        stem: Stem of its exported files: the image's name without the suffix, or with it if another image has
+            the same stem.
+        size: (height, width) of the image.
         history: Edit history of the image, with its log.
     """
 
@@ -75,7 +75,7 @@ class Annotated:
 
 @dataclass(frozen=True)
 class Written:
-    """Temporary file that is sent and then removed."""
+    """Temporary file of an export, removed once it was sent."""
 
     path: Path
     name: str
@@ -115,7 +115,7 @@ def write(project: Project, kind: Format) -> Written:
                 for image in images:
                     with image.naming_its_log():
                         for one in image.objects:
-                            _ = one.outline  # a mask that is broken is found here
+                            _ = one.outline  # finds a broken mask before anything is written
                 for name, content in _OTHER_TOOLS[kind](project.classes, images):
                     archive.writestr(name, content)
             for image in images if kind in files else ():
@@ -138,7 +138,7 @@ _OTHER_TOOLS: Mapping[str, Callable[[Sequence[ClassLabel], Sequence[Annotated]],
 
 
 def annotated(project: Project) -> Iterator[Annotated]:
-    """The images that have finished objects, by name."""
+    """Yield the images that have finished objects, sorted by name."""
     entries = project.entries()
     stems = file_stems([entry.name for entry in entries])
     for entry, stem in zip(entries, stems, strict=True):
@@ -150,9 +150,10 @@ def annotated(project: Project) -> Iterator[Annotated]:
 
 
 def file_stems(names: Sequence[str]) -> list[str]:
-    """Unique names for the files of each image, also on a case-insensitive disk.
+    """Choose a unique stem for the files of each image, even on a case-insensitive disk.
 
-    The image name without its suffix; with the suffix, or a number too, if that name is taken.
+    The stem is the image's name without its suffix; if that is taken, with it; if that is taken too, with a
+    number.
 
     Examples:
         >>> file_stems(["a.jpg", "a.png", "a.jpg.png", "b.png", "C/d.png", "c/D.png"])
@@ -210,7 +211,7 @@ def _coco(project: Project, images: list[Annotated]) -> dict[str, Any]:
 
 
 def category_ids(classes: Sequence[ClassLabel]) -> dict[int, int]:
-    """Category id of each class: the imported one, else the number of the class, or a free one.
+    """Choose the category id of each class: the imported one, else the number of the class, or a free one.
 
     Examples:
         >>> category_ids([ClassLabel(1, "cat", "#000000", 2), ClassLabel(2, "dog", "#000000")])
@@ -226,7 +227,7 @@ def category_ids(classes: Sequence[ClassLabel]) -> dict[int, int]:
 
 
 def _click_lines(project: Project, images: list[Annotated]) -> Iterator[str]:
-    """Write one line per object, with everything that makes its mask."""
+    """Yield one line per object, with everything that determines its mask."""
     names = {one.id: one.name for one in project.classes}
     for image in images:
         for one in image.objects:
@@ -250,7 +251,7 @@ def _click_lines(project: Project, images: list[Annotated]) -> Iterator[str]:
 
 
 def _indexed(project: Project, image: Annotated) -> Iterator[tuple[str, bytes]]:
-    """Values from 1 in a palette of 8 bits, or in gray of 16 bits where there are more than 254 objects."""
+    """Write labels from 1: an 8-bit PNG with a palette, or a 16-bit gray one for more than 254 objects."""
     small = len(image.objects) <= MOST_LABELS
     labels = np.zeros(image.size, np.uint8 if small else np.uint16)
     colors = {one.id: ImageColor.getrgb(one.color) for one in project.classes}
@@ -264,8 +265,8 @@ def _indexed(project: Project, image: Annotated) -> Iterator[tuple[str, bytes]]:
     if hidden:
         number = image.objects[min(hidden) - 1].id
         raise ValueError(
-            f"object {number} of {image.name} lies under later ones, and a pixel of an indexed PNG holds "
-            "one object; export coco or object_png"
+            f"object {number} of {image.name} is hidden under later ones, and a pixel of an indexed PNG can "
+            "belong to one object only; export coco or object_png"
         )
     drawn = Image.fromarray(labels)
     if small:
@@ -302,7 +303,7 @@ def _labelme(project: Project, image: Annotated) -> Iterator[tuple[str, bytes]]:
 
 
 def _labelme_shapes(one: SegmentedObject) -> list[dict[str, Any]]:
-    """A polygon for each part of an object, or labelme's mask of its box where it has holes."""
+    """Make a polygon for each part of an object, or, if it has holes, labelme's mask of its box."""
     found = decode_part(one.rle)
     if found is None:
         return []
@@ -323,14 +324,14 @@ def _png(image: Image.Image, text: PngInfo | None = None) -> bytes:
 
 
 def _text(image: Annotated, classes: Mapping[int, str]) -> PngInfo:
-    """Text in a mask PNG from which an import knows its image and the class of each value."""
+    """Make the text in a mask PNG that tells an import its image and the class of each value."""
     text = PngInfo()
     text.add_itxt(TEXT, json.dumps({"image": image.name, "classes": classes}))
     return text
 
 
 def _temporary(project: Project, suffix: str) -> Path:
-    """New file beside the work."""
+    """Create a file in the work folder."""
     project.check_in_place()
     folder = project.work / "exports"
     folder.mkdir(exist_ok=True)

@@ -204,7 +204,7 @@ class ImageFolder:
     def _errors(self, entry: Entry) -> dict[int, str | None]:
         """Number the images of a file; each comes with the reason why it cannot be opened, or None.
 
-        Reads only headers. A file without a suffix is left out unless it is DICOM.
+        Reads only headers. A file without a suffix is skipped unless it is DICOM.
         """
         suffix = suffix_of(entry.path)
         if suffix in OTHER_SUFFIXES:
@@ -226,7 +226,7 @@ class ImageFolder:
             file = os.fdopen(open_inside(self.root, path, private=OWN_FOLDER), "rb")
         except OutsideError as error:
             raise UnreadableFileError(
-                f"{name} is a link that leaves the folder; put the image itself there"
+                f"{name} is a link to a file outside the folder; replace it with the image itself"
             ) from error
         except (OSError, RuntimeError) as error:  # RuntimeError: a symlink loop, before Python 3.13
             reason = (isinstance(error, OSError) and error.strerror) or "it is a broken link"
@@ -279,7 +279,7 @@ def _size_of(file: BinaryIO, entry: Entry) -> tuple[int, int]:
             raise UnreadableFileError(needed) from error
         reason = "not an image of a known format" if isinstance(error, UnidentifiedImageError) else str(error)
         raise UnreadableFileError(
-            f"{name} cannot be decoded ({reason or type(error).__name__}); replace it or take it out of "
+            f"{name} cannot be decoded ({reason or type(error).__name__}); replace it or remove it from "
             "the folder"
         ) from error
     return height, width

@@ -89,7 +89,7 @@ class Watcher:
     def _lost(self, image_id: str) -> Entry:
         name = self._known.get(image_id, {}).get("name") or _name_in(self._logs / f"{image_id}.jsonl")
         name = name or image_id
-        error = f"{name} is gone; its objects are kept and exported. Restore the file, under any name"
+        error = f"{name} is gone; its objects are kept and exported; restore the file under any name"
         return Entry(image_id, name, self._folder.root / name, error)
 
     def _settle(self) -> bool:

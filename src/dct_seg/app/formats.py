@@ -1,4 +1,4 @@
-"""Formats of other tools: YOLO, Pascal VOC, CVAT, Label Studio, Datumaro.
+"""Writers of other tools' formats: YOLO, Pascal VOC, CVAT, Label Studio, Datumaro.
 
 CVAT, Label Studio and Datumaro store each mask exactly. A YOLO polygon has no parts and no holes, so a line
 of one pixel joins them. A VOC pixel belongs to one object: the last one wins.
@@ -37,16 +37,17 @@ def yolo(classes: Sequence[ClassLabel], images: Sequence[Annotated]) -> Files:
         height, width = image.size
         lines = []
         for one in image.objects:
-            # A quarter of a pixel in: readers that truncate and readers that round get the same pixel.
+            # A quarter pixel inward: readers that truncate and readers that round get the same pixel.
             outline = (joined_outline(one) + 0.25) / [width, height]
             lines.append(" ".join([str(place[one.class_id]), *(f"{value:.7g}" for value in outline.ravel())]))
         yield f"labels/{image.stem}.txt", "".join(f"{line}\n" for line in lines).encode()
 
 
 def joined_outline(one: SegmentedObject) -> NDArray[np.float64]:
-    """One closed line around all parts and holes of an object, (N, 2) of (col, row) at pixels' centers.
+    """Join the outlines of all parts and holes of an object to one closed line, (N, 2) of (col, row).
 
-    It connects each outline with the next by the shortest path, and returns the same way.
+    The points are pixel centers. The line connects each outline to the next by the shortest path, and returns
+    the same way.
     """
     found = decode_part(one.rle)
     assert found is not None  # an object is never empty
@@ -65,13 +66,13 @@ def joined_outline(one: SegmentedObject) -> NDArray[np.float64]:
 
 
 def voc(classes: Sequence[ClassLabel], images: Sequence[Annotated]) -> Files:
-    """Pascal VOC: PNGs of classes and of objects in VOC's palette.
+    """Write Pascal VOC: PNGs of classes and of objects in VOC's palette.
 
     Raises:
         ValueError: When an image has too many objects, or there are too many classes, for an 8-bit PNG.
     """
     if len(classes) > MOST_OF_VOC:
-        raise ValueError(f"VOC holds {MOST_OF_VOC} classes, here are {len(classes)}; export coco or cvat")
+        raise ValueError(f"Pascal VOC allows {MOST_OF_VOC} classes, got {len(classes)}; export coco or cvat")
     place = {one.id: number for number, one in enumerate(classes, start=1)}
     colors = voc_colors().reshape(-1, 3)
     names = ["background", *(one.name for one in classes)]
@@ -81,7 +82,8 @@ def voc(classes: Sequence[ClassLabel], images: Sequence[Annotated]) -> Files:
     for image in images:
         if len(image.objects) > MOST_OF_VOC:
             raise ValueError(
-                f"{image.name} has {len(image.objects)} objects, VOC holds {MOST_OF_VOC}; export coco or cvat"
+                f"Pascal VOC allows {MOST_OF_VOC} objects per image, but {image.name} has "
+                f"{len(image.objects)}; export coco or cvat"
             )
         by_class, by_object = np.zeros(image.size, np.uint8), np.zeros(image.size, np.uint8)
         for number, one in enumerate(image.objects, start=1):
@@ -94,7 +96,7 @@ def voc(classes: Sequence[ClassLabel], images: Sequence[Annotated]) -> Files:
 
 
 def voc_colors() -> NDArray[np.uint8]:
-    """VOC's palette, (256, 3): the bits of a label spread over its color.
+    """Make VOC's palette, (256, 3), where the bits of a label are spread over its color.
 
     Examples:
         >>> voc_colors()[[0, 1, 2, 255]].tolist()
@@ -108,7 +110,7 @@ def voc_colors() -> NDArray[np.uint8]:
 
 
 def cvat(classes: Sequence[ClassLabel], images: Sequence[Annotated]) -> Files:
-    """CVAT for images 1.1: one XML, each object a mask of run lengths."""
+    """Write CVAT for images 1.1: one XML file, with a run-length encoded mask per object."""
     names = {one.id: one.name for one in classes}
     root = ElementTree.Element("annotations")
     ElementTree.SubElement(root, "version").text = "1.1"
@@ -147,7 +149,7 @@ def cvat(classes: Sequence[ClassLabel], images: Sequence[Annotated]) -> Files:
 
 
 def row_runs(part: NDArray[np.bool_]) -> list[int]:
-    """Lengths of the runs of a mask along its rows; the first is background and may be 0.
+    """Compute the run lengths of a mask along its rows; the first run is background and may be 0.
 
     Examples:
         >>> row_runs(np.array([[False, True], [True, False]]))
@@ -191,10 +193,11 @@ def label_studio(classes: Sequence[ClassLabel], images: Sequence[Annotated]) -> 
 
 
 def brush_runs(mask: NDArray[np.bool_]) -> list[int]:
-    """Label Studio's run lengths of a mask: bytes of a stream of bits.
+    """Encode a mask as Label Studio's run lengths, the bytes of a bit stream.
 
-    The stream holds the number of values (the mask's, four times each, as channels), the bits of a value, the
-    bits of four kinds of lengths, and the runs: 1, the kind, the length less one, the value of 0 or 255.
+    The stream contains the number of values (four channels per pixel), the bits per value, the four bit
+    widths of a length, and the runs. A run is 1, the number of its width, its length minus 1, and its value,
+    0 or 255.
     """
     sizes = (4, 8, 12, 16)
     bits = [f"{4 * mask.size:032b}", f"{8 - 1:05b}", *(f"{size - 1:04b}" for size in sizes)]
@@ -211,7 +214,7 @@ def brush_runs(mask: NDArray[np.bool_]) -> list[int]:
 
 
 def datumaro(classes: Sequence[ClassLabel], images: Sequence[Annotated]) -> Files:
-    """Datumaro's JSON: masks as COCO's run lengths."""
+    """Write Datumaro's JSON, with masks as COCO run lengths."""
     place = {one.id: number for number, one in enumerate(classes)}
     labels = [{"name": one.name, "parent": "", "attributes": []} for one in classes]
     items = []

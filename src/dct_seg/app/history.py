@@ -211,7 +211,7 @@ class History:
         except FileNotFoundError:
             return
         except OutsideError as error:
-            raise HistoryError(f"{self._name} is a link; replace it by the log itself") from error
+            raise HistoryError(f"{self._name} is a link; replace it with the log itself") from error
         with os.fdopen(handle, "rb") as file:
             self._mark = _mark(handle)
             whole, _, _ = file.read(self._mark.size).rpartition(b"\n")
@@ -238,7 +238,7 @@ class History:
     def broken_mask(self, error: Exception) -> HistoryError:
         """Make the error for a mask in the log whose runs cannot be read."""
         return HistoryError(
-            f"{self._name} holds a mask that cannot be read ({error}); repair that file or move it away"
+            f"{self._name} contains a mask that cannot be read ({error}); repair that file or move it away"
         )
 
     def _check_header(self, header: Mapping[str, Any]) -> None:

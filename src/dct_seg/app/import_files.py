@@ -1,4 +1,4 @@
-"""Files given for an import: one file, those of a zip, or those of a folder."""
+"""Files to import: a single file, the files in a zip, or the files in a folder."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ MAX_UNPACKED = 512 * 2**20  # bytes read from a zip
 
 @dataclass(frozen=True)
 class GivenFiles:
-    """Names of files and their contents, read on demand.
+    """Names of files, with contents that are read on demand.
 
     Args:
         names: Paths with ``/``.
-        read: Function from a name to the bytes.
+        read: Function from a name to the file's bytes.
         is_one: Whether this is a single file.
     """
 
@@ -29,7 +29,7 @@ class GivenFiles:
 
     @classmethod
     def of(cls, content: bytes, name: str = "") -> GivenFiles:
-        """The files of a zip, or the single file.
+        """List the files in a zip, or the single file itself.
 
         Args:
             content: Bytes of the file.
@@ -57,10 +57,10 @@ class GivenFiles:
 
     @classmethod
     def at(cls, path: str | Path) -> GivenFiles:
-        """The files of a folder, a zip, or a single file.
+        """List the files in a folder or a zip, or the single file itself.
 
         Raises:
-            FileNotFoundError: When there is nothing.
+            FileNotFoundError: When the path does not exist.
             ValueError: When a zip cannot be read.
         """
         path = Path(path)
@@ -77,9 +77,9 @@ def _reading_zip() -> Iterator[None]:
     try:
         yield
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
-        raise ValueError(f"the zip cannot be read ({error}); make it anew") from error
+        raise ValueError(f"the zip cannot be read ({error}); create it again") from error
 
 
 def _is_shown(name: str) -> bool:
-    """Whether a file is none that a system leaves in zips and folders."""
+    """Whether a file is not one that the operating system adds to zips and folders."""
     return not name.startswith("__MACOSX/") and not name.rpartition("/")[2].startswith(".")

@@ -31,7 +31,7 @@ def imported(number: int, class_id: int, rle: Mapping[str, Any]) -> SegmentedObj
 
 
 def shortened(lines: list[str]) -> list[str]:
-    """First lines, as text that can be sent, and the number of the others."""
+    """Encode lines as text that can be sent; keep the first ones and count the rest."""
     lines = [line.encode(errors="replace").decode() for line in lines]
     more = len(lines) - MOST_LINES
     return lines if more <= 0 else [*lines[:MOST_LINES], f"... and {more} more"]
@@ -40,10 +40,10 @@ def shortened(lines: list[str]) -> list[str]:
 def fitting(
     images: Iterable[FoundImage], entries: Iterable[Entry]
 ) -> tuple[list[tuple[Entry, FoundImage]], list[str]]:
-    """Images of the folder for those of a file that have objects, and one line for each without.
+    """Match a file's images that have objects to the folder's, with one message for each without a match.
 
-    An image is found by its whole name, or by its last part, and by the folders before it if several have
-    that.
+    An image matches by its full path or by its file name. If several have that file name, the one that shares
+    the most parent folders matches.
     """
     by_name = {entry.name: entry for entry in entries}
     by_stem = dict(zip(file_stems(list(by_name)), by_name.values(), strict=True))
@@ -61,7 +61,8 @@ def fitting(
         elif len(best) == 1:
             found.append((whole[best[0]], image))
         else:
-            skipped.append(f"{image.name[:200]}: {len(best) or 'no'} images here are called so")
+            here = f"{len(best)} images in this folder have" if best else "no image in this folder has"
+            skipped.append(f"{image.name[:200]}: {here} this name")
     return found, skipped
 
 
@@ -73,7 +74,7 @@ def _by_last_part(names: Iterable[str]) -> Mapping[str, list[str]]:
 
 
 def _num_shared(one: str, other: str) -> int:
-    """Number of parts that two paths have in common at their ends.
+    """Count the trailing parts that two paths share.
 
     Examples:
         >>> _num_shared("images/train/a.png", "labels/train/a.png")
@@ -84,10 +85,10 @@ def _num_shared(one: str, other: str) -> int:
 
 
 def class_numbers(project: Project, found: Found, used: set[Label]) -> dict[Label, int]:
-    """Number of the class of each label; missing classes are added, bad names are left out.
+    """Map each label to the number of its class; missing classes are added, invalid names are skipped.
 
     Raises:
-        ValueError: When there would be too many classes.
+        ValueError: When the folder would have too many classes.
     """
     classes = list(project.classes)
     numbers: dict[Label, int] = {None: classes[0].id}
@@ -100,7 +101,7 @@ def class_numbers(project: Project, found: Found, used: set[Label]) -> dict[Labe
     classes = _with_category_ids(classes, found.categories)
     if len(classes) > schemas.MAX_CLASSES:
         raise ValueError(
-            f"there would be {len(classes)} classes, {schemas.MAX_CLASSES} are taken; import fewer classes"
+            f"the folder would have {len(classes)} classes; at most {schemas.MAX_CLASSES} are allowed"
         )
     if classes != project.classes:
         project.set_classes(classes)
@@ -110,7 +111,7 @@ def class_numbers(project: Project, found: Found, used: set[Label]) -> dict[Labe
 def _with_category_ids(
     classes: Sequence[ClassLabel], categories: Mapping[str, int | None]
 ) -> list[ClassLabel]:
-    """Classes with the ids of a file's categories; an id that a class has already stays."""
+    """Give the classes the ids of a file's categories; a class that has an id keeps it."""
     taken = {one.category_id for one in classes}
     return [
         replace(one, category_id=categories[one.name])
@@ -131,11 +132,11 @@ def check_size(image: FoundImage, size: tuple[int, int]) -> None:
     """Check that an image has this (height, width).
 
     Raises:
-        ValueError: When the file says another size.
+        ValueError: When the file gives another size.
     """
     if image.size not in (None, size):
         height, width = image.size
-        raise ValueError(f"it is {size[1]}x{size[0]}, but the file says {width}x{height}")
+        raise ValueError(f"the image is {size[1]}x{size[0]}, but the file says {width}x{height}")
 
 
 def objects_of(
@@ -145,13 +146,13 @@ def objects_of(
     first_id: int,
     replayed: Callable[[SegmentedObject], SegmentedObject] = lambda one: one,
 ) -> tuple[list[SegmentedObject], list[str]]:
-    """Objects of an image, and one line for each that cannot be used.
+    """Convert the objects of an image, with one message for each that cannot be used.
 
-    Masks stay run lengths: the pixels of many objects on a large image would not fit into memory.
+    Masks stay run-length encoded: the pixels of many objects on a large image would not fit into memory.
 
     Args:
         image: Image in the file.
-        size: (height, width) of the image here.
+        size: (height, width) of the image in the folder.
         numbers: Class of each label.
         first_id: Number of the first object.
         replayed: Function that predicts the mask of an object from its steps.
@@ -162,9 +163,10 @@ def objects_of(
         with lines.trying(one.place):
             if one.label not in numbers:
                 raise ValueError(
-                    f"no class {one.label} here; import a zip of the whole .dct-seg, which has the names"
+                    f"this folder has no class {one.label}; import a zip of the whole .dct-seg folder "
+                    "instead, which contains the class names"
                     if isinstance(one.label, int)
-                    else f"no class {one.label!r}; a name has 1 to 100 printable characters"
+                    else f"a class name must be 1 to 100 printable characters, got {one.label!r}"
                 )
             made = one.steps or imported(0, 0, {})
             _check_steps(made, size)
@@ -176,7 +178,7 @@ def objects_of(
 
 
 def _check_steps(one: SegmentedObject, size: tuple[int, int]) -> None:
-    """Check what goes into the log beside the mask.
+    """Check everything that goes into the log besides the mask.
 
     Raises:
         ValueError: When a click lies outside the image, a mask is broken, or the threshold is not in 0..1.
@@ -188,18 +190,20 @@ def _check_steps(one: SegmentedObject, size: tuple[int, int]) -> None:
         else:
             numbers += [number for point in step.points for number in point]
         if not all(abs(number) <= schemas.FARTHEST for number in numbers):
-            raise ValueError("one of its steps has a number that is not finite, or far too large")
+            raise ValueError("one of its steps contains a number that is not finite or is far too large")
     for mask in (one.start, one.removed, one.origin):
         if mask is not None and (area(mask) < 0 or mask["size"] != list(size)):
-            raise ValueError(f"a mask has the size {mask['size']}, the image {list(size)} (height, width)")
+            raise ValueError(
+                f"a mask has size {mask['size']}, but the image has {list(size)} (height, width)"
+            )
     if not 0 <= one.threshold < 1:
-        raise ValueError(f"its threshold is {one.threshold}; wanted 0 or more, below 1")
+        raise ValueError(f"its threshold must be at least 0 and below 1, got {one.threshold}")
 
 
 def new(added: Sequence[SegmentedObject], state: State) -> list[SegmentedObject]:
     """Select the objects that do not exist yet, so that importing twice does not duplicate them.
 
-    One exists if there is one of its class with the same mask or the same steps.
+    An object exists if another of its class has the same mask or the same steps.
     """
     there = {key for one in state.objects for key in _keys(one)}
     return [one for one in added if not any(key in there for key in _keys(one))]

@@ -1,4 +1,4 @@
-"""Result of reading annotations: images, their objects, and one line for each record that cannot be used."""
+"""Result of reading annotations: images, their objects, and one message for each unusable record."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class FoundObject:
-    """An object in a file.
+    """Object in a file.
 
     Args:
-        place: Place in the file, for messages, such as ``annotation 3``.
+        place: Position in the file, for messages, such as ``annotation 3``.
         label: Name of the class, its number in this folder, or None for the first class.
         rle: Function from the image's size to the mask as a COCO run-length encoding, which raises a
             ValueError for a bad one; None for a mask that is predicted from the steps.
@@ -35,10 +35,10 @@ class FoundObject:
 
 @dataclass
 class FoundImage:
-    """An image in a file.
+    """Image in a file.
 
     Args:
-        name: Path of the image as the file has it.
+        name: Path of the image as written in the file.
         size: Size in the file, or None.
         is_stem: Whether the name has no suffix.
         sha256: Hash of the image by `dct_seg.session.image_hash`, or None.
@@ -55,21 +55,21 @@ class FoundImage:
         """Add an object with a mask.
 
         Raises:
-            TypeError: When its class is no text, which a file can hold too.
+            TypeError: When its class is not text, which a JSON file allows.
         """
         if label is not None and not isinstance(label, str):
-            raise TypeError(f"its class is {str(label)[:100]}, a name was wanted")
+            raise TypeError(f"its class must be a name, got {str(label)[:100]}")
         self.objects.append(FoundObject(place, label, rle))
 
 
 @dataclass
 class Found:
-    """All that was found.
+    """Everything read from the files of an import.
 
     Args:
         images: Images in the order of the files.
         categories: Declared class names in order, each with the id that an export keeps, or None.
-        skipped: One line for each record that cannot be used.
+        skipped: One message for each record that cannot be used.
     """
 
     images: list[FoundImage] = field(default_factory=list)
@@ -80,16 +80,18 @@ class Found:
         """Add an image.
 
         Raises:
-            ValueError: When its size is not taken.
+            ValueError: When it has no pixels or too many.
         """
         if size is not None and (min(size) < 1 or size[0] * size[1] > MAX_PIXELS):
-            raise ValueError(f"an image of {size[1]}x{size[0]} is not taken")
+            raise ValueError(
+                f"its image must have 1 pixel to {MAX_PIXELS // 10**6} megapixels, got {size[1]}x{size[0]}"
+            )
         self.images.append(FoundImage(name, size, is_stem))
         return self.images[-1]
 
     @contextmanager
     def trying(self, place: str) -> Iterator[None]:
-        """Report the record at a place if it is broken, so that it does not take the others with it."""
+        """Report a broken record instead of raising, so that the others are still read."""
         try:
             yield
         except BROKEN as error:
@@ -97,8 +99,8 @@ class Found:
 
 
 def reason_of(error: Exception) -> str:
-    """One line for an error of broken content."""
+    """Describe an error of broken content in one line."""
     if isinstance(error, KeyError):
         return broken_reason(error)
     text = " ".join(str(error).split())[:300]
-    return text if isinstance(error, ValueError) else f"it is not as the format has it ({text})"
+    return text if isinstance(error, ValueError) else f"it does not match the format ({text})"

@@ -1,4 +1,4 @@
-"""Import of files into a folder: what fits comes in, and everything else is reported."""
+"""Import of annotation files into a folder; records that do not fit are reported."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from dct_seg.session import image_hash
 
 
 class Importer:
-    """Import of files of this and other tools.
+    """Importer of annotations made with this and other tools.
 
     Args:
         project: The folder.
-        segmenter: Segmenter for objects that a file has only the clicks of.
+        segmenter: Segmenter for objects of which the file has only the clicks.
     """
 
     def __init__(self, project: Project, segmenter: Segmenter) -> None:
@@ -35,27 +35,27 @@ class Importer:
         """Import a file or a zip.
 
         Raises:
-            ValueError: When it is of no known kind; nothing has changed.
+            ValueError: When the format is unknown; nothing has changed.
         """
         return self.take(readers.read(GivenFiles.of(content)))
 
     def take_path(self, path: str | Path) -> str:
-        """Import a folder, a zip or a file; a line for the result and one for each record left out.
+        """Import a folder, a zip or a file; return a line with the result and one for each skipped record.
 
         Raises:
-            FileNotFoundError: When there is nothing.
-            ValueError: When it is of no known kind; nothing has changed.
+            FileNotFoundError: When the path does not exist.
+            ValueError: When the format is unknown; nothing has changed.
         """
         done = self.take(readers.read(GivenFiles.at(path)))
         objects, images = (
             f"{number} {noun}{'s' * (number != 1)}"
             for number, noun in ((done.objects, "object"), (done.pictures, "image"))
         )
-        first = f"{objects} on {images} imported, {done.known} were here already"
-        return "\n  left out: ".join([first, *done.skipped])
+        first = f"{objects} on {images} imported, {done.known} already existed"
+        return "\n  skipped: ".join([first, *done.skipped])
 
     def take(self, found: Found) -> schemas.Imported:
-        """Import what was found in files."""
+        """Import annotations that have been read."""
         images, unknown = import_matching.fitting(found.images, self.project.folder.entries())
         skipped = [*found.skipped, *unknown]
         used = {one.label for _, image in images for one in image.objects}
@@ -81,13 +81,13 @@ class Importer:
     def _take_image(
         self, entry: Entry, image: FoundImage, numbers: dict[import_matching.Label, int]
     ) -> tuple[int, int, list[str]]:
-        """Numbers of new and of known objects, and one line for each that cannot be used."""
+        """Import an image's objects; return the numbers of new and known ones, and the problems of others."""
         self.project.check_in_place()
         with self.project.open(entry.id) as (opened, working), opened.lock.changing():
             import_matching.check_size(image, working.size)
             saved = image.sha256
             if saved is not None and saved != image_hash(self.project.folder.read(entry.id).image):
-                raise ValueError("its pixels are not those that the session was saved on; give that image")
+                raise ValueError("the session was saved on an image with other pixels; restore that image")
             first_id = opened.history.state.next_id
             objects, problems = import_matching.objects_of(
                 image, working.size, numbers, first_id, partial(self._replayed, opened)
@@ -98,7 +98,7 @@ class Importer:
         return len(added), len(objects) - len(added), problems
 
     def _replayed(self, opened: OpenImage, one: SegmentedObject) -> SegmentedObject:
-        """The object with the mask that its clicks give on its start mask, and their radii."""
+        """Predict the mask of an object from its start mask and clicks, and the radii of the clicks."""
         working = self.project.images.get(opened.id, one.window)
         start = None if one.start is None else decode(one.start)
         mask = np.zeros(working.size, bool) if start is None else start

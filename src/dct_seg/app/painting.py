@@ -54,7 +54,7 @@ class Paint:
         points = tuple(tuple(float(value) for value in point) for point in event["points"])
         wanted = {"brush": 3, "lasso": 2, "keep_outside": 3}.get(event["kind"], 0)
         if any(len(point) != wanted for point in points) or (wanted and not points):
-            raise ValueError(f"a step of '{event['kind']}' has points of {wanted} numbers")
+            raise ValueError(f"each point of a '{event['kind']}' step must have {wanted} numbers")
         if wanted == 3 and min(point[2] for point in points) <= 0:
             raise ValueError("a brush needs a radius above 0 at each point")
         return cls(event["kind"], bool(event["positive"]), points, float(event["threshold"]))

@@ -1,4 +1,4 @@
-"""Polygons of pixel centers, filled together with their outline, as labelme and YOLO read them."""
+"""Polygons through pixel centers, filled including their outline, as labelme and YOLO do."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 Polygon = list[list[int]]
-"""[col, row] of pixel centers, three or more."""
+"""List of three or more pixel centers, each [col, row]."""
 
 
 def exact_polygons(mask: NDArray[np.bool_]) -> list[Polygon] | None:
-    """Polygons, one for each part, whose union is the mask, pixel for pixel; None when it has holes.
+    """Trace one polygon per part, whose union is exactly the mask; None if the mask has holes.
 
-    Lines and single pixels become polygons of no width.
+    Lines and single pixels become polygons of zero width.
 
     Args:
         mask: (H, W) bool.
@@ -40,23 +40,23 @@ def exact_polygons(mask: NDArray[np.bool_]) -> list[Polygon] | None:
 
 
 def filled(points: NDArray[np.float64], size: tuple[int, int]) -> tuple[tuple[int, int], NDArray[np.bool_]]:
-    """First pixel, (row, col), of the box of a polygon in an image, and the pixels in the box.
+    """Fill a polygon: first pixel (row, col) of its box in the image, and the mask inside the box.
 
     Args:
-        points: (N, 2) of (col, row), pixels.
-        size: (height, width) of the image, which cuts it off.
+        points: (N, 2) of (col, row) in pixels.
+        size: (height, width) of the image, to which the polygon is clipped.
 
     Raises:
-        ValueError: When it has less than three points, or lies outside of the image.
+        ValueError: When the polygon has fewer than three points, or lies outside the image.
     """
     if len(points) < 3:
-        raise ValueError(f"its polygon has {len(points)} points, a polygon has three or more")
+        raise ValueError(f"its polygon must have at least 3 points, got {len(points)}")
     left, top = (max(0, int(edge)) for edge in np.floor(points.min(axis=0)))
     right, bottom = (
         min(side - 1, int(edge)) for side, edge in zip(size[::-1], np.ceil(points.max(axis=0)), strict=True)
     )
     if right < left or bottom < top:
-        raise ValueError("its polygon lies outside of the image")
+        raise ValueError("its polygon lies outside the image")
     canvas = Image.new("L", (right - left + 1, bottom - top + 1))
     corners = [(x - left, y - top) for x, y in points.tolist()]
     ImageDraw.Draw(canvas).polygon(corners, outline=1, fill=1)

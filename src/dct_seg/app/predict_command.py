@@ -75,14 +75,14 @@ def main(args: Sequence[str]) -> int:
     if bool(given.click) == bool(given.clicks):
         raise ValueError("give either --click ROW,COL or --clicks FILE, the click log of the annotator")
     if given.threshold is not None and given.clicks:
-        raise ValueError("a click log holds the threshold of each object; leave out --threshold")
+        raise ValueError("a click log contains the threshold of each object; omit --threshold")
     threshold = 0.5 if given.threshold is None else given.threshold
     if not 0 < threshold < 1:
-        raise ValueError(f"--threshold lies between 0 and 1, got {threshold:g}")
+        raise ValueError(f"--threshold must be between 0 and 1, got {threshold:g}")
     if given.batch < 1:
-        raise ValueError(f"--batch is a number of objects of 1 or more, got {given.batch}")
+        raise ValueError(f"--batch must be at least 1, got {given.batch}")
     if given.window and given.clicks:
-        raise ValueError("a click log holds the window of each object; leave out --window")
+        raise ValueError("a click log contains the window of each object; omit --window")
     window = Window.read(given.window) if given.window else None
     sources = list(_input_images(given.images, Path(given.out)))
     jobs = (
@@ -223,7 +223,7 @@ def _click(text: str) -> Click:
         return Click(row, col, positive, radius[0] if radius else None)
     except ValueError as error:
         raise ValueError(
-            f"--click is ROW,COL[,RADIUS][,-] such as 120,200,45 or 80,260,-, got '{text}' ({error})"
+            f"--click must be ROW,COL[,RADIUS][,-] such as 120,200,45 or 80,260,-, got '{text}' ({error})"
         ) from error
 
 

@@ -176,7 +176,7 @@ class Project:
             ) from error
         except OSError as error:
             raise ProjectError(
-                f"{self.work} cannot be written ({error.strerror or error}); give --work a folder that can"
+                f"{self.work} cannot be written ({error.strerror or error}); give --work a writable folder"
             ) from error
         # The file stays open, so that its inode number is not reused.
         self._lock_status = os.stat(self.work / "lock")

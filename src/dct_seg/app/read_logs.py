@@ -1,4 +1,4 @@
-"""Read click logs, sessions of a predictor and event logs of the annotator, as untrusted input."""
+"""Readers of click logs, predictor sessions and the annotator's event logs, as untrusted input."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from dct_seg.files import BROKEN
 
 
 def is_log(record: Any) -> bool:
-    """Whether a JSON is a line of a click log, a session, or the first line of an event log."""
+    """Whether a JSON value is a line of a click log, a session, or the first line of an event log."""
     return isinstance(record, dict) and ("clicks" in record or record.get("format") == FORMAT)
 
 
 def read_work(files: GivenFiles, found: Found) -> bool:
-    """Read the annotator's folder ``.dct-seg``: event logs and the names of classes."""
+    """Read the annotator's folder ``.dct-seg``: event logs and class names."""
     for name in files.names:
         root, last = posixpath.split(name)
         if last != "classes.json":
@@ -49,17 +49,17 @@ def read_log(content: bytes, found: Found, where: str = "", classes: Mapping[int
 
     Args:
         content: JSON Lines.
-        found: Found so far.
-        where: Begin of places.
-        classes: Names of the classes in an event log; None takes the classes of these numbers here.
+        found: Result to add to.
+        where: Prefix of each position in a message, such as the file's name.
+        classes: Class names of an event log by number; None uses this folder's classes with these numbers.
 
     Raises:
-        ValueError: When no line is of one of them.
+        ValueError: When no line is part of such a log.
     """
     first = first_record(content)
     lines = content.split(b"\n")
     if first is None:
-        raise ValueError("no line of it is an object of a click log or an event of the annotator")
+        raise ValueError("it contains no object of a click log and no event of the annotator")
     if first.get("format") == FORMAT:
         _read_events(lines, found, where, classes)
     else:
@@ -67,7 +67,7 @@ def read_log(content: bytes, found: Found, where: str = "", classes: Mapping[int
 
 
 def first_record(content: bytes) -> Any:
-    """First line that is of a log, or None."""
+    """Parse the first line that belongs to a log, or return None."""
     return next((line for line in map(_json, content.split(b"\n")) if is_log(line)), None)
 
 
@@ -93,7 +93,7 @@ def _read_clicks(lines: list[bytes], found: Found, where: str) -> None:
 
 
 def _clicked(place: str, line: Mapping[str, Any], given: ObjectClicks) -> FoundObject:
-    """Object of a line, as JSON and parsed; its mask is predicted anew, unless no step made it."""
+    """Make the object of a line; its mask is predicted again, unless it has no steps."""
     clicks, earlier = (
         tuple(
             step if isinstance(step, Paint) else _made(step, raw)
@@ -129,13 +129,13 @@ def _read_events(lines: list[bytes], found: Found, where: str, classes: Mapping[
     size = int(header["height"]), int(header["width"])
     image = found.image(str(header["picture"]), size)
     timeline = Timeline()
-    for number, line in enumerate(lines[1:-1], start=2):  # what follows the last line's end was never whole
+    for number, line in enumerate(lines[1:-1], start=2):  # text after the last line end is incomplete
         try:
             event = json.loads(line)
             after = timeline.after(event)
             check_masks(event, size)
         except BROKEN as error:
-            reason = f"{reason_of(error)}; the objects as they were before are taken"
+            reason = f"{reason_of(error)}; imported the objects as they were before this line"
             found.skipped.append(f"{where}line {number}: {reason}")
             break
         timeline = after

@@ -1,4 +1,4 @@
-"""Read annotations that are PNGs or YOLO's polygons, as untrusted input."""
+"""Readers of mask PNGs and YOLO polygons, as untrusted input."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def size_of(png: bytes, what: str) -> Size:
     """Read (height, width) from a PNG's header, before decoding: a small PNG can decode to gigabytes.
 
     Raises:
-        ValueError: When it is no PNG.
+        ValueError: When the file is not a PNG.
     """
     if not png.startswith(PNG) or len(png) < 24:
-        raise ValueError(f"{what} is no PNG that can be decoded (its first bytes are not those of a PNG)")
+        raise ValueError(f"{what} is not a PNG: its first bytes are not a PNG's")
     width, height = struct.unpack(">II", png[16:24])
     return height, width
 
 
 def mask_of(png: bytes, what: str, size: Size) -> PngMask:
-    """Values of a PNG.
+    """Decode the values of a mask PNG.
 
     Args:
-        png: The file.
-        what: Its name in messages.
-        size: (height, width) that it must have.
+        png: Content of the file.
+        what: Name of the mask in messages.
+        size: Required (height, width).
 
     Raises:
         ValueError: When it cannot be decoded, or has another size.
@@ -67,14 +67,14 @@ def add_png(
     0 and 255 only, or a 1-bit PNG, is one object; otherwise 1..254 are objects and 255 is ignored.
 
     Args:
-        image: Image to add them to.
-        png: The file.
-        size: (height, width) that it must have.
-        classes: Class of each value of a PNG of ours, in which no value is ignored.
-        where: Begin of places.
+        image: Image to add the objects to.
+        png: Content of the file.
+        size: Required (height, width).
+        classes: Class of each value of a PNG that we exported; no value is ignored in it.
+        where: Prefix of each position in a message, such as the file's name.
 
     Raises:
-        ValueError: When it is no such mask.
+        ValueError: When the file is not such a mask.
     """
     mask = mask_of(png, "the mask", size)
     labels = mask.values
@@ -82,7 +82,7 @@ def add_png(
         labels = as_labels(labels, "the mask")
         problem = soft_problem(labels)
         if problem:
-            raise ValueError(f"the mask holds {problem}; {SOFT_CURE}")
+            raise ValueError(f"the mask contains {problem}; {SOFT_CURE}")
         labels = np.where(labels == IGNORE, 0, labels)
     for value, (top, left), part in parts_of_labels(labels, mask.corner):
         label = None if classes is None else classes.get(str(value))
@@ -92,10 +92,10 @@ def add_png(
 def parts_of_labels(
     labels: NDArray[np.integer], corner: tuple[int, int] = (0, 0)
 ) -> Iterator[tuple[int, tuple[int, int], NDArray[np.bool_]]]:
-    """Values above 0 of labels, (H, W), each with the first pixel of its box, (row, col), and its mask there.
+    """Split labels by value; yield each value above 0, the first (row, col) of its box, and its mask there.
 
     Args:
-        labels: Labels, 0 for background.
+        labels: (H, W) labels, 0 for background.
         corner: (row, col) of the first label in the image.
     """
     for value, box in enumerate(ndimage.find_objects(labels.astype(np.int32)), start=1):
@@ -106,48 +106,48 @@ def parts_of_labels(
 def encoded(
     part: NDArray[np.bool_], corner: tuple[int, int], size: Size
 ) -> Callable[[Size], Mapping[str, Any]]:
-    """Function to the run lengths of a mask, as a found object has it; encoded once, now."""
+    """Encode a mask now and return a function to its run lengths, the form of a `FoundObject`."""
     return partial(_kept, encode_part(part, corner, size))
 
 
 def _kept(rle: Mapping[str, Any], size: Size) -> Mapping[str, Any]:
-    """A mask that is encoded already; an image has the size in the file when this is called."""
+    """Return a mask that is already encoded; the image's size was checked before."""
     return rle
 
 
 def own_text(png: bytes) -> Mapping[str, Any] | None:
-    """Image and classes in a PNG of ours, or None.
+    """Read the image's name and the classes from a PNG that we exported; None for any other PNG.
 
     Raises:
-        ValueError: When it is no PNG.
+        ValueError: When the file is not a PNG.
     """
     height, width = size_of(png, "the mask")
     if height * width > MAX_PIXELS:
-        raise ValueError(f"a mask of {width}x{height} is not taken")
+        raise ValueError(f"a mask must have at most {MAX_PIXELS // 10**6} megapixels, got {width}x{height}")
     if TEXT.encode() not in png:
         return None
     try:
         with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
-            # Read before the pixels are decoded, unless another program has moved it behind them.
+            # Read before the pixels are decoded, unless another program has moved the text behind them.
             text = image.info.get(TEXT) or getattr(image, "text", {}).get(TEXT, "null")
             found = json.loads(text)
     except Exception as error:  # a broken header makes Pillow raise almost anything
-        raise ValueError(f"the mask is no PNG that can be decoded ({error})") from error
+        raise ValueError(f"the mask cannot be decoded as a PNG ({error})") from error
     return found if isinstance(found, dict) and isinstance(found.get("classes"), dict) else None
 
 
 def read_pngs(files: GivenFiles, found: Found) -> bool:
-    """Read mask PNGs; one that is not ours belongs to the image of its name."""
+    """Read mask PNGs; one that we did not export belongs to the image with the same stem."""
     names = [name for name in files.names if name.lower().endswith(".png")]
     if files.is_one:
         names = [name for name in files.names if files.read(name).startswith(PNG)]
-    images: dict[Any, FoundImage] = {}  # the objects of an image come in together, and are undone together
+    images: dict[Any, FoundImage] = {}  # the objects of an image are imported together, and undone together
     for name in names:
         with found.trying(name or "the PNG"):
             png = files.read(name)
             text, size = own_text(png), size_of(png, "the mask")
             if text is None and not name:
-                raise ValueError("it does not name its image; open that image, and import the PNG there")
+                raise ValueError("it does not name its image; open that image and import the PNG there")
             is_stem = text is None
             key = posixpath.splitext(name)[0] if text is None else str(text["image"]), size, is_stem
             images[key] = image = images.get(key) or found.image(key[0], size, is_stem=is_stem)
@@ -156,7 +156,7 @@ def read_pngs(files: GivenFiles, found: Found) -> bool:
 
 
 def read_yolo(files: GivenFiles, found: Found) -> bool:
-    """Read YOLO segmentation: data.yaml with class names, and text files of polygons below labels."""
+    """Read YOLO segmentation: ``data.yaml`` with class names, and text files of polygons below ``labels``."""
     heads = [name for name in files.names if posixpath.basename(name) in ("data.yaml", "data.yml")]
     for head in heads:
         with found.trying(head):
@@ -173,16 +173,16 @@ def read_yolo(files: GivenFiles, found: Found) -> bool:
 
 def _yolo_classes(content: bytes) -> dict[int, str]:
     if len(content) > MOST_YAML:
-        raise ValueError(f"it has {len(content)} bytes; at most {MOST_YAML} are taken")
+        raise ValueError(f"it must have at most {MOST_YAML} bytes, got {len(content)}")
     try:
         names = yaml.safe_load(content)["names"]
     except yaml.YAMLError as error:
-        raise ValueError(f"it is no YAML ({' '.join(str(error).split())[:100]})") from error
+        raise ValueError(f"it is not YAML ({' '.join(str(error).split())[:100]})") from error
     pairs = enumerate(names) if isinstance(names, list) else names.items()
     classes = {}
     for number, name in pairs:
-        if not isinstance(name, (str, int, float)):  # a text of nested aliases would fill the memory
-            raise TypeError(f"the name of class {number} is no text")
+        if not isinstance(name, (str, int, float)):  # text made of nested aliases would fill the memory
+            raise TypeError(f"the name of class {number} must be text, got {type(name).__name__}")
         classes[int(number)] = str(name)
     return classes
 
@@ -196,18 +196,24 @@ def _read_yolo_lines(name: str, content: bytes, classes: Mapping[int, str], foun
             first, *rest = line.split()
             points = np.array(rest, np.float64)
             if len(points) == 4:
-                raise ValueError("it is a box; a mask is a polygon of three points or more")
+                raise ValueError("it is a box; export polygons of at least 3 points instead")
             if len(points) < 6 or len(points) % 2:
-                raise ValueError(f"it has {len(points)} numbers after the class; wanted x y x y x y ...")
+                raise ValueError(
+                    f"the class must be followed by 3 or more pairs x y, got {len(points)} numbers"
+                )
             if not ((points >= -0.01) & (points <= 1.01)).all():
-                raise ValueError("its points are not normalized; they lie between 0 and 1")
+                raise ValueError(
+                    "its points must be normalized to 0..1; divide them by the image's width and height"
+                )
             if int(first) not in classes:
-                raise ValueError(f"no class {first}; data.yaml has {', '.join(map(str, classes)) or 'none'}")
+                raise ValueError(
+                    f"unknown class {first}; data.yaml has {', '.join(map(str, classes)) or 'none'}"
+                )
             image.add(f"line {number}", classes[int(first)], partial(_yolo_rle, points.reshape(-1, 2)))
 
 
 def _yolo_rle(points: NDArray[np.float64], size: Size) -> Mapping[str, Any]:
-    """Run lengths of a polygon, (N, 2) of (x, y) in 0..1, filled with its outline as YOLO's training does."""
+    """Fill a polygon, (N, 2) of (x, y) in 0..1, and its outline, as YOLO does in training."""
     # Five decimals, as some tools write, put a pixel up to 0.05 below itself in an image of 10,000.
     pixels = np.clip(np.floor(points * size[::-1] + 0.05), 0, np.array(size[::-1]) - 1).astype(np.int32)
     left, top = pixels.min(axis=0).tolist()

@@ -1,7 +1,7 @@
-"""Read COCO, Datumaro, Label Studio, labelme (JSON) and CVAT (XML) as untrusted input.
+"""Readers of COCO, Datumaro, Label Studio, labelme (JSON) and CVAT (XML), as untrusted input.
 
-Each function adds what it finds, and one line for each record that is bad. ``where`` begins its places: the
-name of the file in a zip or a folder, or nothing.
+Each function adds the annotations in the file to ``found``, and one message for each bad record. ``where`` is
+the prefix of each position in a message: the file's name in a zip or a folder, or nothing.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from dct_seg.rle import encode_part
 
 M = TypeVar("M", bound=schemas.CocoPart)
 
-NO_MASK = "it is no mask or polygon; only those have pixels"
+NO_MASK = "it must be a mask or a polygon; other shapes are not imported"
 
 
 def read_coco(content: Any, found: Found, where: str = "") -> None:
     """Read COCO JSON.
 
     Raises:
-        ValueError: When it has no lists of images, annotations and categories.
+        ValueError: When the lists of images, annotations and categories are missing.
     """
     try:
         coco = schemas.CocoFile.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"the file holds no COCO JSON ({field}: {first['msg']})") from error
+        raise ValueError(f"the file is not COCO JSON ({field}: {first['msg']})") from error
     categories = dict(_valid(schemas.CocoCategory, coco.categories, f"{where}category", found))
     names = {one.id: one.name for one in categories.values()}
     for category_id, name in names.items():
@@ -58,18 +58,18 @@ def read_coco(content: Any, found: Found, where: str = "") -> None:
     for number, one in _valid(schemas.CocoAnnotation, coco.annotations, f"{where}annotation", found):
         if one.image_id in shared or one.category_id in mixed:
             twice = f"image {one.image_id}" if one.image_id in shared else f"category {one.category_id}"
-            found.skipped.append(f"{where}annotation {number}: {twice} has several names")
+            found.skipped.append(f"{where}annotation {number}: {twice} is listed with several names")
         elif one.image_id in images and one.category_id in names:
             mask = partial(from_segmentation, one.segmentation)
             images[one.image_id].add(f"annotation {number}", names[one.category_id], mask)
         else:
             found.skipped.append(
-                f"{where}annotation {number}: no image {one.image_id} or no category {one.category_id}"
+                f"{where}annotation {number}: unknown image {one.image_id} or category {one.category_id}"
             )
 
 
 def _shared(pairs: Iterable[tuple[int, str]]) -> set[int]:
-    """Ids that stand for several names."""
+    """Find the ids that are listed with several names."""
     names = defaultdict(set)
     for number, name in pairs:
         names[number].add(name)
@@ -77,11 +77,11 @@ def _shared(pairs: Iterable[tuple[int, str]]) -> set[int]:
 
 
 def _valid(kind: type[M], given: list[Any], what: str, found: Found) -> Iterator[tuple[int, M]]:
-    """Readable records with their place in the list."""
+    """Yield the valid records with their position in the list; report the others."""
     for place, one in enumerate(given):
         try:
             record = kind.model_validate(one)
-        except ValidationError as error:  # noqa: PERF203  # one that is bad must not take the others with it
+        except ValidationError as error:  # noqa: PERF203  # a bad record must not stop the others
             first = error.errors()[0]
             field = ".".join(map(str, (*first["loc"], "")))
             found.skipped.append(f"{what} {place}: {field} {first['msg']}")
@@ -93,7 +93,7 @@ def read_datumaro(content: Mapping[str, Any], found: Found, where: str = "") -> 
     """Read Datumaro's JSON.
 
     Raises:
-        LookupError, TypeError: When it has no list of labels.
+        LookupError, TypeError: When the list of labels is missing.
     """
     labels = [str(one["name"]) for one in content["categories"]["label"]["labels"]]
     found.categories |= {name: found.categories.get(name) for name in labels}
@@ -113,25 +113,25 @@ def read_datumaro(content: Mapping[str, Any], found: Found, where: str = "") -> 
 
 def _index(number: Any, names: Sequence[str]) -> int:
     if not isinstance(number, int) or not 0 <= number < len(names):
-        raise ValueError(f"no label {number}; the file has {len(names)}, numbered from 0")
+        raise ValueError(f"unknown label {number}; the file has {len(names)}, numbered from 0")
     return number
 
 
 def read_cvat(content: bytes, found: Found, where: str = "") -> None:
-    """Read XML of CVAT for images 1.1.
+    """Read the XML of CVAT for images 1.1.
 
     Raises:
-        ValueError: When it is no such XML.
+        ValueError: When the content is not such XML.
     """
     if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
-        raise ValueError("the XML declares entities; export it anew")
+        raise ValueError("the XML must not declare a DOCTYPE or entities; export it again")
     try:
         root = ElementTree.fromstring(content)
     except ElementTree.ParseError as error:
-        raise ValueError(f"the XML cannot be read ({error}); export it anew") from error
+        raise ValueError(f"the XML cannot be read ({error}); export it again") from error
     if root.tag != "annotations" or root.find("track") is not None:
         what = "tracks of a video" if root.tag == "annotations" else f"<{root.tag}>"
-        raise ValueError(f"the XML holds {what}; give one exported as 'CVAT for images 1.1'")
+        raise ValueError(f"the XML contains {what}; export it as 'CVAT for images 1.1'")
     names = [label.text or "" for label in root.findall("meta//labels/label/name")]
     found.categories |= {name: found.categories.get(name) for name in names}
     for number, one in enumerate(root.findall("image")):
@@ -144,7 +144,7 @@ def read_cvat(content: bytes, found: Found, where: str = "") -> None:
 
 
 def _cvat_shape(shape: ElementTree.Element) -> Any:
-    """Function from the image's size to the run lengths of a shape."""
+    """Make the function from the image's size to the run lengths of a shape."""
     given = shape.attrib
     if shape.tag == "mask":
         return partial(_cvat_mask, given)
@@ -159,9 +159,9 @@ def _cvat_mask(given: Mapping[str, str], size: Size) -> dict[str, Any]:
     top, left, height, width = (int(given[key]) for key in ("top", "left", "height", "width"))
     lengths = np.array([int(value) for value in given["rle"].split(",")])
     if min(top, left, height, width) < 0 or top + height > size[0] or left + width > size[1]:
-        raise ValueError("a mask lies outside of its image")
+        raise ValueError("its mask lies outside the image")
     if (lengths < 0).any() or sum(lengths.tolist()) != height * width:
-        raise ValueError("a mask's runs do not fill its box")
+        raise ValueError("the runs of its mask do not fill its box")
     part = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(height, width)
     return encode_part(part, (top, left), size)
 
@@ -181,7 +181,7 @@ def read_label_studio(tasks: Sequence[Any], found: Found, where: str = "") -> No
 
 
 def _name_of_task(given: str) -> str:
-    """Name of an image: without the address of a local file, or the prefix of an uploaded one.
+    """Get the image's name: without the URL of a local file, or the prefix of an uploaded one.
 
     Examples:
         >>> _name_of_task("/data/local-files/?d=cats/a.png"), _name_of_task("/data/upload/3/0a1b2c3d-a.png")
@@ -192,7 +192,7 @@ def _name_of_task(given: str) -> str:
 
 
 def _label_studio_result(one: Mapping[str, Any]) -> tuple[str, Any]:
-    """Class of a result, and the function from the image's size to its run lengths."""
+    """Get the class of a result, and the function from the image's size to its run lengths."""
     value = one["value"]
     if value.get("format") == "rle":
         return value["brushlabels"][0], partial(_brush_rle, value["rle"])
@@ -207,7 +207,7 @@ def _percent_rle(points: NDArray[np.float64], size: Size) -> dict[str, Any]:
 
 
 def _brush_rle(packed: Sequence[int], size: Size) -> dict[str, Any]:
-    """Run lengths of a brush mask of Label Studio, which it packs as `formats.brush_runs` says."""
+    """Unpack a Label Studio brush mask, packed as in `formats.brush_runs`, to run lengths."""
     bits = "".join(f"{byte:08b}" for byte in bytes(packed))
     at = 0
 
@@ -215,12 +215,12 @@ def _brush_rle(packed: Sequence[int], size: Size) -> dict[str, Any]:
         nonlocal at
         at += number
         if at > len(bits):
-            raise ValueError("a brush mask is cut short")
+            raise ValueError("its brush mask is truncated")
         return int(bits[at - number : at], 2)
 
     total, word = read(32), read(5) + 1
     if total != 4 * size[0] * size[1]:
-        raise ValueError("a brush mask is of another size than its image")
+        raise ValueError("its brush mask and its image differ in size")
     sizes = [read(4) + 1 for _ in range(4)]
     values: list[int] = []
     lengths: list[int] = []
@@ -235,9 +235,9 @@ def _brush_rle(packed: Sequence[int], size: Size) -> dict[str, Any]:
 
 
 def _rle_of_channels(filled: NDArray[np.bool_], lengths: NDArray[np.int64], size: Size) -> dict[str, Any]:
-    """Run lengths of runs along the rows, four channels a pixel, of which the last one counts.
+    """Convert runs along the rows, four channels per pixel, to run lengths of the last channel.
 
-    Only the rows from the first to the last filled run become pixels.
+    Only the rows from the first to the last filled run are unpacked to pixels.
     """
     places = np.flatnonzero(filled)
     if not len(places):
@@ -252,12 +252,12 @@ def _rle_of_channels(filled: NDArray[np.bool_], lengths: NDArray[np.int64], size
 
 
 def read_labelme(content: Mapping[str, Any], found: Found, where: str = "", file: str = "") -> None:
-    """Read labelme's JSON: polygons and masks; shapes of one label and group are one object.
+    """Read labelme's JSON: polygons and masks; shapes with the same label and group are one object.
 
     Args:
-        content: The JSON.
-        found: Found so far.
-        where: Begin of places.
+        content: Decoded JSON.
+        found: Result to add to.
+        where: Prefix of each position in a message, such as the file's name.
         file: Path of the JSON; the image's path is relative to it.
     """
     path = posixpath.join(posixpath.dirname(file), str(content["imagePath"]).replace("\\", "/"))
@@ -279,7 +279,7 @@ def read_labelme(content: Mapping[str, Any], found: Found, where: str = "", file
 
 
 def _labelme_rle(shapes: Sequence[Mapping[str, Any]], size: Size) -> dict[str, Any]:
-    """Run lengths of the union of shapes."""
+    """Compute the run lengths of the union of shapes."""
     parts = [_labelme_part(shape, size) for shape in shapes]
     top, left = (min(corner[axis] for corner, _ in parts) for axis in (0, 1))
     bottom, right = (max(corner[axis] + part.shape[axis] for corner, part in parts) for axis in (0, 1))
@@ -290,15 +290,15 @@ def _labelme_rle(shapes: Sequence[Mapping[str, Any]], size: Size) -> dict[str, A
 
 
 def _labelme_part(shape: Mapping[str, Any], size: Size) -> tuple[tuple[int, int], NDArray[np.bool_]]:
-    """First pixel of a shape's box, (row, col), and its pixels."""
+    """Rasterize a shape: first pixel (row, col) of its box, and the mask inside the box."""
     points = np.array(shape["points"], np.float64).reshape(-1, 2)
     if not np.isfinite(points).all() or np.abs(points).max(initial=0) > 2 * max(size):
-        raise ValueError(f"its points lie far outside of the image of {size[1]}x{size[0]}")
+        raise ValueError(f"its points lie far outside the image of {size[1]}x{size[0]}")
     if shape["shape_type"] == "polygon":
         return filled(points, size)
     (left, top), (right, bottom) = points.astype(int).tolist()
     if min(left, top) < 0 or right >= size[1] or bottom >= size[0]:
-        raise ValueError("its mask lies outside of the image")
+        raise ValueError("its mask lies outside the image")
     png = base64.b64decode(str(shape["mask"]), validate=True)
     mask = mask_of(png, "its mask", (bottom - top + 1, right - left + 1))
     return (top + mask.corner[0], left + mask.corner[1]), mask.values > 0

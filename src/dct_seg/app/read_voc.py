@@ -1,4 +1,4 @@
-"""Read Pascal VOC's PNGs of classes and objects, as untrusted input."""
+"""Reader of Pascal VOC's PNGs of classes and objects, as untrusted input."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VOC_NAMES = (
 def read_voc(files: GivenFiles, found: Found) -> bool:
     """Read Pascal VOC: PNGs of classes, of objects, or of both.
 
-    An object has the class of most of its pixels. Without PNGs of objects, each class in an image is one.
+    An object has the class of most of its pixels. Without PNGs of objects, each class is one object.
     """
     pairs: dict[str, dict[str, str]] = defaultdict(dict)
     for name in files.names:
@@ -50,7 +50,7 @@ def read_voc(files: GivenFiles, found: Found) -> bool:
 
 
 def _label_map(content: bytes) -> tuple[dict[int, str], NDArray[np.int64]]:
-    """Names by number, and colors by number, of lines ``name:r,g,b:parts:actions``; 0 is the background."""
+    """Parse lines ``name:r,g,b:parts:actions`` to names and colors by number; 0 is the background."""
     classes, colors = {0: "background"}, [(0, 0, 0)]
     for line in content.decode(errors="replace").splitlines():
         if line.strip() and not line.startswith("#"):
@@ -69,9 +69,9 @@ def _read_pair(
     colors: NDArray[np.int64],
     found: Found,
 ) -> None:
-    sizes = {size_of(png, "the PNG") for png in pngs.values()}
+    sizes = {size_of(png, "it") for png in pngs.values()}
     if len(sizes) > 1:
-        raise ValueError("the PNGs of classes and of objects have two sizes")
+        raise ValueError("its PNGs of classes and of objects differ in size")
     (size,) = sizes
     image = found.image(stem, size, is_stem=True)
     palettes = {"SegmentationClass": colors, "SegmentationObject": _codes(voc_colors())}
@@ -92,14 +92,14 @@ def _read_pair(
 
 
 def _labels(png: bytes, colors: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Numbers of the colors of a PNG, (H, W); void is 0. A gray PNG, or one of other colors, has numbers."""
+    """Read the labels of a PNG, (H, W), from known colors or else from its values; void is 0."""
     try:
         with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
             image.load()
             values = np.asarray(image if image.mode in ("P", "L") else image.convert("RGB"))
             palette = image.getpalette("RGB") if image.mode == "P" else None
     except Exception as error:
-        raise ValueError(f"a PNG that cannot be decoded ({error})") from error
+        raise ValueError(f"one of its PNGs cannot be decoded ({error})") from error
     known = {int(code): number for number, code in enumerate(colors)} | {_code(*voc_colors()[IGNORE]): 0}
     if values.ndim == 2 and palette is None:
         return np.where(values == IGNORE, 0, values).astype(np.int32)
@@ -113,12 +113,12 @@ def _labels(png: bytes, colors: NDArray[np.int64]) -> NDArray[np.int32]:
     used, places = np.unique(_codes(values), return_inverse=True)
     for code in used.tolist():
         if code not in known:
-            raise ValueError(f"the color {code >> 16},{code >> 8 & 255},{code & 255} is none of labelmap.txt")
+            raise ValueError(f"the color {code >> 16},{code >> 8 & 255},{code & 255} is not in labelmap.txt")
     return np.array([known[code] for code in used.tolist()], np.int32)[places].reshape(values.shape[:2])
 
 
 def _codes(colors: NDArray[Any]) -> NDArray[np.int64]:
-    """One number for each color, (..., 3)."""
+    """Encode each color, (..., 3), as one number."""
     return np.asarray(colors.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1]))
 
 

@@ -1,7 +1,7 @@
-"""Read annotations of this and other tools, of which nothing is trusted.
+"""Readers of annotations made with this and other tools, as untrusted input.
 
-A reader is a function ``(files, found) -> bool``. It adds to ``found`` what the files hold, and one line for
-each bad record, and returns whether the files are of its kind.
+A reader is a function ``(files, found) -> bool``. It adds the annotations in the files to ``found``, and one
+message for each bad record, and returns whether it reads this format.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from dct_seg.app.read_voc import read_voc
 from dct_seg.files import BROKEN, broken_reason
 
 Reader = Callable[[GivenFiles, Found], bool]
-KINDS = "COCO, CVAT, Label Studio, Datumaro, labelme, YOLO, Pascal VOC, mask PNGs or our own logs"
+KINDS = "COCO, CVAT, Label Studio, Datumaro, labelme, YOLO, Pascal VOC, mask PNGs or dct-seg logs"
 SUFFIXES = (".json", ".jsonl", ".xml")
 
 
 def read(files: GivenFiles) -> Found:
-    """Read files of any kind that is known.
+    """Read files of any known format.
 
     Raises:
-        ValueError: When there is nothing of a known kind.
+        ValueError: When no file has a known format.
     """
     found = Found()
     if any(reader(files, found) for reader in READERS):
         return found
     names = ", ".join(sorted(files.names)[:3])
-    raise ValueError(f"the files hold nothing of {KINDS} (they are {names or 'none'})")
+    raise ValueError(f"the files must contain {KINDS}, got {names or 'no files'}")
 
 
 def read_records(files: GivenFiles, found: Found) -> bool:
@@ -58,7 +58,7 @@ def _read_record(content: bytes, found: Found, where: str = "", file: str = "") 
     except (ValueError, RecursionError) as error:
         given = first_record(content)
         if given is None:
-            raise ValueError(f"the file is no JSON, XML or zip that can be read ({error})") from error
+            raise ValueError(f"the file cannot be read as JSON, XML or zip ({error})") from error
     if is_log(given):
         _checked("the log", lambda: read_log(content, found, where))
     elif isinstance(given, list):
@@ -72,7 +72,7 @@ def _read_record(content: bytes, found: Found, where: str = "", file: str = "") 
 
 
 def _checked(what: str, reader: Callable[[], None]) -> None:
-    """Name the kind of a file whose frame is broken."""
+    """Name the format in the error for a file whose outer structure is broken."""
     try:
         reader()
     except BROKEN as error:

@@ -104,7 +104,7 @@ def object_of_line(line: Any, numbers: dict[str, int]) -> ObjectClicks:
         raise ValueError("it has neither clicks nor a mask to start from")
     threshold = float(line.get("threshold", 0.5))
     if not 0 < threshold < 1:
-        raise ValueError(f"a threshold lies between 0 and 1, got {threshold}")
+        raise ValueError(f"a threshold must be between 0 and 1, got {threshold}")
     size = (int(line["height"]), int(line["width"])) if "height" in line else None
     for mask in (line.get("start"), line.get("removed")):
         if mask is not None and not (len(mask["size"]) == 2 and isinstance(mask["counts"], (str, list))):
@@ -128,7 +128,7 @@ def _click(one: Mapping[str, Any]) -> Click:
     radius = one.get("radius")
     positive = one.get("positive", True)
     if not isinstance(positive, bool):
-        raise TypeError(f"a click's positive is true or false, got {positive!r}")
+        raise TypeError(f"a click's positive must be true or false, got {positive!r}")
     return Click(float(one["row"]), float(one["col"]), positive, None if radius is None else float(radius))
 
 

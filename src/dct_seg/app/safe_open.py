@@ -40,7 +40,7 @@ def open_inside(root: Path, path: Path, *, private: str = "") -> int:
     """
     target = path.resolve(strict=True)
     if not target.is_relative_to(root) or private in target.relative_to(root).parts:
-        raise OutsideError(errno.ELOOP, "a link that leaves the folder", str(path))
+        raise OutsideError(errno.ELOOP, "a link to a file outside the folder", str(path))
     return open_without_links(root, target.relative_to(root), os.O_RDONLY)
 
 

@@ -18,7 +18,7 @@ class OtherTabError(ValueError):
 
     def __init__(self, holder: str) -> None:
         super().__init__(
-            "another tab is working on this image; take over there or here, so that no work is done twice"
+            "another tab has write access to this image; continue in that tab, or take over in this one"
         )
         self.holder = holder
 

@@ -76,7 +76,7 @@ class Comparison:
         if self.auc is not None:
             lines.append("AuC: B - A = {:+.4f} [{:+.4f}, {:+.4f}].".format(*self.auc))
         if self.num_unpaired:
-            lines.append(f"{self.num_unpaired} samples have a result in only one run and are left out.")
+            lines.append(f"{self.num_unpaired} samples have a result in only one run and are not compared.")
         for title, pairs in (("Better", self.better), ("Worse", self.worse)):
             rows = [[p.a.name, str(p.clicks_a), str(p.clicks_b), f"{p.difference:+d}"] for p in pairs[:first]]
             if rows:

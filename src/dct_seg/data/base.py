@@ -300,7 +300,10 @@ class PairedDataset(InteractiveDataset):
             self._files.append(pair)
             yield Listing(pair.name, *found)
         if broken:
-            warnings.warn(f"{self.root}: {len(broken)} files are left out; first: {broken[0]}", stacklevel=2)
+            warnings.warn(
+                f"{self.root}: {len(broken)} of {len(pairs)} files are skipped; first: {broken[0]}",
+                stacklevel=2,
+            )
 
     def _objects_of(self, pair: Pair) -> tuple[tuple[int, ...], tuple[int, ...]] | UnreadableFileError:
         # The size is compared here, from the image's header, so that a run fails early, not after hours.

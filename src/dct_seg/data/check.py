@@ -234,8 +234,8 @@ def _check_pair(pair: tuple[Path, Path]) -> tuple[bytes, int, list[Finding]]:
         )
     soft = soft_problem(labels)
     if soft or has_gaps_beside_ignore(labels, objects):
-        # Anti-aliasing and JPEG turn a 0/255 mask into labels with gaps next to 255; a trimap has them, too.
-        why = soft or "labels with gaps next to 255, which is read as ignore"
+        # Anti-aliasing and JPEG turn a 0/255 mask into label gaps next to 255; a trimap has them, too.
+        why = soft or "label gaps next to 255, which is read as ignore"
         line = f"{mask} contains {_listed(np.unique(values).tolist())}: {why}; was a 0/255 mask smoothed?"
         findings.append(Finding("odd_values", mask, line))
     return digest, len(objects), findings

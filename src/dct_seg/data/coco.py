@@ -98,7 +98,7 @@ class COCO(InteractiveDataset):
         if problems and not any(image.objects for image in self._images_listed):
             raise ValueError(f"{path} has no usable annotation; {problems[0]}")
         if problems:
-            count = f"{len(problems)} annotations or images are left out"
+            count = f"{len(problems)} annotations or images are skipped"
             warnings.warn(f"{path}: {count}; first: {problems[0]}", stacklevel=2)
 
     def _usable(

@@ -448,7 +448,7 @@ def _readable(
     }
     for which, image in bad:
         path = datasets[which].root / _image_name(datasets[which], image)
-        warnings.warn(f"{path} cannot be decoded and is left out of validation", stacklevel=3)
+        warnings.warn(f"{path} cannot be decoded and is skipped in validation", stacklevel=3)
     return [
         (which, index) for which, index in entries if (which, datasets[which].image_index(index)) not in bad
     ]

@@ -114,7 +114,8 @@ class _TwoFolders(PairedDataset):
             )
         if alone:
             warnings.warn(
-                f"{self.root}: {len(alone)} images without a mask are left out; first: {alone[0].name}",
+                f"{self.root}: {len(alone)} of {len(images)} images have no mask and are skipped; "
+                f"first: {alone[0].name}",
                 stacklevel=2,
             )
         return [Pair(f"{self.folders[0]}/{image.name}", image, mask) for image, mask in pairs]
@@ -149,7 +150,7 @@ class Folder(_TwoFolders):
         if self._doubtful:
             first = sorted(self._doubtful)[0]
             warnings.warn(
-                f"{self.root}: {len(self._doubtful)} masks hold labels with gaps next to 255, which is read "
+                f"{self.root}: {len(self._doubtful)} masks contain label gaps next to 255, which is read "
                 f"as ignore; first: {first}; is it a trimap, or was a 0/255 mask smoothed? `dct-seg data "
                 "check DIR` lists all",
                 stacklevel=2,

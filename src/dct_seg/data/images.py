@@ -105,7 +105,7 @@ def image_formats() -> tuple[str, ...]:
 def page_numbers(path: str | Path, *, file: BinaryIO | None = None) -> dict[int, tuple[int, int]]:
     """List the numbers of the images in a file, from 1, each with its (height, width), from the headers.
 
-    Pages of a TIFF that are smaller copies or masks of others are left out.
+    Pages of a TIFF that are smaller copies or masks of others are skipped.
 
     Args:
         path: Image file.

@@ -40,7 +40,9 @@ def from_segmentation(segmentation: Any, size: tuple[int, int]) -> dict[str, Any
     if isinstance(segmentation, Mapping):
         given = segmentation.get("size")
         if given != list(size):
-            raise ValueError(f"its run lengths have the size {given}, the image {list(size)} (height, width)")
+            raise ValueError(
+                f"its run lengths have size {given}, but the image has {list(size)} (height, width)"
+            )
         found = {"size": list(size), "counts": segmentation.get("counts")}
         pixels = area(found)
         if isinstance(found["counts"], list):

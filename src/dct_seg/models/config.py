@@ -14,7 +14,7 @@ PromptFusion = Literal["early", "late"]
 FeatureInput = Literal["fused", "image"]
 
 _TYPES: dict[str, type] = {"str": str, "bool": bool, "int": int, "dict": dict}
-_TYPE_NAMES = {"str": "a text", "bool": "true or false", "int": "a whole number", "dict": "a mapping"}
+_TYPE_NAMES = {"str": "text", "bool": "true or false", "int": "a whole number", "dict": "a mapping"}
 
 
 @dataclass(frozen=True)

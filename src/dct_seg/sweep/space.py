@@ -174,7 +174,7 @@ def _sweep(content: Any, name: str) -> Sweep:
     parameters = tuple(_parameters(content["parameters"], ""))
     for key, times in Counter(one.name for one in parameters).items():
         if times > 1:
-            raise ValueError(f"parameter '{key}' is given {times} times; join them")
+            raise ValueError(f"parameter '{key}' is given {times} times; merge them")
     if content["method"] == "grid":
         for parameter in parameters:
             if parameter.choices is None or parameter.distribution == "categorical_w_probabilities":
