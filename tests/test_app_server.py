@@ -289,9 +289,9 @@ def test_second_tab_may_look_and_take_over_but_not_write_at_the_same_time() -> N
     tabs = Tabs(lambda: now[0])
     assert tabs.beat("one", "a") == (True, "one")
     assert tabs.beat("two", "a") == (False, "one")
-    with pytest.raises(OtherTabError, match="another tab is working"):
+    with pytest.raises(OtherTabError, match="another tab has write access"):
         tabs.check("two", "a")
-    with pytest.raises(OtherTabError, match="another tab is working"):
+    with pytest.raises(OtherTabError, match="another tab has write access"):
         tabs.check(None, "a")
     assert tabs.beat("two", "a", take=True) == (True, "two")
     assert tabs.beat("one", "a") == (False, "two")
@@ -318,7 +318,7 @@ def test_image_without_objects_is_marked_as_done_and_an_object_removes_the_mark(
     assert found["last"] == page.ids["a.png"]
     page.click(20, 20)
     refused = page.client.post(page.url("/nothing"), json={"revision": 2, "nothing": True})
-    assert (refused.status_code, "there are objects" in refused.json()["error"]) == (400, True)
+    assert (refused.status_code, "this image has objects" in refused.json()["error"]) == (400, True)
     page = page.restarted()
     again = page.ok(page.client.get(f"{API}/project"))
     assert ([one["nothing"] for one in again["pictures"]], again["last"]) == (
