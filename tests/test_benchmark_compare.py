@@ -43,7 +43,7 @@ def test_full_runs_are_compared_by_auc_too() -> None:
 def test_runs_under_other_protocols_are_not_compared() -> None:
     a, b = by_hand(x=[0.95]), by_hand(x=[0.95])
     b.settings = type(b.settings)("drag", max_clicks=20)
-    with pytest.raises(ValueError, match="cannot be compared"):
+    with pytest.raises(ValueError, match="the settings of A and B differ"):
         compare(a, b, "mine", "mine")
     with pytest.raises(ValueError, match="no sample has a result in both"):
         compare(a, by_hand(y=[0.95]), "mine", "mine")

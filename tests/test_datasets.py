@@ -177,7 +177,10 @@ def test_every_dataset_meets_the_contract_of_samples(kind: str, tmp_path: Path) 
         again = dataset.read(index)
         assert (again.image == sample.image).all()
         assert (again.mask == sample.mask).all()
-    with pytest.raises(IndexError, match=f"sample {len(dataset)} of a dataset with {len(dataset)} samples"):
+    with pytest.raises(
+        IndexError,
+        match=f"sample index {len(dataset)} is out of range for a dataset with {len(dataset)} samples",
+    ):
         dataset.read(len(dataset))
 
 

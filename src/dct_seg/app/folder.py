@@ -231,7 +231,7 @@ class ImageFolder:
         except (OSError, RuntimeError) as error:  # RuntimeError: a symlink loop, before Python 3.13
             reason = (isinstance(error, OSError) and error.strerror) or "it is a broken link"
             raise UnreadableFileError(
-                f"{name} cannot be decoded ({reason}); replace it or remove it from the folder"
+                f"{name} cannot be decoded ({reason}); replace the file, or remove it from the folder"
             ) from error
         try:
             _check_header(file, entry)
@@ -279,8 +279,8 @@ def _size_of(file: BinaryIO, entry: Entry) -> tuple[int, int]:
             raise UnreadableFileError(needed) from error
         reason = "not an image of a known format" if isinstance(error, UnidentifiedImageError) else str(error)
         raise UnreadableFileError(
-            f"{name} cannot be decoded ({reason or type(error).__name__}); replace it or remove it from "
-            "the folder"
+            f"{name} cannot be decoded ({reason or type(error).__name__}); replace the file, or remove it "
+            "from the folder"
         ) from error
     return height, width
 
