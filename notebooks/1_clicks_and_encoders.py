@@ -41,7 +41,7 @@ def show(axes, image, title, clicks=(), **options):
 #
 # In the paper, the user clicks the middle of the largest wrong region and drags to its nearest boundary. A
 # simulated user does the same with a distance transform. Below are a drawn object, a prediction that misses a part of it
-# and leaks elsewhere, and the next click: on the wrong pixel farthest from the boundary, with this distance as its radius.
+# and leaks elsewhere, and the next click. It lies on the wrong pixel farthest from the boundary; this distance is its radius.
 
 # %%
 shapes = open_dataset("Shapes", num_images=12, size=(120, 160), seed=3)
@@ -77,8 +77,8 @@ print("coords", tuple(batch.coords.shape), "labels", batch.labels.tolist(), "rad
 # %% [markdown]
 # ## Four encoders
 #
-# For a network, clicks are drawn as two maps, one of the positive clicks and one of the negative ones, by a *click
-# encoder*. Here, four encoders get the same three clicks: a long drag, a short one, and a negative one of medium length.
+# A *click encoder* draws the clicks for the network as two maps, one of the positive clicks and one of the
+# negative clicks. Here, four encoders get the same three clicks: a long drag, a short one, and a negative one of medium length.
 # Green is the positive map, red the negative one.
 
 # %%
@@ -106,11 +106,11 @@ for axis, (name, pair) in zip(axes[1:], maps.items(), strict=True):
 # - `Disk` and `Gaussian` ignore the drag: a long and a short one leave the same mark.
 # - `Euclidean`, the paper's baseline, contains the distance to the nearest click: 0 at a click and bright far away, so
 #   the positive clicks are the dark spots in the green map. It ignores the drags, too.
-# - `SpatialDCT` (eq. 2) draws each click as wide as its drag, and so shows the approximate size of the object.
+# - `SpatialDCT` (eq. 2) draws each click as wide as its drag, which shows the approximate size of the object.
 #
 # ## What a drag does to the map
 #
-# The same click with longer and longer drags. Only `SpatialDCT` depends on the length.
+# Below is the same click with longer and longer drags. Only `SpatialDCT` depends on the length.
 
 # %%
 radii = (12, 28, 60, 110)
@@ -122,7 +122,7 @@ for column, radius in enumerate(radii):
         show(axes[row, column], drawn, f"{name}, drag of {radius}", one, cmap="gray", vmin=0, vmax=1)
 
 # %% [markdown]
-# One row of the map, with the end of the drag marked. The paper does not specify the Gaussian's width for a radius. Here,
+# Below is one row of the map, with the end of the drag marked. The paper does not specify the Gaussian's width for a radius. Here,
 # `sigma = sigma_scale * radius`: with the default scale of 0.5, the drag ends at two sigmas, where the map has
 # fallen to exp(-2) = 0.135.
 
@@ -176,8 +176,8 @@ for column, radius in enumerate(radii):
     show(axes[1, column], shown, f"mask: {result.mask.mean():.0%} of the image", one)
 
 # %% [markdown]
-# Without a drag, a small head of the network, the Auto-Drag-Head, predicts the radius from the image, so that every click
-# has one:
+# If a click has no drag, a small head of the network, the Auto-Drag-Head, predicts its radius from the image. Every
+# click therefore has a radius:
 
 # %%
 (used,) = predictor.predict([Click(117, 172)]).clicks

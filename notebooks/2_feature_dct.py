@@ -67,7 +67,7 @@ for i, axis in enumerate(axes):
 #
 # The paper's text calls it *vector rejection*: it removes the component of `f` along `Q`. A rejection is
 # `f - (f · Q) Q / |Q|²`, with the length squared. The printed formula divides by the length once. The two
-# agree only if `|Q| = 1`. Below: the same `f` and the same direction of `Q` with three lengths.
+# agree only if `|Q| = 1`. Below are the same `f` and the same direction of `Q` with three lengths.
 
 # %%
 f0 = torch.tensor([4.0, 3.0])
@@ -93,8 +93,8 @@ for axis, length in zip(axes, (0.5, 1.0, 2.0), strict=True):
 
 # %% [markdown]
 # The true rejection (black) is always perpendicular to `Q`, whatever the length of `Q`.
-# The printed formula removes too little for a short `Q` and too much for a long one, so that `f` ends up on the other side.
-# The remaining component along `Q`, which is 0 for a rejection:
+# The printed formula removes too little for a short `Q` and too much for a long one: `f` ends up on the other side.
+# This is the remaining component along `Q`, which is 0 for a rejection:
 
 # %%
 print("   |Q|   left by true   left by printed")
@@ -107,7 +107,7 @@ for length in (0.5, 1.0, 2.0, 5.0, 20.0):
 
 # %% [markdown]
 # The remainder is `(1 - |Q|) f · Q / |Q|`: for features of length 20, the "removed" component returns nineteen
-# times as large with the opposite sign. The lengths in a real network: features of the shipped model at three clicks on an
+# times as large with the opposite sign. Below are the lengths in a real network: features of the shipped model at three clicks on an
 # image, two on the cat and one on the wall behind it.
 
 # %%
@@ -134,13 +134,13 @@ print("|Q| without normalization:   ", [round(v, 1) for v in raw.norm(dim=-1)[0]
 print("|Q| with normalize_features: ", [round(v, 1) for v in scaled.norm(dim=-1)[0].tolist()])
 
 # %% [markdown]
-# None is close to 1, so the default is the true rejection; `rejection: printed` in the network's configuration
+# No length is close to 1, so the default is the true rejection; `rejection: printed` in the network's configuration
 # restores the printed formula for comparison.
 #
 # ## The order of clicks
 #
 # The clicks are folded in the order in which they were made. A negative click at the beginning has no `f` to change; the
-# same click at the end has. Therefore a `ClickBatch` keeps the order, and undo drops the last click.
+# same click at the end changes `f`. Therefore a `ClickBatch` keeps the order, and undo drops the last click.
 
 # %%
 fold = [q[0, 0], torch.tensor([1.0, 2.0])]
@@ -155,7 +155,7 @@ for order, name in (((0, 1), "positive, negative"), ((1, 0), "negative, positive
 # A small fully connected net maps `f` to a mean and a standard deviation for each channel of three decoder layers. Each
 # layer is normalized (instance norm: mean 0, deviation 1) and then gets these statistics. An untrained net predicts mean 0
 # and deviation 1, plain instance norm. The shipped model has no such norm (`feature_dct_norm: none`): its layers are only
-# scaled and shifted. Below: the predictions of the shipped model for its coarsest layer, and their change by a negative click.
+# scaled and shifted. Below are the predictions of the shipped model for its coarsest layer, and their change after a negative click.
 
 # %%
 with torch.inference_mode():

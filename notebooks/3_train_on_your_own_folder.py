@@ -1,10 +1,10 @@
 # %% [markdown]
 # # 3. Train on your own folder
 #
-# Put your images and masks into one folder, check it, train, and use the result. The example folder is
-# drawn by the package, so that nothing is downloaded; replace it with yours.
+# Put your images and masks into one folder, check it, train, and use the result. The package draws the
+# example folder, so nothing is downloaded; replace it with yours.
 #
-# Network and images are tiny and the training is short, to finish within two minutes on one slow core. The last cell
+# The network and the images are tiny and the training is short, so it finishes within two minutes on one slow core. The last cell
 # shows the commands of a real run.
 
 # %%
@@ -61,7 +61,7 @@ plt.show()
 # %% [markdown]
 # ## Check it
 #
-# Four common problems of real folders, made on purpose: an image without a mask, a mask rotated by ninety degrees, a
+# Here are four common problems of real folders, made on purpose: an image without a mask, a mask rotated by ninety degrees, a
 # truncated file, and a duplicate image.
 
 # %%
@@ -74,7 +74,7 @@ Image.fromarray(spare.labels).save(folder / "masks" / "broken.png")
 dct_seg("data check shapes")
 
 # %% [markdown]
-# Each finding names the file and the problem. Once they are repaired or removed, the check passes.
+# Each finding names the file and the problem. Once the files are repaired or removed, the check passes.
 
 # %%
 for name in ("no_mask", "turned", "broken"):
@@ -86,8 +86,8 @@ dct_seg("data check shapes")
 # ## Train
 #
 # A run is described by a YAML file. This one is a reduced `configs/folder.yaml`: a small backbone with random weights
-# instead of ImageNet's, few and small samples, two clicks each. A fifth of the images is held out by a hash of their
-# names, so it is the same on every machine and in every run.
+# instead of ImageNet's, few and small samples, two clicks per sample. A hash of the names chooses a fifth of the images to hold
+# out, so this fifth is the same on every machine and in every run.
 
 # %%
 Path("tiny.yaml").write_text("""\
@@ -134,7 +134,7 @@ dct_seg("fit --config tiny.yaml --report before_and_after")
 # - *NoC@85* is the mean number of clicks until the mask has an IoU of 85 %. A sample that never reaches it counts with
 #   the maximum number of clicks, here five; *NoF* is the number of such samples.
 # - *mIoU@k* is the mean IoU after k clicks, *AuC* its mean over all k.
-# - In *drag* rows the network gets each radius, in *click* rows it predicts them.
+# - In *drag* rows the network gets the radius of each click; in *click* rows it predicts the radius.
 #
 # A minute of training does not make a good model. But the mIoU after training is far above the one before, and it
 # increases from click to click.

@@ -29,8 +29,8 @@ def dct_seg(command):
 # ## Run
 #
 # `Shapes` is a dataset drawn on the fly; a dataset with files is given as `--data GrabCut=data/GrabCut`. With
-# `--prompt drag` the simulated user gives the method each radius, with `click` it does not. A table never mixes
-# the two.
+# `--prompt drag` the simulated user gives the method the radius of each click; with `click` it gives none. A table
+# never mixes the two.
 
 # %%
 dct_seg(
@@ -39,16 +39,16 @@ dct_seg(
 )
 
 # %% [markdown]
-# How to read it:
+# How to read the table:
 #
 # - The line above the table belongs to every number: the user's click rule, the probability threshold, the maximum
 #   number of clicks. Numbers with different settings must not be compared.
 # - *NoC@90* is the mean number of clicks to reach 90 % IoU; lower is better. Brackets show its 95 % bootstrap
 #   interval, which is wide for only ten samples.
-# - *failures* (NoF) never reach the target. They enter NoC with the maximum number of clicks, which hides how bad they
-#   are, so look at both.
+# - *failures* (NoF) counts the samples that never reach the target. In NoC, such a sample counts with the maximum number
+#   of clicks, which hides how bad its mask is, so look at both numbers.
 # - For the usual datasets, the table also has published numbers and a row *disc*, a baseline that only paints the drags:
-#   compare methods to it.
+#   compare methods with this baseline.
 #
 # ## Results file
 #
@@ -100,7 +100,7 @@ plt.show()
 # ## Compare, sample by sample
 #
 # Two means with overlapping intervals may still differ significantly, because both methods ran on the *same* samples.
-# `benchmark compare` uses the difference in clicks of each sample, so its interval is the one to trust. A run is named by
+# `benchmark compare` uses the difference in clicks of each sample, so its interval is the one to trust. Name a run by
 # its folder, followed by `:METHOD` if it has several methods.
 
 # %%
@@ -110,8 +110,8 @@ dct_seg("benchmark compare run:graph_cut run:dctnet --out compared --first 3")
 # The interval decides: below 0, B needs fewer clicks; above 0, more; if it contains 0, there are too few samples
 # to tell.
 #
-# The graph cut may well win here: a drawn shape of one texture on another is ideal for it, and unlike the images that the
-# network was trained on. On natural images the order is reversed: on GrabCut with drags, the README reports about two
+# The graph cut may well win here: a drawn shape of one texture on another is ideal for a graph cut, and unlike the images that
+# the network was trained on. On natural images the order is reversed: on GrabCut with drags, the README reports about two
 # clicks for the network and three for the graph cut. The result of a benchmark is valid only for its data.
 #
 # Images help to explain the numbers. With `--out`, the command also draws the samples that changed most, A above B:

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 5. The predictor in your project
 #
-# An application needs only `Predictor`: it takes an image, then clicks, and returns masks. It needs no trainer, no GPU
+# An application needs only `Predictor`, which takes an image, then clicks, and returns masks. It needs no trainer, no GPU
 # and no download; the weights come with the package.
 
 # %%
@@ -37,8 +37,8 @@ def show(axes, result, title):
 # ## An image and a drag
 #
 # The image is an (H, W, 3) uint8 array in RGB, as from Pillow. (OpenCV reads BGR: reverse it with `image[...,
-# ::-1]`.) A click is a row, a column and, if the user dragged, a radius in pixels. Here: the spoon on the saucer,
-# then, from the same position with a longer drag, everything on the table.
+# ::-1]`.) A click is a row, a column and, if the user dragged, a radius in pixels. The first drag below selects the spoon on the
+# saucer; a longer drag from the same position selects everything on the table.
 
 # %%
 image = data.coffee()  # (400, 600, 3) uint8
@@ -140,7 +140,7 @@ print(f"second click         {(seconds(lambda: click_again(drag, second)) - firs
 # %% [markdown]
 # ## Errors
 #
-# Errors name the given and the expected value; catch `ValueError`.
+# An error names the given value and the expected one; catch `ValueError`.
 
 # %%
 for wrong in (
