@@ -210,12 +210,12 @@ def main(args: Sequence[str]) -> int:
         write_whole(
             Path(given.json),
             json.dumps(
-                {"machine": machine, "repeats": given.repeats, "rows": [_plain(row) for row in rows]},
+                {"machine": machine, "repeats": given.repeats, "rows": [_row_as_dict(row) for row in rows]},
                 indent=1,
             ),
         )
     return 0
 
 
-def _plain(row: Row) -> dict[str, Any]:
+def _row_as_dict(row: Row) -> dict[str, Any]:
     return {**asdict(row), "target": row.target, "met": row.met}

@@ -72,7 +72,7 @@ def parity(net: InteractiveNetwork, run: ExportedNetwork, image: Pixels, repeats
             answers = _answers(net, run, pixels, clicks, previous)
             probs = [answer().sigmoid().numpy() for answer in answers]
             times = " | ".join(f"{1000 * took:.0f} ms" for took in side_by_side(answers, repeats))
-            apart = " | ".join(_apart([probs[0]], [other]) for other in (probs[2], probs[1]))
+            apart = " | ".join(_difference([probs[0]], [other]) for other in (probs[2], probs[1]))
             lines.append(f"| {size[0]} x {size[1]} | {num_clicks} | {times} | {apart} |")
     return lines
 
@@ -108,7 +108,7 @@ def side_by_side(calls: Sequence[Callable[[], object]], repeats: int) -> list[fl
     return [statistics.median(took) for took in seconds]
 
 
-def _apart(ours: Sequence[NDArray[np.float32]], theirs: Sequence[NDArray[np.float32]]) -> str:
+def _difference(ours: Sequence[NDArray[np.float32]], theirs: Sequence[NDArray[np.float32]]) -> str:
     """Format the largest difference in probability and the share of flipped mask pixels."""
     one, other = (np.concatenate([probs.ravel() for probs in some]) for some in (ours, theirs))
     flipped = float(((one > 0.5) != (other > 0.5)).mean())
@@ -133,14 +133,14 @@ def predictor(net: InteractiveNetwork, run: ExportedNetwork, image: Pixels, repe
     times = side_by_side([lambda one=one: play(one) for one in plain.values()], repeats)  # type: ignore[misc]
     num_clicks = sum(len(clicks) for clicks in objects)
     rows = [
-        f"| {name}{_mark(name)} | {took / num_clicks:.3f} s | {took / times[0]:.2f} | "
-        f"{_apart(probs['torch float32'], probs[name]).split(' | ')[1]} |"
+        f"| {name}{_auto_mark(name)} | {took / num_clicks:.3f} s | {took / times[0]:.2f} | "
+        f"{_difference(probs['torch float32'], probs[name]).split(' | ')[1]} |"
         for name, took in zip(plain, times, strict=True)
     ]
     return [*PREDICTOR, *rows]
 
 
-def _mark(name: str) -> str:
+def _auto_mark(name: str) -> str:
     """Make the note for the precision that ``auto`` chooses on this processor."""
     auto = "torch bfloat16" if has_fast_bfloat16() else "torch float32"
     return " (`auto` on this processor)" if name == auto else ""
@@ -177,7 +177,7 @@ def batches(net: InteractiveNetwork, image: Pixels, repeats: int) -> list[str]:
         probs = {size: [found.probs for found in play(size)] for size in BATCHES}
         times = side_by_side([lambda size=size: play(size) for size in BATCHES], repeats)  # type: ignore[misc]
         rows += [
-            f"| {precision} | {size} | {len(images) / took:.2f} | {_apart(probs[1], probs[size])} |"
+            f"| {precision} | {size} | {len(images) / took:.2f} | {_difference(probs[1], probs[size])} |"
             for size, took in zip(BATCHES, times, strict=True)
         ]
     return [*BATCH, *rows]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if "torch" not in sys.modules:
     # OpenMP reads this when torch loads it. By default its threads spin while waiting for one another, which
-    # delays the very thread that they wait for as soon as another program needs a core.
+    # delays the thread that they wait for as soon as another program needs a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""``python -m dct_seg``: the command ``dct-seg``."""
+"""Entry point of ``python -m dct_seg``, the same as the command ``dct-seg``."""
 
 import sys
 

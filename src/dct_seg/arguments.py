@@ -14,7 +14,7 @@ class OneLineErrors:
     """Parser mix-in that raises `UsageError` instead of printing the usage and exiting."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the error."""
+        """Raise a `UsageError` instead of printing the usage and exiting."""
         raise UsageError(self.in_one_line(message)) from ex
 
     def in_one_line(self, message: str) -> str:

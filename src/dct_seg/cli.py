@@ -24,7 +24,7 @@ class Command(NamedTuple):
         group: Heading in ``dct-seg --help``, shared by related commands.
         run: ``module:function`` below ``dct_seg``. The function takes the arguments after the name and
             returns the exit code: 0, or 1 when a check found something or a sample failed. It raises an
-            exception with a one-line message for a mistake in the arguments.
+            exception with a one-line message for an error in the arguments.
         summary: Line in ``dct-seg --help``.
     """
 
@@ -75,7 +75,7 @@ COMMANDS = (
 
 
 def help_text() -> str:
-    """Make the text of ``dct-seg --help``: each command under its group."""
+    """Format the text of ``dct-seg --help``: each command under its group."""
     lines = ["usage: dct-seg COMMAND ...", "", "Click and click-and-drag segmentation with DCT-Net.", ""]
     group = ""
     for command in COMMANDS:

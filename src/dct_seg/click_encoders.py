@@ -61,7 +61,7 @@ class ClickEncoder(nn.Module, ABC):
         """Draw the maps of all clicks.
 
         Args:
-            clicks: (B, N) clicks in pixels of an image of ``size``; padding draws nothing.
+            clicks: (B, N) clicks in pixels of an image of ``size``; padding must leave no trace.
             size: (H, W) of the maps, in pixels.
 
         Returns:
@@ -193,7 +193,8 @@ class Disk(ClickEncoder):
 class Gaussian(ClickEncoder):
     """Gaussian of fixed ``sigma`` pixels at each click, 1 at its center.
 
-    Source: eq. 1 with d a Gaussian map. The paper uses the minimum over clicks, we the maximum: for distant
+    Source: eq. 1 with d a Gaussian map. The paper uses the minimum over clicks, we use the maximum: for
+        distant
     clicks, the minimum of maps that are 1 only at their own click is 0 everywhere. ``union="min"`` restores
     the formula.
 
@@ -286,7 +287,7 @@ class SpatialDCT(ClickEncoder):
     It is differentiable in the radius.
 
     Source: eq. 2, f a Gaussian. The paper gives no relation between r and the width, so the scale
-    is an option. It uses the minimum over clicks, we the maximum, see `Gaussian`; ``union="min"``
+    is an option. The paper uses the minimum over clicks, we use the maximum (see `Gaussian`); ``union="min"``
     restores the formula.
 
     Args:

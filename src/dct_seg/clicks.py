@@ -176,7 +176,7 @@ class ClickBatch:
 
     @property
     def valid(self) -> Tensor:
-        """Map (B, N) bool, False at padding."""
+        """Mask of the real clicks, (B, N) bool; False at padding."""
         return self.labels != PADDING
 
     @property
@@ -186,16 +186,16 @@ class ClickBatch:
 
     @property
     def lacks_radius(self) -> Tensor:
-        """Map (B, N) bool, True for a click without a drag."""
+        """Mask of the clicks without a drag, (B, N) bool."""
         return self.valid & self.radii.isnan()
 
     def append(self, coords: Tensor, labels: Tensor, radii: Tensor) -> ClickBatch:
         """Append one click per image.
 
         Args:
-            coords: (B, 2) pixels.
-            labels: (B,) labels; -1 for an image without a new click.
-            radii: (B,) pixels, NaN without a drag.
+            coords: (B, 2) positions (row, col) in pixels.
+            labels: (B,) 1 positive, 0 negative, -1 for an image without a new click.
+            radii: (B,) radii in pixels, NaN without a drag.
         """
         return ClickBatch(
             torch.cat([self.coords, coords.to(self.coords)[:, None]], 1),
@@ -208,7 +208,7 @@ class ClickBatch:
         return ClickBatch(self.coords, self.labels, radii)
 
     def scaled(self, old_size: tuple[int, int], new_size: tuple[int, int]) -> ClickBatch:
-        """Scale the clicks like an image from ``old_size`` to ``new_size``, both (H, W).
+        """Scale the clicks with an image from ``old_size`` to ``new_size``, both (H, W).
 
         Pixels are areas: the center of pixel 0 lies half a pixel inside the image at either size. A radius
         scales by the geometric mean of both factors.

@@ -80,7 +80,7 @@ class Interaction:
         index: Number of clicks before this one.
         clicks: (B, index + 1) all clicks so far, with their effective radii.
         logits: (B, 1, H, W) after the last click.
-        asked: Last click as made by its source; ``asked.done`` marks images that needed none.
+        asked: Last click as made by its source; ``asked.done`` marks images that needed no click.
 
     Examples:
         >>> empty = ClickBatch.empty(1)
@@ -156,7 +156,7 @@ def answer_each(
     """Yield one prediction for each of several independent sets of clicks.
 
     Args:
-        model: Called once per set, without a previous mask.
+        model: Model, called once per set without a previous mask.
         image: (B, 3, H, W) in 0..1.
         draw: Function that returns a set of clicks for each image; an image without clicks is done.
         num_turns: Number of sets.

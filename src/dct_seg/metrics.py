@@ -69,7 +69,7 @@ def num_clicks_to(
         ious: (n, K) float, K at most ``max_clicks``; NaN or -1 after the end of a run.
         threshold: IoU in 0..1.
         max_clicks: Maximum clicks of a run.
-        target: IoU at which the runs were stopped. None: they were not stopped, so that a run is short only
+        target: IoU at which the runs were stopped. None: they were not stopped, so a run is short only
             if its mask is perfect. 1.0: they stopped when there was nothing left to click.
 
     Raises:
@@ -146,7 +146,7 @@ def bootstrap_interval(
         values: One number per sample, for example its number of clicks.
         level: Fraction of resamples inside the interval.
         num_resamples: Number of bootstrap resamples.
-        seed: The same seed gives the same interval.
+        seed: Seed of the resampling; the same seed gives the same interval.
 
     Raises:
         ValueError: When there are no values.

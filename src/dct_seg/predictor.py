@@ -38,7 +38,7 @@ class _Step:
     used: tuple[Click, ...]
     corner: tuple[int, int]
     part: NDArray[np.float32] | None
-    """None after eviction."""
+    """Probabilities after this step, or None after their eviction."""
     view: View | None
 
     @classmethod
@@ -102,7 +102,7 @@ class Predictor:
         self._image: NDArray[np.uint8] | None = None
         self._start: Answer | None = None
         self._turns: list[_Step] = []
-        """Cached results for the clicks on this image; this class owns the cache."""
+        """Cache of the results for the clicks on this image; this class owns it."""
         self._clicks: tuple[Click, ...] = ()
         self._lock = threading.RLock()
 
@@ -204,7 +204,7 @@ class Predictor:
             mask_input: (1, H, W) logits of an earlier prediction, the mask that the last click corrects. All
                 clicks are then applied at once, as in SAM, instead of one after the other.
             multimask_output: Ignored, for compatibility with SAM; there is always one mask.
-            point_radii: (N,) drags in pixels, NaN for a click without; only with (N, 2).
+            point_radii: (N,) drags in pixels, NaN for a click without a drag; only with (N, 2).
 
         Raises:
             RuntimeError: When no image is set.

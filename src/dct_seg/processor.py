@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # constants of glibc's malloc.h
 
 
 def has_fast_bfloat16(device: torch.device | str = "cpu") -> bool:
@@ -23,13 +23,13 @@ def has_fast_bfloat16(device: torch.device | str = "cpu") -> bool:
     device = torch.device(device)
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    if device.type != "cpu" or not _has("_is_avx512_bf16_supported"):
+    if device.type != "cpu" or not _cpu_has("_is_avx512_bf16_supported"):
         return False
-    return _has("_is_amx_tile_supported") or not _is_intel()
+    return _cpu_has("_is_amx_tile_supported") or not _is_intel()
 
 
-def _has(feature: str) -> bool:
-    """Whether a private function of torch.cpu reports a feature; without the function, it does not."""
+def _cpu_has(feature: str) -> bool:
+    """Whether a private function of torch.cpu reports a feature; False if this torch lacks the function."""
     return bool(getattr(torch.cpu, feature, bool)())
 
 

@@ -27,7 +27,7 @@ def clicks_of(
     Args:
         coords: Clicks, or (N, 2) of (x, y) in pixels.
         labels: (N,) 1 object, 0 background, -1 padding; only with (N, 2).
-        radii: (N,) drags in pixels, NaN for a click without; only with (N, 2).
+        radii: (N,) drags in pixels, NaN for a click without a drag; only with (N, 2).
         box: (4,) left, top, right, bottom in pixels.
 
     Raises:

@@ -29,7 +29,7 @@ def check_number(
 
     Args:
         name: Name of the argument, for the error.
-        value: Given number.
+        value: Number to check.
         least: Smallest allowed value.
         above: Exclusive lower bound.
         most: Largest allowed value.

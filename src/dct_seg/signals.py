@@ -33,7 +33,7 @@ class Stopped(BaseException):
         return 128 + self.signum
 
     def __str__(self) -> str:
-        """Message in one line.
+        """Format the signal and the advice as one line.
 
         Examples:
             >>> str(Stopped(signal.SIGINT, "to resume, run the same command"))

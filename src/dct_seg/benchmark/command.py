@@ -41,7 +41,7 @@ def main(args: Sequence[str]) -> int:
     """Run ``dct-seg benchmark``, ``compare`` included.
 
     Returns:
-        0, 1 when samples failed.
+        Exit code: 0, or 1 when a sample failed.
 
     Raises:
         ValueError: When an argument is wrong.

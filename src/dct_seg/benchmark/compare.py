@@ -40,7 +40,7 @@ class Comparison:
         pairs: Samples with a result in both runs, B's gains first.
         mean: Mean difference in clicks; negative when B is better.
         interval: Bootstrap 95 % interval of the mean.
-        auc: Mean difference of AuC and its interval, if both runs were full.
+        auc: Mean difference of AuC and its interval; None unless both runs were full.
         num_unpaired: Number of samples in only one run.
     """
 
@@ -129,8 +129,8 @@ def compare_runs(a: str, b: str, *, out: str | Path | None = None, first: int = 
     Args:
         a: Results file or folder of the first run; ``FOLDER:METHOD`` if it has several methods.
         b: Results of the second run.
-        out: Folder to write to, with images of the samples that changed most.
-        first: Number of samples to list and draw, for gains and losses each.
+        out: Folder for ``compare.md`` and images of the samples that changed most; None writes nothing.
+        first: Number of samples to list and draw, both for gains and for losses.
 
     Raises:
         FileNotFoundError: When a run is missing.

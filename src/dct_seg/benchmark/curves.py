@@ -17,11 +17,11 @@ def draw_curves(results: Results, folder: Path) -> list[Path]:
     """Write ``miou_vs_clicks.png`` and ``.svg``: one panel per dataset, one line per method.
 
     Args:
-        results: Results of a run without a target; a run that stops early has no such curve.
+        results: Results of a run without a target; a run that stops at a target has no curves.
         folder: Output folder.
 
     Returns:
-        Paths of the files; none if the runs stopped at a target.
+        Paths of the files; empty if the run stopped at a target.
     """
     if results.settings.target is not None:
         return []

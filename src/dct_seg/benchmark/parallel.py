@@ -101,8 +101,8 @@ def run_all(
     """Yield the result of each run as it completes, in any order.
 
     Args:
-        worker: Function of a run; picklable for several workers.
-        runs: Runs to make.
+        worker: Function that makes a run; it must be picklable for several workers.
+        runs: Argument of ``worker`` for each run.
         workers: Number of processes; 1 uses this process.
         threads: Threads of torch and OpenCV per process; None leaves them unchanged.
         show: Show a progress bar.

@@ -106,7 +106,7 @@ class SampleRecord:
         condition: Errors of the simulated user.
         index: Index of the sample in its dataset.
         name: Name of the sample, unique in its dataset.
-        size: (H, W) of the image.
+        size: Height and width of the image in pixels.
         clicks: Clicks in order.
         ious: IoU after each click.
         encode_seconds: Time of ``reset``.
@@ -178,7 +178,7 @@ class Results:
 
     @property
     def failed(self) -> list[SampleRecord]:
-        """Samples without a result."""
+        """Records of the samples that failed."""
         return [record for record in self.samples if record.error is not None]
 
     def select(
@@ -369,7 +369,7 @@ def journals(folder: Path) -> list[Path]:
 def iou_table(records: Sequence[SampleRecord], max_clicks: int) -> Tensor:
     """Make the table of IoUs, (n, ``max_clicks``) float64: one run per row, NaN after its end.
 
-    Input of the functions in ``dct_seg.metrics``.
+    The functions in ``dct_seg.metrics`` take such a table.
     """
     table = torch.full((len(records), max_clicks), torch.nan, dtype=torch.float64)
     for row, record in zip(table, records, strict=True):

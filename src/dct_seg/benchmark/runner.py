@@ -276,10 +276,10 @@ def run_benchmark(
     from there.
 
     Args:
-        methods: Options by label, which is then the registered name, or a factory of the method (picklable
-            for several workers).
-        data: Folder by label, which is then the kind of dataset, or a dataset.
-        prompt: ``drag`` gives the method each click's radius, ``click`` does not.
+        methods: By label, either the options of the registered method of that name, or a factory of the
+            method (picklable for several workers).
+        data: By label, either the folder of the registered dataset of that name, or a dataset.
+        prompt: ``drag`` gives the method the radius of each click, ``click`` does not.
         out: Folder for the results and images.
         max_clicks: Maximum clicks per sample.
         target: IoU at which a sample is done.
@@ -291,13 +291,13 @@ def run_benchmark(
         seeds: Random seed of each robustness run.
         click_jitter: Maximum error of a click in pixels; each sample is run once without errors and once
             for each seed.
-        radius_noise: Relative error of a drag's radius; runs as for ``click_jitter``.
+        radius_noise: Maximum relative error of a drag's radius; samples are run as for ``click_jitter``.
         limit: Number of samples per dataset, from the first; None runs all.
         held_out: Value of ``data.holdout`` in training; runs only the images held out by it. 0 runs all.
         num_strips: Number of samples per dataset and method that get a strip; only with ``out``.
 
     Returns:
-        All records, including those of earlier runs in ``out``; failed samples have an error.
+        All records, including those of earlier runs in ``out``; a failed sample's record has an error.
 
     Raises:
         ValueError: When an option is invalid, or ``out`` contains a run with other settings.
@@ -354,7 +354,7 @@ def run_benchmark(
         for condition in conditions
         for index in samples[d]
     ]
-    with _only_writer(folder, ranks):
+    with _locked_folder(folder, ranks):
         earlier = [] if folder is None else read_earlier(folder, results)
         for records in ranks.gather(earlier):
             results.absorb(records)
@@ -384,7 +384,7 @@ def run_benchmark(
 
 
 @contextmanager
-def _only_writer(folder: Path | None, ranks: Ranks) -> Iterator[None]:
+def _locked_folder(folder: Path | None, ranks: Ranks) -> Iterator[None]:
     """Lock the folder of a run, on the first rank for all.
 
     Raises:
@@ -435,7 +435,7 @@ def _describe_method(method: Method, spec: Callable[[], Method]) -> dict[str, An
 
 
 def samples_of(dataset: SampleSource, label: str, held_out: float) -> list[int]:
-    """List the samples to run: all, or those that training with ``data.holdout`` ``held_out`` leaves out.
+    """List the samples to run by index: all, or those excluded by ``data.holdout`` ``held_out`` in training.
 
     Raises:
         ValueError: When none is held out.
@@ -460,7 +460,7 @@ def _describe_data(
 
 
 def _seed_of(record: SampleRecord) -> int:
-    """Make the seed of a sample, independent of process and order."""
+    """Derive the seed of a sample; it does not depend on process or order."""
     words = f"{record.condition.seed}/{record.data}/{record.index}"
     return int.from_bytes(hashlib.sha256(words.encode()).digest()[:7], "little")
 

@@ -12,7 +12,7 @@ from dct_seg.benchmark.results import SampleRecord
 from dct_seg.files import write_whole
 
 NUM_TURNS = 5
-"""Number of clicks in a strip, as in the paper's Fig. 4."""
+"""Maximum number of clicks in a strip, as in the paper's Fig. 4."""
 
 _QUALITY = 92
 """JPEG quality; a JPEG is written seven times as fast as a PNG, to keep the benchmark's overhead small.

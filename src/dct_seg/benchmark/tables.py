@@ -81,14 +81,14 @@ def summarise(results: Results, data: str, method: str) -> Summary | None:
 
 
 def overhead_share(results: Results) -> float:
-    """Fraction of the time outside the methods, 0..1."""
+    """Compute the fraction of the time, 0..1, that is spent outside the methods."""
     wall = sum(r.wall_seconds for r in results.samples)
     methods = sum(r.encode_seconds + sum(r.seconds) for r in results.samples if r.error is None)
     return 1 - methods / wall if wall else 0.0
 
 
 def noc_ious(results: Results) -> tuple[float, ...]:
-    """Thresholds that the runs can measure."""
+    """List the IoU thresholds that the runs can measure."""
     target = results.settings.target
     return tuple(t for t in THRESHOLDS if target is None or np.float32(t) <= np.float32(target)) or (
         float(target or 1.0),

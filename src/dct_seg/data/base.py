@@ -112,7 +112,7 @@ class InteractiveDataset(ABC):
 
     Args:
         root: Folder of the dataset, ``~`` being the home folder; None if it needs no files.
-        min_object_size: Minimum pixels of an object (0 keeps all nonempty ones).
+        min_object_size: Minimum number of pixels of an object; 0 keeps all nonempty objects.
 
     Raises:
         FileNotFoundError: When the folder is missing or has another layout.
@@ -132,7 +132,7 @@ class InteractiveDataset(ABC):
     """
 
     layout: str = "files"
-    """Layout that the root must have, for the error message."""
+    """Description of the layout that ``root`` must have, for error messages."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -306,7 +306,7 @@ class PairedDataset(InteractiveDataset):
             )
 
     def _objects_of(self, pair: Pair) -> tuple[tuple[int, ...], tuple[int, ...]] | UnreadableFileError:
-        # The size is compared here, from the image's header, so that a run fails early, not after hours.
+        # Comparing the sizes here, from the image's header, makes a run fail early and not after hours.
         try:
             labels = self.read_labels(pair.mask)
             size = image_size(pair.image)

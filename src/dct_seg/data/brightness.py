@@ -18,7 +18,7 @@ LARGEST_VALUE = 1e30
 class Window(NamedTuple):
     """Window: values that become 0 and 255, linear in between.
 
-    Its level is their mean, its width their difference.
+    The level of a window is the mean of these two values, the width their difference.
     """
 
     low: float
@@ -97,7 +97,7 @@ class Stored:
 
     def extent(self) -> Window:
         """Lowest and highest value."""
-        counts = _counting(self.values, self.missing)
+        counts = _valid_values(self.values, self.missing)
         numbers = self.values[counts]
         return Window(float(numbers.min()), float(numbers.max())) if numbers.size else Window(0.0, 1.0)
 
@@ -120,12 +120,12 @@ def to_uint8(
 
     Whole numbers from 0 to 255 are unchanged, whatever their type. All others are stretched: the
     lowest becomes 0 and the highest 255, over all channels together. One pixel in 10,000 at either end may
-    lie beyond, so that a dead pixel does not darken the rest. NaN, ``missing`` and fill values (beyond 1e30)
-    become 0, infinity 255; none of them counts for the range. A window replaces the range.
+    lie beyond this range, so a dead pixel does not darken the rest. NaN, ``missing`` and fill values (beyond
+    1e30) become 0, infinity 255; none of them counts for the range. A window replaces the range.
 
     Args:
-        values: Numbers, any shape.
-        missing: Value of pixels without data.
+        values: Brightness values, any shape.
+        missing: Value that marks pixels without data, or None.
         window: Values that become 0 and 255, or None for the rule above.
 
     Raises:
@@ -145,7 +145,7 @@ def to_uint8(
         return values.astype(np.uint8) * np.uint8(255)
     if values.dtype.kind not in "iuf":
         raise TypeError(f"an image must contain numbers, got an array of {values.dtype}")
-    counts = _counting(values, missing)
+    counts = _valid_values(values, missing)
     low, high = window or value_range(values, missing=missing) or (0.0, 255.0)
     is_small = values.dtype.itemsize <= (4 if values.dtype.kind == "f" else 2)
     numbers = values.astype(np.float32 if is_small else np.float64)
@@ -159,11 +159,11 @@ def to_uint8(
 
 def value_range(values: NDArray[Any], *, missing: float | None = None) -> Window | None:
     """Find the range that `to_uint8` stretches; None for whole numbers from 0 to 255, which are unchanged."""
-    counts = _counting(values, missing)
-    return None if _holds_bytes(values, counts) else Window(*_range(values[counts]))
+    counts = _valid_values(values, missing)
+    return None if _is_eight_bit(values, counts) else Window(*_range(values[counts]))
 
 
-def _counting(values: NDArray[Any], missing: float | None) -> NDArray[np.bool_]:
+def _valid_values(values: NDArray[Any], missing: float | None) -> NDArray[np.bool_]:
     """Select the pixels with valid brightness."""
     counts = np.ones(values.shape, bool) if missing is None else np.asarray(values != missing)
     if values.dtype.kind == "f":
@@ -186,7 +186,7 @@ def _range(numbers: NDArray[Any]) -> tuple[float, float]:
     return low, high
 
 
-def _holds_bytes(values: NDArray[Any], counts: NDArray[np.bool_]) -> bool:
+def _is_eight_bit(values: NDArray[Any], counts: NDArray[np.bool_]) -> bool:
     """Whether the numbers are those of an 8-bit image, stored in a wider type."""
     numbers = values[counts]
     if not numbers.size or numbers.min() < 0 or numbers.max() > 255:

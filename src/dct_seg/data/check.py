@@ -51,7 +51,7 @@ KINDS = {
     "duplicate": "duplicate image",
     "nothing": "no image has a mask",
 }
-"""Kinds of problems, each with its heading."""
+"""Heading of each kind of problem."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Report:
     """Report of ``check_folder``; ``ok`` when nothing was found.
 
     Args:
-        root: The folder.
+        root: Folder that was checked.
         num_images: Number of images.
         num_masks: Number of masks.
         num_objects: Number of objects in all readable masks.
@@ -99,7 +99,7 @@ class Report:
         return {kind: found[kind] for kind in KINDS if found[kind]}
 
     def to_json(self) -> dict[str, Any]:
-        """Report as plain values for ``json.dumps``, with every finding."""
+        """Convert the report to plain values for ``json.dumps``, with every finding."""
         return {
             "root": self.root,
             "ok": self.ok,
@@ -250,7 +250,7 @@ def main(args: Sequence[str]) -> int:
     """Run ``dct-seg data check``.
 
     Returns:
-        0, or 1 when something was found.
+        Exit code: 0, or 1 when a problem was found.
     """
     parser = CommandParser(prog="dct-seg data", description="Check data before training.")
     actions = parser.add_subparsers(dest="action", required=True, parser_class=CommandParser)

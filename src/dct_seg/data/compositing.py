@@ -25,7 +25,8 @@ def union_of(labels: NDArray[np.uint8], usable: list[int], start: int, rng: np.r
         rng: Random generator for the group's size.
 
     Returns:
-        Group, or ``[start]`` if it would be alone or the group would cover more than 0.8 of the image.
+        Group, or ``[start]`` if no other object is usable or the group would cover more than 0.8 of the
+        image.
     """
     if len(usable) < 2:
         return [start]
@@ -57,8 +58,8 @@ def paste(
         image: (H, W, 3) target image; not changed.
         source: (h, w, 3) image that contains the object.
         mask: (h, w) bool mask of the object; not empty.
-        rng: Random generator for position and size (a fifth to four fifths of the shorter side, enlarged at
-            most 1.5 times).
+        rng: Random generator for position and size. The pasted object's size is a fifth to four fifths of the
+            shorter side; the object is enlarged at most 1.5 times.
 
     Returns:
         New image, and the pasted object's mask, (H, W) bool.

@@ -286,7 +286,7 @@ class ClickSimulatorDataModule(LightningDataModule):
         if self.has_own_val:
             kind = self.val_dataset or self.dataset
             datasets = [open_dataset(kind, root, **self.val_options) for root in self._val_roots(kind)]
-            entries = _spread([range(len(one)) for one in datasets], self.max_val_samples)
+            entries = _spread_evenly([range(len(one)) for one in datasets], self.max_val_samples)
             return EvaluationSet(datasets, entries, max_side=self.val_size)
         datasets = self._open_folders()
         held_out = self._held_out_share()
@@ -299,7 +299,7 @@ class ClickSimulatorDataModule(LightningDataModule):
             ]
             for one in datasets
         ]
-        entries = _readable(datasets, _spread(held, self.max_val_samples))
+        entries = _readable(datasets, _spread_evenly(held, self.max_val_samples))
         return EvaluationSet(datasets, entries, max_side=self.val_size)
 
     def _val_roots(self, kind: str) -> list[str | None]:
@@ -407,13 +407,13 @@ def _per_folder(value: float | dict[str, float], folder: str) -> float:
     return value.get(folder, 0.0) if isinstance(value, dict) else value
 
 
-def _spread(groups: Sequence[Sequence[int]], most: int | None) -> list[tuple[int, int]]:
+def _spread_evenly(groups: Sequence[Sequence[int]], most: int | None) -> list[tuple[int, int]]:
     """Choose at most ``most`` pairs (group, member).
 
     Groups get equal shares, and members are evenly spaced within a group.
 
     Examples:
-        >>> _spread([[0, 1, 2, 3, 4], [7]], 4)
+        >>> _spread_evenly([[0, 1, 2, 3, 4], [7]], 4)
         [(0, 0), (0, 2), (0, 4), (1, 7)]
     """
     left = sum(map(len, groups)) if most is None else most

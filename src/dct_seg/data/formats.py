@@ -283,7 +283,7 @@ class VOC(_Listed):
     """Pascal VOC 2012 objects (3,417 in val); the 255 outline is ignored.
 
     Args:
-        root: The folder, usually ``VOCdevkit/VOC2012``.
+        root: Folder of the dataset, usually ``VOCdevkit/VOC2012``.
         split: Text file in ``ImageSets/Segmentation`` with the names, ``train`` or ``val``.
         min_object_size: Minimum pixels of an object.
     """

@@ -165,10 +165,10 @@ def _read(
     with _decoding(path, file), _opened(whole, file) as stream:
         kind = medical.kind_of(whole, stream)
         found = None if kind is not None else _decode(stream.read(), page=number)
-        stored = _deep(found) if kind is None else medical.read_slice(kind, str(whole), stream, number)
+        stored = _deep_values(found) if kind is None else medical.read_slice(kind, str(whole), stream, number)
         if stored is None:
             assert found is not None
-            return Shown(_upright(_colors(found)[:, :, :3], found))
+            return Shown(_upright(_rgb_or_rgba(found)[:, :, :3], found))
         image = stored.to_uint8(window)
         image = np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else image[:, :, :3]
         image = image if found is None else _upright(image, found)
@@ -181,7 +181,7 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
     """Decode an untrusted image from the network.
 
     Args:
-        data: Content of an image file.
+        data: Bytes of an image file.
 
     Returns:
         (H, W, 3) RGB, upright; gray, alpha, 16 bits and floats as in `read_image`.
@@ -195,7 +195,7 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
                 width, height = header.size
             if width * height <= MAX_PIXELS and max(width, height) <= MAX_SIDE:
                 found = _decode(data)
-                return _upright(_colors(found)[:, :, :3], found)
+                return _upright(_rgb_or_rgba(found)[:, :, :3], found)
     except Image.DecompressionBombError as error:
         raise UnreadableFileError(f"the image is far too large; {TOO_LARGE}") from error
     except Exception as error:
@@ -230,7 +230,7 @@ def read_on_white(
                     return None
             stream.seek(0)
             found = _decode(stream.read(), page=page or number)
-        colors = _colors(found, window).astype(np.uint16)
+        colors = _rgb_or_rgba(found, window).astype(np.uint16)
         alpha = colors[:, :, 3:]
         on_white = (colors[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255
         return _upright(on_white.astype(np.uint8), found)
@@ -291,7 +291,7 @@ def read_nonzero(path: str | Path) -> NDArray[np.bool_]:
     """Read a mask file as (H, W) bool, True above 0: by palette index, or in any channel except alpha."""
     with _decoding(path):
         found = _decode(Path(path).read_bytes())
-    values = np.greater(_stored(found), 0)
+    values = np.greater(_stored_values(found), 0)
     return _upright(values if values.ndim == 2 else np.asarray(values.any(axis=2)), found)
 
 
@@ -441,7 +441,7 @@ def _upright(array: NDArray[Any], found: _Decoded) -> NDArray[Any]:
     return np.ascontiguousarray(array[:: -1 if flip_rows else 1, :: -1 if flip_cols else 1])
 
 
-def _deep(found: _Decoded | None) -> Stored | None:
+def _deep_values(found: _Decoded | None) -> Stored | None:
     """Get the values of an image with more than 8 bits per channel, or None."""
     if found is None:
         return None
@@ -452,9 +452,9 @@ def _deep(found: _Decoded | None) -> Stored | None:
     return None
 
 
-def _colors(found: _Decoded, window: Window | None = None) -> NDArray[np.uint8]:
+def _rgb_or_rgba(found: _Decoded, window: Window | None = None) -> NDArray[np.uint8]:
     """Convert to (H, W, 3) RGB, or (H, W, 4) with alpha if there is any transparency."""
-    stored = _deep(found)
+    stored = _deep_values(found)
     if stored is not None:
         shown = stored.to_uint8(window)
         if found.deep is None:
@@ -471,7 +471,7 @@ def _no_data(image: Image.Image) -> float | None:
         return None
 
 
-def _stored(found: _Decoded) -> NDArray[np.generic]:
+def _stored_values(found: _Decoded) -> NDArray[np.generic]:
     """Get the stored numbers, (H, W) or (H, W, C), without alpha."""
     image = found.image
     if found.deep is not None:
@@ -483,7 +483,7 @@ def _stored(found: _Decoded) -> NDArray[np.generic]:
 
 
 def _one_channel(found: _Decoded, name: str) -> NDArray[np.integer]:
-    values = _stored(found)
+    values = _stored_values(found)
     wanted = "save the mask as an indexed or gray PNG of labels"
     if values.ndim == 3:
         if (values != values[:, :, :1]).any():

@@ -50,7 +50,7 @@ def soft_problem(labels: NDArray[np.uint8]) -> str | None:
     """Describe labels that look like the edge of a blurred or anti-aliased mask; None if they do not.
 
     In such a mask, most values are bands one or two pixels wide that touch other values. Objects have an
-    interior, and one that is too thin for it is mostly isolated.
+    interior; an object too thin to have one is usually isolated.
 
     Args:
         labels: (H, W), including 255 unless it is the object itself.

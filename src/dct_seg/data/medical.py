@@ -30,7 +30,7 @@ def kind_of(name: str | PurePath, file: BinaryIO | None = None) -> Kind | None:
 
     Args:
         name: Name of the file.
-        file: The open file; its position is kept.
+        file: Open file; its position is restored.
     """
     lower = str(name).lower()
     if lower.endswith(NIFTI_SUFFIXES):

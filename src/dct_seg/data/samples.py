@@ -164,7 +164,7 @@ class EvaluationSet(Dataset[dict[str, Any]]):
 
     Args:
         datasets: Datasets to read.
-        entries: Samples to show, as (dataset, sample) numbers.
+        entries: Samples to yield, as (dataset, sample) numbers.
         max_side: Maximum longer side, to which larger images are reduced; None reduces none.
     """
 
@@ -215,7 +215,7 @@ class EvaluationSet(Dataset[dict[str, Any]]):
 def to_tensors(
     image: NDArray[np.uint8], mask: NDArray[np.bool_], ignore: NDArray[np.bool_], sample_id: int, name: str
 ) -> dict[str, Any]:
-    """One sample as tensors: image (3, H, W) uint8, mask and ignore (H, W) bool."""
+    """Convert one sample to tensors: image (3, H, W) uint8, mask and ignore (H, W) bool."""
     return {
         "image": torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1),
         "mask": torch.from_numpy(mask),

@@ -56,7 +56,7 @@ class TrainingSampler(Sampler[tuple[int, int]]):
 
     Each epoch has a new order; the seed determines all randomness of a sample.
 
-    Every rank yields the same number, a multiple of ``batch_size``.
+    Every rank yields the same number of samples, a multiple of ``batch_size``.
 
     Args:
         sizes: Number of images in each folder; they are numbered consecutively.
@@ -172,7 +172,7 @@ class TrainingLoader(DataLoader[dict[str, Any]]):
         """Skip the batches that were yielded before, in the next iteration.
 
         Warns:
-            UserWarning: When their size was different, so that the epoch repeats or misses samples.
+            UserWarning: When the batch size has changed, because the epoch then repeats or misses samples.
         """
         self._resume_at = state["batches"]
         before = state.get("batch_size", self.batch_size)  # older checkpoints do not have it

@@ -79,7 +79,7 @@ class Shapes(InteractiveDataset):
         return np.random.default_rng([self._entropy, number, stage])
 
     def _labels_of(self, number: int) -> NDArray[np.uint8]:
-        """Labels (H, W), drawn from separate random numbers, so that listing need not render."""
+        """Draw the labels (H, W) from separate random numbers, because listing must not render the image."""
         rng = self._rng(number, 0)
         labels = np.zeros(self.size, dtype=np.uint8)
         for label in range(1, int(rng.integers(2, self.max_shapes + 1)) + 1):
@@ -128,13 +128,13 @@ def draw_shape(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.bo
 
 
 def smooth_noise(rng: np.random.Generator, size: tuple[int, int], cells: int) -> Array:
-    """Smooth noise (H, W) in about -1..1: random numbers on a coarse grid, enlarged."""
+    """Draw smooth noise (H, W) in about -1..1: random numbers on a coarse grid, enlarged."""
     grid = rng.uniform(-1, 1, (cells, cells)).astype(np.float32)
     return np.asarray(cv2.resize(grid, (size[1], size[0]), interpolation=cv2.INTER_CUBIC))
 
 
 def texture(rng: np.random.Generator, size: tuple[int, int]) -> Array:
-    """Texture (H, W, 3) in 0..255: two similar colors mixed by noise, stripes or checks."""
+    """Draw a texture (H, W, 3) in 0..255: two similar colors mixed by noise, stripes or checks."""
     first = rng.uniform(30, 225, 3)
     second = np.clip(first + rng.normal(0, 45, 3), 0, 255)
     rows, cols = np.mgrid[: size[0], : size[1]].astype(np.float32)

@@ -10,7 +10,7 @@ from dct_seg.models.pretrained import DEFAULT
 
 
 def main(args: Sequence[str]) -> int:
-    """Export.
+    """Run ``dct-seg export``.
 
     Returns:
         0.

@@ -196,11 +196,11 @@ def check_turn(
 ) -> tuple[int, int]:
     """Check the arguments of ``predict`` and return the image size.
 
-    The image must have the size given to ``reset``, and all clicks must lie on it.
+    The image must have the size given to ``reset``, and all clicks must lie inside it.
 
     Args:
         image: (H, W, 3) as given to ``predict``.
-        clicks: Any number of clicks.
+        clicks: Clicks to check; any number.
         size: (H, W) in pixels of the image given to ``reset``; None before it.
 
     Raises:

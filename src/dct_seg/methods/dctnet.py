@@ -75,12 +75,12 @@ class DCTNetMethod(Method):
         hold_view: Keep the view of the previous click while the object fits it, see `next_view`. None
             keeps it for a ``late`` network, which saves the encoding, and not for an ``early`` one, which
             would save nothing.
-        flip: Average with the prediction of the mirrored image; twice the time.
+        flip: Average with the prediction of the mirrored image, which doubles the time.
         precision: ``float32``, ``bfloat16``, or ``auto``: bfloat16 if it is fast on the device and
             there is no refinement.
         refine: Correct the prediction by a few steps of L-BFGS if clicked pixels are wrong: ``brs``
             changes the click maps, ``fbrs_a``, ``fbrs_b`` and ``fbrs_c`` one layer, ``statistics`` the
-            output of Feature-DCT, ``radii`` the drags. In float32.
+            output of Feature-DCT, ``radii`` the drags. Refinement runs in float32.
         refine_options: Options of the refiner, such as ``weight`` and ``max_evals``.
         after: Post-processing of the whole image's probabilities: ``graph_cut`` cuts along the image's edges
             (extra ``classical``), ``connected`` keeps the parts with a positive click.
@@ -177,10 +177,10 @@ class DCTNetMethod(Method):
         self.hold_view = self.net.is_late if hold_view is None else hold_view
         fast = self.refiner is None and has_fast_bfloat16(self.device)
         self.bfloat16 = fast if precision == "auto" else precision == "bfloat16"
-        self.bfloat16 &= isinstance(self.net, InteractiveNetwork)  # an exported one computes in float32
+        self.bfloat16 &= isinstance(self.net, InteractiveNetwork)  # an exported network computes in float32
         self._image: NDArray[np.uint8] | None = None
         self._views: OrderedDict[View, _CachedView] = OrderedDict()
-        """Cached inputs and encodings of the image set by ``reset``; this class owns the cache."""
+        """Cache of inputs and encodings for the image set by ``reset``; this class owns it."""
 
     def _check(self, net: InteractiveNetwork) -> None:
         """Check that the weights are not of another row's network."""

@@ -66,7 +66,7 @@ class Evaluation(NamedTuple):
         energy: Scalar value with a graph.
         logits: Logits of the value, (1, 1, H, W).
         solved: Whether every click has the right label; these logits are then the result, unless their energy
-            is above the first one's.
+            is above that of the first evaluation.
         settled: Whether the optimization has converged; the result is then the evaluation of least energy.
 
     Examples:
@@ -93,7 +93,8 @@ def minimise(
 ) -> Tensor:
     """Minimize an energy with L-BFGS; return the logits of least energy.
 
-    The optimization stops at the first solved evaluation whose energy is not above the first one's.
+    The optimization stops at the first solved evaluation whose energy is not above that of the first
+    evaluation.
 
     Args:
         start: Initial value of the variable, any shape.

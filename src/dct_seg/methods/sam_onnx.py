@@ -84,7 +84,7 @@ class SamOnnx(Method):
         _check_names(decoder, "output", _DECODER_OUTPUTS, [o.name for o in self._decoder.get_outputs()])
         self._size: tuple[int, int] | None = None
         self._answers: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
-        """Cached probabilities and decoder logits of this image; this class owns the cache."""
+        """Cache of probabilities and decoder logits for this image; this class owns it."""
 
     @property
     def options(self) -> dict[str, Any]:

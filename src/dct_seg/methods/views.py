@@ -58,7 +58,7 @@ class View:
 
     @property
     def scale(self) -> float:
-        """Network pixels per image pixel."""
+        """Scale of the view: network pixels per image pixel."""
         return math.sqrt(self.size[0] * self.size[1] / (self.height * self.width))
 
     def resized(self, longest: int) -> View:

@@ -93,8 +93,8 @@ class Backbone(nn.Module):
 
     Args:
         name: Timm model that supports ``features_only``.
-        weights: ``imagenet``, ``none``, or path of a state dict (.safetensors, .pth) of the timm model, with
-            or without its classifier.
+        weights: ``imagenet``, ``none``, or the path of a state dict (.safetensors, .pth) of the timm model,
+            with or without its classifier.
         num_maps: Extra input channels (click maps, previous mask) that enter the stem; 0 for none.
 
     Raises:
@@ -116,7 +116,7 @@ class Backbone(nn.Module):
         self.channels: list[int] = self.net.feature_info.channels()
         self.strides: list[int] = self.net.feature_info.reduction()
         self.multiple = max(self.strides)
-        if not _suits(name):
+        if not _is_suitable(name):
             _check_forward(self.net, name, self.multiple)
         self.channels_come_last = getattr(self.net, "output_fmt", "NCHW") == "NHWC"  # such as Swin
         self.mean = nn.Buffer(torch.tensor(self.net.pretrained_cfg["mean"])[:, None, None], persistent=False)
@@ -157,10 +157,10 @@ def suitable_backbones(pattern: str = "*") -> list[str]:
         >>> suitable_backbones("mixer*")
         []
     """
-    return [name for name in timm.list_models() if fnmatch.fnmatch(name, pattern) and _suits(name)]
+    return [name for name in timm.list_models() if fnmatch.fnmatch(name, pattern) and _is_suitable(name)]
 
 
-def _suits(name: str) -> bool:
+def _is_suitable(name: str) -> bool:
     family = timm.model_entrypoint(name).__module__.rpartition(".")[2]
     return not {name, family} & UNSUITABLE and (
         family in RESIZABLE or not timm.get_pretrained_cfg(name).fixed_input_size

@@ -1,11 +1,11 @@
 """Depthwise convolution whose gradient is fast on a CPU in bfloat16.
 
 PyTorch's CPU kernels compute a depthwise convolution fast but some of its bfloat16 gradients very slowly:
-the weight gradient of a 5 x 5 kernel, and the input gradient at stride 2 (measured: 20-60 ms where the
-forward pass takes 1 ms; half the time of a training step of EfficientNet-Lite0). Both can be written with
-kernels that are fast: a 5 x 5 weight gradient is four overlapping 3 x 3 ones, and the input gradient at
-stride 2 is a convolution of the dilated gradient. In float32, PyTorch's own gradients are faster (a step of
-1.07 s against 1.23 s), so this module is used only in bfloat16.
+the weight gradient of a 5 x 5 kernel, and the input gradient at stride 2. We measured 20-60 ms where the
+forward pass takes 1 ms: half the time of a training step of EfficientNet-Lite0. Fast kernels can compute
+both: a 5 x 5 weight gradient is four overlapping 3 x 3 ones, and the input gradient at stride 2 is a
+convolution of the dilated gradient. In float32, PyTorch's own gradients are faster (a step of 1.07 s against
+1.23 s), so this module is used only in bfloat16.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ class FCANet(DCTNet):
         first_width: Full width at half maximum of the first click's Gaussian, in pixels.
 
     Source: "Interactive Image Segmentation with First Click Attention" (CVPR 2020); widths and layers follow
-    the authors' code. They use a ResNet-101 or Res2Net-101 with atrous pooling at stride 16; ours keeps this
-    library's decoder and instance norm, and has half of the channels.
+    the authors' code. They use a ResNet-101 or Res2Net-101 with atrous pooling at stride 16; our network
+    keeps this library's decoder and instance norm, and has half of the channels.
 
     Examples:
         >>> from dct_seg import Click

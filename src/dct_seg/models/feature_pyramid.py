@@ -14,7 +14,7 @@ class FeaturePyramid(nn.Module):
 
     The cost of a click depends on the output channels, the one-time cost of the image on the hidden ones.
     Each output level is normalized over its channels at each position: a backbone's raw features can be a
-    hundred times as large as a click map and would drown it out.
+    hundred times as large as a click map and would hide it.
 
     Args:
         in_channels: Channels of the backbone's levels, fine to coarse.

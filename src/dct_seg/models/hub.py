@@ -41,7 +41,7 @@ def fetch(name: str, *, revision: str | None = None) -> Path:
     """
     try:
         found: _HubFile = _HubFile.from_pretrained(name, revision=revision)
-    except OSError as error:  # base of all errors of the Hub
+    except OSError as error:  # base class of all errors of the Hub
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise FileNotFoundError(
             f"no weights at '{name}'{'' if revision is None else f' in revision {revision}'}: no such path, "
@@ -63,7 +63,7 @@ def push(
     """Upload a network's weights, its configuration and a model card.
 
     Returns:
-        The URL of the commit.
+        URL of the commit.
     """
     upload = _HubFile(Path(FILE), net, half, dict(card), name)
     config = asdict(net.config)
@@ -116,7 +116,7 @@ class _HubFile(ModelHubMixin):
         return cls(Path(path))
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """Model card of the repository, from the file's metadata."""
+        """Make the model card of the repository from the file's metadata."""
         assert self.net is not None
         return ModelCard(model_card(self.name, self.card, asdict(self.net.config)))
 
@@ -126,7 +126,7 @@ def model_card(name: str, card: Mapping[str, str], config: Mapping[str, Any]) ->
 
     Args:
         name: ``org/name``.
-        card: Lines of the file's metadata; ``license`` also becomes the repository's.
+        card: Lines of the file's metadata; ``license`` also becomes the license of the repository.
         config: Configuration of the network.
 
     Examples:

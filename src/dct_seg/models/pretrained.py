@@ -63,7 +63,7 @@ def save(net: InteractiveNetwork, path: str | Path, *, half: bool, card: Mapping
     metadata = {**card, "format_version": str(FORMAT_VERSION), "config": json.dumps(asdict(net.config))}
     return write_whole(
         path, as_bytes(state, metadata)
-    )  # safetensors' own writer makes a file that other users cannot read
+    )  # safetensors' own writer makes a file that only its owner can read
 
 
 def _stored(key: str, value: Tensor, half: bool) -> Tensor:

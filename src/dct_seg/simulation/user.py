@@ -86,8 +86,8 @@ def next_click(
 
     ``max_distance`` chooses the wrong pixel farthest from a right one (BRS, f-BRS, RITM and their
     successors); ``largest_region`` the same inside the largest 8-connected wrong region (the
-    paper's section 2.3). A tie between signs gives the negative click, between pixels the first in row-major
-    order. Pixels already clicked are never clicked again.
+    paper's section 2.3). A tie between signs gives the negative click, a tie between pixels the first one in
+    row-major order. Pixels already clicked are never clicked again.
 
     Args:
         pred: (B, H, W) bool, the predicted object.
@@ -131,7 +131,7 @@ class SimulatedUser:
         radius_noise: Relative noise F; a given radius is multiplied by a uniform number in 1 - F .. 1 + F.
         click_jitter: Maximum distance in pixels to which a click moves, to a random wrong pixel of its
             region.
-        generator: Random generator; None is torch's own.
+        generator: Random generator; None uses torch's default generator.
 
     Raises:
         ValueError: When an option is out of range, or shapes disagree.
@@ -190,15 +190,15 @@ class SimulatedUser:
         """First clicks from the data loader's workers; None computes them here."""
 
     def __call__(self, logits: Tensor | None, clicks: ClickBatch) -> NextClicks:
-        """The next click of each image.
+        """Make the next click of each image.
 
         Args:
             logits: (B, 1, H, W) or (B, H, W), or bool masks of these shapes; None before the first click,
                 which is the same under both rules.
-            clicks: The clicks so far.
+            clicks: (B, N) clicks so far.
 
         Returns:
-            The clicks, on the device of ``clicks``.
+            Next clicks, on the device of ``clicks``.
         """
         if logits is None and self.first is not None:
             return self._as_given(self.first.to(clicks.device))
@@ -317,7 +317,7 @@ def _simulate(
 
 
 def _clicked_pixels(clicks: ClickBatch) -> list[list[tuple[int, int]]]:
-    """Pixels under each image's clicks."""
+    """Find the pixels under each image's clicks."""
     coords, valid = clicks.coords.cpu().round().long().tolist(), clicks.valid.cpu().tolist()
     return [
         [(row, col) for (row, col), is_click in zip(*one, strict=True) if is_click]

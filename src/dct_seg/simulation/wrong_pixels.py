@@ -157,10 +157,10 @@ def spread(
         free[pixel] = False
     at = (peak.row - top + 1, peak.col - left + 1)
     if core:
-        at = _one_of(free & (4 * squared >= peak.squared), uniform[0])
+        at = _choose(free & (4 * squared >= peak.squared), uniform[0])
     if jitter:
         row_gap, col_gap = np.arange(rows + 2)[:, None] - at[0], np.arange(cols + 2) - at[1]
-        at = _one_of(free & (row_gap**2 + col_gap**2 <= jitter**2), uniform[1])
+        at = _choose(free & (row_gap**2 + col_gap**2 <= jitter**2), uniform[1])
     return Peak(int(squared[at]), at[0] + top - 1, at[1] + left - 1, peak.positive)
 
 
@@ -278,7 +278,7 @@ def _by_first_pixel(labels: NDArray[np.int64], in_order: NDArray[np.integer]) ->
     return order
 
 
-def _one_of(bits: Bools, uniform: float) -> Pixel:
+def _choose(bits: Bools, uniform: float) -> Pixel:
     """Choose one of the True pixels by a number in 0..1."""
     pixels = np.flatnonzero(bits)
     row, col = divmod(int(pixels[min(int(uniform * len(pixels)), len(pixels) - 1)]), bits.shape[1])

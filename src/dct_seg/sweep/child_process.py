@@ -19,12 +19,12 @@ STDIN = 0
 
 def main() -> None:
     """Watch the parent, and run the module."""
-    threading.Thread(target=_end_with_starter, daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.argv = sys.argv[1:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 
-def _end_with_starter() -> None:
+def _end_with_parent() -> None:
     while os.read(STDIN, 1):
         pass
     if hasattr(os, "killpg") and os.getpgrp() == os.getpid():  # leads the process group of its workers

@@ -32,7 +32,7 @@ def main(args: Sequence[str]) -> int:
     """Run ``dct-seg sweep``.
 
     Returns:
-        0, 1 when trials failed.
+        Exit code: 0, or 1 when a trial failed.
 
     Raises:
         ValueError: When an argument is wrong.

@@ -139,7 +139,7 @@ class _Running:
         return Outcome(state="failed", error=error, **common)
 
     def stop(self) -> None:
-        """Ask the trial to end."""
+        """Send the trial a signal to end."""
         self.process.terminate()
 
     def end(self, deadline: float) -> None:
@@ -167,7 +167,7 @@ def run_trials(
         plan: Execution plan.
         search: Search that chooses values and receives each metric.
         on_start: Called with each started trial.
-        on_end: Called with the result of each trial, also of those finished before.
+        on_end: Called with the result of each trial, including trials that had finished before.
     """
     running: list[_Running] = []
     is_open = True
@@ -225,7 +225,7 @@ def last_error(log: Path) -> str:
 def share_of_machine(slot: int, jobs: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Environment variables of one trial: one GPU, in turn, and its share of the cores.
 
-    A single trial gets everything.
+    A single trial gets the whole machine.
 
     Examples:
         >>> share_of_machine(3, 4, {"CUDA_VISIBLE_DEVICES": "5,7", "OMP_NUM_THREADS": "2"})

@@ -55,7 +55,7 @@ def varied(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def rows_of(outcomes: Sequence[Outcome]) -> list[Row]:
-    """One row per setting and prompt of the finished trials, in the order of the trials."""
+    """Make one row per setting and prompt of the finished trials, in the order of the trials."""
     keys = varied(outcomes)
     found: dict[tuple[str, str], Row] = {}
     for outcome in outcomes:
@@ -93,7 +93,7 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def numbers(outcomes: Sequence[Outcome]) -> list[list[str]]:
-    """Heading and one line per trial and prompt, with unrounded numbers."""
+    """List a heading and one line per trial and prompt, with unrounded numbers."""
     keys = list(dict.fromkeys(key for outcome in outcomes for key in outcome.values))
     columns = list(
         dict.fromkeys(name for o in outcomes for metrics in o.metrics.values() for name in metrics)
@@ -152,7 +152,7 @@ def paper_table(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def report(sweep: Sweep, outcomes: Sequence[Outcome]) -> str:
-    """All tables as Markdown."""
+    """Format all tables as Markdown."""
     finished = [outcome for outcome in outcomes if outcome.is_finished]
     failed = [outcome for outcome in outcomes if not outcome.is_finished]
     rows = rows_of(finished)
@@ -202,7 +202,7 @@ def write_report(sweep: Sweep, outcomes: Sequence[Outcome], out: Path) -> str:
     """Write the tables as Markdown, CSV and LaTeX, ``paper.tex`` of a Table 1, and ``sweep.png``.
 
     Returns:
-        The Markdown.
+        Report as Markdown.
     """
     rows = rows_of([outcome for outcome in outcomes if outcome.is_finished])
     text = report(sweep, outcomes)

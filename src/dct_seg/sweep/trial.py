@@ -35,7 +35,7 @@ class Outcome:
         state: State at the end, with or without a result.
         metrics: Metrics of the last validation, per prompt; empty when the trial failed.
         checkpoint: Last checkpoint, or empty.
-        error: Last line of the error; empty when it finished.
+        error: Last line of the error; empty when the trial finished.
         attempts: Number of starts.
         seconds: Duration of the last attempt in seconds.
         number: Number of the trial in order of start.
@@ -70,7 +70,7 @@ class Trial:
 
     @classmethod
     def of(cls, values: Values, out: Path) -> Trial:
-        """Trial of these values in a sweep's folder.
+        """Make the trial of these values in a sweep's folder.
 
         Examples:
             >>> one, other = (Trial.of({"model.lr": lr}, Path("out")) for lr in (0.1, 0.2))
@@ -82,7 +82,7 @@ class Trial:
 
     @property
     def key(self) -> str:
-        """The values' hash."""
+        """Hash of the values, which names the folder."""
         return self.folder.name
 
     @property
@@ -91,7 +91,7 @@ class Trial:
         return newest(self.folder, "last*.ckpt")  # a second checkpoint in a folder is last-v1.ckpt
 
     def read_outcome(self) -> Outcome | None:
-        """Result of the trial, or None while it is open."""
+        """Read the result of the trial; None while it is unfinished."""
         path = self.folder / OUTCOME
         if not path.is_file():
             return None
@@ -107,9 +107,9 @@ class Trial:
         write_whole(self.folder / OUTCOME, json.dumps(asdict(outcome), indent=1))
 
     def read_start(self) -> dict[str, Any]:
-        """Record of the last start: number, attempts, values, command.
+        """Read the record of the last start: number, attempts, values, command.
 
-        Empty if it was never started.
+        The record is empty if the trial was never started.
         """
         path = self.folder / STARTED
         if not path.is_file():
@@ -126,7 +126,7 @@ class Trial:
 
 
 def trials_in(out: Path) -> list[Trial]:
-    """All trials in a sweep's folder, in order of start."""
+    """List all trials in a sweep's folder, in order of start."""
     found = []
     for path in out.glob(f"trials/*/{STARTED}"):
         start = Trial({}, path.parent).read_start()

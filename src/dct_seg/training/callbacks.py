@@ -230,7 +230,7 @@ def play(
     Args:
         task: Task, in evaluation mode.
         sample: Sample of an evaluation set.
-        prompt: ``drag`` gives the model each radius.
+        prompt: ``drag`` gives the model the radius of each click, ``click`` does not.
         num_clicks: Maximum number of clicks; fewer if the mask is perfect earlier.
     """
     batch = collate([sample])

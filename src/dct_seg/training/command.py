@@ -235,7 +235,7 @@ class TrainingCLI(LightningCLI):
             raise UsageError(
                 f"{kind} needs a package that is not installed; pip install 'dct-seg[{LOGGER_EXTRAS[kind]}]'"
             )
-        _drop_what_is_switched_off(trainer)
+        _drop_disabled_callbacks(trainer)
         if trainer.default_root_dir is None:
             return
         root = trainer.default_root_dir = os.path.expandvars(trainer.default_root_dir)
@@ -366,7 +366,7 @@ def _make_plain(callback: Namespace) -> None:
             callback["init_args"][key] = value.value
 
 
-def _drop_what_is_switched_off(trainer: Namespace) -> None:
+def _drop_disabled_callbacks(trainer: Namespace) -> None:
     """Remove callbacks that conflict with an option of the Trainer."""
     if trainer.get("barebones"):
         trainer.logger = False

@@ -115,7 +115,7 @@ class EvaluationSteps(LightningModule):
 
     @property
     def val_metrics(self) -> dict[Prompt, NumberOfClicks]:
-        """Metrics of the first loader by prompt."""
+        """Metrics of the first loader, by prompt."""
         return self.val_tables[0] if self.val_tables else {}
 
     def _start_tables(self, loaders: Any) -> None:

@@ -156,7 +156,7 @@ class TaskHooks(LightningModule):
             check_same_classes(self._restored, self._settings)
 
     def on_train_start(self) -> None:
-        """After a resume, apply the given values instead of the checkpoint's."""
+        """Apply the given values instead of the checkpoint's after a resume."""
         stored, self._restored = self._restored, None
         if stored is None or self._settings is None:
             return

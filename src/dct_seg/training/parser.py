@@ -33,7 +33,7 @@ class TrainingParser(OneLineErrors, LightningArgumentParser):
         """Extract the reason from the parser's nested messages."""
         lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
         own = [line for line in lines if re.search(r"unknown .* '.*'[;,]", line)]
-        if own:  # the innermost message is ours, the lines around it are the parser's
+        if own:  # the innermost message is ours; the parser added the lines around it
             return own[-1]
         key = _NAMED_KEYS.search(message)
         if key:

@@ -54,7 +54,7 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
         network: Network configuration; by default the paper's, or that of ``start_from``.
         start_from: Trained weights to start from, in any form that ``InteractiveNetwork.from_pretrained``
             accepts, with their network.
-        lr: Learning rate of the new layers; the paper's 1e-4.
+        lr: Learning rate of the new layers; the paper uses 1e-4.
         backbone_lr_factor: Factor on ``lr`` for the backbone.
         optimizer: ``adam`` as in the paper, or ``adamw``, which decouples weight decay from the gradient.
         weight_decay: Weight decay.
@@ -71,8 +71,8 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
         local_reach: Half of such a window's side, in drag radii.
         fine_factor: Size of the training crops relative to the network's input, so that windows around
             corrections are cut from a finer image. The ``crop_size`` of the data must be a multiple of it.
-        keep_loss: Weight of an extra loss over the pixels that were right before the click, so that a
-            correction damages less.
+        keep_loss: Weight of an extra loss over the pixels that were right before the click, which limits
+            the damage of a correction.
         update: ``every`` steps after each click (the paper), ``last`` only after the last click of a batch,
             ``sum`` adds up the gradients of all clicks and steps once.
         accumulate_batches: Batches whose gradients are averaged before a step; with ``update`` ``sum`` or
@@ -84,10 +84,10 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
             reads no radius.
         drag_share: Setting of the simulated user, see `dct_seg.simulation.UserSettings`; None uses
             that of the data module, or the default with another data module.
-        rule: See ``drag_share``.
-        place: See ``drag_share``.
-        radius_noise: See ``drag_share``.
-        click_jitter: See ``drag_share``.
+        rule: Setting of the simulated user, as ``drag_share``.
+        place: Setting of the simulated user, as ``drag_share``.
+        radius_noise: Setting of the simulated user, as ``drag_share``.
+        click_jitter: Setting of the simulated user, as ``drag_share``.
         gradient_clip: Maximum gradient norm; None does not clip. (Trainer's own option is refused under
             manual optimization.)
         seed: Seed of the simulated user.
@@ -324,7 +324,7 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
         ignore: Tensor,
         done: Tensor,
     ) -> Tensor:
-        """Losses of one click; ``before`` are the logits that the click corrects."""
+        """Compute the losses of one click; ``before`` are the logits that the click corrects."""
         loss = mean_of_unfinished(self.net.loss(output, mask, ignore, clicks, self.losses), done)
         if not self.hparams["keep_loss"] or before is None:
             return loss

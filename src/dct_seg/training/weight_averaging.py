@@ -19,8 +19,8 @@ class StartWeightAveraging(WeightAveraging):
     combined with another weight averaging callback.
 
     Args:
-        start_share: Fraction of the starting weights, 0 or more and below 1. A larger one forgets less and
-            learns less.
+        start_share: Fraction of the starting weights, 0 or more and below 1. A larger fraction forgets less
+            and learns less.
 
     Raises:
         ValueError: When the share is out of range.
