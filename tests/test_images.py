@@ -206,7 +206,7 @@ def test_any_decoder_exception_names_the_file(
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
     for reader in (read_image, read_values):
         with pytest.raises(
-            UnreadableFileError, match=r"a\.png cannot be decoded \(.+\); replace it"
+            UnreadableFileError, match=r"a\.png cannot be decoded \(.+\); replace the file"
         ) as caught:
             reader(tmp_path / "a.png")
         assert "\n" not in str(caught.value)
