@@ -148,7 +148,7 @@ def test_absolute_file_name_inside_the_folder_is_found(tmp_path: Path) -> None:
 def test_annotations_with_the_same_id_have_different_names(tmp_path: Path) -> None:
     one = {"image_id": 1, "segmentation": [SQUARE]}
     write(tmp_path, [one, {**one, "id": 5}, {**one, "id": 5}, {**one, "id": "x"}, "no record"])
-    with pytest.warns(UserWarning, match="annotation number 4 is not a record"):
+    with pytest.warns(UserWarning, match="annotation number 4 is not a JSON object"):
         names = [name for name, _ in pixels(tmp_path)]
     assert names == ["images/a.png#n0", "images/a.png#n1", "images/a.png#n2", "images/a.png#x"]
 

@@ -324,7 +324,10 @@ def test_an_unknown_option_and_a_missing_root_are_reported(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.full((6, 8), 300, dtype=np.uint16), r"contains the value 300; a mask has 0, 1\.\.254"),
+        (
+            np.full((6, 8), 300, dtype=np.uint16),
+            r"contains the value 300; expected 0 for background, 1\.\.254",
+        ),
         (
             np.arange(144, dtype=np.uint8).reshape(6, 8, 3),
             r"is a color image \(RGB\); save the mask as an indexed or gray PNG",

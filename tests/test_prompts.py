@@ -94,7 +94,7 @@ def test_bgr_image_is_converted_to_rgb() -> None:
         ({"point_coords": [[1, 2]], "point_labels": [1, 0]}, "1 points need as many labels"),
         ({"point_coords": [[1, 2]], "point_labels": [2]}, r"padding, got \[2.0\]"),
         ({"point_coords": [["a", 2]], "point_labels": [1]}, "point_coords must be an array of numbers"),
-        ({"point_labels": [1]}, "belong to point_coords"),
+        ({"point_labels": [1]}, "need point_coords, got none"),
         ({"point_coords": [Click(1, 2)], "point_labels": [1]}, "labels and radii already"),
         ({"point_coords": [[99, 2]], "point_labels": [1]}, r"click \(2, 99\) lies outside"),
         ({"box": [5, 5, 5, 9]}, "left < right"),

@@ -75,7 +75,10 @@ def write(folder: Path, **changes: Any) -> Path:
             {"parameters": {"a": {"values": [1], "vals": [2]}}},
             "unknown option of parameter 'a' 'vals'; did you mean 'values'?",
         ),
-        ({"parameters": {"a": {"value": 1, "values": [2]}}}, "parameter 'a' has value and values; give one"),
+        (
+            {"parameters": {"a": {"value": 1, "values": [2]}}},
+            "parameter 'a' has value and values; give only one",
+        ),
         (
             {"parameters": {"a.b": {"value": 1}, "a": {"parameters": {"b": {"value": 2}}}}},
             "parameter 'a.b' is given 2 times",
@@ -83,7 +86,7 @@ def write(folder: Path, **changes: Any) -> Path:
         ({"parameters": {"a": 3}}, r"parameter 'a' must be a mapping such as \{values: \[1, 2\]\}, got 3"),
         (
             {"parameters": {"a": {"min": 1}}},
-            "parameter 'a' has neither value, values, min and max, nor a distribution",
+            "parameter 'a' must have value, values, min and max, or a distribution",
         ),
         ({"parameters": {"a": {"distribution": "unifrom", "min": 0, "max": 1}}}, "did you mean 'uniform'?"),
         (

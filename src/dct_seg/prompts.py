@@ -42,7 +42,7 @@ def clicks_of(
     first = [] if box is None else [_drag_of(box)]
     if coords is None:
         if labels is not None or radii is not None:
-            raise ValueError("point_labels and point_radii belong to point_coords, which is missing")
+            raise ValueError("point_labels and point_radii need point_coords, got none; give point_coords")
         return first
     if isinstance(coords, Click):
         raise ValueError(f"predict needs a list of clicks, got one Click; write predict([{coords}])")

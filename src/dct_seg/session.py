@@ -53,7 +53,7 @@ def write_session(path: str | Path, session: Session) -> Path:
         ValueError: When the session has neither a click nor a start mask.
     """
     if not session.used and session.start is None:
-        raise ValueError("there is nothing to save: no click and no start mask")
+        raise ValueError("there is no click and no start mask to save; make a click first")
     line = {
         "image": session.image_name,
         "image_sha256": session.image_hash,

@@ -138,7 +138,7 @@ class SampleRecord:
         """Restore a record from the JSON of ``asdict``.
 
         Raises:
-            LookupError, TypeError, ValueError: When the JSON is not a record.
+            LookupError, TypeError, ValueError: When the JSON does not describe a record.
         """
         height, width = values["size"]
         ious = tuple(float(iou) for iou in values["ious"])

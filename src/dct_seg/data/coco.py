@@ -122,7 +122,7 @@ class COCO(InteractiveDataset):
         tools = mask_tools()
         for place, one in enumerate(tqdm(annotations, desc="decoding annotations", delay=2, leave=False)):
             if not isinstance(one, dict):
-                problems.append(f"annotation number {place} is not a record")
+                problems.append(f"annotation number {place} is not a JSON object")
                 continue
             number = one.get("id")
             label = str(number) if _is_key(number) and times[number] == 1 else f"number {place}"
@@ -216,12 +216,12 @@ class COCO(InteractiveDataset):
 
 
 def _content(path: Path) -> tuple[list[dict[str, Any]], list[Any]]:
-    """Image records by id, and annotation records."""
+    """Read the image records, sorted by id, and the annotation records."""
     try:
         content = json.loads(path.read_bytes())
         records, annotations = content["images"], content["annotations"]
         if not (isinstance(records, list) and isinstance(annotations, list)):
-            raise TypeError("they are not lists")
+            raise TypeError("images or annotations is not a list")
         records = [one for one in records if isinstance(one, dict) and _is_key(one.get("id"))]
         records.sort(key=lambda one: (isinstance(one["id"], str), one["id"]))
     except (ValueError, KeyError, TypeError, RecursionError) as error:

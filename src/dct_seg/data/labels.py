@@ -40,8 +40,8 @@ def as_bytes(values: NDArray[np.integer], path: Path | str) -> NDArray[np.uint8]
     low, high = int(values.min(initial=0)), int(values.max(initial=0))
     if low < 0 or high > IGNORE:
         raise ValueError(
-            f"{path} contains the value {high if high > IGNORE else low}; a mask has 0, 1..254 for objects "
-            "and 255 for pixels to ignore"
+            f"{path} contains the value {high if high > IGNORE else low}; expected 0 for background, "
+            "1..254 for objects and 255 for ignored pixels"
         )
     return values.astype(np.uint8)
 

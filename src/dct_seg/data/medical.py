@@ -161,7 +161,7 @@ class _Head:
             raise ValueError("its voxels are in another file; save it as one .nii")
         shape = tuple(int(side) for side in header.get_data_shape())
         if len(shape) < 2 or min(shape) < 1:
-            raise ValueError(f"it contains no slice, its shape is {shape}")
+            raise ValueError(f"its shape {shape} contains no slice")
         dtype = header.get_data_dtype()
         if dtype.kind not in "iuf":
             raise ValueError(f"its voxels are {dtype}, expected one number per voxel")

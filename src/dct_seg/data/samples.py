@@ -242,7 +242,7 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         rows, cols = one["mask"].shape
         if one["image"].dtype != torch.uint8:
             raise TypeError(
-                f"collate takes images as uint8, got {one['image'].dtype}; see dct_seg.data.batches"
+                f"collate needs images of uint8, got {one['image'].dtype}; see dct_seg.data.batches"
             )
         image[b, :, :rows, :cols] = one["image"]
         mask[b, :rows, :cols] = one["mask"]

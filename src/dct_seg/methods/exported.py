@@ -176,7 +176,8 @@ class ExportedNetwork:
         clicks = self.fill_radii(image, clicks, previous, features)
         if self.card.needs_radius and clicks.lacks_radius.any():
             raise ValueError(
-                "this network needs a radius for each click; its export has no Auto-Drag-Head, so give radii"
+                "the exported network needs a radius for each click, got a click without one, and it has no "
+                "Auto-Drag-Head; give all radii"
             )
         feeds = self._prompt(image, clicks, previous)
         if self.is_late:

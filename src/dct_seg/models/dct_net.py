@@ -138,7 +138,7 @@ class DCTNet(InteractiveNetwork):
     def _detail_branch(self) -> DetailBranch:
         if self.is_late:
             raise ValueError(
-                "detail reads backbone levels that have seen the clicks; set prompt_fusion to early, or "
+                "detail needs backbone levels that include the clicks; set prompt_fusion to early, or "
                 "detail to false"
             )
         if self.first_level == 0:

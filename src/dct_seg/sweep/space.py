@@ -153,7 +153,7 @@ def load_sweep(path: str | Path) -> Sweep:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no sweep file {path}")
+        raise FileNotFoundError(f"there is no sweep file {path}; give the path of a YAML file")
     try:
         return _sweep(read_yaml(path), path.stem)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -237,11 +237,11 @@ def _parameter(name: str, options: dict[str, Any]) -> Parameter:
         if key not in known:
             raise unknown_name(f"option of parameter '{name}'", str(key), sorted(known))
     if "value" in options and "values" in options:
-        raise ValueError(f"parameter '{name}' has value and values; give one of them")
+        raise ValueError(f"parameter '{name}' has value and values; give only one of them")
     kind = options.get("distribution") or _usual_distribution(options)
     if kind is None:
         raise ValueError(
-            f"parameter '{name}' has neither value, values, min and max, nor a distribution: {options}"
+            f"parameter '{name}' must have value, values, min and max, or a distribution, got {options}"
         )
     if kind not in DISTRIBUTIONS:
         raise unknown_name(f"distribution of parameter '{name}'", str(kind), list(DISTRIBUTIONS))

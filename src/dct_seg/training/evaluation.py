@@ -137,7 +137,10 @@ class EvaluationSteps(LightningModule):
         if ids is not None:
             return torch.as_tensor(ids, device=self.device)
         if self.trainer.world_size > 1:
-            raise ValueError("on several processes, a validation batch needs sample_id, each sample's number")
+            raise ValueError(
+                "a validation batch on several processes must contain sample_id, got none; add the number of "
+                "each sample"
+            )
         start = self._num_seen[loader]
         self._num_seen[loader] += len(batch["image"])
         return torch.arange(start, self._num_seen[loader], device=self.device)
