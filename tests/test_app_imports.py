@@ -563,12 +563,12 @@ def test_folder_of_annotations_is_imported_from_the_command_line(worked: Page, t
     (labels.parent / "data.yaml").write_text("names: {0: cat}")
     (labels / "a.txt").write_text("0 0.2 0.2 0.8 0.2 0.8 0.8\n0 0.1 0.2\n")
     importer = Importer(worked.project, Segmenter(Discs))
-    assert importer.take_path(labels.parent).splitlines() == [
+    assert importer.import_path(labels.parent).splitlines() == [
         "1 object on 1 image imported, 0 already existed",
         "  skipped: labels/a.txt, line 2: the class must be followed by 3 or more pairs x y, got 2 numbers",
     ]
     with pytest.raises(FileNotFoundError, match=r"no file or folder .* to import"):
-        importer.take_path(tmp_path / "nothing")
+        importer.import_path(tmp_path / "nothing")
 
 
 LOG = {"format": "dct-seg picture log", "version": 1, "picture": "a.png", "height": HEIGHT, "width": WIDTH}

@@ -161,7 +161,7 @@ def predict_with(monkeypatch: pytest.MonkeyPatch, make_method: Any) -> None:
     """Let ``dct-seg predict`` use a method instead of weights."""
     monkeypatch.setattr(
         predict_command,
-        "_predicted",
+        "_predict_all_images",
         lambda jobs, given: zip(jobs, predict_command._predict(make_method, jobs, given.batch), strict=True),
     )
 

@@ -124,7 +124,7 @@ def test_each_object_is_a_label_and_none_is_painted_over(viewer: Any) -> None:
     mouse.drag((20, 30), (20, 38))
     np.testing.assert_array_equal(tool.labels.data == 1, disc(20, 20, 8))
     np.testing.assert_array_equal(tool.labels.data == 2, disc(20, 30, 8) & ~disc(20, 20, 8))
-    assert tool.status.startswith("1 objects finished; 1 clicks on the next one")
+    assert tool.status.startswith("1 objects finished; 1 clicks on the current one")
 
 
 def test_undo_removes_a_click_and_then_returns_to_the_previous_object(viewer: Any) -> None:

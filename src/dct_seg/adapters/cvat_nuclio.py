@@ -26,7 +26,7 @@ from dct_seg.models.pretrained import DEFAULT
 WEIGHTS = "DCT_SEG_WEIGHTS"
 """Environment variable with the weights: a shipped name, or a file or an export inside the container."""
 MAX_POINTS = 200
-FARTHEST = 1e6  # pixels; larger values are mistakes, and NaN is out of range
+FARTHEST = 1e6  # pixels; larger values are mistakes; NaN is not below it either
 MAIN = """\
 \"\"\"The entry point that Nuclio calls.\"\"\"
 

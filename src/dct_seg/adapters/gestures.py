@@ -77,7 +77,7 @@ def box_drag(corners: Sequence[float], size: Size) -> Click:
 def ellipse_drag(
     x: float, y: float, radius_x: float, radius_y: float, size: Size, *, positive: bool = True
 ) -> Click:
-    """Make a drag from the center of an ellipse to its nearest edge, the end of its shorter half-axis."""
+    """Make a drag from the center of an ellipse to the end of its shorter half-axis, its nearest edge."""
     return point_click(x, y, size, positive=positive, radius=min(abs(radius_x), abs(radius_y)))
 
 

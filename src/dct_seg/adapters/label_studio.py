@@ -197,7 +197,7 @@ class Backend:
         source = request.tasks[0].data.get(controls.key)
         if not isinstance(source, str):
             raise ValueError(f"the task's data has no field '{controls.key}', which the Image tag reads")
-        masks = [self._brush(source, controls, same) for same in by_label(regions).values()]
+        masks = [self._brush(source, controls, same) for same in group_by_label(regions).values()]
         found = [one for one in masks if one is not None]
         if not found:
             return []
@@ -235,7 +235,7 @@ class Backend:
         }
 
 
-def by_label(regions: Sequence[Region]) -> Mapping[str, list[Region]]:
+def group_by_label(regions: Sequence[Region]) -> Mapping[str, list[Region]]:
     """Group regions by label; the regions of one label belong to one object."""
     groups: dict[str, list[Region]] = {}
     for region in regions:

@@ -79,7 +79,7 @@ class ClickTool:
         """Status line about the objects and the last click."""
         clicks = 0 if self._current is None else len(self._current.clicks)
         took = f", last click {self.seconds:.2f} s" if clicks else ""
-        return f"{len(self._finished)} objects finished; {clicks} clicks on the next one{took}"
+        return f"{len(self._finished)} objects finished; {clicks} clicks on the current one{took}"
 
     def undo(self) -> None:
         """Undo the last click; without clicks, reopen the last finished object."""
@@ -122,7 +122,7 @@ class ClickTool:
                 click = self._dragged(click, event.position)
                 if click.radius is not None and time.perf_counter() >= free_at:
                     self._show([*current.clicks, click])
-                    # a slow network skips mouse moves, so that napari gets half of the time
+                    # with a slow network, mouse moves are skipped, so that napari gets half of the time
                     free_at = time.perf_counter() + self.seconds
                 yield
             click = self._dragged(click, event.position)

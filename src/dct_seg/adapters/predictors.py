@@ -23,7 +23,7 @@ class Predictors:
     """Cache of one predictor per image; one computation at a time, since parallel ones would share the cores.
 
     Args:
-        make: Factory of predictors; networks inside may be shared.
+        make: Factory of predictors; they may share a network.
         keep: Number of images with cached predictors.
     """
 

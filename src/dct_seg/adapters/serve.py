@@ -48,7 +48,7 @@ ImageId = Annotated[str, PathParameter(description="id from POST /images", max_l
 
 
 class UnknownImageError(LookupError):
-    """Image id that is not in the cache."""
+    """Request for an image id that is not in the cache."""
 
 
 class Images:

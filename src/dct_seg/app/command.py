@@ -94,7 +94,7 @@ def main(args: Sequence[str]) -> int:
     make_method, card = _method(given.weights, given.backend)
     importer = Importer(project, Segmenter(make_method))
     for path in given.imported:
-        sys.stdout.write(f"{path}: {importer.take_path(path)}\n")
+        sys.stdout.write(f"{path}: {importer.import_path(path)}\n")
     app = server.create_app(project, make_method, model=card, token=token, hosts=LOOPBACK if local else None)
     url = url_of(given.host, listener, token)
     sys.stdout.write(

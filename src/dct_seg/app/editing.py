@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from dct_seg.app import import_matching, schemas, wire
 from dct_seg.app.history import HistoryError
-from dct_seg.app.import_result import Found, FoundImage
+from dct_seg.app.import_result import FoundAnnotations, FoundImage
 from dct_seg.app.painting import Paint, kept_outside, painted
 from dct_seg.app.project import OpenImage, Project
 from dct_seg.app.propagation import carried
-from dct_seg.app.read_masks import add_png, own_text
+from dct_seg.app.read_masks import add_png, exported_text
 from dct_seg.app.segmenter import Segmenter
 from dct_seg.app.state import Draft, MadeClick, SegmentedObject, State, click_event, object_event
 from dct_seg.app.working_image import WorkingImage, bounding_box
@@ -39,12 +39,12 @@ UNCHANGED = {
 
 
 class StaleError(ValueError):
-    """A change made on an outdated revision."""
+    """Change that was made on an outdated revision."""
 
 
 @dataclass
 class _Edit:
-    """Image locked for one change; ``before``: its objects at the start."""
+    """Image that is locked for one change, with its objects before the change."""
 
     project: Project
     opened: OpenImage
@@ -65,7 +65,7 @@ class Editor:
 
     Args:
         project: The folder.
-        make_method: A new method for an image; networks inside may be shared.
+        make_method: Factory of methods, one per image; they may share a network.
     """
 
     def __init__(self, project: Project, make_method: Callable[[], Method]) -> None:
@@ -122,7 +122,7 @@ class Editor:
             )
             probs = self.segmenter.predict(
                 image_id, working, (*clicks, made.click), opened.start(working)
-            )  # a failed change must not be in the log
+            )  # a failed change must not reach the log
             event = {"event": "click", "click": click_event(made), "class_id": self._class_of(state)}
             event |= self.project.window_event(state)
             if request.keep_outside is None:
@@ -165,15 +165,15 @@ class Editor:
 
     def undo(self, image_id: str, request: schemas.Change) -> schemas.AnnotatedImage:
         """Undo the last change."""
-        return self._simple(image_id, request, {"event": "undo"})
+        return self._append(image_id, request, {"event": "undo"})
 
     def redo(self, image_id: str, request: schemas.Change) -> schemas.AnnotatedImage:
         """Redo the change that was undone last."""
-        return self._simple(image_id, request, {"event": "redo"})
+        return self._append(image_id, request, {"event": "redo"})
 
     def discard(self, image_id: str, request: schemas.Change) -> schemas.AnnotatedImage:
         """Discard the draft; a reopened object is restored."""
-        return self._simple(image_id, request, {"event": "discard"})
+        return self._append(image_id, request, {"event": "discard"})
 
     def nothing_here(self, image_id: str, request: schemas.NothingHere) -> schemas.AnnotatedImage:
         """Mark an image without objects as done or not done."""
@@ -257,11 +257,11 @@ class Editor:
 
     def delete(self, image_id: str, number: int, request: schemas.Change) -> schemas.AnnotatedImage:
         """Delete a finished object."""
-        return self._simple(image_id, request, {"event": "delete", "ids": [number]})
+        return self._append(image_id, request, {"event": "delete", "ids": [number]})
 
     def delete_objects(self, image_id: str, request: schemas.NamedObjects) -> schemas.AnnotatedImage:
         """Delete several finished objects."""
-        return self._simple(image_id, request, {"event": "delete", "ids": sorted(set(request.ids))})
+        return self._append(image_id, request, {"event": "delete", "ids": sorted(set(request.ids))})
 
     def merge(self, image_id: str, request: schemas.NamedObjects) -> schemas.AnnotatedImage:
         """Merge finished objects into one mask without steps; it keeps the first one's number and class."""
@@ -296,8 +296,8 @@ class Editor:
             if turn.working.size != size:
                 (height, width), (rows, cols) = turn.working.size, size
                 raise ValueError(
-                    f"this image is {width}x{height}, the one before {cols}x{rows}; objects are carried "
-                    "only between images of the same size"
+                    f"this image is {width}x{height}, but the other one is {cols}x{rows}; objects can "
+                    "only be copied between images of the same size"
                 )
             locked, number = turn.opened.locked(), turn.state.next_id
             added: list[SegmentedObject] = []
@@ -310,7 +310,7 @@ class Editor:
                     mask[found[0]] = found[1] if locked is None else found[1] & ~locked[found[0]]
                 if not mask.any():
                     continue
-                made = import_matching.imported(number + len(added), one.class_id, encode(mask))
+                made = import_matching.object_without_clicks(number + len(added), one.class_id, encode(mask))
                 added.append(replace(made, locked=one.locked))
             if not added:
                 raise ValueError(
@@ -325,15 +325,15 @@ class Editor:
         with self._change(image_id, change) as turn:
             opened, size = turn.opened, turn.working.size
             image = FoundImage(opened.name, size)
-            text = own_text(png)
+            text = exported_text(png)
             add_png(image, png, size, None if text is None else text["classes"])
             if not image.objects:
                 raise ValueError("the PNG has no object; give each object its own value from 1 to 254")
             numbers = import_matching.class_numbers(
-                self.project, Found(), {one.label for one in image.objects}
+                self.project, FoundAnnotations(), {one.label for one in image.objects}
             )
             added, _ = import_matching.objects_of(image, size, numbers, turn.state.next_id)
-            added = import_matching.new(added, turn.state)
+            added = import_matching.new_objects(added, turn.state)
             if added:  # otherwise all of them exist on this image already
                 opened.history.append({"event": "import", "objects": [object_event(one) for one in added]})
             return self._answer(turn)
@@ -346,7 +346,7 @@ class Editor:
             brief = change is not None and change.brief
             yield _Edit(self.project, opened, opened.history.state.objects if brief else None)
 
-    def _simple(
+    def _append(
         self, image_id: str, change: schemas.Change, event: Mapping[str, Any]
     ) -> schemas.AnnotatedImage:
         with self._change(image_id, change) as turn:
@@ -362,7 +362,7 @@ class Editor:
         changes = {name: value for name, value in given if value is not None}
         if not changes:
             raise ValueError("nothing to change; give class_id, locked or both")
-        return self._simple(image_id, request, {"event": "set", "ids": sorted(set(numbers)), **changes})
+        return self._append(image_id, request, {"event": "set", "ids": sorted(set(numbers)), **changes})
 
     def _class_of(self, state: State) -> int:
         """Return the class of the draft, or of a new one."""
@@ -411,7 +411,7 @@ class Editor:
         if state.draft is not None:
             start, locked = opened.start_mask(), opened.locked()
             if start is not None and not state.draft.clicks:
-                mask = wire.hand_mask(start, locked)
+                mask = wire.manual_mask(start, locked)
             else:
                 mask = wire.mask(self._probabilities(opened, working, state.draft), working, locked)
         return schemas.AnnotatedImage(

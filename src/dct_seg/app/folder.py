@@ -1,7 +1,4 @@
-"""Image files of a folder, addressed by opaque ids.
-
-No other file can be read through this interface.
-"""
+"""Image files of a folder, addressed by opaque ids; no other file can be read."""
 
 from __future__ import annotations
 
@@ -48,7 +45,7 @@ OUTPUTS = ("masks", "overlays")
 
 
 class NoSuchImageError(LookupError):
-    """Unknown image id."""
+    """Request for an unknown image id."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ class Entry:
 
 
 class ImageFolder:
-    """Find images below ``root`` and open them safely.
+    """Folder of images that are opened safely.
 
     Args:
         root: The folder; symlinks are followed only to targets inside it.
@@ -99,7 +96,7 @@ class ImageFolder:
         self._suffixes |= {*IMAGE_SUFFIXES, *OTHER_SUFFIXES, ""}
         self._entries: dict[str, Entry] = {}
         self._checked: dict[Path, tuple[tuple[int, int], dict[int, str | None]]] = {}
-        """File -> its time and size, and the error of each image in it, or None."""
+        """Cache by file: its time and size, and the error of each image in it, or None."""
         self._lock = threading.Lock()
         self.scan()
 
@@ -113,7 +110,7 @@ class ImageFolder:
             )
             for file in files:
                 if not file.startswith(".") and suffix_of(file) in self._suffixes:
-                    found |= {entry.id: entry for entry in self._of_file(Path(folder) / file)}
+                    found |= {entry.id: entry for entry in self._images_in_file(Path(folder) / file)}
         entries = sorted(found.values(), key=lambda entry: (entry.file, entry.page))
         with self._lock:
             self._entries = {entry.id: entry for entry in entries}
@@ -182,7 +179,7 @@ class ImageFolder:
                     self._entries[image_id] = replace(entry, error=str(error))
                 raise
 
-    def _of_file(self, path: Path) -> list[Entry]:
+    def _images_in_file(self, path: Path) -> list[Entry]:
         """List the images of a file: pages of a TIFF, frames of a DICOM, slices of a NIfTI, otherwise one."""
         relative = path.relative_to(self.root).as_posix()
         name = os.fsencode(relative).decode("utf-8", "replace")  # a file name need not be valid text
@@ -202,7 +199,7 @@ class ImageFolder:
         ]
 
     def _errors(self, entry: Entry) -> dict[int, str | None]:
-        """Number the images of a file; each comes with the reason why it cannot be opened, or None.
+        """Yield the number of each image in a file, and the reason why it cannot be opened, or None.
 
         Reads only headers. A file without a suffix is skipped unless it is DICOM.
         """
@@ -299,5 +296,5 @@ def _id(relative: str, page: int) -> str:
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int]:
-    """Modification time and size, which change with the file."""
+    """Get modification time and size, which change with the file."""
     return status.st_mtime_ns, status.st_size

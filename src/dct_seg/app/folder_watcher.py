@@ -48,9 +48,9 @@ class Watcher:
         self.serial = 0
         """Number of changes of the image list so far."""
         self._read()
-        self._settle()
+        self._adopt_renamed()
 
-    def look(self) -> None:
+    def scan_if_due(self) -> None:
         """Rescan periodically in the background."""
         if self._clock() >= self._next and not self._scanning.locked():
             threading.Thread(target=self.scan, daemon=True).start()
@@ -61,7 +61,7 @@ class Watcher:
             began = self._clock()
             before = self._folder.entries()
             after = self._folder.scan()
-            adopted = self._settle()
+            adopted = self._adopt_renamed()
             if adopted or after != before:
                 self.serial += 1
             self._next = self._clock() + max(PAUSE, SHARE * (self._clock() - began))
@@ -78,7 +78,7 @@ class Watcher:
             return  # the hash is retried at the next change
         self._known[entry.id] = line
 
-    def gone(self) -> list[Entry]:
+    def deleted(self) -> list[Entry]:
         """Images with a log but no file."""
         there = {entry.id for entry in self._folder.entries()}
         return [self._lost(one) for one in self._log_ids() if one not in there]
@@ -92,9 +92,9 @@ class Watcher:
         error = f"{name} is gone; its objects are kept and exported; restore the file under any name"
         return Entry(image_id, name, self._folder.root / name, error)
 
-    def _settle(self) -> bool:
+    def _adopt_renamed(self) -> bool:
         """Move the logs of deleted images to new files with the same content."""
-        known = {one.id: self._known[one.id] for one in self.gone() if one.id in self._known}
+        known = {one.id: self._known[one.id] for one in self.deleted() if one.id in self._known}
         if not known:
             return False
         logs, sizes = set(self._log_ids()), {line["bytes"] for line in known.values()}

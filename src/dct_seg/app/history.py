@@ -22,11 +22,11 @@ FORMAT, VERSION = "dct-seg picture log", 3
 
 
 class HistoryError(ValueError):
-    """Unreadable log, or an event that does not fit the state."""
+    """Problem of a log: it cannot be read, or an event does not fit the state."""
 
 
 class LogChangedError(OSError):
-    """Log changed by another program; nothing is written to it."""
+    """Change of a log by another program; nothing is written to the log."""
 
 
 class Timeline:
@@ -34,7 +34,7 @@ class Timeline:
 
     Args:
         states: States up to the last event that can be redone.
-        at: Place of the current one.
+        at: Index of the current state.
     """
 
     def __init__(self, states: Sequence[State] = (State(),), at: int = 0) -> None:
@@ -57,7 +57,7 @@ class Timeline:
         return self._at + 1 < len(self._states)
 
     def after(self, event: Mapping[str, Any]) -> Timeline:
-        """The timeline after an event.
+        """Return the timeline after an event.
 
         Raises:
             HistoryError: (a ValueError) When there is nothing to undo or redo.
@@ -162,7 +162,7 @@ class History:
 
     def _write(self, content: bytes) -> None:
         try:
-            self._path.parent.mkdir(exist_ok=True)  # not its parent: a moved project stays gone
+            self._path.parent.mkdir(exist_ok=True)  # not the parent: a moved project must not be recreated
             handle = self._open(os.O_RDWR | (os.O_CREAT | os.O_EXCL if self._mark is None else 0))
         except (FileNotFoundError, FileExistsError, OutsideError) as error:
             raise self.changed() from error
@@ -171,7 +171,7 @@ class History:
             if self._mark not in (None, found) or found.size < self._length:
                 raise self.changed()
             try:
-                os.ftruncate(handle, self._length)  # incomplete line of a killed process
+                os.ftruncate(handle, self._length)  # incomplete last line of a killed process
                 os.lseek(handle, self._length, os.SEEK_SET)
                 written = 0
                 while written < len(content):
@@ -265,7 +265,7 @@ def check_masks(event: Mapping[str, Any], size: tuple[int, int] | None) -> None:
     """Check that the masks of an event have the image's size; their runs are checked at first use.
 
     Raises:
-        LookupError, TypeError, ValueError: When one has not.
+        LookupError, TypeError, ValueError: When a mask has another size.
     """
     objects = [event["object"]] if "object" in event else event.get("objects", ())
     masks = [one["rle"] for one in objects]

@@ -1,4 +1,4 @@
-"""Lock of an image: one request at a time; of waiting previews only the newest is kept."""
+"""Lock of an image: one request at a time, and at most one waiting preview, the newest."""
 
 from __future__ import annotations
 

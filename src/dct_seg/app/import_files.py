@@ -28,7 +28,7 @@ class GivenFiles:
     is_one: bool = False
 
     @classmethod
-    def of(cls, content: bytes, name: str = "") -> GivenFiles:
+    def from_bytes(cls, content: bytes, name: str = "") -> GivenFiles:
         """List the files in a zip, or the single file itself.
 
         Args:
@@ -56,7 +56,7 @@ class GivenFiles:
         return cls([name for name in names if _is_shown(name)], read)
 
     @classmethod
-    def at(cls, path: str | Path) -> GivenFiles:
+    def from_path(cls, path: str | Path) -> GivenFiles:
         """List the files in a folder or a zip, or the single file itself.
 
         Raises:
@@ -67,7 +67,7 @@ class GivenFiles:
         if not path.exists():
             raise FileNotFoundError(f"no file or folder '{path}' to import")
         if not path.is_dir():
-            return cls.of(path.read_bytes(), path.name)
+            return cls.from_bytes(path.read_bytes(), path.name)
         names = [one.relative_to(path).as_posix() for one in sorted(path.rglob("*")) if one.is_file()]
         return cls([name for name in names if _is_shown(name)], lambda name: (path / name).read_bytes())
 

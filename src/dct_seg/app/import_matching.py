@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from dct_seg.app import schemas
 from dct_seg.app.exports import file_stems
 from dct_seg.app.folder import Entry
-from dct_seg.app.import_result import Found, FoundImage
+from dct_seg.app.import_result import FoundAnnotations, FoundImage
 from dct_seg.app.painting import Paint
 from dct_seg.app.project import COLORS, ClassLabel, Project
 from dct_seg.app.state import MadeClick, SegmentedObject, State
@@ -25,19 +25,19 @@ Label = str | int | None
 _LINE: TypeAdapter[str] = TypeAdapter(schemas.Line)
 
 
-def imported(number: int, class_id: int, rle: Mapping[str, Any]) -> SegmentedObject:
+def object_without_clicks(number: int, class_id: int, rle: Mapping[str, Any]) -> SegmentedObject:
     """Finished object without clicks."""
     return SegmentedObject(id=number, class_id=class_id, clicks=(), threshold=0.5, rle=rle)
 
 
-def shortened(lines: list[str]) -> list[str]:
+def shorten(lines: list[str]) -> list[str]:
     """Encode lines as text that can be sent; keep the first ones and count the rest."""
     lines = [line.encode(errors="replace").decode() for line in lines]
     more = len(lines) - MOST_LINES
     return lines if more <= 0 else [*lines[:MOST_LINES], f"... and {more} more"]
 
 
-def fitting(
+def match_images(
     images: Iterable[FoundImage], entries: Iterable[Entry]
 ) -> tuple[list[tuple[Entry, FoundImage]], list[str]]:
     """Match a file's images that have objects to the folder's, with one message for each without a match.
@@ -84,7 +84,7 @@ def _num_shared(one: str, other: str) -> int:
     return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
-def class_numbers(project: Project, found: Found, used: set[Label]) -> dict[Label, int]:
+def class_numbers(project: Project, found: FoundAnnotations, used: set[Label]) -> dict[Label, int]:
     """Map each label to the number of its class; missing classes are added, invalid names are skipped.
 
     Raises:
@@ -157,10 +157,10 @@ def objects_of(
         first_id: Number of the first object.
         replayed: Function that predicts the mask of an object from its steps.
     """
-    lines = Found()
+    lines = FoundAnnotations()
     objects: list[SegmentedObject] = []
     for one in image.objects:
-        with lines.trying(one.place):
+        with lines.reporting(one.place):
             if one.label not in numbers:
                 raise ValueError(
                     f"this folder has no class {one.label}; import a zip of the whole .dct-seg folder "
@@ -168,7 +168,7 @@ def objects_of(
                     if isinstance(one.label, int)
                     else f"a class name must be 1 to 100 printable characters, got {one.label!r}"
                 )
-            made = one.steps or imported(0, 0, {})
+            made = one.steps or object_without_clicks(0, 0, {})
             _check_steps(made, size)
             made = replayed(made) if one.rle is None else replace(made, rle=one.rle(size))
             if not area(made.rle):
@@ -200,7 +200,7 @@ def _check_steps(one: SegmentedObject, size: tuple[int, int]) -> None:
         raise ValueError(f"its threshold must be at least 0 and below 1, got {one.threshold}")
 
 
-def new(added: Sequence[SegmentedObject], state: State) -> list[SegmentedObject]:
+def new_objects(added: Sequence[SegmentedObject], state: State) -> list[SegmentedObject]:
     """Select the objects that do not exist yet, so that importing twice does not duplicate them.
 
     An object exists if another of its class has the same mask or the same steps.

@@ -51,7 +51,7 @@ class FoundImage:
     sha256: str | None = None
     objects: list[FoundObject] = field(default_factory=list)
 
-    def add(self, place: str, label: str | None, rle: Callable[[Size], Mapping[str, Any]]) -> None:
+    def add_object(self, place: str, label: str | None, rle: Callable[[Size], Mapping[str, Any]]) -> None:
         """Add an object with a mask.
 
         Raises:
@@ -63,7 +63,7 @@ class FoundImage:
 
 
 @dataclass
-class Found:
+class FoundAnnotations:
     """Everything read from the files of an import.
 
     Args:
@@ -76,7 +76,7 @@ class Found:
     categories: dict[str, int | None] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
 
-    def image(self, name: str, size: Size | None = None, *, is_stem: bool = False) -> FoundImage:
+    def add_image(self, name: str, size: Size | None = None, *, is_stem: bool = False) -> FoundImage:
         """Add an image.
 
         Raises:
@@ -90,7 +90,7 @@ class Found:
         return self.images[-1]
 
     @contextmanager
-    def trying(self, place: str) -> Iterator[None]:
+    def reporting(self, place: str) -> Iterator[None]:
         """Report a broken record instead of raising, so that the others are still read."""
         try:
             yield

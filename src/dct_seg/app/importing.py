@@ -11,7 +11,7 @@ import numpy as np
 from dct_seg.app import import_matching, readers, schemas
 from dct_seg.app.folder import Entry
 from dct_seg.app.import_files import GivenFiles
-from dct_seg.app.import_result import Found, FoundImage
+from dct_seg.app.import_result import FoundAnnotations, FoundImage
 from dct_seg.app.project import OpenImage, Project
 from dct_seg.app.segmenter import Segmenter
 from dct_seg.app.state import MadeClick, SegmentedObject, object_event
@@ -31,22 +31,22 @@ class Importer:
         self.project = project
         self._segmenter = segmenter
 
-    def take_file(self, content: bytes) -> schemas.Imported:
+    def import_file(self, content: bytes) -> schemas.Imported:
         """Import a file or a zip.
 
         Raises:
             ValueError: When the format is unknown; nothing has changed.
         """
-        return self.take(readers.read(GivenFiles.of(content)))
+        return self.add(readers.read(GivenFiles.from_bytes(content)))
 
-    def take_path(self, path: str | Path) -> str:
+    def import_path(self, path: str | Path) -> str:
         """Import a folder, a zip or a file; return a line with the result and one for each skipped record.
 
         Raises:
             FileNotFoundError: When the path does not exist.
             ValueError: When the format is unknown; nothing has changed.
         """
-        done = self.take(readers.read(GivenFiles.at(path)))
+        done = self.add(readers.read(GivenFiles.from_path(path)))
         objects, images = (
             f"{number} {noun}{'s' * (number != 1)}"
             for number, noun in ((done.objects, "object"), (done.pictures, "image"))
@@ -54,9 +54,9 @@ class Importer:
         first = f"{objects} on {images} imported, {done.known} already existed"
         return "\n  skipped: ".join([first, *done.skipped])
 
-    def take(self, found: Found) -> schemas.Imported:
+    def add(self, found: FoundAnnotations) -> schemas.Imported:
         """Import annotations that have been read."""
-        images, unknown = import_matching.fitting(found.images, self.project.folder.entries())
+        images, unknown = import_matching.match_images(found.images, self.project.folder.entries())
         skipped = [*found.skipped, *unknown]
         used = {one.label for _, image in images for one in image.objects}
         numbers = import_matching.class_numbers(self.project, found, used)
@@ -75,7 +75,7 @@ class Importer:
             pictures=len(changed),
             objects=num_objects,
             known=num_known,
-            skipped=import_matching.shortened(skipped),
+            skipped=import_matching.shorten(skipped),
         )
 
     def _take_image(
@@ -92,7 +92,7 @@ class Importer:
             objects, problems = import_matching.objects_of(
                 image, working.size, numbers, first_id, partial(self._replayed, opened)
             )
-            added = import_matching.new(objects, opened.history.state)
+            added = import_matching.new_objects(objects, opened.history.state)
             if added:
                 opened.history.append({"event": "import", "objects": [object_event(one) for one in added]})
         return len(added), len(objects) - len(added), problems

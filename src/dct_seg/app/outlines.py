@@ -1,4 +1,4 @@
-"""Outlines of a mask, with its area and box."""
+"""Outlines, area and bounding box of a mask."""
 
 from __future__ import annotations
 

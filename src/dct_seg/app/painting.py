@@ -1,4 +1,4 @@
-"""Brush strokes, lassos, clean-ups and local corrections: pure functions of a mask, bit-identical everywhere.
+"""Brush strokes, lassos, clean-ups and local corrections as pure functions, bit-identical on every machine.
 
 A pixel belongs to a stroke if its center lies inside. Positions are (row, col); an integer is a pixel's
 center.
@@ -22,7 +22,7 @@ KINDS: tuple[StepKind, ...] = get_args(StepKind)
 SPECK = 0.01
 """Area of the largest speck, as a fraction of the largest part."""
 
-MAX_WORK = 50_000_000  # rows of discs in one stroke
+MAX_WORK = 50_000_000  # total rows of the discs in one stroke
 Box = tuple[slice, slice]
 
 

@@ -86,9 +86,9 @@ def main(args: Sequence[str]) -> int:
     window = Window.read(given.window) if given.window else None
     sources = list(_input_images(given.images, Path(given.out)))
     jobs = (
-        _of_log(read_click_log(given.clicks), sources)
+        _jobs_of_log(read_click_log(given.clicks), sources)
         if given.clicks
-        else _of_clicks(_clicks(given.click), sources, threshold, window)
+        else _jobs_of_clicks(_clicks(given.click), sources, threshold, window)
     )
     if given.coco:
         _check_coco()
@@ -103,16 +103,16 @@ def _predict_all(jobs: Jobs, given: argparse.Namespace) -> int:
     missing: Jobs = []
     for source, objects in jobs:
         record = done.get(source.name)
-        if record is None or not _is_whole(record, _request(source, objects, given), out):
+        if record is None or not _is_complete(record, _request(source, objects, given), out):
             missing.append((source, objects))
         elif not given.overlay or _overlay(out, source).is_file() or _draw(source, objects, record, out):
             finished[source.name] = record
-    predicted = _predicted(missing, given)
+    predicted = _predict_all_images(missing, given)
     began = time.perf_counter()
     for (source, objects), answer in tqdm(predicted, total=len(missing), unit="image", disable=None):
         if answer is None:
             continue
-        record = finished[source.name] = _written(source, objects, answer, given)
+        record = finished[source.name] = _write_outputs(source, objects, answer, given)
         with (out / DONE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
     seconds = time.perf_counter() - began
@@ -123,8 +123,8 @@ def _predict_all(jobs: Jobs, given: argparse.Namespace) -> int:
     return 1 if len(finished) < len(jobs) else 0
 
 
-def _is_whole(record: dict[str, Any], request: str, out: Path) -> bool:
-    """Whether a record belongs to this request and its masks exist."""
+def _is_complete(record: dict[str, Any], request: str, out: Path) -> bool:
+    """Whether a record belongs to this request and its masks are on disk."""
     return record["request"] == request and all((out / one["mask"]).is_file() for one in record["objects"])
 
 
@@ -244,7 +244,7 @@ def _input_images(paths: Sequence[str], out: Path) -> Iterator[InputImage]:
         elif path.exists() and is_output(path):
             raise ValueError(f"{path} lies in the output folder {out} is written to; give another --out")
         elif path.exists():
-            yield from _of_file(path)
+            yield from _images_in_file(path)
         elif split_page(path)[0].is_file():
             file, page = split_page(path)
             yield InputImage(path.name, file, page=page)
@@ -252,7 +252,7 @@ def _input_images(paths: Sequence[str], out: Path) -> Iterator[InputImage]:
             raise FileNotFoundError(f"no image or folder {path}")
 
 
-def _of_file(path: Path) -> Iterator[InputImage]:
+def _images_in_file(path: Path) -> Iterator[InputImage]:
     """List the images of a file."""
     try:
         numbers = list(page_numbers(path)) if suffix_of(path) in ("", *SEVERAL_SUFFIXES) else [1]
@@ -266,7 +266,7 @@ def _of_file(path: Path) -> Iterator[InputImage]:
 Jobs = list[tuple[InputImage, list[ObjectClicks]]]
 
 
-def _of_clicks(
+def _jobs_of_clicks(
     clicks: tuple[Click, ...], sources: Sequence[InputImage], threshold: float, window: Window | None
 ) -> Jobs:
     _check_names([source.name for source in sources])
@@ -276,7 +276,7 @@ def _of_clicks(
     ]
 
 
-def _of_log(objects: Sequence[ObjectClicks], sources: Sequence[InputImage]) -> Jobs:
+def _jobs_of_log(objects: Sequence[ObjectClicks], sources: Sequence[InputImage]) -> Jobs:
     by_name = {source.name: source for source in sources}
     jobs: dict[str, tuple[InputImage, list[ObjectClicks]]] = {}
     for one in objects:
@@ -316,10 +316,10 @@ def _request(source: InputImage, objects: Sequence[ObjectClicks], given: argpars
 
 
 Masks = tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]
-"""Image and the masks of its objects."""
+"""Objects with their image, and the masks of the objects."""
 
 
-def _predicted(
+def _predict_all_images(
     jobs: Jobs, given: argparse.Namespace
 ) -> Iterator[tuple[tuple[InputImage, list[ObjectClicks]], Masks | None]]:
     """Load the network, then predict each image; after a failure, print it and yield None."""
@@ -350,7 +350,7 @@ def _predict(make_method: Callable[[], Method], jobs: Jobs, batch: int) -> list[
             masks = iter(replay_together(shown, batch))
             return [None if image is None else (image, next(masks)) for image in images]
     return [
-        None if image is None else _alone(make_method(), source, image, objects)
+        None if image is None else _predict_alone(make_method(), source, image, objects)
         for image, (source, objects) in zip(images, jobs, strict=True)
     ]
 
@@ -366,7 +366,7 @@ def _read(source: InputImage, objects: Sequence[ObjectClicks]) -> NDArray[np.uin
         return None
 
 
-def _alone(
+def _predict_alone(
     method: Method, source: InputImage, image: NDArray[np.uint8], objects: Sequence[ObjectClicks]
 ) -> Masks | None:
     """Predict one image; after a failure, print it and return None."""
@@ -383,7 +383,7 @@ def _alone(
         return None
 
 
-def _written(
+def _write_outputs(
     source: InputImage, objects: Sequence[ObjectClicks], answer: Masks, given: argparse.Namespace
 ) -> dict[str, Any]:
     """Write the masks of an image and describe them."""
@@ -395,7 +395,7 @@ def _written(
         save_png(mask.astype(np.uint8) * 255, out / name)
         found.append({"object": one.number, "class": one.label, "mask": name, "area": int(mask.sum())})
     if given.overlay:
-        save_png(_drawn(image, objects, masks), _overlay(out, source))
+        save_png(_draw_overlay(image, objects, masks), _overlay(out, source))
     return {
         "image": source.name,
         "height": image.shape[0],
@@ -414,14 +414,14 @@ def _draw(source: InputImage, objects: Sequence[ObjectClicks], record: dict[str,
     try:
         masks = [read_nonzero(out / one["mask"]) for one in record["objects"]]
         image = read_image(source.path, page=source.page, window=objects[0].window)
-        save_png(_drawn(image, objects, masks), _overlay(out, source))
+        save_png(_draw_overlay(image, objects, masks), _overlay(out, source))
     except (ValueError, OSError) as error:
         tqdm.write(f"{source.name}: {error}", file=sys.stderr)
         return False
     return True
 
 
-def _drawn(
+def _draw_overlay(
     image: NDArray[np.uint8], objects: Sequence[ObjectClicks], masks: Sequence[NDArray[np.bool_]]
 ) -> NDArray[np.uint8]:
     clicks = [click for one in objects for click in one.clicks]
@@ -434,10 +434,10 @@ def _drawn(
 
 
 def _read_done(out: Path) -> dict[str, dict[str, Any]]:
-    """Read the last line of each image; an incomplete line after a kill is ignored.
+    """Read the last record of each image; an incomplete line after a kill is ignored.
 
     Raises:
-        ValueError: When a line is something else.
+        ValueError: When a line is not a record.
     """
     path = out / DONE
     found: dict[str, dict[str, Any]] = {}

@@ -35,15 +35,15 @@ COLORS = (
 
 
 OWNER = "images.json"
-"""File in a separate work folder that names its image folder."""
+"""Name of the file in a separate work folder that contains the path of the image folder."""
 
 
 class ProjectMovedError(OSError):
-    """Folder moved since this server locked it; nothing is written."""
+    """Move of the folder since this server locked it; nothing is written."""
 
 
 class ProjectError(ValueError):
-    """Unusable project file, or a folder locked by another server."""
+    """Refusal of a project with an unusable file, or with a folder locked by another server."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class ImageSummary:
 
 @dataclass
 class OpenImage:
-    """Open image; use it only while holding its lock."""
+    """Open image; use it only while its lock is held."""
 
     id: str
     name: str
@@ -207,7 +207,7 @@ class Project:
         file = self.work / OWNER
         if not given:
             return
-        with self._reading(file):
+        with self._naming(file):
             owner = json.loads(file.read_text(encoding="utf-8"))["images"] if file.exists() else None
         if owner == str(self.folder.root):
             return
@@ -293,7 +293,7 @@ class Project:
             return state.window, "image"
         return self.window, None if self.window is None else "folder"
 
-    def window_in_force(self, image_id: str) -> Window | None:
+    def window_of(self, image_id: str) -> Window | None:
         """Read the chosen window of an image from its log.
 
         Raises:
@@ -321,15 +321,15 @@ class Project:
         file = self.work / "window.json"
         if not file.exists():
             return None
-        with self._reading(file):
+        with self._naming(file):
             return Window.stored(json.loads(file.read_text(encoding="utf-8"))["window"])
 
     def entries(self) -> list[Entry]:
         """Images of the folder sorted by name, and deleted images whose objects are kept."""
-        gone = self.watcher.gone()
+        deleted = self.watcher.deleted()
         return (
-            sorted([*self.folder.entries(), *gone], key=lambda one: (one.file, one.page))
-            if gone
+            sorted([*self.folder.entries(), *deleted], key=lambda one: (one.file, one.page))
+            if deleted
             else self.folder.entries()
         )
 
@@ -453,7 +453,7 @@ class Project:
             handle = open_without_links(self.work, Path(file.name), os.O_RDONLY)
         except FileNotFoundError:
             return []
-        with self._reading(file), os.fdopen(handle, "rb") as opened:
+        with self._naming(file), os.fdopen(handle, "rb") as opened:
             found: Sequence[Mapping[str, Any]] = json.loads(opened.read())["classes"]
             return [
                 ClassLabel(int(one["id"]), str(one["name"]), str(one["color"]), one.get("category_id"))
@@ -461,8 +461,8 @@ class Project:
             ]
 
     @contextmanager
-    def _reading(self, file: Path) -> Iterator[None]:
-        """Release the folder's lock and name the file when it cannot be read."""
+    def _naming(self, file: Path) -> Iterator[None]:
+        """Name the file in the error and release the folder's lock if it cannot be read."""
         try:
             yield
         except (*BROKEN, OSError) as error:

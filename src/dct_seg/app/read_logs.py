@@ -10,7 +10,7 @@ from typing import Any
 
 from dct_seg.app.history import FORMAT, VERSION, Timeline, check_masks
 from dct_seg.app.import_files import GivenFiles
-from dct_seg.app.import_result import Found, FoundImage, FoundObject, reason_of
+from dct_seg.app.import_result import FoundAnnotations, FoundImage, FoundObject, reason_of
 from dct_seg.app.painting import Paint
 from dct_seg.app.replay import ObjectClicks, object_of_line
 from dct_seg.app.state import MadeClick, SegmentedObject
@@ -24,7 +24,7 @@ def is_log(record: Any) -> bool:
     return isinstance(record, dict) and ("clicks" in record or record.get("format") == FORMAT)
 
 
-def read_work(files: GivenFiles, found: Found) -> bool:
+def read_work(files: GivenFiles, found: FoundAnnotations) -> bool:
     """Read the annotator's folder ``.dct-seg``: event logs and class names."""
     for name in files.names:
         root, last = posixpath.split(name)
@@ -32,19 +32,21 @@ def read_work(files: GivenFiles, found: Found) -> bool:
             continue
         logs = [one for one in files.names if posixpath.dirname(one) == posixpath.join(root, "pictures")]
         if logs:
-            with found.trying(name):
+            with found.reporting(name):
                 listed = json.loads(files.read(name))["classes"]
                 classes = {int(one["id"]): str(one["name"]) for one in listed}
                 ids = {str(one["name"]): one.get("category_id") for one in listed}
                 found.categories |= {one: None if ids[one] is None else int(ids[one]) for one in ids}
                 for log in logs:
-                    with found.trying(log):
+                    with found.reporting(log):
                         read_log(files.read(log), found, f"{log}: ", classes)
             return True
     return False
 
 
-def read_log(content: bytes, found: Found, where: str = "", classes: Mapping[int, str] | None = None) -> None:
+def read_log(
+    content: bytes, found: FoundAnnotations, where: str = "", classes: Mapping[int, str] | None = None
+) -> None:
     """Read a click log, a session or an event log.
 
     Args:
@@ -78,15 +80,15 @@ def _json(line: bytes) -> Any:
         return None
 
 
-def _read_clicks(lines: list[bytes], found: Found, where: str) -> None:
+def _read_clicks(lines: list[bytes], found: FoundAnnotations, where: str) -> None:
     images: dict[str, FoundImage] = {}
     for number, text in enumerate(lines, start=1):
         if not text.strip():
             continue
-        with found.trying(f"{where}line {number}"):
+        with found.reporting(f"{where}line {number}"):
             line = json.loads(text)
             given = object_of_line(line, {})
-            image = images.get(given.image) or found.image(given.image, given.size)
+            image = images.get(given.image) or found.add_image(given.image, given.size)
             images[given.image] = image
             image.sha256 = line.get("image_sha256", image.sha256)
             image.objects.append(_clicked(f"line {number}", line, given))
@@ -122,12 +124,14 @@ def _made(click: Click, raw: Mapping[str, Any]) -> MadeClick:
     return MadeClick(click, bool(raw.get("given", click.radius is not None)))
 
 
-def _read_events(lines: list[bytes], found: Found, where: str, classes: Mapping[int, str] | None) -> None:
+def _read_events(
+    lines: list[bytes], found: FoundAnnotations, where: str, classes: Mapping[int, str] | None
+) -> None:
     header = json.loads(lines[0])
     if header["version"] > VERSION:
         raise ValueError(f"it was written by a newer dct-seg (version {header['version']}); update dct-seg")
     size = int(header["height"]), int(header["width"])
-    image = found.image(str(header["picture"]), size)
+    image = found.add_image(str(header["picture"]), size)
     timeline = Timeline()
     for number, line in enumerate(lines[1:-1], start=2):  # text after the last line end is incomplete
         try:

@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from dct_seg.app.exports import TEXT
 from dct_seg.app.import_files import GivenFiles
-from dct_seg.app.import_result import Found, FoundImage, Size
+from dct_seg.app.import_result import FoundAnnotations, FoundImage, Size
 from dct_seg.data.images import IGNORE, MAX_PIXELS, PngMask, mask_of_png
 from dct_seg.data.labels import SOFT_CURE, as_labels, soft_problem
 from dct_seg.rle import encode_part
@@ -28,7 +28,7 @@ MOST_YAML = 2**20
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def size_of(png: bytes, what: str) -> Size:
+def png_size(png: bytes, what: str) -> Size:
     """Read (height, width) from a PNG's header, before decoding: a small PNG can decode to gigabytes.
 
     Raises:
@@ -40,7 +40,7 @@ def size_of(png: bytes, what: str) -> Size:
     return height, width
 
 
-def mask_of(png: bytes, what: str, size: Size) -> PngMask:
+def decode_mask(png: bytes, what: str, size: Size) -> PngMask:
     """Decode the values of a mask PNG.
 
     Args:
@@ -51,7 +51,7 @@ def mask_of(png: bytes, what: str, size: Size) -> PngMask:
     Raises:
         ValueError: When it cannot be decoded, or has another size.
     """
-    given = size_of(png, what)
+    given = png_size(png, what)
     mask = mask_of_png(png, what) if {*given} == {*size} else None
     if mask is None or mask.size != size:
         height, width = given if mask is None else mask.size
@@ -76,7 +76,7 @@ def add_png(
     Raises:
         ValueError: When the file is not such a mask.
     """
-    mask = mask_of(png, "the mask", size)
+    mask = decode_mask(png, "the mask", size)
     labels = mask.values
     if classes is None:
         labels = as_labels(labels, "the mask")
@@ -86,7 +86,7 @@ def add_png(
         labels = np.where(labels == IGNORE, 0, labels)
     for value, (top, left), part in parts_of_labels(labels, mask.corner):
         label = None if classes is None else classes.get(str(value))
-        image.add(f"{where}value {value}", label, encoded(part, (top, left), size))
+        image.add_object(f"{where}value {value}", label, encoded(part, (top, left), size))
 
 
 def parts_of_labels(
@@ -115,13 +115,13 @@ def _kept(rle: Mapping[str, Any], size: Size) -> Mapping[str, Any]:
     return rle
 
 
-def own_text(png: bytes) -> Mapping[str, Any] | None:
+def exported_text(png: bytes) -> Mapping[str, Any] | None:
     """Read the image's name and the classes from a PNG that we exported; None for any other PNG.
 
     Raises:
         ValueError: When the file is not a PNG.
     """
-    height, width = size_of(png, "the mask")
+    height, width = png_size(png, "the mask")
     if height * width > MAX_PIXELS:
         raise ValueError(f"a mask must have at most {MAX_PIXELS // 10**6} megapixels, got {width}x{height}")
     if TEXT.encode() not in png:
@@ -136,37 +136,37 @@ def own_text(png: bytes) -> Mapping[str, Any] | None:
     return found if isinstance(found, dict) and isinstance(found.get("classes"), dict) else None
 
 
-def read_pngs(files: GivenFiles, found: Found) -> bool:
+def read_pngs(files: GivenFiles, found: FoundAnnotations) -> bool:
     """Read mask PNGs; one that we did not export belongs to the image with the same stem."""
     names = [name for name in files.names if name.lower().endswith(".png")]
     if files.is_one:
         names = [name for name in files.names if files.read(name).startswith(PNG)]
     images: dict[Any, FoundImage] = {}  # the objects of an image are imported together, and undone together
     for name in names:
-        with found.trying(name or "the PNG"):
+        with found.reporting(name or "the PNG"):
             png = files.read(name)
-            text, size = own_text(png), size_of(png, "the mask")
+            text, size = exported_text(png), png_size(png, "the mask")
             if text is None and not name:
                 raise ValueError("it does not name its image; open that image and import the PNG there")
             is_stem = text is None
             key = posixpath.splitext(name)[0] if text is None else str(text["image"]), size, is_stem
-            images[key] = image = images.get(key) or found.image(key[0], size, is_stem=is_stem)
+            images[key] = image = images.get(key) or found.add_image(key[0], size, is_stem=is_stem)
             add_png(image, png, size, None if text is None else text["classes"], f"{name}: " if name else "")
     return bool(names)
 
 
-def read_yolo(files: GivenFiles, found: Found) -> bool:
+def read_yolo(files: GivenFiles, found: FoundAnnotations) -> bool:
     """Read YOLO segmentation: ``data.yaml`` with class names, and text files of polygons below ``labels``."""
     heads = [name for name in files.names if posixpath.basename(name) in ("data.yaml", "data.yml")]
     for head in heads:
-        with found.trying(head):
+        with found.reporting(head):
             classes = _yolo_classes(files.read(head))
             found.categories |= {name: found.categories.get(name) for name in classes.values()}
             root = head[: len(head) - len(posixpath.basename(head))]
             for name in files.names:
                 parts = name[len(root) :].split("/")[:-1]
                 if name.startswith(root) and name.endswith(".txt") and "labels" in parts:
-                    with found.trying(name):
+                    with found.reporting(name):
                         _read_yolo_lines(name, files.read(name), classes, found)
     return bool(heads)
 
@@ -187,12 +187,12 @@ def _yolo_classes(content: bytes) -> dict[int, str]:
     return classes
 
 
-def _read_yolo_lines(name: str, content: bytes, classes: Mapping[int, str], found: Found) -> None:
-    image = found.image(name.removesuffix(".txt").rpartition("labels/")[2], is_stem=True)
+def _read_yolo_lines(name: str, content: bytes, classes: Mapping[int, str], found: FoundAnnotations) -> None:
+    image = found.add_image(name.removesuffix(".txt").rpartition("labels/")[2], is_stem=True)
     for number, line in enumerate(content.decode(errors="replace").splitlines(), start=1):
         if not line.strip():
             continue
-        with found.trying(f"{name}, line {number}"):
+        with found.reporting(f"{name}, line {number}"):
             first, *rest = line.split()
             points = np.array(rest, np.float64)
             if len(points) == 4:
@@ -209,7 +209,7 @@ def _read_yolo_lines(name: str, content: bytes, classes: Mapping[int, str], foun
                 raise ValueError(
                     f"unknown class {first}; data.yaml has {', '.join(map(str, classes)) or 'none'}"
                 )
-            image.add(f"line {number}", classes[int(first)], partial(_yolo_rle, points.reshape(-1, 2)))
+            image.add_object(f"line {number}", classes[int(first)], partial(_yolo_rle, points.reshape(-1, 2)))
 
 
 def _yolo_rle(points: NDArray[np.float64], size: Size) -> Mapping[str, Any]:

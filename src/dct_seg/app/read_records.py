@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from dct_seg.app import schemas
-from dct_seg.app.import_result import Found, Size
+from dct_seg.app.import_result import FoundAnnotations, Size
 from dct_seg.app.polygons import filled
-from dct_seg.app.read_masks import mask_of
+from dct_seg.app.read_masks import decode_mask
 from dct_seg.data.segmentation import from_segmentation
 from dct_seg.rle import encode_part
 
@@ -31,7 +31,7 @@ M = TypeVar("M", bound=schemas.CocoPart)
 NO_MASK = "it must be a mask or a polygon; other shapes are not imported"
 
 
-def read_coco(content: Any, found: Found, where: str = "") -> None:
+def read_coco(content: Any, found: FoundAnnotations, where: str = "") -> None:
     """Read COCO JSON.
 
     Raises:
@@ -52,16 +52,16 @@ def read_coco(content: Any, found: Found, where: str = "") -> None:
     shared = _shared((image.id, image.file_name) for _, image in listed)
     mixed = _shared((one.id, one.name) for one in categories.values())
     for number, image in listed:
-        with found.trying(f"{where}image {number}"):
+        with found.reporting(f"{where}image {number}"):
             size = None if image.height is None or image.width is None else (image.height, image.width)
-            images[image.id] = found.image(image.file_name, size)
+            images[image.id] = found.add_image(image.file_name, size)
     for number, one in _valid(schemas.CocoAnnotation, coco.annotations, f"{where}annotation", found):
         if one.image_id in shared or one.category_id in mixed:
             twice = f"image {one.image_id}" if one.image_id in shared else f"category {one.category_id}"
             found.skipped.append(f"{where}annotation {number}: {twice} is listed with several names")
         elif one.image_id in images and one.category_id in names:
             mask = partial(from_segmentation, one.segmentation)
-            images[one.image_id].add(f"annotation {number}", names[one.category_id], mask)
+            images[one.image_id].add_object(f"annotation {number}", names[one.category_id], mask)
         else:
             found.skipped.append(
                 f"{where}annotation {number}: unknown image {one.image_id} or category {one.category_id}"
@@ -76,7 +76,7 @@ def _shared(pairs: Iterable[tuple[int, str]]) -> set[int]:
     return {number for number, found in names.items() if len(found) > 1}
 
 
-def _valid(kind: type[M], given: list[Any], what: str, found: Found) -> Iterator[tuple[int, M]]:
+def _valid(kind: type[M], given: list[Any], what: str, found: FoundAnnotations) -> Iterator[tuple[int, M]]:
     """Yield the valid records with their position in the list; report the others."""
     for place, one in enumerate(given):
         try:
@@ -89,7 +89,7 @@ def _valid(kind: type[M], given: list[Any], what: str, found: Found) -> Iterator
             yield place, record
 
 
-def read_datumaro(content: Mapping[str, Any], found: Found, where: str = "") -> None:
+def read_datumaro(content: Mapping[str, Any], found: FoundAnnotations, where: str = "") -> None:
     """Read Datumaro's JSON.
 
     Raises:
@@ -98,17 +98,17 @@ def read_datumaro(content: Mapping[str, Any], found: Found, where: str = "") -> 
     labels = [str(one["name"]) for one in content["categories"]["label"]["labels"]]
     found.categories |= {name: found.categories.get(name) for name in labels}
     for number, item in enumerate(content["items"]):
-        with found.trying(f"{where}item {number}"):
+        with found.reporting(f"{where}item {number}"):
             given = item["image"].get("size")
             size = None if given is None else (int(given[0]), int(given[1]))
-            image = found.image(str(item["image"]["path"]), size)
+            image = found.add_image(str(item["image"]["path"]), size)
             for place, one in enumerate(item["annotations"]):
-                with found.trying(f"{where}item {number} ({image.name}), annotation {place}"):
+                with found.reporting(f"{where}item {number} ({image.name}), annotation {place}"):
                     if one["type"] not in ("mask", "polygon"):
                         raise ValueError(f"{NO_MASK}: {one['type']}")
                     given = one["rle"] if one["type"] == "mask" else [one["points"]]
                     label = labels[_index(one["label_id"], labels)]
-                    image.add(f"annotation {place}", label, partial(from_segmentation, given))
+                    image.add_object(f"annotation {place}", label, partial(from_segmentation, given))
 
 
 def _index(number: Any, names: Sequence[str]) -> int:
@@ -117,7 +117,7 @@ def _index(number: Any, names: Sequence[str]) -> int:
     return number
 
 
-def read_cvat(content: bytes, found: Found, where: str = "") -> None:
+def read_cvat(content: bytes, found: FoundAnnotations, where: str = "") -> None:
     """Read the XML of CVAT for images 1.1.
 
     Raises:
@@ -135,12 +135,12 @@ def read_cvat(content: bytes, found: Found, where: str = "") -> None:
     names = [label.text or "" for label in root.findall("meta//labels/label/name")]
     found.categories |= {name: found.categories.get(name) for name in names}
     for number, one in enumerate(root.findall("image")):
-        with found.trying(f"{where}image {number}"):
+        with found.reporting(f"{where}image {number}"):
             size = (int(one.attrib["height"]), int(one.attrib["width"]))
-            image = found.image(one.attrib["name"], size)
+            image = found.add_image(one.attrib["name"], size)
             for place, shape in enumerate(one):
-                with found.trying(f"{where}image {number} ({image.name}), {shape.tag} {place}"):
-                    image.add(f"{shape.tag} {place}", shape.attrib["label"], _cvat_shape(shape))
+                with found.reporting(f"{where}image {number} ({image.name}), {shape.tag} {place}"):
+                    image.add_object(f"{shape.tag} {place}", shape.attrib["label"], _cvat_shape(shape))
 
 
 def _cvat_shape(shape: ElementTree.Element) -> Any:
@@ -166,18 +166,18 @@ def _cvat_mask(given: Mapping[str, str], size: Size) -> dict[str, Any]:
     return encode_part(part, (top, left), size)
 
 
-def read_label_studio(tasks: Sequence[Any], found: Found, where: str = "") -> None:
+def read_label_studio(tasks: Sequence[Any], found: FoundAnnotations, where: str = "") -> None:
     """Read Label Studio's JSON."""
     for number, task in enumerate(tasks):
-        with found.trying(f"{where}task {number}"):
+        with found.reporting(f"{where}task {number}"):
             image = None
             name = _name_of_task(str(task["data"]["image"]))
             for place, one in enumerate(one for made in task["annotations"] for one in made["result"]):
-                with found.trying(f"{where}task {number} ({name}), result {place}"):
+                with found.reporting(f"{where}task {number} ({name}), result {place}"):
                     label, mask = _label_studio_result(one)
                     size = (int(one["original_height"]), int(one["original_width"]))
-                    image = image or found.image(name, size)
-                    image.add(f"result {place}", label, mask)
+                    image = image or found.add_image(name, size)
+                    image.add_object(f"result {place}", label, mask)
 
 
 def _name_of_task(given: str) -> str:
@@ -251,7 +251,9 @@ def _rle_of_channels(filled: NDArray[np.bool_], lengths: NDArray[np.int64], size
     return encode_part(channels[..., 3], (top, 0), size)
 
 
-def read_labelme(content: Mapping[str, Any], found: Found, where: str = "", file: str = "") -> None:
+def read_labelme(
+    content: Mapping[str, Any], found: FoundAnnotations, where: str = "", file: str = ""
+) -> None:
     """Read labelme's JSON: polygons and masks; shapes with the same label and group are one object.
 
     Args:
@@ -263,11 +265,11 @@ def read_labelme(content: Mapping[str, Any], found: Found, where: str = "", file
     path = posixpath.join(posixpath.dirname(file), str(content["imagePath"]).replace("\\", "/"))
     height, width = content.get("imageHeight"), content.get("imageWidth")
     size = None if height is None or width is None else (int(height), int(width))
-    image = found.image(posixpath.normpath(path), size)
+    image = found.add_image(posixpath.normpath(path), size)
     groups: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     places: dict[Any, int] = {}
     for place, shape in enumerate(content["shapes"]):
-        with found.trying(f"{where}shape {place}"):
+        with found.reporting(f"{where}shape {place}"):
             if shape["shape_type"] not in ("polygon", "mask"):
                 raise ValueError(f"{NO_MASK}: {shape['shape_type']}")
             group = shape.get("group_id")
@@ -275,7 +277,7 @@ def read_labelme(content: Mapping[str, Any], found: Found, where: str = "", file
             groups[key].append(shape)
             places.setdefault(key, place)
     for key, shapes in groups.items():
-        image.add(f"shape {places[key]}", key[0], partial(_labelme_rle, shapes))
+        image.add_object(f"shape {places[key]}", key[0], partial(_labelme_rle, shapes))
 
 
 def _labelme_rle(shapes: Sequence[Mapping[str, Any]], size: Size) -> dict[str, Any]:
@@ -300,5 +302,5 @@ def _labelme_part(shape: Mapping[str, Any], size: Size) -> tuple[tuple[int, int]
     if min(left, top) < 0 or right >= size[1] or bottom >= size[0]:
         raise ValueError("its mask lies outside the image")
     png = base64.b64decode(str(shape["mask"]), validate=True)
-    mask = mask_of(png, "its mask", (bottom - top + 1, right - left + 1))
+    mask = decode_mask(png, "its mask", (bottom - top + 1, right - left + 1))
     return (top + mask.corner[0], left + mask.corner[1]), mask.values > 0

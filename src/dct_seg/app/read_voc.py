@@ -14,8 +14,8 @@ from PIL import Image
 
 from dct_seg.app.formats import voc_colors
 from dct_seg.app.import_files import GivenFiles
-from dct_seg.app.import_result import Found
-from dct_seg.app.read_masks import encoded, parts_of_labels, size_of
+from dct_seg.app.import_result import FoundAnnotations
+from dct_seg.app.read_masks import encoded, parts_of_labels, png_size
 from dct_seg.data.images import IGNORE
 
 VOC_NAMES = (
@@ -25,7 +25,7 @@ VOC_NAMES = (
 )
 
 
-def read_voc(files: GivenFiles, found: Found) -> bool:
+def read_voc(files: GivenFiles, found: FoundAnnotations) -> bool:
     """Read Pascal VOC: PNGs of classes, of objects, or of both.
 
     An object has the class of most of its pixels. Without PNGs of objects, each class is one object.
@@ -40,11 +40,11 @@ def read_voc(files: GivenFiles, found: Found) -> bool:
     if pairs:
         classes = dict(enumerate(VOC_NAMES))
         colors = _codes(voc_colors())
-        with found.trying(maps[0] if maps else ""):
+        with found.reporting(maps[0] if maps else ""):
             if maps:
                 classes, colors = _label_map(files.read(maps[0]))
     for stem, pair in pairs.items():
-        with found.trying(" and ".join(sorted(pair.values()))):
+        with found.reporting(" and ".join(sorted(pair.values()))):
             _read_pair(stem, {kind: files.read(name) for kind, name in pair.items()}, classes, colors, found)
     return bool(pairs)
 
@@ -67,13 +67,13 @@ def _read_pair(
     pngs: Mapping[str, bytes],
     classes: Mapping[int, str],
     colors: NDArray[np.int64],
-    found: Found,
+    found: FoundAnnotations,
 ) -> None:
-    sizes = {size_of(png, "it") for png in pngs.values()}
+    sizes = {png_size(png, "it") for png in pngs.values()}
     if len(sizes) > 1:
         raise ValueError("its PNGs of classes and of objects differ in size")
     (size,) = sizes
-    image = found.image(stem, size, is_stem=True)
+    image = found.add_image(stem, size, is_stem=True)
     palettes = {"SegmentationClass": colors, "SegmentationObject": _codes(voc_colors())}
     labels = {kind: _labels(png, palettes[kind]) for kind, png in pngs.items()}
     by_class = labels.get("SegmentationClass")
@@ -88,7 +88,7 @@ def _read_pair(
             if number == 0:
                 found.skipped.append(f"{stem}: object {value} has no class in SegmentationClass")
                 continue
-        image.add(f"object {value}", label, encoded(part, (top, left), size))
+        image.add_object(f"object {value}", label, encoded(part, (top, left), size))
 
 
 def _labels(png: bytes, colors: NDArray[np.int64]) -> NDArray[np.int32]:

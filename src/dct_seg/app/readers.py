@@ -10,32 +10,32 @@ import json
 from collections.abc import Callable, Sequence
 
 from dct_seg.app.import_files import GivenFiles
-from dct_seg.app.import_result import Found
+from dct_seg.app.import_result import FoundAnnotations
 from dct_seg.app.read_logs import first_record, is_log, read_log, read_work
 from dct_seg.app.read_masks import PNG, read_pngs, read_yolo
 from dct_seg.app.read_records import read_coco, read_cvat, read_datumaro, read_label_studio, read_labelme
 from dct_seg.app.read_voc import read_voc
 from dct_seg.files import BROKEN, broken_reason
 
-Reader = Callable[[GivenFiles, Found], bool]
+Reader = Callable[[GivenFiles, FoundAnnotations], bool]
 KINDS = "COCO, CVAT, Label Studio, Datumaro, labelme, YOLO, Pascal VOC, mask PNGs or dct-seg logs"
 SUFFIXES = (".json", ".jsonl", ".xml")
 
 
-def read(files: GivenFiles) -> Found:
+def read(files: GivenFiles) -> FoundAnnotations:
     """Read files of any known format.
 
     Raises:
         ValueError: When no file has a known format.
     """
-    found = Found()
+    found = FoundAnnotations()
     if any(reader(files, found) for reader in READERS):
         return found
     names = ", ".join(sorted(files.names)[:3])
     raise ValueError(f"the files must contain {KINDS}, got {names or 'no files'}")
 
 
-def read_records(files: GivenFiles, found: Found) -> bool:
+def read_records(files: GivenFiles, found: FoundAnnotations) -> bool:
     """Read all JSON and XML files."""
     if files.is_one:
         content = files.read(files.names[0])
@@ -44,12 +44,12 @@ def read_records(files: GivenFiles, found: Found) -> bool:
         return not content.startswith(PNG)
     names = [name for name in files.names if name.lower().endswith(SUFFIXES)]
     for name in names:
-        with found.trying(name):
+        with found.reporting(name):
             _read_record(files.read(name), found, f"{name}: ", name)
     return bool(names)
 
 
-def _read_record(content: bytes, found: Found, where: str = "", file: str = "") -> None:
+def _read_record(content: bytes, found: FoundAnnotations, where: str = "", file: str = "") -> None:
     if content.lstrip()[:1] == b"<":
         read_cvat(content, found, where)
         return

@@ -23,7 +23,7 @@ from dct_seg.rle import decode
 
 @dataclass(frozen=True)
 class ObjectClicks:
-    """Object of a click log.
+    """Object recorded in a click log.
 
     Args:
         image: Name of its image, inside the folder that was annotated.
@@ -34,9 +34,9 @@ class ObjectClicks:
         size: (height, width) of the image, or None if the log does not have it.
         start: Mask that the first click corrects, as a COCO run-length encoding; without clicks, the mask
             itself.
-        removed: Pixels that belong to other objects, as an encoding.
+        removed: Pixels that belong to other objects, as a run-length encoding.
         earlier: Clicks and manual steps, in order, that produced ``start``; they are replayed.
-        origin: Start mask of the first step in ``earlier``, as an encoding.
+        origin: Start mask of the first step in ``earlier``, as a run-length encoding.
         window: Window of the image at the time of the clicks, or None for the default rule.
     """
 
@@ -79,7 +79,9 @@ def read_click_log(path: str | Path) -> list[ObjectClicks]:
             what = broken_reason(error)
             raise ValueError(f"line {place} of {path} is not an object of a click log: {what}") from error
         if (one.image, one.number) in known:
-            raise ValueError(f"line {place} of {path} is object {one.number} of {one.image} a second time")
+            raise ValueError(
+                f"line {place} of {path} repeats object {one.number} of {one.image}; remove one of the lines"
+            )
         known.add((one.image, one.number))
         found.append(one)
     if not found:
@@ -88,14 +90,14 @@ def read_click_log(path: str | Path) -> list[ObjectClicks]:
 
 
 def object_of_line(line: Any, numbers: dict[str, int]) -> ObjectClicks:
-    """Object of a line of a click log, parsed.
+    """Parse the object in a line of a click log.
 
     Args:
-        line: The line.
-        numbers: Number of the last object of each image, which is updated.
+        line: Decoded JSON of the line.
+        numbers: Number of the last object of each image; updated by this function.
 
     Raises:
-        LookupError, TypeError, ValueError: When it is something else.
+        LookupError, TypeError, ValueError: When the line is not an object.
     """
     image = str(line["image"])
     number = numbers[image] = int(line.get("object", numbers.get(image, 0) + 1))
@@ -204,8 +206,8 @@ def _plain(method: Method, working: WorkingImage, objects: Sequence[ObjectClicks
         if one.size is not None and one.size != working.size:
             (height, width), (rows, cols) = one.size, working.size
             raise ValueError(
-                f"{one.image} is {cols}x{rows}, but it was {width}x{height} when it was annotated; give that "
-                "image"
+                f"{one.image} is {cols}x{rows}, but it was {width}x{height} when it was annotated; give the "
+                "original image"
             )
     plain = Predictor(method)
     plain.set_image(working.image)

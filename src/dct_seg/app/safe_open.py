@@ -1,4 +1,4 @@
-"""Opening files of a folder without following symlinks out of it."""
+"""Safe opening of files in a folder, without following symlinks out of it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _CAN_WALK = os.open in os.supports_dir_fd
 
 
 class OutsideError(OSError):
-    """Symlink out of the folder, or one swapped in while a file was being opened."""
+    """Refusal of a symlink that leads out of the folder or was swapped in while a file was opened."""
 
 
 def open_inside(root: Path, path: Path, *, private: str = "") -> int:
     """Open a file for reading if its path, with links resolved, lies inside ``root``.
 
     Symlinks may point to other places inside. They are resolved once. The resolved path is then opened folder
-    by folder and must hold no symlink, so that one swapped in meanwhile is refused.
+    by folder and must not contain a symlink, so that one swapped in meanwhile is refused.
 
     Args:
         root: Folder, as a resolved path.
@@ -48,7 +48,7 @@ def open_without_links(root: Path, relative: Path, flags: int) -> int:
     """Open a regular file below ``root``; neither the file nor a folder on its path may be a link.
 
     Args:
-        root: Folder that holds the file.
+        root: Folder that contains the file.
         relative: Path of the file, relative to ``root``.
         flags: Flags of `os.open`; a new file is readable by all.
 
@@ -78,7 +78,7 @@ def _open(root: Path, relative: Path, flags: int) -> int:
         return os.open(relative.name, flags, 0o666, dir_fd=folder)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENOTDIR):
-            raise OutsideError(errno.ELOOP, "a link where none is allowed", str(root / relative)) from error
+            raise OutsideError(errno.ELOOP, "there is a link on the path", str(root / relative)) from error
         raise
     finally:
         os.close(folder)
@@ -88,5 +88,5 @@ def _open_and_compare(path: Path, flags: int) -> int:
     handle = os.open(path, flags, 0o666)
     if path.resolve() != path.absolute() or not os.path.samestat(os.fstat(handle), os.lstat(path)):
         os.close(handle)
-        raise OutsideError(errno.ELOOP, "a link where none is allowed", str(path))
+        raise OutsideError(errno.ELOOP, "there is a link on the path", str(path))
     return handle

@@ -45,7 +45,7 @@ class _Slot:
     start: NDArray[np.bool_] | None
     predictor: Predictor
     before: tuple[tuple[Click, ...], Prediction] | None = None
-    """Clicks before a drag and their prediction; a cache owned by the segmenter.
+    """Clicks before a drag, with their prediction; a cache owned by the segmenter.
 
     All previews of the drag share it; the predictor's own cache would copy the answer for each."""
 
@@ -56,7 +56,7 @@ class Segmenter:
     Computations run one at a time, since parallel ones would only share the cores.
 
     Args:
-        make_method: A new method for an image; networks inside may be shared.
+        make_method: Factory of methods, one per image; they may share a network.
         keep: Number of images with cached predictions.
     """
 

@@ -22,7 +22,7 @@ from dct_seg import __version__
 from dct_seg.app import exports, schemas, wire
 from dct_seg.app.editing import Editor, StaleError
 from dct_seg.app.folder import Entry, NoSuchImageError
-from dct_seg.app.import_result import Found
+from dct_seg.app.import_result import FoundAnnotations
 from dct_seg.app.importing import Importer
 from dct_seg.app.project import ClassLabel, Project
 from dct_seg.app.read_records import read_coco
@@ -62,7 +62,7 @@ def create_app(
 
     Args:
         project: Project of the folder; closed when the application shuts down.
-        make_method: A new method for an image; networks inside may be shared.
+        make_method: Factory of methods, one per image; they may share a network.
         model: Description of the method for the page.
         token: Token required in every request; None for none.
         hosts: Allowed names in the Host header; None for any.
@@ -188,7 +188,7 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
     ) -> Response:
         with project.folder.open(image_id) as file:
             status = os.fstat(file.fileno())
-        chosen = project.window_in_force(image_id)
+        chosen = project.window_of(image_id)
         shown = "" if chosen is None else f"-{chosen.low!r}-{chosen.high!r}"
         tag = f'"{status.st_mtime_ns:x}-{status.st_size:x}-{max_side}{shown}"'
         headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
@@ -270,7 +270,7 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
     @looks.post("/tabs")
     def post_tab(request: schemas.Tab) -> schemas.TabState:
         alone, holder = tabs.beat(request.tab, request.picture, take=request.take)
-        project.watcher.look()
+        project.watcher.scan_if_due()
         serial, changed = project.changed_since(request.since)
         return schemas.TabState(
             alone=alone,
@@ -294,16 +294,16 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
 
     @looks.post("/import")
     def post_import(request: schemas.CocoFile) -> schemas.Imported:
-        found = Found()
+        found = FoundAnnotations()
         read_coco(request.model_dump(), found)
-        return importer.take(found)
+        return importer.add(found)
 
     @looks.put(
         "/import/file",
         openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {}}}},
     )
     async def put_import_file(request: Request) -> schemas.Imported:
-        return await run_in_threadpool(importer.take_file, await request.body())
+        return await run_in_threadpool(importer.import_file, await request.body())
 
     @looks.get(
         "/export",

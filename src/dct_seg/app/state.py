@@ -17,12 +17,12 @@ ChosenBy: TypeAlias = Literal["image", "folder", "object"]
 
 
 class NoSuchObjectError(LookupError):
-    """Unknown number of a finished object."""
+    """Request for an unknown finished object."""
 
 
 @dataclass(frozen=True)
 class MadeClick:
-    """A click with its effective radius.
+    """Click with its effective radius.
 
     Args:
         click: Click in pixels of the full-size image.
@@ -38,7 +38,7 @@ Step: TypeAlias = MadeClick | Paint
 
 @dataclass(frozen=True)
 class SegmentedObject:
-    """A finished object.
+    """Finished object.
 
     Args:
         id: Number of the object, never reused within an image.
@@ -79,7 +79,7 @@ class SegmentedObject:
 
 @dataclass(frozen=True)
 class Draft:
-    """The object in progress.
+    """Object in progress.
 
     Args:
         clicks: Clicks in order, since the last manual step.
@@ -104,7 +104,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class State:
-    """An image's annotation at one moment."""
+    """Annotation of an image at one moment."""
 
     draft: Draft | None = None
     objects: tuple[SegmentedObject, ...] = ()

@@ -1,4 +1,4 @@
-"""Write access to images: the first tab keeps it until it leaves or another takes over."""
+"""Write access to images: the first tab keeps it until it leaves or another tab takes over."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SILENCE = 15.0  # seconds; a tab with a heartbeat every 5 s is gone after three 
 
 
 class OtherTabError(ValueError):
-    """Change requested by a tab without write access.
+    """Refusal of a change, since another tab has write access.
 
     Args:
         holder: Tab that has write access.
@@ -24,7 +24,7 @@ class OtherTabError(ValueError):
 
 
 class Tabs:
-    """Holders of write access; a tab holds the image that it shows.
+    """Table of the tabs with write access, each to the image that it shows.
 
     Args:
         clock: Monotonic clock, in seconds.
@@ -53,10 +53,10 @@ class Tabs:
             return holder == tab, holder
 
     def check(self, tab: str | None, image_id: str) -> None:
-        """Check that a tab may change an image; a program without a tab (None) may while no tab holds it.
+        """Check that a tab may change an image; a program without a tab (None) may if no tab has access.
 
         Raises:
-            OtherTabError: When another tab holds the image.
+            OtherTabError: When another tab has write access to the image.
         """
         with self._lock:
             living = self._living(image_id)
@@ -66,7 +66,7 @@ class Tabs:
                 self._holders[image_id] = (tab, self._clock())
 
     def elsewhere(self, tab: str) -> list[str]:
-        """List the images held by other tabs."""
+        """List the images to which other tabs have write access."""
         with self._lock:
             return sorted(one for one in self._holders if self._living(one) not in (None, tab))
 

@@ -71,7 +71,7 @@ def mask(probs: NDArray[np.float32], working: WorkingImage, locked: NDArray[np.b
     )
 
 
-def hand_mask(found: NDArray[np.bool_], locked: NDArray[np.bool_] | None) -> schemas.Mask:
+def manual_mask(found: NDArray[np.bool_], locked: NDArray[np.bool_] | None) -> schemas.Mask:
     """Encode a manual mask, at full resolution unless it is too large.
 
     Args:

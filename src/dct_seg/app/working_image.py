@@ -104,7 +104,7 @@ def bounding_box(mask: NDArray[np.bool_], *, margin: int = 0) -> tuple[slice, sl
 
 
 class WorkingImages:
-    """Cache of recently used images, decoded one at a time to bound memory.
+    """Cache of recently used images, decoded one at a time to limit memory.
 
     Args:
         read: Function from an id and a chosen window to the full-size image.

@@ -129,7 +129,7 @@ class Guard:
         async def guarded(message: Message) -> None:
             nonlocal began
             if refusal is not None and not began:
-                raise refusal  # the refusal is the response, not the application's own error
+                raise refusal  # respond with the refusal instead of the application's own error
             if message["type"] == "http.response.start":
                 began = True
                 MutableHeaders(raw=message["headers"]).update(HEADERS)
@@ -155,7 +155,7 @@ class Guard:
             known = ", ".join(sorted(self._hosts))
             return 403, f"the Host header names '{host[:100]}'; use one of: {known}"
         if self._token is not None and not scope["path"].startswith("/assets/"):
-            given = _token_of(headers) or _last(scope.get("query_string", b""), "token")
+            given = _token_of(headers) or _last_value(scope.get("query_string", b""), "token")
             if not hmac.compare_digest(given.encode(), self._token.encode()):
                 return (
                     403,
@@ -163,7 +163,7 @@ class Guard:
                     f"send {TOKEN_HEADER})",
                 )
         origin = headers.get("origin")
-        is_foreign = origin is not None and urlsplit_netloc(origin) != host.lower()
+        is_foreign = origin is not None and origin_host(origin) != host.lower()
         site = headers.get("sec-fetch-site", "none")
         if is_foreign or site not in ("same-origin", "none"):
             who = f"a page of '{origin[:100]}'" if origin and is_foreign else "another site's page"
@@ -193,7 +193,7 @@ def host_name(host: str) -> str:
         return ""
 
 
-def urlsplit_netloc(origin: str) -> str:
+def origin_host(origin: str) -> str:
     """Host and port of an Origin header, in lower case; "" for ``null`` or a malformed one."""
     try:
         return urlsplit(origin).netloc.lower()
@@ -234,7 +234,7 @@ def _too_large(limit: int) -> str:
     return f"the request is larger than {limit // 2**20} MiB; send less at a time"
 
 
-def _last(query: bytes, name: str) -> str:
+def _last_value(query: bytes, name: str) -> str:
     try:
         return parse_qs(query.decode("latin-1"), max_num_fields=20).get(name, [""])[-1]
     except ValueError:
