@@ -60,7 +60,7 @@ def test_session_of_another_image_is_refused(tmp_path: Path) -> None:
 
 
 def test_empty_or_missing_session_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nothing to save"):
+    with pytest.raises(ValueError, match="no click and no start mask to save"):
         predictor().save_session(tmp_path / "one.json")
     with pytest.raises(RuntimeError, match="no image is set"):
         Predictor(network()).save_session(tmp_path / "one.json")
