@@ -170,8 +170,8 @@ async function fetched(method: string, path: string, body?: unknown, signal?: Ab
   }
   if (response.ok) return response;
   if (response.status === 502 || response.status === 504) throw new Unreachable("the server does not answer"); // from a proxy
-  const told = (await response.json().catch(() => ({}))) as { error?: string; holder?: unknown };
-  throw new Refused(response.status, told.error ?? `${method} ${path}: ${response.status}`, response.status === 409 && "holder" in told);
+  const problem = (await response.json().catch(() => ({}))) as { error?: string; holder?: unknown };
+  throw new Refused(response.status, problem.error ?? `${method} ${path}: ${response.status}`, response.status === 409 && "holder" in problem);
 }
 
 /** Send a request and return its JSON; undefined for 204. Throws Refused or Unreachable. */

@@ -68,7 +68,7 @@ export class Changes {
  * Make a change that is safe to repeat: after an attempt without a response, the server may have made the change already, so check the
  * revision first, and send only if it has not changed.
  */
-export function once<T extends { revision: number }>(
+export function repeatable<T extends { revision: number }>(
   path: string,
   revision: () => number,
   send: (revision: number) => Promise<T>,

@@ -27,7 +27,7 @@ export interface Gestures {
 const SLOP = { mouse: 4, pen: 5, touch: 9 } as Record<string, number>; // CSS pixels that a click may move
 
 /** Listen on `stage`; returns functions to cancel a drag and to check for one. */
-export function listen(stage: HTMLElement, told: Gestures): { cancel(): void; dragging(): boolean } {
+export function listen(stage: HTMLElement, handler: Gestures): { cancel(): void; dragging(): boolean } {
   const down = new Map<number, Point>();
   let mode: "idle" | "circle" | "pan" | "pinch" = "idle";
   let from: Point = { x: 0, y: 0 };
@@ -43,7 +43,7 @@ export function listen(stage: HTMLElement, told: Gestures): { cancel(): void; dr
     stage.classList.toggle("may-pan", space);
   };
   const cancel = (): void => {
-    if (mode === "circle") told.cancel();
+    if (mode === "circle") handler.cancel();
     mode = "idle";
     look();
   };
@@ -68,46 +68,46 @@ export function listen(stage: HTMLElement, told: Gestures): { cancel(): void; dr
       const background = event.button === 2 || event.button === 5 || (event.buttons & 34) !== 0; // right, barrel, eraser
       from = at(event);
       dragged = false;
-      if (told.begin(from, { background, shift: event.shiftKey, pressure: pressure(event) })) mode = "circle";
+      if (handler.begin(from, { background, shift: event.shiftKey, pressure: pressure(event) })) mode = "circle";
     }
     look();
   });
 
   stage.addEventListener("pointermove", (event) => {
     const last = down.get(event.pointerId);
-    if (event.pointerType !== "touch" && (last === undefined || mode === "circle")) told.hover(at(event));
+    if (event.pointerType !== "touch" && (last === undefined || mode === "circle")) handler.hover(at(event));
     if (last === undefined) return;
     const here = at(event);
     if (mode === "pinch" && down.size >= 2) {
       const before = pinch();
       down.set(event.pointerId, here);
       const after = pinch();
-      told.pan(after.center.x - before.center.x, after.center.y - before.center.y);
-      told.zoom(after.spread / before.spread, after.center);
+      handler.pan(after.center.x - before.center.x, after.center.y - before.center.y);
+      handler.zoom(after.spread / before.spread, after.center);
       return;
     }
     down.set(event.pointerId, here);
     if (mode === "pan") {
-      told.pan(here.x - last.x, here.y - last.y);
+      handler.pan(here.x - last.x, here.y - last.y);
     } else if (mode === "circle") {
       dragged ||= Math.hypot(here.x - from.x, here.y - from.y) > (SLOP[event.pointerType] ?? 4);
-      const between = told.wantsAll() ? event.getCoalescedEvents() : [];
-      for (const one of between.length > 0 ? between : [event]) told.move(at(one), dragged, pressure(one));
+      const between = handler.wantsAll() ? event.getCoalescedEvents() : [];
+      for (const one of between.length > 0 ? between : [event]) handler.move(at(one), dragged, pressure(one));
     }
   });
 
   const lift = (event: PointerEvent, kept: boolean): void => {
     if (!down.delete(event.pointerId)) return;
     if (mode === "circle") {
-      if (kept) told.end();
-      else told.cancel();
+      if (kept) handler.end();
+      else handler.cancel();
     }
     if (down.size === 0 || mode === "circle" || mode === "pan") mode = "idle";
     look();
   };
   stage.addEventListener("pointerup", (event) => lift(event, true));
   stage.addEventListener("pointercancel", (event) => lift(event, false));
-  stage.addEventListener("pointerleave", () => told.hover(null));
+  stage.addEventListener("pointerleave", () => handler.hover(null));
   stage.addEventListener("contextmenu", (event) => event.preventDefault());
   stage.addEventListener(
     "wheel",
@@ -115,9 +115,9 @@ export function listen(stage: HTMLElement, told: Gestures): { cancel(): void; dr
       event.preventDefault();
       const lines = event.deltaMode === WheelEvent.DOM_DELTA_LINE ? 32 : 1;
       const delta = event.deltaY || event.deltaX; // with Shift, some browsers scroll sideways
-      if (event.shiftKey && told.resize(Math.exp(-delta * lines * 0.002))) return;
+      if (event.shiftKey && handler.resize(Math.exp(-delta * lines * 0.002))) return;
       const speed = event.ctrlKey ? 0.01 : 0.0018; // Ctrl+wheel is a pinch on a touchpad
-      told.zoom(Math.exp(-event.deltaY * lines * speed), at(event));
+      handler.zoom(Math.exp(-event.deltaY * lines * speed), at(event));
     },
     { passive: false },
   );

@@ -3,7 +3,7 @@ import { leave, type Click, type Paint } from "./api";
 import { makeClasses, makeHelp, makeImportMenu, makeMenu } from "./dialogs";
 import { byId, count } from "./dom";
 import { isControl, listen } from "./gestures";
-import { chosen, dropped } from "./given";
+import { chosenFiles, droppedFiles } from "./import_files";
 import { banner, toast } from "./notices";
 import { Pace } from "./pace";
 import { Painter, type Tool } from "./painter";
@@ -29,7 +29,7 @@ const session = new Session({
   },
   toast,
   finished: () => pace.add(),
-  say: (text) => (box.ariaLabel = `${session.image?.name ?? "Image"}. ${text}`),
+  announce: (text) => (box.ariaLabel = `${session.image?.name ?? "Image"}. ${text}`),
   live: ({ exact, milliseconds }, age) =>
     requestAnimationFrame(() => box.dispatchEvent(new CustomEvent("livemask", { detail: { ...milliseconds, exact, age: age() } }))),
 });
@@ -203,7 +203,7 @@ makeImportMenu([
 for (const id of ["files", "file-folder"]) {
   const files = byId<HTMLInputElement>(id);
   files.addEventListener("change", () => {
-    void session.importFiles(chosen(files.files ?? []));
+    void session.importFiles(chosenFiles(files.files ?? []));
     files.value = "";
   });
 }
@@ -211,7 +211,7 @@ addEventListener("dragover", (event) => event.preventDefault());
 addEventListener("drop", (event) => {
   event.preventDefault();
   if (event.dataTransfer === null) return;
-  dropped(event.dataTransfer).then((given) => session.importFiles(given), (error: unknown) => toast(`the files cannot be read (${String(error)})`));
+  droppedFiles(event.dataTransfer).then((given) => session.importFiles(given), (error: unknown) => toast(`the files cannot be read (${String(error)})`));
 });
 
 // Narrow screens: the lists are sheets
@@ -429,8 +429,8 @@ function render(): void {
   byId("model").textContent = project === null ? "" : `${project.model.name}${time}`;
   byId("loading").hidden = !session.loading;
   renderEmpty();
-  const told = hint();
-  if (byId("hint").textContent !== told) byId("hint").textContent = told;
+  const text = hint();
+  if (byId("hint").textContent !== text) byId("hint").textContent = text;
   const waiting = session.changes.pending;
   document.body.dataset["pending"] = String(waiting);
   document.body.toggleAttribute("data-loading", project === null || session.loading);

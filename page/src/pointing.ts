@@ -114,7 +114,7 @@ export class Pointing implements Gestures {
   private begins(object: number | null, from: { row: number; col: number }): boolean {
     const found = this.session.image?.objects.find((one) => one.id === object);
     if (found?.locked) {
-      this.session.tell("These pixels belong to a locked object. Unlock it in the list to mark another object here");
+      this.session.notify("These pixels belong to a locked object. Unlock it in the list to mark another object here");
       this.from = this.undecided = null;
       return false;
     }

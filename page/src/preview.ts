@@ -5,7 +5,7 @@ import { call, type Click, type Preview } from "./api";
 const IN_FLIGHT = 2;
 const REST = 160; // milliseconds without movement before a coarse live mask is replaced with the exact one
 
-interface Wish {
+interface PendingPreview {
   id: string;
   revision: number;
   click: Click;
@@ -14,7 +14,7 @@ interface Wish {
 }
 
 export class LivePreview {
-  private waiting: Wish | null = null;
+  private waiting: PendingPreview | null = null;
   private flying = 0;
   private seq = 0;
   private oldest = 0;
@@ -28,7 +28,7 @@ export class LivePreview {
 
   /** Request the mask of a click; an earlier request that has not been sent is dropped. */
   ask(id: string, revision: number, click: Click, after = 0): void {
-    this.wish({ id, revision, click, live: true, at: performance.now() }, after);
+    this.schedule({ id, revision, click, live: true, at: performance.now() }, after);
   }
 
   /** Ignore the responses to all earlier requests. */
@@ -38,13 +38,13 @@ export class LivePreview {
     this.oldest = this.seq + 1;
   }
 
-  private wish(wish: Wish, after: number): void {
+  private schedule(pending: PendingPreview, after: number): void {
     clearTimeout(this.rest);
     if (after > 0) {
-      this.rest = setTimeout(() => this.wish({ ...wish, at: performance.now() }, 0), after);
+      this.rest = setTimeout(() => this.schedule({ ...pending, at: performance.now() }, 0), after);
       return;
     }
-    this.waiting = wish;
+    this.waiting = pending;
     if (this.flying < IN_FLIGHT) void this.run();
   }
 
@@ -58,7 +58,7 @@ export class LivePreview {
         const answer = await call<Preview | undefined>("POST", `pictures/${id}/preview`, { revision, click, live, seq });
         if (answer === undefined || seq < this.oldest) continue;
         this.oldest = seq + 1; // an older response that arrives late is ignored
-        if (!answer.exact && this.waiting === null) this.wish({ id, revision, click, live: false, at }, REST);
+        if (!answer.exact && this.waiting === null) this.schedule({ id, revision, click, live: false, at }, REST);
         void this.show(answer, click, () => performance.now() - at).catch(this.failed); // drawn while the next one is computed
       } catch (error) {
         if (seq >= this.oldest) this.failed(error);

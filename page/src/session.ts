@@ -1,8 +1,8 @@
 // State of the page, and everything that changes it; `render` and `repaint` display it.
 import { call, Refused, TAB, Unreachable, type AnnotatedImage, type Class, type Click, type Imported, type ListedImage, type Paint, type Preview, type Project, type SegmentedObject, type TabState } from "./api";
-import { Changes, once } from "./changes";
+import { Changes, repeatable } from "./changes";
 import { count } from "./dom";
-import { isLoosePng, kindOf, parcels, tooMuch, zipOf, type Given } from "./given";
+import { isLoosePng, kindOf, splitFiles, limitProblem, zipOf, type GivenFile } from "./import_files";
 import { DrawnMask } from "./mask";
 import { isDone } from "./panels";
 import { LivePreview } from "./preview";
@@ -12,7 +12,7 @@ interface Shown {
   repaint(): void;
   open(image: AnnotatedImage): Promise<void>;
   toast(text: string, kind?: "error" | "done"): void;
-  say(text: string): void;
+  announce(text: string): void;
   /** Called when a new object is finished. */
   finished(): void;
   /** Called when a live mask is decoded, before it is drawn in the next frame; `age`: milliseconds since its circle was drawn. */
@@ -72,7 +72,7 @@ export class Session {
     this.shown.repaint();
   }
 
-  tell(text: string): void {
+  notify(text: string): void {
     this.shown.toast(text);
   }
 
@@ -143,7 +143,7 @@ export class Session {
       const found = all[at] as ListedImage;
       if (found.error === null) return void this.open(found.id);
     }
-    this.shown.say(by === 1 ? "This is the last image" : "This is the first image");
+    this.shown.announce(by === 1 ? "This is the last image" : "This is the first image");
   }
 
   /** Open the next image that is not done, from the beginning again after the last. */
@@ -209,7 +209,7 @@ export class Session {
     this.preview.forget();
     this.released = click;
     const keep_outside = this.circle?.radius ?? null;
-    const made = this.change(`${image.id}/clicks`, "POST", { click, threshold, keep_outside }, (after) => this.shown.say(keep_outside === null ? `Click ${after.draft?.clicks.length ?? 0} made` : "Click made inside the circle"));
+    const made = this.change(`${image.id}/clicks`, "POST", { click, threshold, keep_outside }, (after) => this.shown.announce(keep_outside === null ? `Click ${after.draft?.clicks.length ?? 0} added` : "Click added inside the circle"));
     void made.finally(() => {
       if (this.drag === click) this.cancelDrag();
     });
@@ -229,7 +229,7 @@ export class Session {
     const chosen = new Set(more ? this.selected : []);
     if (object !== null && !(more && chosen.delete(object))) chosen.add(object);
     this.selected = chosen;
-    this.shown.say(chosen.size === 0 ? "Nothing selected" : `${count(chosen.size, "object")} selected`);
+    this.shown.announce(chosen.size === 0 ? "Nothing selected" : `${count(chosen.size, "object")} selected`);
     this.rerender();
   }
 
@@ -308,7 +308,7 @@ export class Session {
   /** Apply a stroke, a lasso or a clean-up to the current object. */
   paint(paint: Paint): Promise<void> {
     const { threshold } = this;
-    return this.change(`${this.image?.id}/paint`, "POST", { paint, threshold }, () => this.shown.say("Painted"));
+    return this.change(`${this.image?.id}/paint`, "POST", { paint, threshold }, () => this.shown.announce("Painted"));
   }
 
   cleanUp(kind: Paint["kind"]): void {
@@ -318,11 +318,11 @@ export class Session {
   // Changing
 
   undo(): void {
-    if (this.image?.can_undo) void this.change(`${this.image.id}/undo`, "POST", {}, () => this.shown.say("Undone"));
+    if (this.image?.can_undo) void this.change(`${this.image.id}/undo`, "POST", {}, () => this.shown.announce("Undone"));
   }
 
   redo(): void {
-    if (this.image?.can_redo) void this.change(`${this.image.id}/redo`, "POST", {}, () => this.shown.say("Redone"));
+    if (this.image?.can_redo) void this.change(`${this.image.id}/redo`, "POST", {}, () => this.shown.announce("Redone"));
   }
 
   finish(): void {
@@ -332,12 +332,12 @@ export class Session {
     const isNew = this.image.draft?.edits == null;
     void this.change(`${this.image.id}/finish`, "POST", { class_id, threshold }, (after) => {
       if (isNew) this.shown.finished();
-      this.shown.say(`Object finished; ${after.objects.length} on this image`);
+      this.shown.announce(`Object finished; ${after.objects.length} on this image`);
     });
   }
 
   discard(): void {
-    if (this.image?.draft) void this.change(`${this.image.id}/discard`, "POST", {}, () => this.shown.say("Discarded"));
+    if (this.image?.draft) void this.change(`${this.image.id}/discard`, "POST", {}, () => this.shown.announce("Discarded"));
   }
 
   editObject(n: number): void {
@@ -384,10 +384,10 @@ export class Session {
   }
 
   /** Import chosen or dropped files; related files are sent as one zip. */
-  async importFiles(given: Given[]): Promise<void> {
-    const { alone, together } = parcels(given);
+  async importFiles(given: GivenFile[]): Promise<void> {
+    const { alone, together } = splitFiles(given);
     for (const file of alone) await this.importFile(file);
-    const refused = together.length === 0 ? (alone.length === 0 ? `none of ${count(given.length, "file")} contains annotations` : null) : tooMuch(together);
+    const refused = together.length === 0 ? (alone.length === 0 ? `none of ${count(given.length, "file")} contains annotations` : null) : limitProblem(together);
     if (refused !== null) this.shown.toast(refused);
     if (refused !== null || together.length === 0) return;
     this.shown.toast(`Importing ${count(together.length, "file")}…`, "done");
@@ -482,7 +482,7 @@ export class Session {
     if (this.image === null || !this.mayChange()) return Promise.resolve();
     const { id } = this.image;
     return this.changes.add(
-      once<AnnotatedImage>(
+      repeatable<AnnotatedImage>(
         `pictures/${id}`,
         () => this.image?.revision ?? 0,
         (revision) => call<AnnotatedImage>(method, `pictures/${path}`, { ...body, revision, brief: true }),

@@ -154,7 +154,7 @@ def test_two_objects_are_marked_corrected_undone_and_survive_kill_9(page: Page, 
     server.kill()
     x, y = place(page, *CUP[:2])
     page.mouse.click(x + 3, y)  # made while the server is down
-    expect(page.locator("#banner")).to_contain_text("1 step waits")
+    expect(page.locator("#banner")).to_contain_text("1 change is waiting")
     server.restart()
     expect(page.locator("#banner")).to_be_hidden()
     settle(page)

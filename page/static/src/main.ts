@@ -27,8 +27,8 @@ let turns: Turn[] = [];
 let drag: { row: number; col: number; radius: number; positive: boolean } | null = null;
 let busy = false;
 
-const say = (text: string): void => void (status.textContent = text);
-const failed = (error: unknown): void => say(error instanceof Error ? error.message : String(error));
+const showStatus = (text: string): void => void (status.textContent = text);
+const failed = (error: unknown): void => showStatus(error instanceof Error ? error.message : String(error));
 
 function pixels(height: number, width: number): ImageData {
   const small = new OffscreenCanvas(width, height);
@@ -54,7 +54,7 @@ async function open(file: Blob): Promise<void> {
 
 function report(what: string, began: number): void {
   const milliseconds = Math.round(performance.now() - began);
-  say(`${what} in ${milliseconds} ms`);
+  showStatus(`${what} in ${milliseconds} ms`);
   document.body.dataset["turns"] = String(turns.length);
   document.body.dataset["milliseconds"] = String(milliseconds);
 }

@@ -3,7 +3,7 @@ import { Zip, ZipPassThrough } from "fflate";
 
 import { count } from "./dom";
 
-export interface Given {
+export interface GivenFile {
   /** Path below the chosen folder. */
   path: string;
   file: File;
@@ -20,7 +20,7 @@ export function kindOf(name: string): string {
   return name.toLowerCase().split(".").pop() ?? "";
 }
 
-export function chosen(files: Iterable<File>): Given[] {
+export function chosenFiles(files: Iterable<File>): GivenFile[] {
   return [...files].map((file) => {
     const below = file.webkitRelativePath.split("/").slice(1).join("/");
     return { path: below || file.name, file, loose: below === "" };
@@ -28,20 +28,20 @@ export function chosen(files: Iterable<File>): Given[] {
 }
 
 /** List dropped files, and all files in dropped folders. */
-export async function dropped(data: DataTransfer): Promise<Given[]> {
+export async function droppedFiles(data: DataTransfer): Promise<GivenFile[]> {
   const entries = [...data.items].map((one) => one.webkitGetAsEntry()).filter((one) => one !== null); // only during the event
-  if (entries.length === 0) return chosen(data.files);
+  if (entries.length === 0) return chosenFiles(data.files);
   const only = entries.length === 1 ? entries[0] : undefined;
   return (await Promise.all(entries.map((one) => below(one, "", true, one === only)))).flat();
 }
 
-async function below(entry: FileSystemEntry, folder: string, loose: boolean, only = false): Promise<Given[]> {
+async function below(entry: FileSystemEntry, folder: string, loose: boolean, only = false): Promise<GivenFile[]> {
   if (entry.isFile) {
     const file = await new Promise<File>((done, failed) => (entry as FileSystemFileEntry).file(done, failed));
     return [{ path: folder + entry.name, file, loose }];
   }
   const reader = (entry as FileSystemDirectoryEntry).createReader();
-  const found: Given[] = [];
+  const found: GivenFile[] = [];
   for (;;) {
     const some = await new Promise<FileSystemEntry[]>((done, failed) => reader.readEntries(done, failed)); // a hundred at a time
     if (some.length === 0) return found;
@@ -50,29 +50,29 @@ async function below(entry: FileSystemEntry, folder: string, loose: boolean, onl
 }
 
 /** Split files into those sent alone and those sent together, such as YOLO's text files; others are skipped. */
-export function parcels(given: Given[]): { alone: File[]; together: Given[] } {
+export function splitFiles(given: GivenFile[]): { alone: File[]; together: GivenFile[] } {
   if (given.length === 1 && given[0]?.loose) return { alone: [given[0].file], together: [] };
   const isYolo = given.some(({ path }) => /(^|\/)data\.ya?ml$/.test(path));
-  const isAlone = ({ path, loose }: Given): boolean => kindOf(path) === "zip" || (loose && !isYolo && kindOf(path) === "txt");
+  const isAlone = ({ path, loose }: GivenFile): boolean => kindOf(path) === "zip" || (loose && !isYolo && kindOf(path) === "txt");
   const alone = given.filter(isAlone).map(({ file }) => file);
   const together = given.filter((one) => !isAlone(one) && (isYolo ? YOLO : RECORDS).includes(kindOf(one.path)));
   return { alone, together };
 }
 
 /** Message if there are too many files or bytes to send together, or null. */
-export function tooMuch(files: Given[]): string | null {
+export function limitProblem(files: GivenFile[]): string | null {
   const bytes = files.reduce((sum, { file }) => sum + file.size, 0);
   if (bytes <= MOST_BYTES && files.length <= MOST_FILES) return null;
   const size = `${count(files.length, "file")} of ${Math.ceil(bytes / 2 ** 20)} MiB`;
   return `at most ${MOST_FILES} files and ${MOST_BYTES / 2 ** 20} MiB can be imported at once, got ${size}; import fewer, or start with dct-seg annotate DIR --import PATH`;
 }
 
-export function isLoosePng({ path, loose }: Given): boolean {
+export function isLoosePng({ path, loose }: GivenFile): boolean {
   return loose && kindOf(path) === "png";
 }
 
 /** Pack files into a zip without compression, since most are PNGs; only one file at a time is in the page's memory. */
-export async function zipOf(files: Given[]): Promise<Blob> {
+export async function zipOf(files: GivenFile[]): Promise<Blob> {
   const parts: Blob[] = [];
   const zip = new Zip((error, part) => {
     if (error) throw error;
