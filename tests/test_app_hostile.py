@@ -104,9 +104,14 @@ HEADERS = [
     ("our name at another port", {"origin": "http://127.0.0.1:9999"}, 403, "may not change anything"),
     ("the Origin null", {"origin": "null"}, 403, "may not change anything"),
     ("a form of another site", {"sec-fetch-site": "cross-site"}, 403, "another site's page"),
-    ("text/plain", {"content-type": "text/plain"}, 415, "the body is 'text/plain'; send application/json"),
-    ("a form", {"content-type": "application/x-www-form-urlencoded"}, 415, "send application/json"),
-    ("no content type", {"content-type": ""}, 415, "send application/json"),
+    (
+        "text/plain",
+        {"content-type": "text/plain"},
+        415,
+        "the content type must be application/json, got 'text/plain'",
+    ),
+    ("a form", {"content-type": "application/x-www-form-urlencoded"}, 415, "must be application/json, got"),
+    ("no content type", {"content-type": ""}, 415, "must be application/json, got"),
     ("a length that lies", {"content-length": "99999999999"}, 413, "larger than 1 MiB"),
     ("a tab's name of 1,000 letters", {"x-dct-seg-tab": "x" * 1000}, 422, "at most 64 characters"),
 ]

@@ -113,7 +113,7 @@ def test_object_without_a_free_pixel_is_not_finished(page: Page) -> None:
     page.click(20, 20, radius=3)
     answer = page.client.post(page.url("/finish"), json={"revision": 3, "class_id": 1})
     assert answer.status_code == 400
-    assert "no pixel is above 0.5 and free" in answer.json()["error"]
+    assert "no pixel outside locked objects is above 0.5" in answer.json()["error"]
 
 
 def test_everything_is_undone_and_redone_across_a_restart(page: Page) -> None:

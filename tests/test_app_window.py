@@ -149,7 +149,7 @@ def test_object_keeps_its_initial_window(page: Page) -> None:
     ("name", "window", "reason"),
     [
         ("deep.png", {"low": 5, "high": 5}, "two finite values, the lower one first"),
-        ("a.png", {"low": 0, "high": 5}, "has 8 bits per channel"),
+        ("a.png", {"low": 0, "high": 5}, "needs more than 8 bits per channel"),
     ],
 )
 def test_impossible_window_is_refused(page: Page, name: str, window: dict[str, float], reason: str) -> None:

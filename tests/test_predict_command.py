@@ -224,7 +224,7 @@ def test_images_with_one_name_and_missing_images_are_refused(
         ("{", "line 1 of"),
         ("[1]", "is not an object of a click log"),
         ('{"clicks": []}', "'image' is missing"),
-        ('{"image": "a.png", "clicks": []}', "neither clicks nor a mask"),
+        ('{"image": "a.png", "clicks": []}', "must have clicks or a start mask"),
         ('{"image": "a.png", "clicks": [{"row": 1}]}', "'col' is missing"),
         (
             '{"image": "a.png", "clicks": [{"row": 1, "col": 2, "positive": "no"}]}',

@@ -216,8 +216,8 @@ FILES = [
         400,
         "cannot be decoded",
     ),
-    ("JSON", b"{}", "application/json", 415, "the body is 'application/json'; send image/jpeg or image/png"),
-    ("a form", b"a=b", "application/x-www-form-urlencoded", 415, "send image/jpeg or image/png"),
+    ("JSON", b"{}", "application/json", 415, "the content type must be image/jpeg or image/png"),
+    ("a form", b"a=b", "application/x-www-form-urlencoded", 415, "must be image/jpeg or image/png"),
 ]
 
 
@@ -290,7 +290,7 @@ def test_port_that_is_taken_is_reported_in_one_line(capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("port", [-1, 65536, 99999])
 def test_invalid_port_is_refused_and_not_wrapped(port: int) -> None:
-    with pytest.raises(ValueError, match=rf"a port must be 0 to 65535, 0 for a free one, got --port {port}"):
+    with pytest.raises(ValueError, match=rf"--port must be 0 to 65535, 0 for a free one, got {port}"):
         listen("127.0.0.1", port)
 
 

@@ -190,7 +190,7 @@ class Editor:
             if turn.state.draft is not None:
                 raise HistoryError("the draft keeps its window; finish or discard it before choosing another")
             if turn.working.window is None:
-                raise ValueError(f"{turn.opened.name} has 8 bits per channel; windows need more")
+                raise ValueError(f"a window needs more than 8 bits per channel, but {turn.opened.name} has 8")
             event = {"event": "window", "window": None if window is None else list(window)}
             turn.opened.history.append(event)
             return self._answer(turn)
@@ -211,8 +211,8 @@ class Editor:
                 mask = mask & ~taken
             if not mask.any():
                 raise ValueError(
-                    f"no pixel is above {request.threshold:g} and free; click on the object, or lower the "
-                    "threshold"
+                    f"no pixel outside locked objects is above {request.threshold:g}; click on the object, "
+                    "or lower the threshold"
                 )
             edits = state.draft.edits
             done = SegmentedObject(
@@ -314,7 +314,7 @@ class Editor:
                 added.append(replace(made, locked=one.locked))
             if not added:
                 raise ValueError(
-                    "these objects are not found here: they are out of view, or annotated already"
+                    "the objects cannot be copied here: they are out of view or already annotated"
                 )
             turn.opened.history.append({"event": "import", "objects": [object_event(one) for one in added]})
             return self._answer(turn)

@@ -145,7 +145,8 @@ class History:
     def _header(self) -> dict[str, Any]:
         if self.size is None:
             raise HistoryError(
-                f"the size of {self._image_name} is unknown, so nothing can be written to its log"
+                f"the size of {self._image_name} is unknown, so nothing can be written to its log; "
+                "restore the image"
             )
         return {
             "format": FORMAT,

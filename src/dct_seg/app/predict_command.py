@@ -239,10 +239,10 @@ def _input_images(paths: Sequence[str], out: Path) -> Iterator[InputImage]:
         if path.is_dir():
             entries = [entry for entry in ImageFolder(path).entries() if not is_output(entry.path)]
             if not entries:
-                raise ValueError(f"{path} contains no image")
+                raise ValueError(f"{path} contains no image; give images or folders of images")
             yield from (InputImage(entry.name, entry.path, entry.error, entry.page) for entry in entries)
         elif path.exists() and is_output(path):
-            raise ValueError(f"{path} lies in the output folder {out} is written to; give another --out")
+            raise ValueError(f"{path} lies in the output folder {out}; give another --out")
         elif path.exists():
             yield from _images_in_file(path)
         elif split_page(path)[0].is_file():
@@ -295,7 +295,9 @@ def _check_names(names: Sequence[str]) -> None:
     for name in names:
         stem = _stem(name)
         if stem in stems:
-            raise ValueError(f"{stems[stem]} and {name} would have the same output {stem}; use two runs")
+            raise ValueError(
+                f"{stems[stem]} and {name} would have the same output {stem}; predict them in two runs"
+            )
         stems[stem] = name
 
 

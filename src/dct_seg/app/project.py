@@ -401,7 +401,7 @@ class Project:
         for what, values in (("id", [one.id for one in classes]), ("name", [one.name for one in classes])):
             if len(set(values)) < len(values):
                 twice = next(value for place, value in enumerate(values) if value in values[:place])
-                raise ValueError(f"two classes have the {what} '{twice}'; each needs its own")
+                raise ValueError(f"two classes have the {what} '{twice}'; give each a different one")
         missing = {one.id: one.name for one in self.classes if one.id not in {other.id for other in classes}}
         for entry in self.entries() if missing else ():
             used = self.summary(entry).class_ids & missing.keys()

@@ -103,7 +103,7 @@ def object_of_line(line: Any, numbers: dict[str, int]) -> ObjectClicks:
     number = numbers[image] = int(line.get("object", numbers.get(image, 0) + 1))
     clicks = tuple(_click(one) for one in line["clicks"])
     if not clicks and line.get("start") is None:
-        raise ValueError("it has neither clicks nor a mask to start from")
+        raise ValueError("it must have clicks or a start mask")
     threshold = float(line.get("threshold", 0.5))
     if not 0 < threshold < 1:
         raise ValueError(f"a threshold must be between 0 and 1, got {threshold}")

@@ -20,7 +20,7 @@ FARTHEST = 1e6  # pixels; anything beyond is a mistake, not a click
 
 def _printable(text: str) -> str:
     if not text.isprintable():
-        raise ValueError("has characters that cannot be printed")
+        raise ValueError("must contain printable characters only")
     return text
 
 

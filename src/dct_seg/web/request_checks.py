@@ -219,14 +219,14 @@ def _token_of(headers: Headers) -> str:
 def _body_problem(body: Body, headers: Headers) -> tuple[int, str] | None:
     length = headers.get("content-length")
     if length is not None and not (length.isascii() and length.isdigit()):
-        return 400, "the Content-Length is not a number"
+        return 400, f"the Content-Length must be a number, got '{length[:100]}'"
     if length is not None and int(length) > body.max_bytes:
         return 413, _too_large(body.max_bytes)
     if length in (None, "0") and "transfer-encoding" not in headers:
         return None
     given = headers.get("content-type", "").partition(";")[0].strip().lower()
     if given not in body.media_types:
-        return 415, f"the body is '{given[:100]}'; send {' or '.join(body.media_types)}"
+        return 415, f"the content type must be {' or '.join(body.media_types)}, got '{given[:100]}'"
     return None
 
 

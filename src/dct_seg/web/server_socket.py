@@ -25,7 +25,7 @@ def listen(host: str, port: int) -> socket.socket:
         ValueError: When the address cannot be used.
     """
     if not 0 <= port <= MOST_PORT:  # the system would use the remainder modulo 65536
-        raise ValueError(f"a port must be 0 to {MOST_PORT}, 0 for a free one, got --port {port}")
+        raise ValueError(f"--port must be 0 to {MOST_PORT}, 0 for a free one, got {port}")
     try:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
