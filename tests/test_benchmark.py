@@ -39,7 +39,7 @@ from dct_seg.benchmark.tables import (
     markdown,
     overhead_share,
     robustness_table,
-    summarise,
+    summarize,
 )
 from dct_seg.clicks import Click, ClickBatch
 from dct_seg.data.base import Sample
@@ -529,7 +529,7 @@ def by_hand(target: float | None = 0.9, prompt: str = "drag", **ious: Sequence[f
 
 def test_the_summary_equals_a_count_by_hand() -> None:
     results = by_hand(a=[0.5, 0.86, 0.92], b=[0.95], c=[0.1, 0.2, 0.3, 0.9], d=[0.1, 0.2, 0.3, 0.89])
-    row = summarise(results, "GrabCut", "mine")
+    row = summarize(results, "GrabCut", "mine")
     assert row is not None
     assert row.noc[0.85][0] == (2 + 1 + 4 + 4) / 4
     assert row.noc[0.9][0] == (3 + 1 + 4 + 4) / 4
@@ -549,7 +549,7 @@ def test_the_benchmark_s_overhead_is_the_time_outside_the_methods() -> None:
 
 
 def test_a_full_run_repeats_its_last_value_in_miou_and_auc() -> None:
-    row = summarise(by_hand(None, a=[0.5, 1.0], b=[0.1, 0.2, 0.3, 0.4]), "GrabCut", "mine")
+    row = summarize(by_hand(None, a=[0.5, 1.0], b=[0.1, 0.2, 0.3, 0.4]), "GrabCut", "mine")
     assert row is not None
     assert row.miou == {1: pytest.approx(0.3), 3: pytest.approx(0.65)}
     assert row.auc == pytest.approx((0.3 + 0.6 + 0.65 + 0.7) / 4)

@@ -292,7 +292,7 @@ def test_data_check_reports_problems_by_its_exit_code(
 
 @pytest.mark.parametrize(
     "args",
-    [["benchmark", "--data", "Shapes"], ["data", "check"], ["list", "colours"], ["predict", "--colour"]],
+    [["benchmark", "--data", "Shapes"], ["data", "check"], ["list", "colors"], ["predict", "--colour"]],
 )
 def test_invalid_arguments_are_reported_in_one_line(
     args: list[str], capsys: pytest.CaptureFixture[str]

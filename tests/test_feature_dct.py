@@ -230,8 +230,8 @@ def test_normalized_features_do_not_depend_on_a_layer_s_magnitude(
     features: list[Tensor], clicks: ClickBatch
 ) -> None:
     louder = [features[0] * 100, *features[1:]]
-    normalised, plain = awake(normalize=True), awake()
-    mean, loud_mean = (normalised(f, clicks, (32, 32))[0][0] for f in (features, louder))
+    normalized, plain = awake(normalize=True), awake()
+    mean, loud_mean = (normalized(f, clicks, (32, 32))[0][0] for f in (features, louder))
     torch.testing.assert_close(mean, loud_mean, atol=1e-2, rtol=1e-2)
     assert not torch.allclose(
         plain(features, clicks, (32, 32))[0][0], plain(louder, clicks, (32, 32))[0][0], atol=1e-2, rtol=1e-2

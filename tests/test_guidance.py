@@ -11,7 +11,7 @@ from dct_seg.click_encoders import Euclidean
 from dct_seg.models.guidance import (
     SuperpixelGuidance,
     merge_order,
-    neighbours,
+    neighbors,
     proposal_shares,
     superpixels_of,
 )
@@ -27,13 +27,13 @@ def test_distance_is_between_centroids_of_superpixels() -> None:
     maps = SuperpixelGuidance(limit=3.0)(
         ClickBatch.from_clicks([clicks]), (4, 5), [superpixels_of(IMAGE, LABELS)]
     )
-    centres = {k: tuple(np.argwhere(k == LABELS).mean(0)) for k in range(6)}
+    centers = {k: tuple(np.argwhere(k == LABELS).mean(0)) for k in range(6)}
     for channel, positive in enumerate((True, False)):
         for row in range(4):
             for col in range(5):
-                own = centres[LABELS[row, col]]
+                own = centers[LABELS[row, col]]
                 wanted = min(
-                    math.dist(own, centres[LABELS[int(c.row), int(c.col)]])
+                    math.dist(own, centers[LABELS[int(c.row), int(c.col)]])
                     for c in clicks
                     if c.positive is positive
                 )
@@ -61,7 +61,7 @@ def test_neighbors_share_an_edge() -> None:
             for r, c in ((row + 1, col), (row, col + 1)):
                 if r < 4 and c < 5 and LABELS[row, col] != LABELS[r, c]:
                     wanted.add(tuple(sorted((int(LABELS[row, col]), int(LABELS[r, c])))))
-    assert set(neighbours(LABELS)) == wanted
+    assert set(neighbors(LABELS)) == wanted
 
 
 def test_most_similar_neighbors_merge_first_and_small_ones_before_large_ones() -> None:

@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 import dct_seg
 from dct_seg.data.augment import augment
 from dct_seg.data.compositing import paste, union_of
-from dct_seg.data.transforms import PADDING_COLOUR, ObjectCrop, cut, training_transform
+from dct_seg.data.transforms import PADDING_COLOR, ObjectCrop, cut, training_transform
 
 
 def scene(
@@ -66,7 +66,7 @@ def test_beyond_the_edge_is_ignored_and_filled() -> None:
     crop = ObjectCrop(64, scale=(1.0, 1.0))
     crop.set_random_seed(0)
     drawn = crop(image=image, mask=mask)
-    outside = (drawn["image"] == PADDING_COLOUR).all(axis=2)
+    outside = (drawn["image"] == PADDING_COLOR).all(axis=2)
     assert outside.sum() == 64 * 64 - 20 * 30
     assert (drawn["mask"][outside] == 255).all()
     assert (drawn["mask"] == 1).sum() == 100

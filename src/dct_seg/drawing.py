@@ -56,14 +56,14 @@ def draw_turn(image: NDArray[np.uint8], turn: Turn, *, height: int = PANEL_HEIGH
     cv2.drawContours(panel, outline, -1, (255, 255, 255), 1, cv2.LINE_AA)
     for click in turn.clicks:
         color = POSITIVE_COLOR if click.positive else NEGATIVE_COLOR
-        centre = (
+        center = (
             round((click.col + 0.5) * factor),
             round((click.row + 0.5) * factor),
         )  # OpenCV uses (x, y)
         if click.radius:
-            cv2.circle(panel, centre, max(1, round(click.radius * factor)), color, 2, cv2.LINE_AA)
-        cv2.circle(panel, centre, 5, (255, 255, 255), -1, cv2.LINE_AA)
-        cv2.circle(panel, centre, 4, color, -1, cv2.LINE_AA)
+            cv2.circle(panel, center, max(1, round(click.radius * factor)), color, 2, cv2.LINE_AA)
+        cv2.circle(panel, center, 5, (255, 255, 255), -1, cv2.LINE_AA)
+        cv2.circle(panel, center, 4, color, -1, cv2.LINE_AA)
     return np.asarray(panel, np.uint8)
 
 

@@ -37,7 +37,7 @@ from PIL import Image, ImageOps
 from playwright.sync_api import Page
 
 TIMEOUT = 120_000  # milliseconds
-CENTRE, RADII = (430, 430), (60, 240)  # on the one-megapixel image: a drag from and to
+CENTER, RADII = (430, 430), (60, 240)  # on the one-megapixel image: a drag from and to
 
 WATCH = """() => {
   const stage = document.getElementById("stage");
@@ -124,7 +124,7 @@ def follow(folder: Path, seconds: float, options: list[str]) -> dict[str, Any]:
             page.keyboard.press("Escape")
             page.mouse.up()
             settle(page)
-            clicks = [timed(lambda: drag(page, *CENTRE, 150, steps=2, pause=0)) for _ in range(1)]
+            clicks = [timed(lambda: drag(page, *CENTER, 150, steps=2, pause=0)) for _ in range(1)]
     finally:
         server.stop()
     masks = [one for one in seen["masks"] if began <= one["at"] <= ended]
@@ -154,14 +154,14 @@ def follow(folder: Path, seconds: float, options: list[str]) -> dict[str, Any]:
 
 def start(page: Page) -> None:
     """Press, and drag a little."""
-    page.mouse.move(*place(page, *CENTRE))
+    page.mouse.move(*place(page, *CENTER))
     page.mouse.down()
-    page.mouse.move(*place(page, CENTRE[0], CENTRE[1] + RADII[0]))
+    page.mouse.move(*place(page, CENTER[0], CENTER[1] + RADII[0]))
 
 
 def moves(page: Page, seconds: float) -> None:
     """Drag outward and inward, a turn in three seconds, without a pause."""
-    (near, y), (far, _) = (place(page, CENTRE[0], CENTRE[1] + radius) for radius in RADII)
+    (near, y), (far, _) = (place(page, CENTER[0], CENTER[1] + radius) for radius in RADII)
     began = time.perf_counter()
     while (now := time.perf_counter() - began) < seconds:
         share = (1 - math.cos(2 * math.pi * now / 3)) / 2

@@ -331,9 +331,9 @@ def move(page: Page, x: float, y: float) -> None:
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
-def hold(page: Page, centre: tuple[float, float], edge: tuple[float, float], *, button: Any = "left") -> None:
+def hold(page: Page, center: tuple[float, float], edge: tuple[float, float], *, button: Any = "left") -> None:
     """Press on a pixel of the image, drag to another, and stay there until the mask is there."""
-    page.mouse.move(*place(page, *centre))
+    page.mouse.move(*place(page, *center))
     page.mouse.down(button=button)
     x, y = place(page, *edge)
     page.mouse.move(x - 8, y)
@@ -341,11 +341,11 @@ def hold(page: Page, centre: tuple[float, float], edge: tuple[float, float], *, 
 
 
 def record(
-    page: Page, frames: list[tuple[Image.Image, int]], centre: tuple[float, float], radius: float, button: Any
+    page: Page, frames: list[tuple[Image.Image, int]], center: tuple[float, float], radius: float, button: Any
 ) -> None:
     """An image before a drag, one for each of its steps, and one after it."""
-    x, y = place(page, *centre)
-    to, _ = place(page, centre[0], centre[1] + radius)
+    x, y = place(page, *center)
+    to, _ = place(page, center[0], center[1] + radius)
     page.mouse.move(x, y)
     still(page, frames, (x, y), 500)
     page.mouse.down(button=button)

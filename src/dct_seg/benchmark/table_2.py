@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dct_seg.benchmark.published import TABLE_2, Published
 from dct_seg.benchmark.results import Results, load_results
-from dct_seg.benchmark.tables import NONE, Summary, as_csv, as_latex, as_markdown, summarise
+from dct_seg.benchmark.tables import NONE, Summary, as_csv, as_latex, as_markdown, summarize
 from dct_seg.files import write_whole
 
 DATA = ("GrabCut", "Berkeley", "DAVIS")
@@ -74,7 +74,7 @@ def _ours(runs: Sequence[Results], row: Published, data: str) -> Summary | None:
             continue
         same = [label for label, method in results.methods.items() if method["method"] == row.row]
         for label in sorted(same, key=lambda one: one != row.row):
-            found = summarise(results, data, label)
+            found = summarize(results, data, label)
             if found is not None:
                 return found
     return None

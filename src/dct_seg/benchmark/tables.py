@@ -49,7 +49,7 @@ class Summary:
     encode_seconds: float
 
 
-def summarise(results: Results, data: str, method: str) -> Summary | None:
+def summarize(results: Results, data: str, method: str) -> Summary | None:
     """Summarize one method on one dataset; None without a result."""
     records = results.select(data, method)
     if not records:
@@ -112,7 +112,7 @@ def detail_table(results: Results) -> list[list[str]]:
     rows = [[*head, "s/click", "s/image", "failed"]]
     for data in ordered_data(results):
         for method in results.methods:
-            row = summarise(results, data, method)
+            row = summarize(results, data, method)
             if row is None:
                 continue
             cells = [
@@ -157,7 +157,7 @@ def comparison_table(results: Results) -> list[list[str]]:
         ]
         rows.append([row.method, row.training or NONE, row.prompt, *numbers, row.source])
     for label in results.methods:
-        summaries = {data: summarise(results, data, label) for data in sets}
+        summaries = {data: summarize(results, data, label) for data in sets}
         if not any(summaries.values()):
             continue
         found = [f"{s.noc[t][0]:.2f}" if (s := summaries[d]) else NONE for d in sets for t in shown]

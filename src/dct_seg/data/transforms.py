@@ -22,7 +22,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise it checks fo
 
 import albumentations as A
 
-PADDING_COLOUR = (124, 116, 104)
+PADDING_COLOR = (124, 116, 104)
 """Fill value beyond the image's edge: ImageNet's mean, near zero after normalization."""
 
 _ATTEMPTS = 10
@@ -38,7 +38,7 @@ class Transform(Protocol):
 class ObjectCrop(A.DualTransform):  # type: ignore[misc]
     """Random resize and random square crop that contains the object, as one crop and one resize.
 
-    Beyond the image's edge the image is ``PADDING_COLOUR`` and the mask is ignore: no clicks and no loss
+    Beyond the image's edge the image is ``PADDING_COLOR`` and the mask is ignore: no clicks and no loss
     there.
 
     Args:
@@ -136,7 +136,7 @@ class ObjectCrop(A.DualTransform):  # type: ignore[misc]
     def apply(
         self, img: NDArray[np.uint8], *, window: tuple[int, int, int, int], **params: Any
     ) -> NDArray[np.uint8]:
-        return cut(img, window, self.size, fill=PADDING_COLOUR)
+        return cut(img, window, self.size, fill=PADDING_COLOR)
 
     def apply_to_mask(
         self, mask: NDArray[np.uint8], *, window: tuple[int, int, int, int], **params: Any

@@ -79,10 +79,10 @@ class AutoDragHead(nn.Module):
         columns = []
         for feature in features:
             feature = feature.detach().float()
-            centre = nn.functional.normalize(sample_at(feature, clicks.coords, size), dim=-1)  # (B, N, C)
+            center = nn.functional.normalize(sample_at(feature, clicks.coords, size), dim=-1)  # (B, N, C)
             ring = nn.functional.normalize(sample_at(feature, points, size), dim=-1)  # (B, N, R, A, C)
-            likeness = (ring * centre[:, :, None, None]).sum(-1)  # (B, N, R, A)
-            columns += [likeness.mean(-1), likeness.amin(-1), centre * math.sqrt(centre.shape[-1])]
+            likeness = (ring * center[:, :, None, None]).sum(-1)  # (B, N, R, A)
+            columns += [likeness.mean(-1), likeness.amin(-1), center * math.sqrt(center.shape[-1])]
         mask = sample_at(previous.detach().float(), points, before)[..., 0]
         columns += [mask.mean(-1), mask.amin(-1), mask.amax(-1)]
         edge = torch.stack([clicks.coords[..., 0] + 1, height - clicks.coords[..., 0]], -1).amin(-1)

@@ -156,7 +156,7 @@ def superpixels_of(image: NDArray[np.float32], labels: NDArray[Any]) -> Superpix
     rows, cols = (grid.ravel() for grid in np.mgrid[: labels.shape[0], : labels.shape[1]])
     centroids = np.stack([np.bincount(flat, weights=one) / areas for one in (rows, cols)], 1)
     histograms = _histograms(image, flat, len(areas))
-    merges = merge_order(areas, histograms, neighbours(labels))
+    merges = merge_order(areas, histograms, neighbors(labels))
     return Superpixels(
         torch.from_numpy(labels.astype(np.int64)),
         torch.from_numpy(centroids.astype(np.float32)),
@@ -172,7 +172,7 @@ def _histograms(image: NDArray[np.float32], flat: NDArray[Any], num: int) -> NDA
     return np.asarray(counts / counts.sum(1, keepdims=True))
 
 
-def neighbours(labels: NDArray[Any]) -> list[tuple[int, int]]:
+def neighbors(labels: NDArray[Any]) -> list[tuple[int, int]]:
     """Find the pairs (i, j), i < j, of superpixels that share a pixel edge."""
     pairs = np.concatenate(
         [
