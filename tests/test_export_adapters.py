@@ -154,7 +154,7 @@ def by_annotate(exported: Example, monkeypatch: pytest.MonkeyPatch, out: Path) -
     page = Page(exported.file.parent, make_method)
     page.click(CLICK.row, CLICK.col, CLICK.radius)
     page.finish()
-    ((found,),) = ([one.rle for one in image.objects] for image in exports.annotated(page.project))
+    ((found,),) = ([one.rle for one in image.objects] for image in exports.exported_images(page.project))
     page.project.close()
     return rle.decode(found)
 

@@ -76,7 +76,7 @@ def test_log_of_the_annotator_gives_bit_identical_masks(
     log = exports.write(page.project, "clicks").path
     masks = {
         (image.name, one.id): decode(one.rle)
-        for image in exports.annotated(page.project)
+        for image in exports.exported_images(page.project)
         for one in image.objects
     }
     page.project.close()
@@ -116,7 +116,9 @@ def test_imported_and_corrected_masks_are_replayed(tmp_path: Path, folder: Path,
     page.click(60, 20, 9.0, "a.png")
     page.finish("a.png", threshold=0.3)
     log = exports.write(page.project, "clicks").path
-    masks = {one.id: decode(one.rle) for image in exports.annotated(page.project) for one in image.objects}
+    masks = {
+        one.id: decode(one.rle) for image in exports.exported_images(page.project) for one in image.objects
+    }
     page.project.close()
     assert run(folder, "--clicks", log, "--weights", weights, "--out", tmp_path / "out") == 0
     log.unlink()

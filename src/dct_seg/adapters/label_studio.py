@@ -31,13 +31,13 @@ MAX_REGIONS = 200
 Number = Annotated[float, Field(ge=-1000, le=1000)]
 
 
-class Loose(BaseModel):
+class LenientModel(BaseModel):
     """Base class of Label Studio's records: known fields are validated, others ignored."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
 
-class Place(Loose):
+class Place(LenientModel):
     """Position of a region, in percent of the image's width and height."""
 
     x: Number
@@ -52,7 +52,7 @@ class Place(Loose):
     rectanglelabels: list[str] | None = None
 
 
-class Region(Loose):
+class Region(LenientModel):
     """A region drawn with a smart tool."""
 
     type: str
@@ -93,25 +93,25 @@ class Region(Loose):
         )
 
 
-class LabeledTask(Loose):
+class LabeledTask(LenientModel):
     """A task, with the image's address in its data."""
 
     data: dict[str, Any]
 
 
-class Context(Loose):
+class Context(LenientModel):
     """Regions drawn with smart tools and not accepted yet, in drawing order."""
 
     result: Annotated[list[Region], Field(max_length=MAX_REGIONS)] = []
 
 
-class Parameters(Loose):
+class Parameters(LenientModel):
     """Parameters of a request for predictions."""
 
     context: Context | None = None
 
 
-class PredictRequest(Loose):
+class PredictRequest(LenientModel):
     """A request for predictions."""
 
     tasks: list[LabeledTask]
@@ -119,14 +119,14 @@ class PredictRequest(Loose):
     params: Parameters = Parameters()
 
 
-class SetupRequest(Loose):
+class SetupRequest(LenientModel):
     """A request to connect a project."""
 
     project: str | int | None = None
     schema_: str = Field(default="", alias="schema")
 
 
-class WebhookRequest(Loose):
+class WebhookRequest(LenientModel):
     """An event from Label Studio."""
 
     action: str

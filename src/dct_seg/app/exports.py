@@ -39,7 +39,7 @@ TEXT = "dct-seg"
 
 
 @dataclass(frozen=True)
-class Annotated:
+class ExportedImage:
     """Image with finished objects.
 
     Args:
@@ -74,7 +74,7 @@ class Annotated:
 
 
 @dataclass(frozen=True)
-class Written:
+class ExportFile:
     """Temporary file of an export, removed once it was sent."""
 
     path: Path
@@ -82,13 +82,13 @@ class Written:
     media_type: str
 
 
-def write(project: Project, kind: Format) -> Written:
+def write(project: Project, kind: Format) -> ExportFile:
     """Write all finished objects in a format.
 
     Raises:
         ValueError: When an image's log is broken, or the format cannot represent the objects.
     """
-    images = list(annotated(project))
+    images = list(exported_images(project))
     if kind in ("coco", "clicks"):
         text = (
             json.dumps(_coco(project, images)) if kind == "coco" else "".join(_click_lines(project, images))
@@ -102,8 +102,8 @@ def write(project: Project, kind: Format) -> Written:
         except BaseException:
             path.unlink()
             raise
-        return Written(path, f"{kind}{ending}", media_type)
-    files: Mapping[str, Callable[[Project, Annotated], Iterator[tuple[str, bytes]]]] = {
+        return ExportFile(path, f"{kind}{ending}", media_type)
+    files: Mapping[str, Callable[[Project, ExportedImage], Iterator[tuple[str, bytes]]]] = {
         "indexed_png": _indexed,
         "object_png": _object_pngs,
         "labelme": _labelme,
@@ -125,10 +125,10 @@ def write(project: Project, kind: Format) -> Written:
     except BaseException:
         path.unlink()
         raise
-    return Written(path, f"{kind}.zip", "application/zip")
+    return ExportFile(path, f"{kind}.zip", "application/zip")
 
 
-_OTHER_TOOLS: Mapping[str, Callable[[Sequence[ClassLabel], Sequence[Annotated]], formats.Files]] = {
+_OTHER_TOOLS: Mapping[str, Callable[[Sequence[ClassLabel], Sequence[ExportedImage]], formats.Files]] = {
     "yolo": formats.yolo,
     "voc": formats.voc,
     "cvat": formats.cvat,
@@ -137,7 +137,7 @@ _OTHER_TOOLS: Mapping[str, Callable[[Sequence[ClassLabel], Sequence[Annotated]],
 }
 
 
-def annotated(project: Project) -> Iterator[Annotated]:
+def exported_images(project: Project) -> Iterator[ExportedImage]:
     """Yield the images that have finished objects, sorted by name."""
     entries = project.entries()
     stems = file_stems([entry.name for entry in entries])
@@ -146,7 +146,7 @@ def annotated(project: Project) -> Iterator[Annotated]:
         if history.state.objects and history.size is not None:
             for one in history.state.objects:
                 project.check_class(one.class_id, of=entry.name)
-            yield Annotated(entry.name, stem, history.size, history)
+            yield ExportedImage(entry.name, stem, history.size, history)
 
 
 def file_stems(names: Sequence[str]) -> list[str]:
@@ -181,7 +181,7 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _coco(project: Project, images: list[Annotated]) -> dict[str, Any]:
+def _coco(project: Project, images: list[ExportedImage]) -> dict[str, Any]:
     listed: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     numbers = category_ids(project.classes)
@@ -226,7 +226,7 @@ def category_ids(classes: Sequence[ClassLabel]) -> dict[int, int]:
     return found
 
 
-def _click_lines(project: Project, images: list[Annotated]) -> Iterator[str]:
+def _click_lines(project: Project, images: list[ExportedImage]) -> Iterator[str]:
     """Yield one line per object, with everything that determines its mask."""
     names = {one.id: one.name for one in project.classes}
     for image in images:
@@ -250,7 +250,7 @@ def _click_lines(project: Project, images: list[Annotated]) -> Iterator[str]:
             yield json.dumps({**line, **window_event(one.window)}) + "\n"
 
 
-def _indexed(project: Project, image: Annotated) -> Iterator[tuple[str, bytes]]:
+def _indexed(project: Project, image: ExportedImage) -> Iterator[tuple[str, bytes]]:
     """Write labels from 1: an 8-bit PNG with a palette, or a 16-bit gray one for more than 254 objects."""
     small = len(image.objects) <= MOST_LABELS
     labels = np.zeros(image.size, np.uint8 if small else np.uint16)
@@ -276,14 +276,14 @@ def _indexed(project: Project, image: Annotated) -> Iterator[tuple[str, bytes]]:
     yield f"{image.stem}.png", _png(drawn, _text(image, classes))
 
 
-def _object_pngs(project: Project, image: Annotated) -> Iterator[tuple[str, bytes]]:
+def _object_pngs(project: Project, image: ExportedImage) -> Iterator[tuple[str, bytes]]:
     names = {one.id: one.name for one in project.classes}
     for one in image.objects:
         drawn = Image.fromarray(decode(one.rle).astype(np.uint8) * 255)
         yield f"{image.stem}/{one.id}.png", _png(drawn, _text(image, {255: names[one.class_id]}))
 
 
-def _labelme(project: Project, image: Annotated) -> Iterator[tuple[str, bytes]]:
+def _labelme(project: Project, image: ExportedImage) -> Iterator[tuple[str, bytes]]:
     names = {one.id: one.name for one in project.classes}
     shapes = [
         {"label": names[one.class_id], "group_id": one.id, "flags": {}, **shape}
@@ -323,7 +323,7 @@ def _png(image: Image.Image, text: PngInfo | None = None) -> bytes:
     return file.getvalue()
 
 
-def _text(image: Annotated, classes: Mapping[int, str]) -> PngInfo:
+def _text(image: ExportedImage, classes: Mapping[int, str]) -> PngInfo:
     """Make the text in a mask PNG that tells an import its image and the class of each value."""
     text = PngInfo()
     text.add_itxt(TEXT, json.dumps({"image": image.name, "classes": classes}))

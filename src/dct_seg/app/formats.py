@@ -20,7 +20,7 @@ from PIL import Image
 from dct_seg.rle import decode_part
 
 if TYPE_CHECKING:
-    from dct_seg.app.exports import Annotated
+    from dct_seg.app.exports import ExportedImage
     from dct_seg.app.project import ClassLabel
     from dct_seg.app.state import SegmentedObject
 
@@ -28,7 +28,7 @@ Files = Iterator[tuple[str, bytes]]
 MOST_OF_VOC = 254  # objects; 255 is ignored
 
 
-def yolo(classes: Sequence[ClassLabel], images: Sequence[Annotated]) -> Files:
+def yolo(classes: Sequence[ClassLabel], images: Sequence[ExportedImage]) -> Files:
     """Write YOLO segmentation: one text file of polygons per image, and data.yaml with the class names."""
     place = {one.id: number for number, one in enumerate(classes)}
     names = "".join(f"  {place[one.id]}: {json.dumps(one.name)}\n" for one in classes)
@@ -65,7 +65,7 @@ def joined_outline(one: SegmentedObject) -> NDArray[np.float64]:
     return np.concatenate([path, path[-1:], path[-1:]])[: max(3, len(path))]
 
 
-def voc(classes: Sequence[ClassLabel], images: Sequence[Annotated]) -> Files:
+def voc(classes: Sequence[ClassLabel], images: Sequence[ExportedImage]) -> Files:
     """Write Pascal VOC: PNGs of classes and of objects in VOC's palette.
 
     Raises:
@@ -109,7 +109,7 @@ def voc_colors() -> NDArray[np.uint8]:
     return np.stack(channels, axis=1).astype(np.uint8)
 
 
-def cvat(classes: Sequence[ClassLabel], images: Sequence[Annotated]) -> Files:
+def cvat(classes: Sequence[ClassLabel], images: Sequence[ExportedImage]) -> Files:
     """Write CVAT for images 1.1: one XML file, with a run-length encoded mask per object."""
     names = {one.id: one.name for one in classes}
     root = ElementTree.Element("annotations")
@@ -163,7 +163,7 @@ def row_runs(part: NDArray[np.bool_]) -> list[int]:
     return [0, *lengths] if flat[0] else lengths
 
 
-def label_studio(classes: Sequence[ClassLabel], images: Sequence[Annotated]) -> Files:
+def label_studio(classes: Sequence[ClassLabel], images: Sequence[ExportedImage]) -> Files:
     """Write Label Studio JSON: one task per image, one brush mask per object."""
     names = {one.id: one.name for one in classes}
     tasks: list[dict[str, Any]] = []
@@ -213,7 +213,7 @@ def brush_runs(mask: NDArray[np.bool_]) -> list[int]:
     return list(int(stream, 2).to_bytes(len(stream) // 8, "big"))
 
 
-def datumaro(classes: Sequence[ClassLabel], images: Sequence[Annotated]) -> Files:
+def datumaro(classes: Sequence[ClassLabel], images: Sequence[ExportedImage]) -> Files:
     """Write Datumaro's JSON, with masks as COCO run lengths."""
     place = {one.id: number for number, one in enumerate(classes)}
     labels = [{"name": one.name, "parent": "", "attributes": []} for one in classes]

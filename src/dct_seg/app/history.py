@@ -71,7 +71,7 @@ class Timeline:
         return Timeline([*self._states[: self._at + 1], apply(self.state, event)], self._at + 1)
 
 
-class Mark(NamedTuple):
+class LogMark(NamedTuple):
     """Identity and state of a log file."""
 
     device: int
@@ -99,11 +99,11 @@ class History:
         self._timeline = Timeline()
         self.revision = 0
         self._length = 0
-        self._mark: Mark | None = None
+        self._mark: LogMark | None = None
         self._replay()
 
     @property
-    def mark(self) -> Mark | None:
+    def mark(self) -> LogMark | None:
         """Mark of the log when it was last read or written here; None without a log."""
         return self._mark
 
@@ -254,7 +254,7 @@ class History:
         if self.size != (height, width):
             raise HistoryError(
                 f"{self._image_name} is {self.size[1]}x{self.size[0]}, but it was {width}x{height} when "
-                f"it was annotated; bring that image back or move {self._name} away"
+                f"it was annotated; restore that image, or move {self._name} away"
             )
 
     @property
@@ -277,9 +277,9 @@ def check_masks(event: Mapping[str, Any], size: tuple[int, int] | None) -> None:
             raise ValueError("a mask is not a run-length encoding of the image's size")
 
 
-def _mark(handle: int) -> Mark:
+def _mark(handle: int) -> LogMark:
     status = os.fstat(handle)
-    return Mark(status.st_dev, status.st_ino, status.st_size)
+    return LogMark(status.st_dev, status.st_ino, status.st_size)
 
 
 def _sync_folder(folder: Path) -> None:

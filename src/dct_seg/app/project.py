@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dct_seg.app.folder import OWN_FOLDER, Entry, ImageFolder
 from dct_seg.app.folder_watcher import Watcher
-from dct_seg.app.history import History, HistoryError, Mark
+from dct_seg.app.history import History, HistoryError, LogMark
 from dct_seg.app.image_lock import ImageLock
 from dct_seg.app.safe_open import open_without_links
 from dct_seg.app.state import ChosenBy, SegmentedObject, State, window_event
@@ -188,7 +188,7 @@ class Project:
         self._keep = keep
         self._open: OrderedDict[str, OpenImage] = OrderedDict()
         self._summaries: dict[str, ImageSummary] = {}
-        self._marks: dict[str, Mark | None] = {}
+        self._marks: dict[str, LogMark | None] = {}
         """Marks of the logs read so far, to detect a log restored from an older copy."""
         self._last: str | None = None
         self._changes: dict[str, int] = {}  # image -> serial number of its last change in this run
