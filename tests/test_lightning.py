@@ -262,7 +262,7 @@ def test_batches_accumulate_before_a_step(tmp_path: Path) -> None:
         ),
         ({"train_clicks": (1, 2.5)}, r"at least 1, got \(1, 2.5\)"),
         ({"val_clicks": 2.5}, "val_clicks must be a whole number, at least 1, got 2.5"),
-        ({"network": {"backbone": None}}, "the network's backbone must be a text, got None"),
+        ({"network": {"backbone": None}}, "the network's backbone must be text, got None"),
         ({"network": {"decoder_width": "8"}}, "the network's decoder_width must be a whole number, got '8'"),
         ({"network": {"click_encoder_options": "a"}}, "click_encoder_options must be a mapping, got 'a'"),
         ({"network": {"decoder_width": 0}}, "decoder_width must be at least 2, got 0"),

@@ -84,7 +84,7 @@ def test_checkpoints_are_found_by_label_or_by_row(tmp_path: Path) -> None:
         if "checkpoint" in spec.options
     }
     assert folders == {"dos": "dos", "dos_random": "dos_random", "fbrs_a": "fbrs", "dctnet": "dct_net"}
-    with pytest.raises(FileNotFoundError, match=r"for method 'cmg'; configs/table2/cmg\.yaml trains it"):
+    with pytest.raises(FileNotFoundError, match=r"train it with configs/table2/cmg\.yaml"):
         parse_methods("cmg", [], None, str(tmp_path))
 
 
