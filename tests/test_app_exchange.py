@@ -204,7 +204,7 @@ def test_mask_that_is_not_a_png_is_refused(page: Page) -> None:
     for content in (b"", b"nonsense", file.getvalue(), b"\x89PNG\r\n\x1a\n"):
         answer = page.client.put(page.url("/masks"), content=content, headers={"content-type": "image/png"})
         assert answer.status_code == 400, answer.text
-        assert "the mask is not a PNG" in answer.json()["error"]
+        assert "the mask must be a PNG" in answer.json()["error"]
 
 
 def test_export_of_one_png_per_object(page: Page) -> None:

@@ -156,7 +156,9 @@ def test_image_with_300_objects_becomes_a_16_bit_indexed_png(tmp_path: Path) -> 
     labels = np.asarray(Image.open(io.BytesIO(files(page, "indexed_png")["a.png"])))
     assert labels.max() == 300
     assert np.array_equal(labels.T.ravel()[:300], np.arange(1, 301))
-    with pytest.raises(AssertionError, match=r"VOC allows 254 objects per image.*; export coco or cvat"):
+    with pytest.raises(
+        AssertionError, match=r"VOC allows at most 254 objects per image.*; export coco or cvat"
+    ):
         files(page, "voc")
 
 

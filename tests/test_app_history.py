@@ -79,7 +79,7 @@ def test_invalid_event_is_not_written(tmp_path: Path) -> None:
     history = opened(log)
     history.append(click_event(1.0))
     before = log.read_bytes()
-    with pytest.raises(LookupError, match="no finished object 7 in this image; there are: none"):
+    with pytest.raises(LookupError, match="no finished object 7 in this image; known objects: none"):
         history.append({"event": "delete", "id": 7})
     with pytest.raises(ValueError, match="finite"):
         history.append(click_event(float("nan")))

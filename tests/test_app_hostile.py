@@ -55,7 +55,7 @@ BODIES = [
         "a revision that is gone",
         CLICK.replace('"revision":0', '"revision":5'),
         409,
-        "the image is at revision 0, not 5",
+        "the revision must be 0, got 5",
     ),
     (
         "a revision that is no number",
@@ -69,7 +69,7 @@ BODIES = [
         422,
         "threshold: Input should be less than 1",
     ),
-    ("2 MiB of spaces", " " * 2**21, 413, "larger than 1 MiB"),
+    ("2 MiB of spaces", " " * 2**21, 413, "must be at most 1 MiB"),
 ]
 
 
@@ -91,18 +91,18 @@ HEADERS = [
         "a Host that is not ours",
         {"host": "evil.example:8765"},
         403,
-        "the Host header names 'evil.example:8765'",
+        "got 'evil.example:8765'; change the address",
     ),
-    ("a Host with a user", {"host": "127.0.0.1@evil.example"}, 403, "the Host header names"),
-    ("a Host with our name first", {"host": "127.0.0.1.evil.example"}, 403, "the Host header names"),
+    ("a Host with a user", {"host": "127.0.0.1@evil.example"}, 403, "the Host header must be one of"),
+    ("a Host with our name first", {"host": "127.0.0.1.evil.example"}, 403, "the Host header must be one of"),
     (
         "another site's Origin",
         {"origin": "https://evil.example"},
         403,
-        "a page of 'https://evil.example' may not change",
+        "a page of 'https://evil.example' must not change",
     ),
-    ("our name at another port", {"origin": "http://127.0.0.1:9999"}, 403, "may not change anything"),
-    ("the Origin null", {"origin": "null"}, 403, "may not change anything"),
+    ("our name at another port", {"origin": "http://127.0.0.1:9999"}, 403, "must not change anything"),
+    ("the Origin null", {"origin": "null"}, 403, "must not change anything"),
     ("a form of another site", {"sec-fetch-site": "cross-site"}, 403, "another site's page"),
     (
         "text/plain",
@@ -112,7 +112,7 @@ HEADERS = [
     ),
     ("a form", {"content-type": "application/x-www-form-urlencoded"}, 415, "must be application/json, got"),
     ("no content type", {"content-type": ""}, 415, "must be application/json, got"),
-    ("a length that lies", {"content-length": "99999999999"}, 413, "larger than 1 MiB"),
+    ("a length that lies", {"content-length": "99999999999"}, 413, "must be at most 1 MiB"),
     ("a tab's name of 1,000 letters", {"x-dct-seg-tab": "x" * 1000}, 422, "at most 64 characters"),
 ]
 
@@ -273,7 +273,7 @@ def test_own_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "pictures")
     (tmp_path / "elsewhere").mkdir()
     (root / ".dct-seg").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match="is a link; make it a folder"):
+    with pytest.raises(ValueError, match="is a link; replace it with a folder"):
         Page(root)
 
 

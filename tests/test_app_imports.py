@@ -97,7 +97,7 @@ POLYGON = {"shape_type": "polygon", "label": "cat", "points": CORNERS}
             [
                 "image 0: 'height' is missing",
                 "image 1 (a.png), box 3: it must be a mask or a polygon",
-                "a.png: mask 1: the runs of its mask do not fill its box",
+                "a.png: mask 1: the runs of its mask must fill its box",
                 "a.png: mask 2: invalid literal",
                 "a.png: polygon 4: its polygon is not x, y, x, y",
                 "a.png: mask 5: 'top' is missing",
@@ -135,9 +135,9 @@ POLYGON = {"shape_type": "polygon", "label": "cat", "points": CORNERS}
             ),
             [
                 "item 0: it does not match the format",
-                "item 1 (a.png), annotation 1: unknown label 1; the file has 1, numbered from 0",
+                "item 1 (a.png), annotation 1: label_id must be at least 0 and below 1, got 1",
                 "item 1 (a.png), annotation 3: 'rle' is missing",
-                "item 1 (a.png), annotation 4: it must be a mask or a polygon; other shapes",
+                "item 1 (a.png), annotation 4: it must be a mask or a polygon, got ",
                 "item 1 (a.png), annotation 5: it does not match the format",
                 "a.png: annotation 2: its run lengths have size [2, 2]",
             ],
@@ -153,12 +153,12 @@ POLYGON = {"shape_type": "polygon", "label": "cat", "points": CORNERS}
                 {"label": "cat"},
             ),
             [
-                "shape 4: it must be a mask or a polygon; other shapes are not imported: circle",
+                "shape 4: it must be a mask or a polygon, got circle; convert it",
                 "shape 6: 'shape_type' is missing",
                 "a.png: shape 1: its polygon must have at least 3 points, got 2",
                 "a.png: shape 2: its points lie far outside the image of 60x40",
                 "a.png: shape 3: a class name must be 1 to 100 printable characters, got 'two\\nlines'",
-                "a.png: shape 5: its mask is not a PNG",
+                "a.png: shape 5: its mask must be a PNG",
             ],
         ),
     ],
@@ -379,7 +379,7 @@ def test_session_of_a_predictor_becomes_an_object_with_its_clicks(page: Page, tm
     assert one["num_clicks"] == 2
     other = content.replace(b'"a.png"', b'"sub/b.png"')
     (line,) = page.put(other)["skipped"]
-    assert line.startswith("sub/b.png: the session was saved on an image with other pixels")
+    assert line.startswith("sub/b.png: the session was saved for an image with different pixels")
 
 
 def work_zip(page: Page) -> bytes:
@@ -486,7 +486,7 @@ def test_bad_voc_pngs_do_not_affect_the_others(page: Page) -> None:
     assert [line[:65] for line in answer["skipped"]] == [
         "a: object 2 has no class in SegmentationClass",
         "SegmentationClass/sub/b.png: the color 1,2,3 is not in labelmap.txt"[:65],
-        "SegmentationClass/c.png: it is not a PNG: its first bytes are not a PNG's"[:65],
+        "SegmentationClass/c.png: it must be a PNG, but it starts with other bytes"[:65],
     ]
     assert [name for name, _ in page.masks()] == ["owl"]
 

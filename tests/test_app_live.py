@@ -46,26 +46,26 @@ def values(mask: dict[str, Any]) -> Any:
 def test_share_falls_until_previews_are_fast_enough_and_rises_again() -> None:
     rate = PreviewRate(0.06)
     for _ in range(10):
-        rate.took(rate.share, 0.12 * rate.share**2)
+        rate.record(rate.share, 0.12 * rate.share**2)
     assert rate.share == 0.57  # 0.12 * 0.57**2 = 0.039; the next larger share might be too slow
     for _ in range(10):
-        rate.took(rate.share, 0.02 * rate.share**2)
+        rate.record(rate.share, 0.02 * rate.share**2)
     assert rate.share == 1
 
 
 def test_share_never_falls_below_a_useful_resolution() -> None:
     rate = PreviewRate(0.06)
     for _ in range(10):
-        rate.took(rate.share, 9.0)
+        rate.record(rate.share, 9.0)
     assert rate.share == SHARES[-1]
 
 
 def test_one_slow_preview_does_not_change_the_share() -> None:
     rate = PreviewRate(0.06)
     for _ in range(5):
-        rate.took(rate.share, 0.1 * rate.share**2)
+        rate.record(rate.share, 0.1 * rate.share**2)
     before = rate.share
-    rate.took(before, 5.0)
+    rate.record(before, 5.0)
     assert rate.share == before
 
 

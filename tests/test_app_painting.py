@@ -145,7 +145,7 @@ def test_clean_up_without_an_effect_is_not_a_step(page: Page) -> None:
     page.click(20, 20, radius=6)
     body = {"revision": 1, "paint": {"kind": "fill_holes"}}
     answer = page.client.post(page.url("/paint"), json=body)
-    assert answer.json()["error"] == "this object has no hole"
+    assert answer.json()["error"] == "this object has no holes"
     stroke(page, (20, 20, 2), positive=False)
     page.do("/paint", paint={"kind": "fill_holes"})
     assert masks_area(page) == masks_area_of_disc(6)

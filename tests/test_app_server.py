@@ -280,7 +280,7 @@ def test_preview_that_waits_gives_way_to_a_newer_one() -> None:
 
 
 def test_second_server_reports_that_the_folder_is_in_use(page: Page) -> None:
-    with pytest.raises(ProjectError, match="another annotator is open on"):
+    with pytest.raises(ProjectError, match="another annotator is running on"):
         Project(page.project.folder.root)
 
 

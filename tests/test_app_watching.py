@@ -46,7 +46,7 @@ def test_image_renamed_while_the_server_was_off_keeps_its_objects(page: Page) ->
 def test_deleted_image_is_reported_and_its_objects_are_exported(page: Page) -> None:
     (page.project.folder.root / "a.png").unlink()
     gone = lines(page)["a.png"]
-    assert (gone["num_objects"], "a.png is gone; its objects are kept" in gone["error"]) == (1, True)
+    assert (gone["num_objects"], "a.png was deleted; its objects are kept" in gone["error"]) == (1, True)
     coco = page.client.get(f"{API}/export?format=coco").json()
     assert [one["file_name"] for one in coco["images"]] == ["a.png"]
     assert [one["category_id"] for one in coco["annotations"]] == [2]

@@ -230,7 +230,7 @@ def test_file_of_an_unsupported_format_is_listed_with_the_reason(page: Page) -> 
     (root / "broken.dcm").write_bytes(b"broken")
     found = {one["name"]: one["error"] for one in page.ok(page.client.get(f"{API}/project"))["pictures"]}
     assert {name for name, error in found.items() if error} == {"raw.cr2", "broken.dcm"}
-    assert found["raw.cr2"] == "raw.cr2 is not read: .cr2 is not supported; convert it to PNG or TIFF"
+    assert found["raw.cr2"] == "raw.cr2 cannot be read: .cr2 is not supported; convert it to PNG or TIFF"
     assert "broken.dcm cannot be decoded" in found["broken.dcm"]
 
 

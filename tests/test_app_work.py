@@ -52,7 +52,7 @@ def test_export_left_by_a_kill_is_removed_at_the_next_start(tmp_path: Path) -> N
 @pytest.mark.parametrize("place", ["images", "images/sub", "images/new", "."])
 def test_work_folder_and_image_folder_are_not_nested(tmp_path: Path, place: str) -> None:
     images = make_folder(tmp_path / "images")
-    with pytest.raises(ProjectError, match="lie inside one another; give another folder"):
+    with pytest.raises(ProjectError, match="must not contain each other; give another folder"):
         Project(images, work=tmp_path / place)
     assert files_below(tmp_path) == {"images/a.png", "images/sub/b.png"}
 
@@ -65,14 +65,14 @@ def test_default_work_folder_may_be_given(tmp_path: Path) -> None:
 def test_work_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     images = make_folder(tmp_path / "images")
     (tmp_path / "work").write_text("")
-    with pytest.raises(ProjectError, match=r"--work .*work is a file; give a folder"):
+    with pytest.raises(ProjectError, match=r"--work must be a folder, got the file .*work"):
         Project(images, work=tmp_path / "work")
 
 
 def test_work_folder_of_other_images_is_refused_unless_those_are_gone(tmp_path: Path) -> None:
     first, second = make_folder(tmp_path / "first"), make_folder(tmp_path / "second")
     Project(first, work=tmp_path / "work").close()
-    with pytest.raises(ProjectError, match=r"work belongs to .*first; give --work another folder"):
+    with pytest.raises(ProjectError, match=r"work belongs to .*first; set --work to another folder"):
         Project(second, work=tmp_path / "work")
     shutil.rmtree(second)
     first.rename(second)  # a moved image folder keeps its work folder
@@ -85,7 +85,7 @@ def test_work_folder_of_other_images_is_refused_unless_those_are_gone(tmp_path: 
 def test_second_server_on_one_work_folder_is_refused(tmp_path: Path) -> None:
     images = make_folder(tmp_path / "images")
     first = Project(images, work=tmp_path / "work")
-    with pytest.raises(ProjectError, match=r"another annotator is open on .*work; use that one"):
+    with pytest.raises(ProjectError, match=r"another annotator is running on .*work; use that one"):
         Project(images, work=tmp_path / "work")
     first.close()
 
@@ -116,9 +116,9 @@ def without_privileges() -> Iterator[Path]:
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
 def test_read_only_images_are_annotated_with_work_elsewhere(without_privileges: Path) -> None:
     images = without_privileges / "images"
-    with pytest.raises(ProjectError, match=r"\.dct-seg cannot be written \(Permission denied\); give --work"):
+    with pytest.raises(ProjectError, match=r"\.dct-seg cannot be written \(Permission denied\); set --work"):
         Project(images)
-    with pytest.raises(ProjectError, match=r"locked/work cannot be written .Permission denied.; give"):
+    with pytest.raises(ProjectError, match=r"locked/work cannot be written .Permission denied.; set"):
         Project(images, work=without_privileges / "locked" / "work")
     page = Page(images, work=without_privileges / "free" / "work")
     page.click(20, 20)
@@ -131,4 +131,4 @@ def test_command_reports_the_problem_in_one_line(tmp_path: Path, capsys: pytest.
     assert main(["annotate", str(images), "--work", str(images / "work"), "--port", "0"]) != 0
     said = capsys.readouterr().err.strip()
     assert said.count("\n") == 0
-    assert "lie inside one another" in said
+    assert "must not contain each other" in said

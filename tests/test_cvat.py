@@ -235,11 +235,11 @@ def test_image_rotated_by_exif_gets_an_upright_mask() -> None:
 
 
 BAD = [
-    ("no JSON", b"{", "the body is not JSON"),
-    ("a list", [], "the body is a list; send an object with image and pos_points"),
+    ("no JSON", b"{", "the body must be JSON"),
+    ("a list", [], "the body must be an object with image and pos_points, got list"),
     ("no image", {"pos_points": [[1, 2]]}, "field image is missing; send the image file as base64"),
     ("an image that is no text", request_of(image=5), "field image is missing"),
-    ("an image that is not base64", request_of(image="@@@"), "field image is not base64"),
+    ("an image that is not base64", request_of(image="@@@"), "field image must be base64"),
     (
         "an image of nonsense",
         request_of(image="bm9uc2Vuc2U=", pos_points=[[1, 2]]),
@@ -252,15 +252,19 @@ BAD = [
         request_of(pos_points=[[100, 5]]),
         "point (100, 5) lies outside the image of 60x40 pixels",
     ),
-    ("a point of one number", request_of(pos_points=[[1]]), "field pos_points is [[1]]; send a list"),
-    ("a point of text", request_of(neg_points=["ab"]), 'field neg_points is ["ab"]; send a list'),
-    ("NaN", request_of(pos_points=[[float("nan"), 1]]), "field pos_points is [[NaN, 1]]; send a list"),
-    ("a number of 400 digits", request_of(pos_points=[[10**400, 1]]), "field pos_points is [["),
-    ("201 points", request_of(pos_points=[[1, 1]] * 201), "send a list of up to 200 points"),
+    ("a point of one number", request_of(pos_points=[[1]]), "up to 200 points [x, y], got [[1]]"),
+    (
+        "a point of text",
+        request_of(neg_points=["ab"]),
+        'field neg_points must be a list of up to 200 points [x, y], got ["ab"]',
+    ),
+    ("NaN", request_of(pos_points=[[float("nan"), 1]]), "[x, y], got [[NaN, 1]]"),
+    ("a number of 400 digits", request_of(pos_points=[[10**400, 1]]), "[x, y], got [[1000"),
+    ("201 points", request_of(pos_points=[[1, 1]] * 201), "must be a list of up to 200 points"),
     (
         "a box of three numbers",
         request_of(obj_bbox=[1, 2, 3]),
-        "field obj_bbox is [1, 2, 3]; send [[x, y], [x, y]]",
+        "field obj_bbox must be [[x, y], [x, y]] or null, got [1, 2, 3]",
     ),
     (
         "a box without area",

@@ -280,21 +280,21 @@ def test_upload_is_fetched_from_label_studio_with_its_token(stand: str, key: str
 @pytest.mark.parametrize(
     ("key", "image", "message"),
     [
-        ("", "/data/upload/3/photo.png", "answered 401; set LABEL_STUDIO_API_KEY"),
-        ("x.y.z", "/data/upload/3/photo.png", "Label Studio does not accept LABEL_STUDIO_API_KEY"),
+        ("", "/data/upload/3/photo.png", "returned status 401; set LABEL_STUDIO_API_KEY"),
+        ("x.y.z", "/data/upload/3/photo.png", "Label Studio rejected LABEL_STUDIO_API_KEY"),
         (
             "legacy",
             "/elsewhere",
-            "images from 'evil.example' are not fetched; start with --allow-host evil.example",
+            "images from 'evil.example' are not allowed; to allow them, start with --allow-host evil.example",
         ),
-        ("legacy", "http://169.254.169.254/latest", "images from '169.254.169.254' are not fetched"),
+        ("legacy", "http://169.254.169.254/latest", "images from '169.254.169.254' are not allowed"),
         (
             "legacy",
             "s3://bucket/photo.png",
             "s3://bucket/photo.png cannot be read here; turn on pre-signed URLs",
         ),
         ("legacy", "file:///etc/passwd", "file:///etc/passwd cannot be read here"),
-        ("legacy", "data:image/png;base64,@@", "the image's data: address is not base64"),
+        ("legacy", "data:image/png;base64,@@", "the image's data: address must be base64"),
         ("legacy", "data:image/png;base64,bm9uc2Vuc2U=", "the image cannot be decoded"),
     ],
 )
@@ -316,7 +316,7 @@ def test_invalid_address_is_reported_at_the_start(
 ) -> None:
     monkeypatch.setenv("LABEL_STUDIO_URL", "localhost:8080")
     assert main(["label-studio"]) == 2
-    assert "'localhost:8080' is not a Label Studio address; give http://HOST" in capsys.readouterr().err
+    assert "LABEL_STUDIO_URL must be http://HOST:PORT, got 'localhost:8080'" in capsys.readouterr().err
 
 
 # bad requests
@@ -346,7 +346,7 @@ BAD = [
         "no XML",
         request_of(keypoint(1, 1), label_config="<View>"),
         400,
-        "the labeling configuration is not XML",
+        "the labeling configuration must be XML",
     ),
     (
         "entities",

@@ -217,7 +217,7 @@ def test_images_with_one_name_and_missing_images_are_refused(
     log = tmp_path / "log.jsonl"
     log.write_text('{"image": "c.png", "clicks": [{"row": 1, "col": 2}]}\n')
     assert run(folder, "--clicks", log, "--out", tmp_path / "out") == 2
-    assert "the log's image c.png is not among the 3 given" in capsys.readouterr().err
+    assert "the log's image c.png is not among the 3 given images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_same_file_has_the_same_id_until_it_is_deleted(client: TestClient, image
 def test_least_recently_used_images_are_dropped_when_memory_is_full() -> None:
     images = Images(max_bytes=2 * HEIGHT * WIDTH * 3)
     first, second, third = (images.add(png(0)), images.add(png(1)), images.add(png(2)))
-    with pytest.raises(UnknownImageError, match=f"no image '{first}' is in the cache; POST it to"):
+    with pytest.raises(UnknownImageError, match=f"image '{first}' is not in the cache; POST it to"):
         images.get(first)
     assert images.get(second).shape == images.get(third).shape == (HEIGHT, WIDTH, 3)
 
@@ -176,7 +176,7 @@ BAD = [
         400,
         "has runs that do not add up to it",
     ),
-    ("9 MiB", "predict", " " * (9 * 2**20), 413, "larger than 8 MiB"),
+    ("9 MiB", "predict", " " * (9 * 2**20), 413, "must be at most 8 MiB"),
 ]
 
 
@@ -232,9 +232,13 @@ def test_bad_image_gets_one_line(
 
 
 HEADERS = [
-    ("a Host that is not ours", {"host": "evil.example"}, "the Host header names 'evil.example'"),
-    ("another site's Origin", {"origin": "https://evil.example"}, "a page of 'https://evil.example' may not"),
-    ("a form of another site", {"sec-fetch-site": "cross-site"}, "another site's page may not"),
+    ("a Host that is not ours", {"host": "evil.example"}, "got 'evil.example'; change the address"),
+    (
+        "another site's Origin",
+        {"origin": "https://evil.example"},
+        "a page of 'https://evil.example' must not",
+    ),
+    ("a form of another site", {"sec-fetch-site": "cross-site"}, "another site's page must not"),
 ]
 
 
@@ -290,7 +294,7 @@ def test_port_that_is_taken_is_reported_in_one_line(capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("port", [-1, 65536, 99999])
 def test_invalid_port_is_refused_and_not_wrapped(port: int) -> None:
-    with pytest.raises(ValueError, match=rf"--port must be 0 to 65535, 0 for a free one, got {port}"):
+    with pytest.raises(ValueError, match=rf"--port must be between 0 \(a free one\) and 65535, got {port}"):
         listen("127.0.0.1", port)
 
 

@@ -26,7 +26,7 @@ from dct_seg.models.pretrained import DEFAULT
 WEIGHTS = "DCT_SEG_WEIGHTS"
 """Environment variable with the weights: a shipped name, or a file or an export inside the container."""
 MAX_POINTS = 200
-FARTHEST = 1e6  # pixels; larger values are mistakes; NaN is not below it either
+FARTHEST = 1e6  # pixels; larger values are mistakes; the comparison rejects NaN too
 MAIN = """\
 \"\"\"The entry point that Nuclio calls.\"\"\"
 
@@ -87,9 +87,9 @@ def _decoded(body: object) -> Mapping[str, Any]:
         try:
             body = json.loads(body)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"the body is not JSON ({error}); send application/json") from error
+            raise ValueError(f"the body must be JSON ({error}); send application/json") from error
     if not isinstance(body, Mapping):
-        raise ValueError(f"the body is a {type(body).__name__}; send an object with image and pos_points")
+        raise ValueError(f"the body must be an object with image and pos_points, got {type(body).__name__}")
     return body
 
 
@@ -99,7 +99,7 @@ def _image_bytes(text: object) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ValueError(f"field image is not base64 ({error}); send the image file as base64") from error
+        raise ValueError(f"field image must be base64 ({error}); send the image file as base64") from error
 
 
 def _points(request: Mapping[str, Any], name: str) -> list[Sequence[float]]:
@@ -109,7 +109,9 @@ def _points(request: Mapping[str, Any], name: str) -> list[Sequence[float]]:
         or len(points) > MAX_POINTS
         or not all(_are_numbers(p, 2) for p in points)
     ):
-        raise ValueError(f"field {name} is {_shown(points)}; send a list of up to {MAX_POINTS} points [x, y]")
+        raise ValueError(
+            f"field {name} must be a list of up to {MAX_POINTS} points [x, y], got {_shown(points)}"
+        )
     return points
 
 
@@ -122,7 +124,7 @@ def _box(box: object) -> Sequence[float] | None:
     if _are_numbers(box, 4):
         assert isinstance(box, list)
         return box
-    raise ValueError(f"field obj_bbox is {_shown(box)}; send [[x, y], [x, y]] or null")
+    raise ValueError(f"field obj_bbox must be [[x, y], [x, y]] or null, got {_shown(box)}")
 
 
 def _are_numbers(value: object, count: int) -> bool:

@@ -1,7 +1,7 @@
 """Conversion of points, boxes and ellipses of annotation tools to clicks and drags.
 
 Tools measure x to the right and y down from the outer corner of the first pixel; a click has (row, col)
-from the first pixel's center. This is the one place that converts.
+from the first pixel's center. Only this module converts.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def replay(
 
     The order across the two lists is unknown. The rule: the box first, then all positive points, then
     all negative ones, each list in its own order. The object is then complete before anything is cut from it,
-    and the same request always gives the same result.
+    and the same request always has the same result.
 
     Args:
         positives: Points (x, y) on the object.

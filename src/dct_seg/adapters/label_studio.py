@@ -158,13 +158,16 @@ class Controls:
         try:
             tree = ElementTree.fromstring(config)
         except ElementTree.ParseError as error:
-            raise ValueError(f"the labeling configuration is not XML ({error})") from error
+            raise ValueError(f"the labeling configuration must be XML ({error}); correct it") from error
         brush = next(tree.iter("BrushLabels"), None)
         if brush is None:
             raise ValueError("the labeling configuration has no BrushLabels tag for the masks; add one")
         image = next((one for one in tree.iter("Image") if one.get("name") == brush.get("toName")), None)
         if image is None or not image.get("value", "").startswith("$"):
-            raise ValueError(f"the labeling configuration has no Image tag named '{brush.get('toName')}'")
+            raise ValueError(
+                f"the labeling configuration has no Image tag named '{brush.get('toName')}' with a value "
+                "such as $image; add one"
+            )
         return cls(image.get("name", ""), image.get("value", "")[1:], brush.get("name", ""))
 
 
@@ -196,7 +199,9 @@ class Backend:
         controls = Controls.of(request.label_config)
         source = request.tasks[0].data.get(controls.key)
         if not isinstance(source, str):
-            raise ValueError(f"the task's data has no field '{controls.key}', which the Image tag reads")
+            raise ValueError(
+                f"the task's data has no field '{controls.key}', which the Image tag reads; add it"
+            )
         masks = [self._brush(source, controls, same) for same in group_by_label(regions).values()]
         found = [one for one in masks if one is not None]
         if not found:

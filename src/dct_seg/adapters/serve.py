@@ -88,7 +88,7 @@ class Images:
         with self._lock:
             if image_id not in self._kept:
                 raise UnknownImageError(
-                    f"no image '{image_id}' is in the cache; POST it to {API}/images again"
+                    f"image '{image_id}' is not in the cache; POST it to {API}/images again"
                 )
             self._kept.move_to_end(image_id)
             return self._kept[image_id]
@@ -124,7 +124,7 @@ def create_app(
     app = FastAPI(
         title="dct-seg",
         version=__version__,
-        summary="Click segmentation: post an image, then all clicks on an object, get its mask.",
+        summary="Click segmentation: post an image, then all clicks on an object; the response is its mask.",
         openapi_url=f"{API}/openapi.json",
         docs_url=None,
         redoc_url=None,
@@ -142,7 +142,7 @@ def create_app(
 
 
 def body_of(path: str) -> Body:
-    """Size limits of request bodies: image files, and clicks."""
+    """Limits of a request body, by path: image files, and clicks."""
     return Body(MAX_IMAGE, IMAGE_TYPES) if path == f"{API}/images" else Body(MAX_PROMPT)
 
 
@@ -176,7 +176,7 @@ def _routes(predictors: Predictors, images: Images, weights: str) -> APIRouter:
         },
     )
     async def post_image(request: Request) -> schemas.Image:
-        """Cache an image; the same file gets the same id. It is rotated upright by its EXIF tag."""
+        """Cache an image; the same file gets the same id. It is rotated upright according to its EXIF tag."""
         return shown(await run_in_threadpool(images.add, await request.body()))
 
     @router.get("/images/{image_id}")

@@ -105,7 +105,7 @@ def parser_of(prog: str, description: str, *, port: int) -> CommandParser:
         "--host",
         default="127.0.0.1",
         metavar="H",
-        help=f"0.0.0.0 serves the whole network and requires a token, that of {TOKEN} or a new one",
+        help=f"0.0.0.0 serves the whole network and requires a token: {TOKEN}, or a new one if it is not set",
     )
     return parser
 

@@ -56,9 +56,9 @@ class TaskImages:
     def __init__(self, url: str = "", api_key: str = "", hosts: Collection[str] = ()) -> None:
         parts = urlsplit(url)
         if url and (parts.scheme not in ("http", "https") or not parts.netloc):
-            raise ValueError(f"'{url}' is not a Label Studio address; give http://HOST:PORT")
+            raise ValueError(f"LABEL_STUDIO_URL must be http://HOST:PORT, got '{url}'")
         self._url = url.rstrip("/")
-        self._own = parts.netloc
+        self._own_host = parts.netloc
         self._key = api_key
         self._hosts = {*hosts, *([parts.netloc] if parts.netloc else [])}
         self._opener = urllib.request.build_opener(_Redirects(self._hosts))
@@ -82,7 +82,9 @@ class TaskImages:
             try:
                 return base64.b64decode(rest.partition("base64,")[2], validate=True)
             except (binascii.Error, ValueError) as error:
-                raise ValueError(f"the image's data: address is not base64 ({error})") from error
+                raise ValueError(
+                    f"the image's data: address must be base64 ({error}); encode the file again"
+                ) from error
         if source.startswith("/"):
             if not self._url:
                 raise ValueError(
@@ -100,11 +102,13 @@ class TaskImages:
 
     def _fetch(self, url: str) -> bytes:
         request = urllib.request.Request(url)
-        if self._key and urlsplit(url).netloc == self._own:
+        if self._key and urlsplit(url).netloc == self._own_host:
             request.add_header("Authorization", self._authorization())
-        data = self._opened(request, MAX_IMAGE + 1)
+        data = self._response_bytes(request, MAX_IMAGE + 1)
         if len(data) > MAX_IMAGE:
-            raise ValueError(f"the image is larger than {MAX_IMAGE // 2**20} MiB; use a smaller one")
+            raise ValueError(
+                f"the image must be at most {MAX_IMAGE // 2**20} MiB, got more; use a smaller one"
+            )
         return data
 
     def _authorization(self) -> str:
@@ -118,15 +122,15 @@ class TaskImages:
                 {"Content-Type": "application/json"},
             )
             try:
-                self._access = str(json.loads(self._opened(request, 2**16))["access"])
+                self._access = str(json.loads(self._response_bytes(request, 2**16))["access"])
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(
-                    f"Label Studio does not accept LABEL_STUDIO_API_KEY ({error}); create a new one"
+                    f"Label Studio rejected LABEL_STUDIO_API_KEY ({error}); create a new token"
                 ) from error
             self._access_until = time.monotonic() + ACCESS_SECONDS
         return f"Bearer {self._access}"
 
-    def _opened(self, request: urllib.request.Request, limit: int) -> bytes:
+    def _response_bytes(self, request: urllib.request.Request, limit: int) -> bytes:
         try:
             with self._opener.open(request, timeout=SECONDS) as answer:
                 data: bytes = answer.read(limit)
@@ -137,10 +141,10 @@ class TaskImages:
                 if error.code in (401, 403)
                 else ""
             )
-            raise ValueError(f"{request.full_url[:200]} answered {error.code}{advice}") from error
+            raise ValueError(f"{request.full_url[:200]} returned status {error.code}{advice}") from error
         except OSError as error:
             raise ValueError(f"{request.full_url[:200]} cannot be fetched ({error})") from error
 
 
 def _unknown_host(host: str) -> str:
-    return f"images from '{host[:100]}' are not fetched; start with --allow-host {host[:100]} to allow it"
+    return f"images from '{host[:100]}' are not allowed; to allow them, start with --allow-host {host[:100]}"

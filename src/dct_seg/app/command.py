@@ -33,7 +33,7 @@ def main(args: Sequence[str]) -> int:
         description="Annotate a folder of images in the browser: press on an object, drag to its edge.",
     )
     parser.add_argument(
-        "folder", metavar="DIR", help="folder of images, with subfolders; work is stored in DIR/.dct-seg"
+        "folder", metavar="DIR", help="folder of images, including subfolders; work is stored in DIR/.dct-seg"
     )
     parser.add_argument(
         "--work",
@@ -52,7 +52,7 @@ def main(args: Sequence[str]) -> int:
         action="append",
         default=[],
         metavar="PATH",
-        help="annotations to import before the start: a folder, a zip or a file; may be repeated",
+        help="annotations to import at startup: a folder, a zip or a file; may be repeated",
     )
     parser.add_weights(DEFAULT)
     parser.add_argument(

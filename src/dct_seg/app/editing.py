@@ -32,9 +32,9 @@ MAX_STEPS = 2000
 """Maximum number of steps in a draft."""
 
 UNCHANGED = {
-    "fill_holes": "this object has no hole",
+    "fill_holes": "this object has no holes",
     "drop_specks": "this object has no specks",
-    "keep_largest": "this object has one part only",
+    "keep_largest": "this object has only one part",
 }
 
 
@@ -75,7 +75,7 @@ class Editor:
     def get(self, image_id: str) -> schemas.AnnotatedImage:
         """Return the current image state."""
         with self.project.open(image_id) as (opened, _), opened.lock.reading():
-            return self._answer(_Edit(self.project, opened))
+            return self._describe(_Edit(self.project, opened))
 
     def preview(self, image_id: str, request: schemas.NewPreview) -> schemas.Preview | None:
         """Preview the mask after one more click.
@@ -94,9 +94,9 @@ class Editor:
             click = self._with_radius(opened, working, clicks, request.click)
             start, locked = opened.start(working), opened.locked()
             if request.live:
-                look = self.segmenter.live(image_id, working, clicks, click, start)
+                live = self.segmenter.live(image_id, working, clicks, click, start)
                 computed = time.perf_counter()
-                mask, exact = wire.live_mask(look, working, locked), look.is_exact
+                mask, exact = wire.live_mask(live, working, locked), live.is_exact
             else:
                 probs = self.segmenter.predict(image_id, working, (*clicks, click), start)
                 computed = time.perf_counter()
@@ -110,8 +110,8 @@ class Editor:
 
     def add_click(self, image_id: str, request: schemas.NewClick) -> schemas.AnnotatedImage:
         """Add a click to the draft; the first click starts it."""
-        with self._change(image_id, request) as turn:
-            opened, working, state = turn.opened, turn.working, turn.state
+        with self._change(image_id, request) as edit:
+            opened, working, state = edit.opened, edit.working, edit.state
             clicks = () if state.draft is None else tuple(made.click for made in state.draft.clicks)
             if len(clicks) >= MAX_CLICKS:
                 raise ValueError(
@@ -129,15 +129,15 @@ class Editor:
                 opened.history.append({**event, "threshold": request.threshold})
             else:
                 after = working.mask(probs, request.threshold)
-                opened.history.append({**event, **self._local(turn, made.click, request, after)})
-            return self._answer(turn)
+                opened.history.append({**event, **self._local_event(edit, made.click, request, after)})
+            return self._describe(edit)
 
-    def _local(
-        self, turn: _Edit, click: Click, request: schemas.NewClick, after: NDArray[np.bool_]
+    def _local_event(
+        self, edit: _Edit, click: Click, request: schemas.NewClick, after: NDArray[np.bool_]
     ) -> dict[str, Any]:
         """Make the log entries of a click that changes the mask only inside a circle."""
         assert request.keep_outside is not None
-        before = self._mask_before(turn, request.threshold)
+        before = self._mask_before(edit, request.threshold)
         circle = (click.row, click.col, request.keep_outside)
         paint = Paint("keep_outside", points=(circle,), threshold=request.threshold)
         return {
@@ -150,18 +150,18 @@ class Editor:
         """Add a manual step to the draft; a stroke that adds pixels can start a draft."""
         given = {**request.paint.model_dump(), "threshold": request.threshold}
         paint = Paint.read(given)
-        with self._change(image_id, request) as turn:
-            draft = turn.state.draft
+        with self._change(image_id, request) as edit:
+            draft = edit.state.draft
             if draft is None and not (paint.positive and paint.kind in ("brush", "lasso")):
                 raise HistoryError("there is no object to change; drag on one, or paint one first")
-            before = self._mask_before(turn, request.threshold)
+            before = self._mask_before(edit, request.threshold)
             after = painted(before, paint)
             if paint.kind in UNCHANGED and np.array_equal(before, after):
                 raise ValueError(UNCHANGED[paint.kind])
             event: dict[str, Any] = {"event": "paint", "paint": paint.event(), "mask": encode(after)}
-            event |= {"class_id": self._class_of(turn.state), **self.project.window_event(turn.state)}
-            turn.opened.history.append(event)
-            return self._answer(turn)
+            event |= {"class_id": self._class_of(edit.state), **self.project.window_event(edit.state)}
+            edit.opened.history.append(event)
+            return self._describe(edit)
 
     def undo(self, image_id: str, request: schemas.Change) -> schemas.AnnotatedImage:
         """Undo the last change."""
@@ -177,32 +177,32 @@ class Editor:
 
     def nothing_here(self, image_id: str, request: schemas.NothingHere) -> schemas.AnnotatedImage:
         """Mark an image without objects as done or not done."""
-        with self._change(image_id, request) as turn:
-            if turn.state.objects or turn.state.draft:
+        with self._change(image_id, request) as edit:
+            if edit.state.objects or edit.state.draft:
                 raise HistoryError("this image has objects; delete them before marking it as empty")
-            turn.opened.history.append({"event": "nothing", "nothing": request.nothing})
-            return self._answer(turn)
+            edit.opened.history.append({"event": "nothing", "nothing": request.nothing})
+            return self._describe(edit)
 
     def choose_window(self, image_id: str, request: schemas.NewWindow) -> schemas.AnnotatedImage:
         """Choose the window of an image."""
         window = None if request.window is None else request.window.checked()
-        with self._change(image_id, request) as turn:
-            if turn.state.draft is not None:
+        with self._change(image_id, request) as edit:
+            if edit.state.draft is not None:
                 raise HistoryError("the draft keeps its window; finish or discard it before choosing another")
-            if turn.working.window is None:
-                raise ValueError(f"a window needs more than 8 bits per channel, but {turn.opened.name} has 8")
+            if edit.working.window is None:
+                raise ValueError(f"a window needs more than 8 bits per channel, but {edit.opened.name} has 8")
             event = {"event": "window", "window": None if window is None else list(window)}
-            turn.opened.history.append(event)
-            return self._answer(turn)
+            edit.opened.history.append(event)
+            return self._describe(edit)
 
     def finish(self, image_id: str, request: schemas.Finish) -> schemas.AnnotatedImage:
         """Finish the draft as an object."""
-        with self._change(image_id, request) as turn:
+        with self._change(image_id, request) as edit:
             self.project.check_class(request.class_id)
-            opened, state = turn.opened, turn.state
+            opened, state = edit.opened, edit.state
             if state.draft is None:
                 raise HistoryError("there is no draft to finish; click on an object first")
-            mask = self._mask(opened, turn.working, state.draft, request.threshold)
+            mask = self._mask(opened, edit.working, state.draft, request.threshold)
             locked, box = opened.locked(), bounding_box(mask)
             taken = None
             if locked is not None and box is not None and (mask[box] & locked[box]).any():
@@ -229,21 +229,21 @@ class Editor:
                 window=state.draft.window,
             )
             opened.history.append({"event": "finish", "object": object_event(done)})
-            return self._answer(turn)
+            return self._describe(edit)
 
     def edit(self, image_id: str, number: int, request: schemas.Change) -> schemas.AnnotatedImage:
         """Reopen a finished object as a draft.
 
         It keeps its steps; without steps, its mask becomes the start mask.
         """
-        with self._change(image_id, request) as turn:
-            if turn.state.draft is not None:
-                raise HistoryError("there is a draft already; finish or discard it first")
-            one = turn.state.object(number)
+        with self._change(image_id, request) as edit:
+            if edit.state.draft is not None:
+                raise HistoryError("there is already a draft; finish or discard it first")
+            one = edit.state.object(number)
             from_mask = not one.clicks and not one.earlier
             event = {"event": "edit", "id": number, "from_mask": from_mask}
-            turn.opened.history.append({**event, **self.project.window_event(turn.state)})
-            return self._answer(turn)
+            edit.opened.history.append({**event, **self.project.window_event(edit.state)})
+            return self._describe(edit)
 
     def change_object(
         self, image_id: str, number: int, request: schemas.ObjectChange
@@ -265,16 +265,18 @@ class Editor:
 
     def merge(self, image_id: str, request: schemas.NamedObjects) -> schemas.AnnotatedImage:
         """Merge finished objects into one mask without steps; it keeps the first one's number and class."""
-        with self._change(image_id, request) as turn:
-            merged = [turn.state.object(number) for number in sorted(set(request.ids))]
+        with self._change(image_id, request) as edit:
+            merged = [edit.state.object(number) for number in sorted(set(request.ids))]
             if len(merged) < 2:
-                raise ValueError("merging needs at least two objects; select more")
-            mask = np.zeros(turn.working.size, bool)
+                raise ValueError(
+                    f"ids must name at least two objects to merge, got {len(merged)}; select more"
+                )
+            mask = np.zeros(edit.working.size, bool)
             for one in merged:
                 found = decode_part(one.rle)
                 if found is not None:
                     mask[found[0]] |= found[1]
-            first = turn.state.object(request.ids[0])
+            first = edit.state.object(request.ids[0])
             made = SegmentedObject(
                 id=first.id,
                 class_id=first.class_id,
@@ -284,25 +286,25 @@ class Editor:
                 locked=any(one.locked for one in merged),
             )
             event = {"event": "merge", "ids": [one.id for one in merged], "object": object_event(made)}
-            turn.opened.history.append(event)
-            return self._answer(turn)
+            edit.opened.history.append(event)
+            return self._describe(edit)
 
     def carry(self, image_id: str, request: schemas.Carry) -> schemas.AnnotatedImage:
         """Copy objects from another image, moved along the optical flow between the two."""
         with self.project.open(request.source) as (source, working), source.lock.reading():
             objects = [source.history.state.object(number) for number in sorted(set(request.ids))]
             size, before = working.size, working.image
-        with self._change(image_id, request) as turn:
-            if turn.working.size != size:
-                (height, width), (rows, cols) = turn.working.size, size
+        with self._change(image_id, request) as edit:
+            if edit.working.size != size:
+                (height, width), (rows, cols) = edit.working.size, size
                 raise ValueError(
                     f"this image is {width}x{height}, but the other one is {cols}x{rows}; objects can "
                     "only be copied between images of the same size"
                 )
-            locked, number = turn.opened.locked(), turn.state.next_id
+            locked, number = edit.opened.locked(), edit.state.next_id
             added: list[SegmentedObject] = []
             for one, rle in zip(
-                objects, carried([one.rle for one in objects], before, turn.working.image), strict=True
+                objects, carried([one.rle for one in objects], before, edit.working.image), strict=True
             ):
                 found = decode_part(rle)
                 mask = np.zeros(size, bool)
@@ -316,14 +318,14 @@ class Editor:
                 raise ValueError(
                     "the objects cannot be copied here: they are out of view or already annotated"
                 )
-            turn.opened.history.append({"event": "import", "objects": [object_event(one) for one in added]})
-            return self._answer(turn)
+            edit.opened.history.append({"event": "import", "objects": [object_event(one) for one in added]})
+            return self._describe(edit)
 
     def import_masks(self, image_id: str, png: bytes, revision: int | None) -> schemas.AnnotatedImage:
         """Import the objects of a mask PNG, of the first class unless the PNG names another."""
         change = None if revision is None else schemas.Change(revision=revision)
-        with self._change(image_id, change) as turn:
-            opened, size = turn.opened, turn.working.size
+        with self._change(image_id, change) as edit:
+            opened, size = edit.opened, edit.working.size
             image = FoundImage(opened.name, size)
             text = exported_text(png)
             add_png(image, png, size, None if text is None else text["classes"])
@@ -332,11 +334,11 @@ class Editor:
             numbers = import_matching.class_numbers(
                 self.project, FoundAnnotations(), {one.label for one in image.objects}
             )
-            added, _ = import_matching.objects_of(image, size, numbers, turn.state.next_id)
-            added = import_matching.new_objects(added, turn.state)
+            added, _ = import_matching.objects_of(image, size, numbers, edit.state.next_id)
+            added = import_matching.new_objects(added, edit.state)
             if added:  # otherwise all of them exist on this image already
                 opened.history.append({"event": "import", "objects": [object_event(one) for one in added]})
-            return self._answer(turn)
+            return self._describe(edit)
 
     @contextmanager
     def _change(self, image_id: str, change: schemas.Change | None) -> Iterator[_Edit]:
@@ -349,9 +351,9 @@ class Editor:
     def _append(
         self, image_id: str, change: schemas.Change, event: Mapping[str, Any]
     ) -> schemas.AnnotatedImage:
-        with self._change(image_id, change) as turn:
-            turn.opened.history.append(event)
-            return self._answer(turn)
+        with self._change(image_id, change) as edit:
+            edit.opened.history.append(event)
+            return self._describe(edit)
 
     def _set(
         self, image_id: str, numbers: Sequence[int], request: schemas.ObjectChange
@@ -389,23 +391,25 @@ class Editor:
             return start
         return working.mask(self._probabilities(opened, working, draft), threshold)
 
-    def _mask_before(self, turn: _Edit, threshold: float) -> NDArray[np.bool_]:
+    def _mask_before(self, edit: _Edit, threshold: float) -> NDArray[np.bool_]:
         """Compute the mask that a manual step changes, (H, W) at full size; empty without a draft.
 
         Raises:
             ValueError: When the draft has too many steps.
         """
-        draft = turn.state.draft
+        draft = edit.state.draft
         if draft is None:
-            return np.zeros(turn.working.size, bool)
+            return np.zeros(edit.working.size, bool)
         if len(draft.earlier) + len(draft.clicks) >= MAX_STEPS:
-            raise ValueError(f"this object has {MAX_STEPS} steps, the maximum; finish it")
-        return self._mask(turn.opened, turn.working, draft, threshold)
+            raise ValueError(
+                f"this object has {MAX_STEPS} steps, the maximum; finish it and start another one"
+            )
+        return self._mask(edit.opened, edit.working, draft, threshold)
 
-    def _answer(self, turn: _Edit) -> schemas.AnnotatedImage:
+    def _describe(self, edit: _Edit) -> schemas.AnnotatedImage:
         """Describe the image for the page; a brief request gets only the changed objects."""
-        opened, working, history = turn.opened, turn.working, turn.opened.history
-        state, before = history.state, {one.id: one for one in turn.before or ()}
+        opened, working, history = edit.opened, edit.working, edit.opened.history
+        state, before = history.state, {one.id: one for one in edit.before or ()}
         changed = [one for one in state.objects if before.pop(one.id, None) is not one]
         mask = None
         if state.draft is not None:
@@ -424,7 +428,7 @@ class Editor:
             can_redo=history.can_redo,
             draft=wire.draft(state),
             objects=[wire.finished(one) for one in changed],
-            brief=turn.before is not None,
+            brief=edit.before is not None,
             gone=sorted(before),
             mask=mask,
             nothing=state.nothing and not state.objects and state.draft is None,
@@ -435,7 +439,7 @@ class Editor:
 def _check_revision(opened: OpenImage, revision: int | None) -> None:
     if revision is not None and revision != opened.history.revision:
         raise StaleError(
-            f"the image is at revision {opened.history.revision}, not {revision}; fetch it again"
+            f"the revision must be {opened.history.revision}, got {revision}; fetch the image again"
         )
 
 

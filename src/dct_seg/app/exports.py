@@ -33,7 +33,7 @@ Own = Literal["coco", "indexed_png", "object_png", "labelme", "clicks"]
 OtherTool = Literal["yolo", "voc", "cvat", "label_studio", "datumaro"]
 Format = Literal[Own, OtherTool]
 MEDIA_TYPES = ("application/json", "application/jsonl", "application/zip")
-MOST_LABELS = 254
+MAX_LABELS = 254
 TEXT = "dct-seg"
 """Key of the text in exported mask PNGs that names their image and the class of each value."""
 
@@ -75,7 +75,7 @@ class ExportedImage:
 
 @dataclass(frozen=True)
 class ExportFile:
-    """Temporary file of an export, removed once it was sent."""
+    """Temporary file of an export, removed once it has been sent."""
 
     path: Path
     name: str
@@ -211,7 +211,7 @@ def _coco(project: Project, images: list[ExportedImage]) -> dict[str, Any]:
 
 
 def category_ids(classes: Sequence[ClassLabel]) -> dict[int, int]:
-    """Choose the category id of each class: the imported one, else the number of the class, or a free one.
+    """Choose the category id of each class: the imported one, the number of the class, or else a free one.
 
     Examples:
         >>> category_ids([ClassLabel(1, "cat", "#000000", 2), ClassLabel(2, "dog", "#000000")])
@@ -252,7 +252,7 @@ def _click_lines(project: Project, images: list[ExportedImage]) -> Iterator[str]
 
 def _indexed(project: Project, image: ExportedImage) -> Iterator[tuple[str, bytes]]:
     """Write labels from 1: an 8-bit PNG with a palette, or a 16-bit gray one for more than 254 objects."""
-    small = len(image.objects) <= MOST_LABELS
+    small = len(image.objects) <= MAX_LABELS
     labels = np.zeros(image.size, np.uint8 if small else np.uint16)
     colors = {one.id: ImageColor.getrgb(one.color) for one in project.classes}
     palette = [0] * 768
@@ -324,7 +324,7 @@ def _png(image: Image.Image, text: PngInfo | None = None) -> bytes:
 
 
 def _text(image: ExportedImage, classes: Mapping[int, str]) -> PngInfo:
-    """Make the text in a mask PNG that tells an import its image and the class of each value."""
+    """Make the text in a mask PNG that names its image and the class of each value for an import."""
     text = PngInfo()
     text.add_itxt(TEXT, json.dumps({"image": image.name, "classes": classes}))
     return text

@@ -56,7 +56,7 @@ class Entry:
         id: Opaque id, the same after a restart.
         name: Path inside the folder, with ``/`` as separator.
         path: Path of the file; not resolved yet.
-        error: Why the image cannot be opened, or None.
+        error: Reason why the image cannot be opened, or None.
         page: Number of the image in its file, from 1.
     """
 
@@ -86,9 +86,9 @@ class ImageFolder:
     def __init__(self, root: str | Path) -> None:
         path = Path(root)
         if not path.exists():
-            raise FileNotFoundError(f"no folder {path}")
+            raise FileNotFoundError(f"there is no folder {path}; give the folder of the images")
         if not path.is_dir():
-            raise ValueError(f"{path} is a file; give the folder of the images")
+            raise ValueError(f"{path} must be a folder, got a file; give the folder of the images")
         self.root = path.resolve()
         formats = (*image_formats(), "MPO")
         known = Image.registered_extensions()  # makes Pillow load all its formats
@@ -104,9 +104,9 @@ class ImageFolder:
         """Scan the images by name; reads only the headers of new or changed files."""
         found: dict[str, Entry] = {}
         for folder, subfolders, files in os.walk(self.root):
-            made_here = OUTPUTS if PREDICTED in files else ()
+            outputs = OUTPUTS if PREDICTED in files else ()
             subfolders[:] = sorted(
-                name for name in subfolders if not name.startswith(".") and name not in made_here
+                name for name in subfolders if not name.startswith(".") and name not in outputs
             )
             for file in files:
                 if not file.startswith(".") and suffix_of(file) in self._suffixes:
@@ -124,7 +124,7 @@ class ImageFolder:
         """
         found = self._entries.get(image_id)
         if found is None:
-            raise NoSuchImageError(f"no image '{image_id}'; GET /api/v1/project lists them")
+            raise NoSuchImageError(f"there is no image '{image_id}'; GET /api/v1/project lists all images")
         return found
 
     def entries(self) -> list[Entry]:
@@ -138,7 +138,7 @@ class ImageFolder:
 
         Raises:
             NoSuchImageError: When the folder has no such image.
-            UnreadableFileError: (a ValueError) when it may not or cannot be opened.
+            UnreadableFileError: (a ValueError) When it lies outside the folder or cannot be opened.
         """
         entry = self.entry(image_id)
         return self._open(entry)
@@ -154,7 +154,7 @@ class ImageFolder:
 
         Raises:
             NoSuchImageError: When the folder has no such image.
-            UnreadableFileError: (a ValueError) when it may not or cannot be opened.
+            UnreadableFileError: (a ValueError) When it lies outside the folder or cannot be opened.
         """
         return self._read(image_id, read_shown, window)
 
@@ -163,7 +163,7 @@ class ImageFolder:
 
         Raises:
             NoSuchImageError: When the folder has no such image.
-            UnreadableFileError: (a ValueError) when it may not or cannot be opened.
+            UnreadableFileError: (a ValueError) When it lies outside the folder or cannot be opened.
         """
         return self._read(image_id, read_on_white, window)
 
@@ -199,13 +199,13 @@ class ImageFolder:
         ]
 
     def _errors(self, entry: Entry) -> dict[int, str | None]:
-        """Yield the number of each image in a file, and the reason why it cannot be opened, or None.
+        """Map the number of each image in a file to the reason why it cannot be opened, or None.
 
         Reads only headers. A file without a suffix is skipped unless it is DICOM.
         """
         suffix = suffix_of(entry.path)
         if suffix in OTHER_SUFFIXES:
-            return {1: f"{entry.name} is not read: {suffix} is not supported; convert it to PNG or TIFF"}
+            return {1: f"{entry.name} cannot be read: {suffix} is not supported; convert it to PNG or TIFF"}
         try:
             with self._open(entry) as file:
                 if suffix == "" and medical.kind_of(entry.name, file) is None:

@@ -26,7 +26,7 @@ class Watcher:
     Args:
         folder: Folder of the images.
         logs: Folder of their logs, ``ID.jsonl`` each.
-        adopt: Function that moves a log from a deleted image (first id) to a new one; False if it cannot.
+        adopt: Function that moves a log from a deleted image (first id) to a new one; False on failure.
         clock: Monotonic clock, in seconds.
     """
 
@@ -71,7 +71,7 @@ class Watcher:
         if entry.id in self._known or self._file.is_symlink():
             return
         try:
-            line = {"id": entry.id, "name": entry.name, "page": entry.page, **_content(entry.path)}
+            line = {"id": entry.id, "name": entry.name, "page": entry.page, **_size_and_hash(entry.path)}
             with self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError:
@@ -81,15 +81,15 @@ class Watcher:
     def deleted(self) -> list[Entry]:
         """Images with a log but no file."""
         there = {entry.id for entry in self._folder.entries()}
-        return [self._lost(one) for one in self._log_ids() if one not in there]
+        return [self._deleted_entry(one) for one in self._log_ids() if one not in there]
 
     def _log_ids(self) -> list[str]:
         return sorted(path.stem for path in self._logs.glob("*.jsonl")) if self._logs.is_dir() else []
 
-    def _lost(self, image_id: str) -> Entry:
+    def _deleted_entry(self, image_id: str) -> Entry:
         name = self._known.get(image_id, {}).get("name") or _name_in(self._logs / f"{image_id}.jsonl")
         name = name or image_id
-        error = f"{name} is gone; its objects are kept and exported; restore the file under any name"
+        error = f"{name} was deleted; its objects are kept and exported; restore the file under any name"
         return Entry(image_id, name, self._folder.root / name, error)
 
     def _adopt_renamed(self) -> bool:
@@ -103,7 +103,7 @@ class Watcher:
             try:
                 if entry.id in logs or entry.error or entry.path.stat().st_size not in sizes:
                     continue
-                content = _content(entry.path)
+                content = _size_and_hash(entry.path)
             except OSError:
                 continue
             same = (content["sha256"], entry.page)
@@ -125,11 +125,11 @@ class Watcher:
                 kept = {"name": str(one["name"]), "bytes": int(one["bytes"]), "sha256": str(one["sha256"])}
                 kept["page"] = int(one.get("page", 1))
                 self._known[str(one["id"])] = kept
-            except BROKEN:  # noqa: PERF203  # a torn line costs one image
+            except BROKEN:  # noqa: PERF203  # an incomplete line affects one image only
                 continue
 
 
-def _content(path: Path) -> dict[str, Any]:
+def _size_and_hash(path: Path) -> dict[str, Any]:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while part := file.read(2**20):

@@ -1,7 +1,7 @@
 """Writers of other tools' formats: YOLO, Pascal VOC, CVAT, Label Studio, Datumaro.
 
-CVAT, Label Studio and Datumaro store each mask exactly. A YOLO polygon has no parts and no holes, so a line
-of one pixel joins them. A VOC pixel belongs to one object: the last one wins.
+CVAT, Label Studio and Datumaro store each mask exactly. A YOLO polygon is a single loop, so a line one pixel
+wide joins the parts and holes of a mask. A VOC pixel belongs to one object: the last one wins.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dct_seg.app.state import SegmentedObject
 
 Files = Iterator[tuple[str, bytes]]
-MOST_OF_VOC = 254  # objects; 255 is ignored
+MAX_VOC = 254  # objects; 255 is ignored
 
 
 def yolo(classes: Sequence[ClassLabel], images: Sequence[ExportedImage]) -> Files:
@@ -71,8 +71,10 @@ def voc(classes: Sequence[ClassLabel], images: Sequence[ExportedImage]) -> Files
     Raises:
         ValueError: When an image has too many objects, or there are too many classes, for an 8-bit PNG.
     """
-    if len(classes) > MOST_OF_VOC:
-        raise ValueError(f"Pascal VOC allows {MOST_OF_VOC} classes, got {len(classes)}; export coco or cvat")
+    if len(classes) > MAX_VOC:
+        raise ValueError(
+            f"Pascal VOC allows at most {MAX_VOC} classes, got {len(classes)}; export coco or cvat"
+        )
     place = {one.id: number for number, one in enumerate(classes, start=1)}
     colors = voc_colors().reshape(-1, 3)
     names = ["background", *(one.name for one in classes)]
@@ -80,9 +82,9 @@ def voc(classes: Sequence[ClassLabel], images: Sequence[ExportedImage]) -> Files
     yield "labelmap.txt", f"# label:color_rgb:parts:actions\n{label_map}".encode()
     yield "ImageSets/Segmentation/default.txt", "".join(f"{one.stem}\n" for one in images).encode()
     for image in images:
-        if len(image.objects) > MOST_OF_VOC:
+        if len(image.objects) > MAX_VOC:
             raise ValueError(
-                f"Pascal VOC allows {MOST_OF_VOC} objects per image, but {image.name} has "
+                f"Pascal VOC allows at most {MAX_VOC} objects per image, but {image.name} has "
                 f"{len(image.objects)}; export coco or cvat"
             )
         by_class, by_object = np.zeros(image.size, np.uint8), np.zeros(image.size, np.uint8)

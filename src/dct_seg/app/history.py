@@ -1,6 +1,6 @@
 """Event log of an image: one JSON line per change, appended and synced before the response.
 
-Replaying the log gives the state. Undo and redo are events too, so they work across restarts, and
+Replaying the log restores the state. Undo and redo are events too, so they work across restarts, and
 the file only grows. An incomplete last line was never acknowledged (the process died) and is dropped.
 """
 
@@ -22,7 +22,7 @@ FORMAT, VERSION = "dct-seg picture log", 3
 
 
 class HistoryError(ValueError):
-    """Problem of a log: it cannot be read, or an event does not fit the state."""
+    """Error of a log that cannot be read, or of an event that does not fit the state."""
 
 
 class LogChangedError(OSError):
@@ -244,7 +244,7 @@ class History:
 
     def _check_header(self, header: Mapping[str, Any]) -> None:
         if header["format"] != FORMAT:
-            raise ValueError(f"no '{FORMAT}'")
+            raise ValueError(f"the format must be '{FORMAT}', got {str(header['format'])[:100]!r}")
         if header["version"] > VERSION:
             raise HistoryError(
                 f"{self._name} was written by a newer dct-seg (version {header['version']}); update dct-seg"
@@ -274,7 +274,7 @@ def check_masks(event: Mapping[str, Any], size: tuple[int, int] | None) -> None:
     masks += [event["mask"]] if event.get("mask") is not None else []
     for rle in masks:
         if rle["size"] != list(size or ()) or not isinstance(rle["counts"], (str, list)):
-            raise ValueError("a mask is not a run-length encoding of the image's size")
+            raise ValueError("a mask must be a run-length encoding of the image's size")
 
 
 def _mark(handle: int) -> LogMark:

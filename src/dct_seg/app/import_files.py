@@ -50,10 +50,10 @@ class GivenFiles:
             with _reading_zip():
                 left -= archive.getinfo(name).file_size
                 if left < 0:
-                    raise ValueError(f"the zip unpacks to more than {MAX_UNPACKED // 2**20} MiB; split it")
+                    raise ValueError(f"the zip must unpack to at most {MAX_UNPACKED // 2**20} MiB; split it")
                 return archive.read(name)
 
-        return cls([name for name in names if _is_shown(name)], read)
+        return cls([name for name in names if _is_user_file(name)], read)
 
     @classmethod
     def from_path(cls, path: str | Path) -> GivenFiles:
@@ -65,11 +65,11 @@ class GivenFiles:
         """
         path = Path(path)
         if not path.exists():
-            raise FileNotFoundError(f"no file or folder '{path}' to import")
+            raise FileNotFoundError(f"there is no file or folder '{path}' to import; give an existing path")
         if not path.is_dir():
             return cls.from_bytes(path.read_bytes(), path.name)
         names = [one.relative_to(path).as_posix() for one in sorted(path.rglob("*")) if one.is_file()]
-        return cls([name for name in names if _is_shown(name)], lambda name: (path / name).read_bytes())
+        return cls([name for name in names if _is_user_file(name)], lambda name: (path / name).read_bytes())
 
 
 @contextmanager
@@ -80,6 +80,6 @@ def _reading_zip() -> Iterator[None]:
         raise ValueError(f"the zip cannot be read ({error}); create it again") from error
 
 
-def _is_shown(name: str) -> bool:
-    """Whether a file is not one that the operating system adds to zips and folders."""
+def _is_user_file(name: str) -> bool:
+    """Whether a file belongs to the user; operating systems add hidden ones to zips and folders."""
     return not name.startswith("__MACOSX/") and not name.rpartition("/")[2].startswith(".")

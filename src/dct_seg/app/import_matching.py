@@ -1,4 +1,4 @@
-"""Import of masks to correct: which image and which class of the folder each object belongs to."""
+"""Matching of imported objects to the images and the classes of the folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dct_seg.app.state import MadeClick, SegmentedObject, State
 from dct_seg.methods.base import check_click
 from dct_seg.rle import area
 
-MOST_LINES = 100
+MAX_LINES = 100
 Label = str | int | None
 _LINE: TypeAdapter[str] = TypeAdapter(schemas.Line)
 
@@ -31,10 +31,10 @@ def object_without_clicks(number: int, class_id: int, rle: Mapping[str, Any]) ->
 
 
 def shorten(lines: list[str]) -> list[str]:
-    """Encode lines as text that can be sent; keep the first ones and count the rest."""
+    """Replace characters that cannot be sent; keep the first lines and count the rest."""
     lines = [line.encode(errors="replace").decode() for line in lines]
-    more = len(lines) - MOST_LINES
-    return lines if more <= 0 else [*lines[:MOST_LINES], f"... and {more} more"]
+    more = len(lines) - MAX_LINES
+    return lines if more <= 0 else [*lines[:MAX_LINES], f"... and {more} more"]
 
 
 def match_images(
@@ -101,7 +101,7 @@ def class_numbers(project: Project, found: FoundAnnotations, used: set[Label]) -
     classes = _with_category_ids(classes, found.categories)
     if len(classes) > schemas.MAX_CLASSES:
         raise ValueError(
-            f"the folder would have {len(classes)} classes; at most {schemas.MAX_CLASSES} are allowed"
+            f"a folder must have at most {schemas.MAX_CLASSES} classes, got {len(classes)}; import fewer"
         )
     if classes != project.classes:
         project.set_classes(classes)
@@ -111,7 +111,7 @@ def class_numbers(project: Project, found: FoundAnnotations, used: set[Label]) -
 def _with_category_ids(
     classes: Sequence[ClassLabel], categories: Mapping[str, int | None]
 ) -> list[ClassLabel]:
-    """Give the classes the ids of a file's categories; a class that has an id keeps it."""
+    """Assign the category ids of a file to the classes; an existing id is kept."""
     taken = {one.category_id for one in classes}
     return [
         replace(one, category_id=categories[one.name])
@@ -132,7 +132,7 @@ def check_size(image: FoundImage, size: tuple[int, int]) -> None:
     """Check that an image has this (height, width).
 
     Raises:
-        ValueError: When the file gives another size.
+        ValueError: When the size in the file differs.
     """
     if image.size not in (None, size):
         height, width = image.size
@@ -190,7 +190,7 @@ def _check_steps(one: SegmentedObject, size: tuple[int, int]) -> None:
         else:
             numbers += [number for point in step.points for number in point]
         if not all(abs(number) <= schemas.FARTHEST for number in numbers):
-            raise ValueError("one of its steps contains a number that is not finite or is far too large")
+            raise ValueError(f"the numbers in its steps must be finite and at most {schemas.FARTHEST:g}")
     for mask in (one.start, one.removed, one.origin):
         if mask is not None and (area(mask) < 0 or mask["size"] != list(size)):
             raise ValueError(

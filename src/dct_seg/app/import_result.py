@@ -84,7 +84,8 @@ class FoundAnnotations:
         """
         if size is not None and (min(size) < 1 or size[0] * size[1] > MAX_PIXELS):
             raise ValueError(
-                f"its image must have 1 pixel to {MAX_PIXELS // 10**6} megapixels, got {size[1]}x{size[0]}"
+                f"its image must have from 1 pixel to {MAX_PIXELS // 10**6} megapixels, got "
+                f"{size[1]}x{size[0]}"
             )
         self.images.append(FoundImage(name, size, is_stem))
         return self.images[-1]

@@ -24,7 +24,7 @@ class Importer:
 
     Args:
         project: The folder.
-        segmenter: Segmenter for objects of which the file has only the clicks.
+        segmenter: Segmenter for objects that are stored as clicks only.
     """
 
     def __init__(self, project: Project, segmenter: Segmenter) -> None:
@@ -64,7 +64,7 @@ class Importer:
         num_objects = num_known = 0
         for entry, image in images:
             try:
-                num_new, known, problems = self._take_image(entry, image, numbers)
+                num_new, known, problems = self._import_image(entry, image, numbers)
             except ValueError as error:
                 skipped.append(f"{entry.name}: {error}")
                 continue
@@ -78,7 +78,7 @@ class Importer:
             skipped=import_matching.shorten(skipped),
         )
 
-    def _take_image(
+    def _import_image(
         self, entry: Entry, image: FoundImage, numbers: dict[import_matching.Label, int]
     ) -> tuple[int, int, list[str]]:
         """Import an image's objects; return the numbers of new and known ones, and the problems of others."""
@@ -87,7 +87,9 @@ class Importer:
             import_matching.check_size(image, working.size)
             saved = image.sha256
             if saved is not None and saved != image_hash(self.project.folder.read(entry.id).image):
-                raise ValueError("the session was saved on an image with other pixels; restore that image")
+                raise ValueError(
+                    "the session was saved for an image with different pixels; restore that image"
+                )
             first_id = opened.history.state.next_id
             objects, problems = import_matching.objects_of(
                 image, working.size, numbers, first_id, partial(self._replayed, opened)

@@ -52,11 +52,12 @@ class Paint:
         if event["kind"] not in KINDS:
             raise ValueError(f"unknown tool {event['kind']!r}; known: {', '.join(KINDS)}")
         points = tuple(tuple(float(value) for value in point) for point in event["points"])
-        wanted = {"brush": 3, "lasso": 2, "keep_outside": 3}.get(event["kind"], 0)
-        if any(len(point) != wanted for point in points) or (wanted and not points):
-            raise ValueError(f"each point of a '{event['kind']}' step must have {wanted} numbers")
-        if wanted == 3 and min(point[2] for point in points) <= 0:
-            raise ValueError("a brush needs a radius above 0 at each point")
+        num_values = {"brush": 3, "lasso": 2, "keep_outside": 3}.get(event["kind"], 0)
+        if any(len(point) != num_values for point in points) or (num_values and not points):
+            raise ValueError(f"each point of a '{event['kind']}' step must have {num_values} numbers")
+        if num_values == 3 and min(point[2] for point in points) <= 0:
+            lowest = min(point[2] for point in points)
+            raise ValueError(f"the radius of a brush must be above 0 at each point, got {lowest:g}")
         return cls(event["kind"], bool(event["positive"]), points, float(event["threshold"]))
 
     def event(self) -> dict[str, Any]:
@@ -207,15 +208,15 @@ def fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def drop_specks(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Remove the parts smaller than a hundredth of the largest part."""
-    return _parts(mask, lambda areas: areas >= SPECK * areas.max())
+    return _keep_parts(mask, lambda areas: areas >= SPECK * areas.max())
 
 
 def keep_largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Keep only the largest part; pixels that touch at a corner belong to one part."""
-    return _parts(mask, lambda areas: np.arange(len(areas)) == areas.argmax())
+    return _keep_parts(mask, lambda areas: np.arange(len(areas)) == areas.argmax())
 
 
-def _parts(
+def _keep_parts(
     mask: NDArray[np.bool_], keep: Callable[[NDArray[np.int32]], NDArray[np.bool_]]
 ) -> NDArray[np.bool_]:
     after = mask.copy()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,9 +37,6 @@ from dct_seg.methods.base import Method
 from dct_seg.models.pretrained import DEFAULT
 from dct_seg.signals import advising
 
-if TYPE_CHECKING:
-    pass
-
 OVERLAY_HEIGHT = 720  # pixels
 DONE = PREDICTED
 """Journal with one line per finished image: its inputs and its objects."""
@@ -52,7 +49,7 @@ class InputImage:
     Args:
         name: Name of the outputs, with ``/`` for subfolders.
         path: Path of the image.
-        problem: Why the image cannot be opened, or None.
+        problem: Reason why the image cannot be opened, or None.
         page: Number of the image in its file, from 1.
     """
 
@@ -166,8 +163,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         metavar="ROW,COL[,RADIUS][,-]",
         help=(
-            "in pixels; RADIUS is the drag, predicted if omitted; '-' marks background; repeat for "
-            "more clicks, in order"
+            "click in pixels; RADIUS is the length of the drag, predicted if omitted; '-' marks background; "
+            "repeat for more clicks, in order"
         ),
     )
     parser.add_argument(
@@ -191,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=1,
         metavar="N",
-        help="number of objects predicted together (1), across images; equal to 1 up to rounding; "
+        help="number of objects predicted together, across images (1); masks differ only by rounding; "
         "no faster on one CPU thread",
     )
     parser.add_argument(
@@ -229,10 +226,10 @@ def _click(text: str) -> Click:
 
 def _input_images(paths: Sequence[str], out: Path) -> Iterator[InputImage]:
     """List the given images, except this command's own outputs."""
-    made_here = [(out / name).resolve() for name in OUTPUTS]
+    outputs = [(out / name).resolve() for name in OUTPUTS]
 
     def is_output(path: Path) -> bool:
-        return any(path.resolve().is_relative_to(folder) for folder in made_here)
+        return any(path.resolve().is_relative_to(folder) for folder in outputs)
 
     for text in paths:
         path = Path(text)
@@ -249,7 +246,7 @@ def _input_images(paths: Sequence[str], out: Path) -> Iterator[InputImage]:
             file, page = split_page(path)
             yield InputImage(path.name, file, page=page)
         else:
-            raise FileNotFoundError(f"no image or folder {path}")
+            raise FileNotFoundError(f"there is no image or folder {path}; give images or folders of images")
 
 
 def _images_in_file(path: Path) -> Iterator[InputImage]:
@@ -282,8 +279,8 @@ def _jobs_of_log(objects: Sequence[ObjectClicks], sources: Sequence[InputImage])
     for one in objects:
         if one.image not in by_name:
             raise ValueError(
-                f"the log's image {one.image} is not among the {len(sources)} given; give the folder that "
-                "was annotated"
+                f"the log's image {one.image} is not among the {len(sources)} given images; give the folder "
+                "that was annotated"
             )
         jobs.setdefault(one.image, (by_name[one.image], []))[1].append(one)
     _check_names(list(jobs))
@@ -293,16 +290,13 @@ def _jobs_of_log(objects: Sequence[ObjectClicks], sources: Sequence[InputImage])
 def _check_names(names: Sequence[str]) -> None:
     stems: dict[str, str] = {}
     for name in names:
-        stem = _stem(name)
+        stem = plain_stem(name)
         if stem in stems:
             raise ValueError(
-                f"{stems[stem]} and {name} would have the same output {stem}; predict them in two runs"
+                f"{stems[stem]} and {name} would have the same output {stem}; predict them in two runs "
+                "with different --out"
             )
         stems[stem] = name
-
-
-def _stem(name: str) -> str:
-    return plain_stem(name)
 
 
 def _request(source: InputImage, objects: Sequence[ObjectClicks], given: argparse.Namespace) -> str:
@@ -312,13 +306,13 @@ def _request(source: InputImage, objects: Sequence[ObjectClicks], given: argpars
     stamps = [
         (path.stat().st_mtime_ns, path.stat().st_size) for path in (source.path, *used) if path.is_file()
     ]
-    ran_by = [given.weights, given.backend]
-    asked = json.dumps([stamps, ran_by, [asdict(one) for one in objects]], sort_keys=True)
-    return hashlib.sha256(asked.encode()).hexdigest()[:16]
+    network = [given.weights, given.backend]
+    inputs = json.dumps([stamps, network, [asdict(one) for one in objects]], sort_keys=True)
+    return hashlib.sha256(inputs.encode()).hexdigest()[:16]
 
 
 Masks = tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]
-"""Objects with their image, and the masks of the objects."""
+"""Image, and the masks of its objects."""
 
 
 def _predict_all_images(
@@ -339,9 +333,9 @@ def _predict_all_images(
 
 
 def _predict(make_method: Callable[[], Method], jobs: Jobs, batch: int) -> list[Masks | None]:
-    """Predict neighboring images.
+    """Predict the images of a batch.
 
-    If an image fails, the images of its batch are predicted one by one, so that the others succeed.
+    If an image fails, all are predicted one by one, so that the others succeed.
     """
     images = [_read(source, objects) for source, objects in jobs]
     opened = [(image, objects) for image, (_, objects) in zip(images, jobs, strict=True) if image is not None]
@@ -389,7 +383,7 @@ def _write_outputs(
     source: InputImage, objects: Sequence[ObjectClicks], answer: Masks, given: argparse.Namespace
 ) -> dict[str, Any]:
     """Write the masks of an image and describe them."""
-    out, stem = Path(given.out), _stem(source.name)
+    out, stem = Path(given.out), plain_stem(source.name)
     image, masks = answer
     found = []
     for one, mask in zip(objects, masks, strict=True):
@@ -408,7 +402,7 @@ def _write_outputs(
 
 
 def _overlay(out: Path, source: InputImage) -> Path:
-    return out / "overlays" / f"{_stem(source.name)}.png"
+    return out / "overlays" / f"{plain_stem(source.name)}.png"
 
 
 def _draw(source: InputImage, objects: Sequence[ObjectClicks], record: dict[str, Any], out: Path) -> bool:
@@ -447,7 +441,9 @@ def _read_done(out: Path) -> dict[str, dict[str, Any]]:
         return found
     whole, end, torn = path.read_bytes().rpartition(b"\n")
     for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
-        with naming(f"line {number} of {path} is not a finished image", "remove it, or give another --out"):
+        with naming(
+            f"line {number} of {path} is not the record of an image", "remove it, or give another --out"
+        ):
             record = json.loads(line)
             _check_done(record)
             found[record["image"]] = record
@@ -461,7 +457,9 @@ def _check_done(record: dict[str, Any]) -> None:
     texts = [record["image"], record["request"], *(mask for _, _, mask, _ in objects)]
     numbers = [record["height"], record["width"], *(area for *_, area in objects)]
     if not (all(isinstance(one, str) for one in texts) and all(isinstance(one, int) for one in numbers)):
-        raise TypeError("image, request and masks are text, height, width and areas whole numbers")
+        raise TypeError(
+            "image, request and masks must be text; height, width and areas must be whole numbers"
+        )
 
 
 def _check_coco() -> None:

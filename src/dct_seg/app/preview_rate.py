@@ -12,18 +12,18 @@ REMEMBERED = 5  # measurements; their median ignores outliers
 
 
 class PreviewRate:
-    """Choose the scale of the next preview from the times of the last ones, which grow with its square.
+    """Scale of the next preview, chosen from the times of the last ones, which grow with its square.
 
     Args:
         seconds: Time budget of a preview, in seconds.
 
     Examples:
         >>> rate = PreviewRate(0.06)
-        >>> rate.took(0.71, 0.02)
+        >>> rate.record(0.71, 0.02)
         >>> rate.share
         1.0
         >>> for _ in range(3):
-        ...     rate.took(1.0, 0.15)
+        ...     rate.record(1.0, 0.15)
         >>> rate.share
         0.57
     """
@@ -33,7 +33,7 @@ class PreviewRate:
         self.share = 0.71
         self._whole: deque[float] = deque(maxlen=REMEMBERED)  # seconds, extrapolated to full scale
 
-    def took(self, share: float, seconds: float) -> None:
+    def record(self, share: float, seconds: float) -> None:
         """Record the time of a preview and update ``share``."""
         self._whole.append(seconds / share**2)
         whole = median(self._whole)

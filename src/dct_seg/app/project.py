@@ -171,12 +171,12 @@ class Project:
             (self.work / "lock").touch()  # a folder that became read-only still has its old lock file
         except Timeout as error:
             raise ProjectError(
-                f"another annotator is open on {self.work if work else self.folder.root}; use that one, or "
-                "stop it first"
+                f"another annotator is running on {self.work if work else self.folder.root}; use that one, "
+                "or stop it first"
             ) from error
         except OSError as error:
             raise ProjectError(
-                f"{self.work} cannot be written ({error.strerror or error}); give --work a writable folder"
+                f"{self.work} cannot be written ({error.strerror or error}); set --work to a writable folder"
             ) from error
         # The file stays open, so that its inode number is not reused.
         self._lock_status = os.stat(self.work / "lock")
@@ -214,7 +214,8 @@ class Project:
         if owner is not None and Path(owner).is_dir():
             self.close()
             raise ProjectError(
-                f"{self.work} belongs to {owner}; give --work another folder for {self.folder.root}"
+                f"{self.work} belongs to the images in {owner}; set --work to another folder for "
+                f"{self.folder.root}"
             )
         write_whole(file, json.dumps({"images": str(self.folder.root)}) + "\n", durable=True)
 
@@ -230,8 +231,8 @@ class Project:
             same = False
         if not same:
             raise ProjectMovedError(
-                f"the folder {self.folder.root.name} was moved, or its work in {self.work.name} changed by "
-                "another program; nothing was written: put it back, or restart the annotator on its new path"
+                f"the folder {self.folder.root.name} was moved, or {self.work.name} was changed by another "
+                "program; nothing was written; move it back, or restart the annotator with the new path"
             )
 
     @contextmanager
@@ -434,7 +435,7 @@ class Project:
         if class_id not in {one.id for one in self.classes}:
             known = ", ".join(f"{one.id} {one.name}" for one in self.classes)
             needed = f", which an object in {of} has" if of else ""
-            raise ValueError(f"no class {class_id}{needed}; there are: {known}")
+            raise ValueError(f"there is no class {class_id}{needed}; known classes: {known}")
 
     def _add_classes(self, names: Sequence[str]) -> None:
         classes = list(self.classes)
@@ -482,14 +483,16 @@ def work_folder(root: Path, work: str | Path | None) -> Path:
     own = root / OWN_FOLDER
     if work is None or Path(work).resolve() == own:
         if own.is_symlink():
-            raise ProjectError(f"{own} is a link; make it a folder, so that the work stays with the images")
+            raise ProjectError(
+                f"{own} is a link; replace it with a folder, so that the work stays with the images"
+            )
         return own
     found = Path(work).resolve()
     if found.is_relative_to(root) or root.is_relative_to(found):
         raise ProjectError(
-            f"--work {work} and the images in {root} lie inside one another; give another folder, or "
+            f"--work {work} and the image folder {root} must not contain each other; give another folder, or "
             f"omit --work to write to {own}"
         )
     if found.exists() and not found.is_dir():
-        raise ProjectError(f"--work {work} is a file; give a folder")
+        raise ProjectError(f"--work must be a folder, got the file {work}")
     return found

@@ -31,7 +31,8 @@ def carried(
 def backward_flow(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Offsets from each pixel of ``after`` to its position in ``before``, (h, w, 2) of (columns, rows).
 
-    As fractions of the width and the height. Dense inverse search (Kroeger et al. 2016), OpenCV's version.
+    The offsets are fractions of the width and the height. The method is dense inverse search (Kroeger et al.
+    2016), as implemented in OpenCV.
     """
     factor = min(1.0, FLOW_SIDE / max(before.shape[:2]))
     now, then = (

@@ -91,14 +91,14 @@ def _read_clicks(lines: list[bytes], found: FoundAnnotations, where: str) -> Non
             image = images.get(given.image) or found.add_image(given.image, given.size)
             images[given.image] = image
             image.sha256 = line.get("image_sha256", image.sha256)
-            image.objects.append(_clicked(f"line {number}", line, given))
+            image.objects.append(_found_object(f"line {number}", line, given))
 
 
-def _clicked(place: str, line: Mapping[str, Any], given: ObjectClicks) -> FoundObject:
+def _found_object(place: str, line: Mapping[str, Any], given: ObjectClicks) -> FoundObject:
     """Make the object of a line; its mask is predicted again, unless it has no steps."""
     clicks, earlier = (
         tuple(
-            step if isinstance(step, Paint) else _made(step, raw)
+            step if isinstance(step, Paint) else _made_click(step, raw)
             for step, raw in zip(steps, line.get(key, ()), strict=True)
         )
         for key, steps in (("clicks", given.clicks), ("earlier", given.earlier))
@@ -120,7 +120,7 @@ def _clicked(place: str, line: Mapping[str, Any], given: ObjectClicks) -> FoundO
     return FoundObject(place, given.label, None, steps)
 
 
-def _made(click: Click, raw: Mapping[str, Any]) -> MadeClick:
+def _made_click(click: Click, raw: Mapping[str, Any]) -> MadeClick:
     return MadeClick(click, bool(raw.get("given", click.radius is not None)))
 
 

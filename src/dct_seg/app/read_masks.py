@@ -24,7 +24,7 @@ from dct_seg.data.images import IGNORE, MAX_PIXELS, PngMask, mask_of_png
 from dct_seg.data.labels import SOFT_CURE, as_labels, soft_problem
 from dct_seg.rle import encode_part
 
-MOST_YAML = 2**20
+MAX_YAML = 2**20
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -35,7 +35,7 @@ def png_size(png: bytes, what: str) -> Size:
         ValueError: When the file is not a PNG.
     """
     if not png.startswith(PNG) or len(png) < 24:
-        raise ValueError(f"{what} is not a PNG: its first bytes are not a PNG's")
+        raise ValueError(f"{what} must be a PNG, but it starts with other bytes; export it again")
     width, height = struct.unpack(">II", png[16:24])
     return height, width
 
@@ -107,10 +107,10 @@ def encoded(
     part: NDArray[np.bool_], corner: tuple[int, int], size: Size
 ) -> Callable[[Size], Mapping[str, Any]]:
     """Encode a mask now and return a function to its run lengths, the form of a `FoundObject`."""
-    return partial(_kept, encode_part(part, corner, size))
+    return partial(_given_rle, encode_part(part, corner, size))
 
 
-def _kept(rle: Mapping[str, Any], size: Size) -> Mapping[str, Any]:
+def _given_rle(rle: Mapping[str, Any], size: Size) -> Mapping[str, Any]:
     """Return a mask that is already encoded; the image's size was checked before."""
     return rle
 
@@ -172,8 +172,8 @@ def read_yolo(files: GivenFiles, found: FoundAnnotations) -> bool:
 
 
 def _yolo_classes(content: bytes) -> dict[int, str]:
-    if len(content) > MOST_YAML:
-        raise ValueError(f"it must have at most {MOST_YAML} bytes, got {len(content)}")
+    if len(content) > MAX_YAML:
+        raise ValueError(f"it must have at most {MAX_YAML} bytes, got {len(content)}")
     try:
         names = yaml.safe_load(content)["names"]
     except yaml.YAMLError as error:
@@ -214,7 +214,7 @@ def _read_yolo_lines(name: str, content: bytes, classes: Mapping[int, str], foun
 
 def _yolo_rle(points: NDArray[np.float64], size: Size) -> Mapping[str, Any]:
     """Fill a polygon, (N, 2) of (x, y) in 0..1, and its outline, as YOLO does in training."""
-    # Five decimals, as some tools write, put a pixel up to 0.05 below itself in an image of 10,000.
+    # Some tools write five decimals, so that a point of an image of 10,000 pixels can be 0.05 too low.
     pixels = np.clip(np.floor(points * size[::-1] + 0.05), 0, np.array(size[::-1]) - 1).astype(np.int32)
     left, top = pixels.min(axis=0).tolist()
     width, height = (np.ptp(pixels, axis=0) + 1).tolist()

@@ -28,8 +28,6 @@ from dct_seg.rle import encode_part
 
 M = TypeVar("M", bound=schemas.CocoPart)
 
-NO_MASK = "it must be a mask or a polygon; other shapes are not imported"
-
 
 def read_coco(content: Any, found: FoundAnnotations, where: str = "") -> None:
     """Read COCO JSON.
@@ -66,6 +64,11 @@ def read_coco(content: Any, found: FoundAnnotations, where: str = "") -> None:
             found.skipped.append(
                 f"{where}annotation {number}: unknown image {one.image_id} or category {one.category_id}"
             )
+
+
+def _unsupported(shape: Any) -> ValueError:
+    """Make the error for a shape that cannot be imported."""
+    return ValueError(f"it must be a mask or a polygon, got {str(shape)[:100]}; convert it or delete it")
 
 
 def _shared(pairs: Iterable[tuple[int, str]]) -> set[int]:
@@ -105,7 +108,7 @@ def read_datumaro(content: Mapping[str, Any], found: FoundAnnotations, where: st
             for place, one in enumerate(item["annotations"]):
                 with found.reporting(f"{where}item {number} ({image.name}), annotation {place}"):
                     if one["type"] not in ("mask", "polygon"):
-                        raise ValueError(f"{NO_MASK}: {one['type']}")
+                        raise _unsupported(one["type"])
                     given = one["rle"] if one["type"] == "mask" else [one["points"]]
                     label = labels[_index(one["label_id"], labels)]
                     image.add_object(f"annotation {place}", label, partial(from_segmentation, given))
@@ -113,7 +116,7 @@ def read_datumaro(content: Mapping[str, Any], found: FoundAnnotations, where: st
 
 def _index(number: Any, names: Sequence[str]) -> int:
     if not isinstance(number, int) or not 0 <= number < len(names):
-        raise ValueError(f"unknown label {number}; the file has {len(names)}, numbered from 0")
+        raise ValueError(f"label_id must be at least 0 and below {len(names)}, got {number}")
     return number
 
 
@@ -149,7 +152,7 @@ def _cvat_shape(shape: ElementTree.Element) -> Any:
     if shape.tag == "mask":
         return partial(_cvat_mask, given)
     if shape.tag != "polygon":
-        raise ValueError(NO_MASK)
+        raise _unsupported(shape.tag)
     points = [float(value) for pair in given["points"].split(";") for value in pair.split(",")]
     return partial(from_segmentation, [points])
 
@@ -161,7 +164,7 @@ def _cvat_mask(given: Mapping[str, str], size: Size) -> dict[str, Any]:
     if min(top, left, height, width) < 0 or top + height > size[0] or left + width > size[1]:
         raise ValueError("its mask lies outside the image")
     if (lengths < 0).any() or sum(lengths.tolist()) != height * width:
-        raise ValueError("the runs of its mask do not fill its box")
+        raise ValueError("the runs of its mask must fill its box")
     part = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(height, width)
     return encode_part(part, (top, left), size)
 
@@ -199,7 +202,7 @@ def _label_studio_result(one: Mapping[str, Any]) -> tuple[str, Any]:
     if "polygonlabels" in value:
         points = np.array(value["points"], np.float64).reshape(-1, 2)
         return value["polygonlabels"][0], partial(_percent_rle, points)
-    raise ValueError(NO_MASK)
+    raise _unsupported(one.get("type", "another shape"))
 
 
 def _percent_rle(points: NDArray[np.float64], size: Size) -> dict[str, Any]:
@@ -220,7 +223,7 @@ def _brush_rle(packed: Sequence[int], size: Size) -> dict[str, Any]:
 
     total, word = read(32), read(5) + 1
     if total != 4 * size[0] * size[1]:
-        raise ValueError("its brush mask and its image differ in size")
+        raise ValueError("its brush mask must have the size of its image")
     sizes = [read(4) + 1 for _ in range(4)]
     values: list[int] = []
     lengths: list[int] = []
@@ -271,7 +274,7 @@ def read_labelme(
     for place, shape in enumerate(content["shapes"]):
         with found.reporting(f"{where}shape {place}"):
             if shape["shape_type"] not in ("polygon", "mask"):
-                raise ValueError(f"{NO_MASK}: {shape['shape_type']}")
+                raise _unsupported(shape["shape_type"])
             group = shape.get("group_id")
             key = (str(shape["label"]), place if group is None else f"group {group}")
             groups[key].append(shape)

@@ -71,7 +71,7 @@ def _read_pair(
 ) -> None:
     sizes = {png_size(png, "it") for png in pngs.values()}
     if len(sizes) > 1:
-        raise ValueError("its PNGs of classes and of objects differ in size")
+        raise ValueError("its PNGs of classes and of objects must have the same size")
     (size,) = sizes
     image = found.add_image(stem, size, is_stem=True)
     palettes = {"SegmentationClass": colors, "SegmentationObject": _codes(voc_colors())}

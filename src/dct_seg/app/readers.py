@@ -1,7 +1,7 @@
 """Readers of annotations made with this and other tools, as untrusted input.
 
 A reader is a function ``(files, found) -> bool``. It adds the annotations in the files to ``found``, and one
-message for each bad record, and returns whether it reads this format.
+message for each bad record, and returns whether the files have its format.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def read_click_log(path: str | Path) -> list[ObjectClicks]:
         known.add((one.image, one.number))
         found.append(one)
     if not found:
-        raise ValueError(f"{path} contains no object")
+        raise ValueError(f"{path} contains no object; export the click log again")
     return found
 
 
@@ -110,7 +110,7 @@ def object_of_line(line: Any, numbers: dict[str, int]) -> ObjectClicks:
     size = (int(line["height"]), int(line["width"])) if "height" in line else None
     for mask in (line.get("start"), line.get("removed")):
         if mask is not None and not (len(mask["size"]) == 2 and isinstance(mask["counts"], (str, list))):
-            raise ValueError("a mask is a run-length encoding, {size: [height, width], counts}")
+            raise ValueError("a mask must be a run-length encoding {size: [height, width], counts}")
     return ObjectClicks(
         image,
         number,
@@ -138,15 +138,15 @@ def replay(method: Method, working: WorkingImage, objects: Sequence[ObjectClicks
     """Predict the masks of an image's objects, each (H, W) bool of the full size.
 
     Args:
-        method: Method used when annotating; the same weights, precision and number of threads
-            give the same bits.
+        method: Method that was used for the annotation; the same weights, precision and number of threads
+            result in the same bits.
         working: Image at the annotator's working size.
         objects: Objects of this image, all with the window of ``working``.
 
     Raises:
         ValueError: When a click lies outside the image, or an object belongs to an image of another size.
     """
-    plain = _plain(method, working, objects)
+    plain = _image_predictor(method, working, objects)
     return [_mask(plain, working, one) for one in objects]
 
 
@@ -180,9 +180,9 @@ def replay_together(
         batch: Number of objects that are predicted together.
 
     Raises:
-        ValueError: When `replay` does, for any of the images.
+        ValueError: When `replay` raises one for any of the images.
     """
-    plain = [(_plain(*one), one[1], one[2]) for one in shown]
+    plain = [(_image_predictor(*one), one[1], one[2]) for one in shown]
     simple = [
         (predictor, working, one)
         for predictor, working, objects in plain
@@ -200,7 +200,7 @@ def replay_together(
     ]
 
 
-def _plain(method: Method, working: WorkingImage, objects: Sequence[ObjectClicks]) -> Predictor:
+def _image_predictor(method: Method, working: WorkingImage, objects: Sequence[ObjectClicks]) -> Predictor:
     """Make a predictor of the image without a start mask, after a check that the objects belong to it."""
     for one in objects:
         if one.size is not None and one.size != working.size:
@@ -259,7 +259,7 @@ def _decoded(rle: Mapping[str, Any], working: WorkingImage) -> NDArray[np.bool_]
     mask = decode(rle)
     if mask.shape != working.size:
         raise ValueError(
-            f"a mask of {mask.shape[1]}x{mask.shape[0]} belongs to another image than one of "
-            f"{working.size[1]}x{working.size[0]}"
+            f"a mask is {mask.shape[1]}x{mask.shape[0]}, but the image is "
+            f"{working.size[1]}x{working.size[0]}; give the original image"
         )
     return mask

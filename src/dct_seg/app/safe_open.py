@@ -13,7 +13,7 @@ _FILE = _ALWAYS | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  #
 
 
 _CAN_WALK = os.open in os.supports_dir_fd
-"""Zero on Windows, which lacks the flag."""
+"""Whether each folder of a path can be opened inside the previous one; not on Windows."""
 
 
 class OutsideError(OSError):
@@ -24,7 +24,7 @@ def open_inside(root: Path, path: Path, *, private: str = "") -> int:
     """Open a file for reading if its path, with links resolved, lies inside ``root``.
 
     Symlinks may point to other places inside. They are resolved once. The resolved path is then opened folder
-    by folder and must not contain a symlink, so that one swapped in meanwhile is refused.
+    by folder and must not contain a symlink: one that was swapped in meanwhile is refused.
 
     Args:
         root: Folder, as a resolved path.

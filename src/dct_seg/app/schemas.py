@@ -42,7 +42,7 @@ Line = Annotated[
 
 
 class Problem(Model):
-    """Response of any status from 400: one line with what was given, what was expected and how to fix it."""
+    """Response with any status of 400 or above: what was given, what was expected and how to fix it."""
 
     error: str
     holder: str | None = Field(default=None, description="409 for another tab: the tab with write access")
@@ -146,7 +146,7 @@ class GivenPaint(Model):
 
 
 class NewPaint(Change):
-    """A new manual step; ``threshold`` makes a mask of the network's probabilities before it."""
+    """A new manual step; ``threshold`` first converts the network's probabilities to a mask."""
 
     paint: GivenPaint
     threshold: Probability = 0.5
@@ -171,7 +171,7 @@ class NamedObjects(Change):
 
 
 class Carry(NamedObjects):
-    """Objects of another image to carry to this one."""
+    """Objects of another image to copy to this one."""
 
     source: Annotated[str, StringConstraints(max_length=64)]
 
@@ -200,7 +200,7 @@ class ModelCard(Model):
     """The method in use."""
 
     name: str
-    prompts: Literal["click", "drag"] = Field(description="drag: it uses a radius")
+    prompts: Literal["click", "drag"] = Field(description="drag: the method uses a radius")
 
 
 class ListedImage(Model):
@@ -211,7 +211,7 @@ class ListedImage(Model):
     num_objects: int
     has_draft: bool
     nothing: bool = Field(description="the user marked the image as having no object")
-    error: str | None = Field(description="why the image cannot be opened")
+    error: str | None = Field(description="reason why the image cannot be opened")
 
 
 class Project(Model):

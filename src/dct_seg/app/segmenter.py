@@ -31,7 +31,7 @@ class Preview:
     Args:
         probs: (h, w) float32 probabilities of the region.
         view: Region of the working image.
-        is_exact: Whether the click will give exactly these probabilities.
+        is_exact: Whether making the click results in exactly these probabilities.
     """
 
     probs: NDArray[np.float32]
@@ -77,8 +77,7 @@ class Segmenter:
             key: Key of the image; predictions for a shared prefix of clicks are reused.
             working: Image to segment.
             clicks: Clicks in pixels of the full size.
-            start: Mask that the first click corrects, (h, w) of the working image. The same array means
-                the same start.
+            start: Mask that the first click corrects, (h, w) of the working image; compared by identity.
         """
         with self._computing:
             predictor = self._slot(key, working, start).predictor
@@ -92,7 +91,7 @@ class Segmenter:
         click: Click,
         start: NDArray[np.bool_] | None = None,
     ) -> Click:
-        """Give the next click the method's radius, in full-size pixels, if it has no drag.
+        """Return the next click, with the method's radius in full-size pixels if it has no drag.
 
         Args:
             key: Key of the image, see `predict`.
@@ -121,8 +120,8 @@ class Segmenter:
         """Preview the next click at low resolution.
 
         The resolution is reduced if the machine is too slow to follow a drag; one core is then left to the
-        browser. Cached results are computed with all threads, because a float32 network gives identical bits
-        only at the same number of threads.
+        browser. Cached results are computed with all threads, because the bits of a float32 network depend on
+        the number of threads.
 
         Args:
             key: Key of the image, see `predict`.
@@ -147,7 +146,7 @@ class Segmenter:
                 share = 1.0
                 probs = slot.predictor.predict([working.click(one) for one in (*clicks, click)]).probs
                 found = whole_view((probs.shape[0], probs.shape[1]), max(probs.shape)), probs
-            self._rate.took(share, time.perf_counter() - began)
+            self._rate.record(share, time.perf_counter() - began)
             return Preview(found[1], found[0], share == 1)
 
     def _before(self, slot: _Slot, clicks: tuple[Click, ...]) -> Prediction:

@@ -110,7 +110,7 @@ PROBLEMS = {
 
 
 def body_of(path: str) -> Body:
-    """Size limits of request bodies: COCO JSON, other tools' files, mask PNGs, anything else."""
+    """Limits of a request body, by path: COCO JSON, other tools' files, mask PNGs, anything else."""
     if path.endswith("/masks"):
         return Body(64 * 2**20, ("image/png",))
     if path == f"{API}/import/file":
@@ -124,10 +124,10 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
     def may_change(image_id: ImageId, tab: TabHeader = None) -> None:
         tabs.check(tab, image_id)
 
-    looks = APIRouter()  # also changes of several images: each waits for its turn
+    reads = APIRouter()  # also changes of several images: each waits for its turn
     changes = APIRouter(dependencies=[Depends(may_change)])
 
-    def line(entry: Entry) -> schemas.ListedImage:
+    def listed(entry: Entry) -> schemas.ListedImage:
         summary = project.summary(entry)
         return schemas.ListedImage(
             id=entry.id,
@@ -141,7 +141,7 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
     def shown_project(*, scan: bool) -> schemas.Project:
         if scan:
             project.watcher.scan()
-        lines = [line(entry) for entry in project.entries()]
+        lines = [listed(entry) for entry in project.entries()]
         classes = [schemas.Class(id=one.id, name=one.name, color=one.color) for one in project.classes]
         return schemas.Project(
             name=project.folder.root.name,
@@ -155,11 +155,11 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
             files=project.watcher.serial,
         )
 
-    @looks.get("/project")
+    @reads.get("/project")
     def get_project() -> schemas.Project:
         return shown_project(scan=True)
 
-    @looks.put("/classes")
+    @reads.put("/classes")
     def put_classes(request: schemas.Classes) -> schemas.Project:
         kept = {one.id: one.category_id for one in project.classes}
         project.set_classes(
@@ -167,16 +167,16 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
         )
         return shown_project(scan=False)
 
-    @looks.put("/window")
+    @reads.put("/window")
     def put_window(request: schemas.FolderWindow) -> schemas.Project:
         project.set_window(None if request.window is None else request.window.checked())
         return shown_project(scan=False)
 
-    @looks.get("/pictures/{image_id}")
+    @reads.get("/pictures/{image_id}")
     def get_annotated_image(image_id: ImageId) -> schemas.AnnotatedImage:
         return editor.get(image_id)
 
-    @looks.get(
+    @reads.get(
         "/pictures/{image_id}/image",
         response_class=Response,
         responses={200: {"content": {"image/jpeg": {}}}, 304: {}},
@@ -197,7 +197,7 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
         data = wire.jpeg(project.folder, project.images, image_id, max_side, chosen)
         return Response(data, media_type="image/jpeg", headers=headers)
 
-    @looks.post(
+    @reads.post(
         "/pictures/{image_id}/preview",
         responses={204: {"description": "A newer request has replaced this one."}},
     )
@@ -267,7 +267,7 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
     def post_merge(image_id: ImageId, request: schemas.NamedObjects) -> schemas.AnnotatedImage:
         return editor.merge(image_id, request)
 
-    @looks.post("/tabs")
+    @reads.post("/tabs")
     def post_tab(request: schemas.Tab) -> schemas.TabState:
         alone, holder = tabs.beat(request.tab, request.picture, take=request.take)
         project.watcher.scan_if_due()
@@ -278,7 +278,7 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
             elsewhere=tabs.elsewhere(request.tab),
             serial=serial,
             files=project.watcher.serial,
-            changed=[line(entry) for entry in changed],
+            changed=[listed(entry) for entry in changed],
         )
 
     @changes.put(
@@ -292,20 +292,20 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
     ) -> schemas.AnnotatedImage:
         return await run_in_threadpool(editor.import_masks, image_id, await request.body(), revision)
 
-    @looks.post("/import")
+    @reads.post("/import")
     def post_import(request: schemas.CocoFile) -> schemas.Imported:
         found = FoundAnnotations()
         read_coco(request.model_dump(), found)
         return importer.add(found)
 
-    @looks.put(
+    @reads.put(
         "/import/file",
         openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {}}}},
     )
     async def put_import_file(request: Request) -> schemas.Imported:
         return await run_in_threadpool(importer.import_file, await request.body())
 
-    @looks.get(
+    @reads.get(
         "/export",
         response_class=Response,
         responses={200: {"content": {kind: {} for kind in exports.MEDIA_TYPES}}},
@@ -320,7 +320,7 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
         )
 
     both = APIRouter()
-    both.include_router(looks)
+    both.include_router(reads)
     both.include_router(changes)
     return both
 
@@ -342,7 +342,7 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
     status = next(status for kind, status in STATUS.items() if isinstance(error, kind))
     line = str(error)
     if isinstance(error, OSError) and error.strerror:  # its text would contain a path of this machine
-        line = f"the disk cannot be read or written ({error.strerror}); nothing has changed, try again"
+        line = f"the disk cannot be read or written ({error.strerror}); nothing was changed; try again"
     folders: tuple[Path, ...] = request.app.state.folders
     for folder in folders:
         line = line.replace(str(folder), folder.name)

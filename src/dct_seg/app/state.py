@@ -13,11 +13,11 @@ from dct_seg.clicks import Click
 from dct_seg.data.brightness import Window
 
 ChosenBy: TypeAlias = Literal["image", "folder", "object"]
-"""Owner of the current window; a draft keeps its initial window."""
+"""Level at which the current window was chosen; a draft keeps its initial window."""
 
 
 class NoSuchObjectError(LookupError):
-    """Request for an unknown finished object."""
+    """Request for a finished object that does not exist."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class State:
             if one.id == number:
                 return one
         known = ", ".join(str(one.id) for one in self.objects) or "none"
-        raise NoSuchObjectError(f"no finished object {number} in this image; there are: {known}")
+        raise NoSuchObjectError(f"there is no finished object {number} in this image; known objects: {known}")
 
 
 def apply(state: State, event: Mapping[str, Any]) -> State:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-SILENCE = 15.0  # seconds; a tab with a heartbeat every 5 s is gone after three misses
+SILENCE = 15.0  # seconds; a tab without a heartbeat for this long counts as closed
 
 
 class OtherTabError(ValueError):
@@ -47,7 +47,7 @@ class Tabs:
                     del self._holders[other]
             if image_id is None:
                 return True, None
-            if take or self._living(image_id) in (None, tab):
+            if take or self._active_holder(image_id) in (None, tab):
                 self._holders[image_id] = (tab, self._clock())
             holder = self._holders[image_id][0]
             return holder == tab, holder
@@ -59,17 +59,17 @@ class Tabs:
             OtherTabError: When another tab has write access to the image.
         """
         with self._lock:
-            living = self._living(image_id)
-            if living is not None and living != tab:
-                raise OtherTabError(living)
+            holder = self._active_holder(image_id)
+            if holder is not None and holder != tab:
+                raise OtherTabError(holder)
             if tab is not None:
                 self._holders[image_id] = (tab, self._clock())
 
     def elsewhere(self, tab: str) -> list[str]:
         """List the images to which other tabs have write access."""
         with self._lock:
-            return sorted(one for one in self._holders if self._living(one) not in (None, tab))
+            return sorted(one for one in self._holders if self._active_holder(one) not in (None, tab))
 
-    def _living(self, image_id: str) -> str | None:
+    def _active_holder(self, image_id: str) -> str | None:
         holder, seen = self._holders.get(image_id, (None, 0.0))
         return holder if holder is not None and self._clock() - seen < SILENCE else None

@@ -83,17 +83,17 @@ def manual_mask(found: NDArray[np.bool_], locked: NDArray[np.bool_] | None) -> s
     return _encoded(part, (rows, cols), locked, HAND_SIDE)
 
 
-def live_mask(look: Preview, working: WorkingImage, locked: NDArray[np.bool_] | None) -> schemas.Mask:
+def live_mask(preview: Preview, working: WorkingImage, locked: NDArray[np.bool_] | None) -> schemas.Mask:
     """Encode a live preview of the whole region, at reduced resolution.
 
     Args:
-        look: Preview of the network's view.
+        preview: Preview of the network's view.
         working: Image of the probabilities.
         locked: Locked pixels, see `mask`.
     """
-    view = look.view
+    view = preview.view
     return _mask(
-        look.probs,
+        preview.probs,
         (view.top, view.top + view.height, view.left, view.left + view.width),
         working,
         locked,

@@ -74,7 +74,9 @@ class WorkingImage:
         if self.factor == 1:
             return probs > threshold
         mask = np.zeros(self.size, bool)
-        region = bounding_box(probs > threshold, margin=2)  # linear upsampling reads one pixel around
+        region = bounding_box(
+            probs > threshold, margin=2
+        )  # linear upsampling reads one more pixel on each side
         if region is not None:
             rows, cols = region
             part = probs[rows, cols]
@@ -128,7 +130,7 @@ class WorkingImages:
         """
         key = (image_id, window)
         with self._decoding:
-            found = self._images.get(key) or self._made(key)
+            found = self._images.get(key) or self._loaded(key)
             if not keep:
                 return found
             self._images[key] = found
@@ -137,6 +139,6 @@ class WorkingImages:
                 self._images.popitem(last=False)
             return found
 
-    def _made(self, key: tuple[str, Window | None]) -> WorkingImage:
+    def _loaded(self, key: tuple[str, Window | None]) -> WorkingImage:
         shown = self._read(*key)
         return replace(WorkingImage.of(shown.image), window=shown.window, extent=shown.extent)

@@ -22,7 +22,7 @@ TOKEN_HEADER = "X-DCT-Seg-Token"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CHANGES = ("POST", "PUT", "PATCH", "DELETE")
 BODY_SECONDS = 20.0
-"""Timeout in seconds for a request body."""
+"""Timeout in seconds between two parts of a request body."""
 
 POLICY = "; ".join(
     (
@@ -73,8 +73,8 @@ class Guard:
 
     Args:
         app: Application to protect.
-        token: Token that each request needs, except requests for the page's files; None needs none.
-        hosts: Accepted names in the Host header, in lower case; None accepts any.
+        token: Token required in each request, except for the page's files; None for no token.
+        hosts: Accepted names in the Host header, in lower case; None for any.
         body_of: Limits of the body of a request to a path.
         command: Command that prints the token.
     """
@@ -103,7 +103,7 @@ class Guard:
         headers = Headers(scope=scope)
         refused = self._refusal(scope, headers)
         if refused is not None:
-            await _answer(*refused, send)
+            await _send_error(*refused, send)
             return
         limit = self._body_of(scope["path"]).max_bytes
         read = 0
@@ -116,7 +116,7 @@ class Guard:
             try:
                 message = await asyncio.wait_for(receive(), None if is_whole else BODY_SECONDS)
             except asyncio.TimeoutError:
-                line = f"the rest of the request did not arrive for {BODY_SECONDS:g} seconds; send it again"
+                line = f"no part of the body arrived for {BODY_SECONDS:g} seconds; send the request again"
                 refusal = _RefusedBodyError(408, line)
                 raise refusal from None
             read += len(message.get("body", b""))
@@ -139,12 +139,12 @@ class Guard:
             await self.app(scope, counted, guarded)
         except _RefusedBodyError as error:
             if not began:
-                await _answer(error.status, str(error), send)
+                await _send_error(error.status, str(error), send)
         except Exception:
             if not began:
-                await _answer(
+                await _send_error(
                     500,
-                    "the server failed on this request; see its terminal; earlier changes are saved",
+                    "the server failed on this request; earlier changes are saved; see the server's terminal",
                     send,
                 )
             raise
@@ -153,9 +153,9 @@ class Guard:
         host = headers.get("host", "")
         if self._hosts is not None and host_name(host) not in self._hosts:
             known = ", ".join(sorted(self._hosts))
-            return 403, f"the Host header names '{host[:100]}'; use one of: {known}"
+            return 403, f"the Host header must be one of {known}, got '{host[:100]}'; change the address"
         if self._token is not None and not scope["path"].startswith("/assets/"):
-            given = _token_of(headers) or _last_value(scope.get("query_string", b""), "token")
+            given = _token_of(headers) or _query_value(scope.get("query_string", b""), "token")
             if not hmac.compare_digest(given.encode(), self._token.encode()):
                 return (
                     403,
@@ -168,9 +168,9 @@ class Guard:
         if is_foreign or site not in ("same-origin", "none"):
             who = f"a page of '{origin[:100]}'" if origin and is_foreign else "another site's page"
             if scope["method"] in CHANGES:
-                return 403, f"{who} may not change anything here"
-            if scope["path"].startswith("/api/"):  # a link may lead to the page itself, which holds no data
-                return 403, f"{who} may not read anything here; open the annotator's own page"
+                return 403, f"{who} must not change anything here; use this server's own address"
+            if scope["path"].startswith("/api/"):  # a link may open the page itself, which contains no data
+                return 403, f"{who} must not read anything here; use this server's own address"
         if scope["method"] in CHANGES:
             problem = _body_problem(self._body_of(scope["path"]), headers)
             if problem is not None:
@@ -219,7 +219,7 @@ def _token_of(headers: Headers) -> str:
 def _body_problem(body: Body, headers: Headers) -> tuple[int, str] | None:
     length = headers.get("content-length")
     if length is not None and not (length.isascii() and length.isdigit()):
-        return 400, f"the Content-Length must be a number, got '{length[:100]}'"
+        return 400, f"the Content-Length must be the body's number of bytes, got '{length[:100]}'"
     if length is not None and int(length) > body.max_bytes:
         return 413, _too_large(body.max_bytes)
     if length in (None, "0") and "transfer-encoding" not in headers:
@@ -231,17 +231,17 @@ def _body_problem(body: Body, headers: Headers) -> tuple[int, str] | None:
 
 
 def _too_large(limit: int) -> str:
-    return f"the request is larger than {limit // 2**20} MiB; send less at a time"
+    return f"the request body must be at most {limit // 2**20} MiB, got more; send less at a time"
 
 
-def _last_value(query: bytes, name: str) -> str:
+def _query_value(query: bytes, name: str) -> str:
     try:
         return parse_qs(query.decode("latin-1"), max_num_fields=20).get(name, [""])[-1]
     except ValueError:
         return ""
 
 
-async def _answer(status: int, error: str, send: Send) -> None:
+async def _send_error(status: int, error: str, send: Send) -> None:
     body = json.dumps({"error": error}).encode()
     headers: dict[str, Any] = {
         "content-type": "application/json",

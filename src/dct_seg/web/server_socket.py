@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import uvicorn
     from starlette.types import ASGIApp
 
-MOST_PORT = 65535
+MAX_PORT = 65535
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -24,8 +24,8 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         ValueError: When the address cannot be used.
     """
-    if not 0 <= port <= MOST_PORT:  # the system would use the remainder modulo 65536
-        raise ValueError(f"--port must be 0 to {MOST_PORT}, 0 for a free one, got {port}")
+    if not 0 <= port <= MAX_PORT:  # the system would use the remainder modulo 65536
+        raise ValueError(f"--port must be between 0 (a free one) and {MAX_PORT}, got {port}")
     try:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -36,7 +36,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen()
     except (OSError, OverflowError) as error:
         raise ValueError(
-            f"cannot listen on {host}:{port} ({error}); give another --port, or 0 for a free one"
+            f"cannot listen on {host}:{port} ({error}); choose another --port, or 0 for a free one"
         ) from error
     return listener
 
