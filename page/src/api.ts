@@ -166,10 +166,10 @@ async function fetched(method: string, path: string, body?: unknown, signal?: Ab
     response = await fetch(new URL(path, BASE), { method, headers, body: sent, signal: signal ?? null });
   } catch (error) {
     if (error instanceof DOMException && error.name === "AbortError") throw error;
-    throw new Unreachable("the server does not answer");
+    throw new Unreachable("the server does not respond");
   }
   if (response.ok) return response;
-  if (response.status === 502 || response.status === 504) throw new Unreachable("the server does not answer"); // from a proxy
+  if (response.status === 502 || response.status === 504) throw new Unreachable("the server does not respond"); // from a proxy
   const problem = (await response.json().catch(() => ({}))) as { error?: string; holder?: unknown };
   throw new Refused(response.status, problem.error ?? `${method} ${path}: ${response.status}`, response.status === 409 && "holder" in problem);
 }

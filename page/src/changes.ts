@@ -33,8 +33,8 @@ export class Changes {
     return made;
   }
 
-  /** Try again now. */
-  hurry(): void {
+  /** Send the waiting change again now. */
+  retryNow(): void {
     this.wake();
   }
 

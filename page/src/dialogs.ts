@@ -18,7 +18,7 @@ const KEYS: [string[], string][] = [
   [["Ctrl", "Y"], "Redo"],
   [["N", "P"], "Next image, previous image"],
   [["U"], "Next image that is not done"],
-  [["Shift", "Enter"], "Nothing here: mark the image as done, open the next"],
+  [["Shift", "Enter"], "Nothing here: mark the image as done and open the next"],
   [["1", "…", "9"], "Class"],
   [["X"], "Object or background"],
   [["H"], "Hide the masks"],
@@ -31,7 +31,7 @@ const KEYS: [string[], string][] = [
   [["M"], "Merge the selected objects"],
   [["B"], "Brush: right button or Shift erases"],
   [["L"], "Lasso"],
-  [["K"], "Local drag: the mask outside a circle stays as it is"],
+  [["K"], "Local drag: the mask outside a circle does not change"],
   [["Esc"], "Cancel, close the tool, clear the selection"],
   [["← ↑ ↓ →"], "Move a crosshair (Shift: faster)"],
   [["[", "]"], "Smaller, larger: brush, circle (also Shift+wheel)"],
@@ -128,7 +128,7 @@ export function makeMenu(also: [string, string, () => void][]): void {
   const entries = Object.entries(FORMATS).map(([format, name]) => entry(format, name));
   const others = el("details", {}, el("summary", { role: "menuitem" }, "For other tools"), ...entries.slice(USUAL));
   menu.append(el("p", {}, "Export all objects"), ...entries.slice(0, USUAL), others, ...more);
-  behave(menu, byId("export"));
+  addMenuKeys(menu, byId("export"));
 }
 
 /** Make the import menu; each entry has a name, an icon and an action. */
@@ -141,12 +141,12 @@ export function makeImportMenu(entries: [string, string, () => void][]): void {
     };
     return el("button", { role: "menuitem", onclick: run }, icon(symbol), name);
   });
-  menu.append(el("p", {}, "Import objects to correct, or drop them here"), ...buttons);
-  behave(menu, byId("import"));
+  menu.append(el("p", {}, "Import objects to correct; files can also be dropped on the page"), ...buttons);
+  addMenuKeys(menu, byId("import"));
 }
 
 /** Move through a menu with arrow keys, and mark its button as expanded while it is open. */
-function behave(menu: HTMLElement, button: HTMLElement): void {
+function addMenuKeys(menu: HTMLElement, button: HTMLElement): void {
   menu.addEventListener("keydown", (event) => {
     const items = [...menu.querySelectorAll<HTMLElement>("[role=menuitem]")].filter((one) => one.offsetParent !== null);
     const by = event.key === "ArrowDown" ? 1 : event.key === "ArrowUp" ? -1 : 0;

@@ -12,9 +12,9 @@ export interface GivenFile {
 }
 
 const RECORDS = ["json", "jsonl", "xml", "png", "txt"];
-const YOLO = ["txt", "yaml", "yml"]; // its images are not sent
-const MOST_BYTES = 127 * 2 ** 20; // the server takes 128 MiB
-const MOST_FILES = 65_000; // a zip without extensions has at most 65,535
+const YOLO = ["txt", "yaml", "yml"]; // the images of a YOLO dataset are not sent
+const MAX_BYTES = 127 * 2 ** 20; // the server accepts 128 MiB
+const MAX_FILES = 65_000; // a zip without extensions has at most 65,535
 
 export function kindOf(name: string): string {
   return name.toLowerCase().split(".").pop() ?? "";
@@ -62,16 +62,16 @@ export function splitFiles(given: GivenFile[]): { alone: File[]; together: Given
 /** Message if there are too many files or bytes to send together, or null. */
 export function limitProblem(files: GivenFile[]): string | null {
   const bytes = files.reduce((sum, { file }) => sum + file.size, 0);
-  if (bytes <= MOST_BYTES && files.length <= MOST_FILES) return null;
+  if (bytes <= MAX_BYTES && files.length <= MAX_FILES) return null;
   const size = `${count(files.length, "file")} of ${Math.ceil(bytes / 2 ** 20)} MiB`;
-  return `at most ${MOST_FILES} files and ${MOST_BYTES / 2 ** 20} MiB can be imported at once, got ${size}; import fewer, or start with dct-seg annotate DIR --import PATH`;
+  return `at most ${MAX_FILES} files and ${MAX_BYTES / 2 ** 20} MiB can be imported at once, got ${size}; import fewer, or start with dct-seg annotate DIR --import PATH`;
 }
 
 export function isLoosePng({ path, loose }: GivenFile): boolean {
   return loose && kindOf(path) === "png";
 }
 
-/** Pack files into a zip without compression, since most are PNGs; only one file at a time is in the page's memory. */
+/** Pack files into a zip without compression, since most are PNGs; besides the zip, only one chunk of a file is in memory. */
 export async function zipOf(files: GivenFile[]): Promise<Blob> {
   const parts: Blob[] = [];
   const zip = new Zip((error, part) => {
@@ -81,7 +81,9 @@ export async function zipOf(files: GivenFile[]): Promise<Blob> {
   for (const [path, file] of new Map(files.map((one) => [one.path, one.file]))) {
     const entry = new ZipPassThrough(path);
     zip.add(entry);
-    entry.push(new Uint8Array(await file.arrayBuffer()), true);
+    const chunks = file.stream().getReader();
+    for (let chunk = await chunks.read(); !chunk.done; chunk = await chunks.read()) entry.push(chunk.value, false);
+    entry.push(new Uint8Array(), true);
   }
   zip.end();
   return new Blob(parts);

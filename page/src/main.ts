@@ -211,7 +211,7 @@ addEventListener("dragover", (event) => event.preventDefault());
 addEventListener("drop", (event) => {
   event.preventDefault();
   if (event.dataTransfer === null) return;
-  droppedFiles(event.dataTransfer).then((given) => session.importFiles(given), (error: unknown) => toast(`the files cannot be read (${String(error)})`));
+  droppedFiles(event.dataTransfer).then((given) => session.importFiles(given), (error: unknown) => toast(`the files cannot be read (${String(error)}); choose them again`));
 });
 
 // Narrow screens: the lists are sheets
@@ -278,7 +278,7 @@ const keys: Record<string, () => void> = {
   Enter: finish,
 };
 
-/** A key in a text field: Enter finishes the object here too; in the search it opens the first image otherwise. */
+/** Handle a key in a text field: Enter finishes the object; without one, it opens the first image found by the filter. */
 function onTyped(event: KeyboardEvent): boolean {
   if (event.key !== "Enter") return false;
   if (session.image?.draft) finish();
@@ -320,7 +320,7 @@ function onKey(event: KeyboardEvent): boolean {
     return true;
   }
   if (key === "g") {
-    void (event.shiftKey ? session.carryOn() : session.carry());
+    void (event.shiftKey ? session.carryRepeatedly() : session.carry());
     return true;
   }
   if (event.shiftKey && key === "Enter") {
@@ -343,11 +343,11 @@ addEventListener("keydown", (event) => {
 function hint(): string {
   const { image } = session;
   if (image === null || session.loading) return "";
-  if (painter.tool === "local") return "Drag on a wrong part; the mask outside the circle stays as it is";
+  if (painter.tool === "local") return "Drag on a wrong part; the mask outside the circle does not change";
   if (painter.tool === "lasso") return session.positive ? "Draw around a missing part" : "Draw around a part to erase";
   if (painter.tool === "brush") return TOUCH ? "" : session.positive ? "Paint missing parts; the right button erases" : "Erase wrong parts; the right button paints";
   if (session.selected.size > 0) return "";
-  if (image.draft === null) return session.positive ? "Press on the center of an object, drag to its edge" : "Switch to Object to mark a new one";
+  if (image.draft === null) return session.positive ? "Press on the center of an object and drag to its edge" : "Switch to Object to mark a new one";
   if (TOUCH) return session.positive ? "Drag on a missing part, or switch to Background" : "Drag on a part to remove";
   return "Drag on a missing part, or with the right button on a wrong one; Enter finishes";
 }
@@ -363,7 +363,7 @@ function renderEmpty(): void {
   words.textContent =
     project.pictures.length === 0
       ? "Put JPEG, PNG, TIFF or WebP files into the folder. They appear here automatically."
-      : "The list shows why. Replace them; readable images appear here automatically.";
+      : "The list shows the reasons. Replace the files; readable images appear here automatically.";
 }
 
 /** Render the bar above the tools: options of the current tool, or actions on the selected objects. */
@@ -379,8 +379,8 @@ function renderContext(): void {
   size.max = String(Math.sqrt(painter.largest(Math.max(session.image?.width ?? 0, session.image?.height ?? 0))));
   size.value = String(Math.sqrt(painter.radius ?? 0));
   fill(size);
-  const [add, takeAway] = painter.paints ? ["Add", "Erase"] : ["Object", "Background"];
-  for (const [id, word] of [["positive", add], ["negative", takeAway]] as const) {
+  const [add, erase] = painter.paints ? ["Add", "Erase"] : ["Object", "Background"];
+  for (const [id, word] of [["positive", add], ["negative", erase]] as const) {
     byId(id).ariaLabel = word as string;
     (byId(id).querySelector("span") as HTMLElement).textContent = word as string;
   }
@@ -396,7 +396,7 @@ function fill(slider: HTMLInputElement): void {
 }
 
 function render(): void {
-  const { project, image, line } = session;
+  const { project, image, listed } = session;
   const names = project?.pictures ?? [];
   const at = names.findIndex((one) => one.id === image?.id);
   byId("folder").textContent = project?.name ?? "";
@@ -416,9 +416,9 @@ function render(): void {
   disable("previous", at <= 0);
   disable("next", at < 0 || at === names.length - 1);
   byId("hide").setAttribute("aria-pressed", String(session.hidden));
-  byId("badge").textContent = String(line?.num_objects ?? 0);
-  byId("show-objects").ariaLabel = line?.num_objects ? `Objects: ${line.num_objects}` : "Objects";
-  byId("badge").hidden = !line?.num_objects;
+  byId("badge").textContent = String(listed?.num_objects ?? 0);
+  byId("show-objects").ariaLabel = listed?.num_objects ? `Objects: ${listed.num_objects}` : "Objects";
+  byId("badge").hidden = !listed?.num_objects;
   for (const name of ["threshold", "opacity"] as const) {
     const input = byId<HTMLInputElement>(name);
     input.value = String(session[name]);
@@ -435,7 +435,7 @@ function render(): void {
   document.body.dataset["pending"] = String(waiting);
   document.body.toggleAttribute("data-loading", project === null || session.loading);
   if (!session.connected) banner(`Connection lost. Trying again${waiting > 0 ? `; ${waiting} ${waiting === 1 ? "change is" : "changes are"} waiting, nothing is lost` : "; all work is saved"}.`, "Try now", () => {
-    session.changes.hurry();
+    session.changes.retryNow();
     void session.beat(false);
   });
   else if (session.carrying) banner("Copying the objects from image to image.", "Stop", () => session.stopCarrying());

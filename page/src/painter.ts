@@ -16,9 +16,9 @@ interface Place {
   col: number;
 }
 
-const MOST_POINTS = 4500; // the server takes 5,000
-const LEAST_RADIUS = 0.75; // pixels; a brush of this radius always covers a pixel
-const LIGHTEST = 0.25; // fraction of the radius at the lowest pen pressure
+const MAX_POINTS = 4500; // the server accepts 5,000
+const MIN_RADIUS = 0.75; // pixels; a brush of this radius always covers a pixel
+const MIN_PRESSURE_SHARE = 0.25; // fraction of the radius at the lowest pen pressure
 
 export class Painter {
   tool: Tool = "drag";
@@ -63,7 +63,7 @@ export class Painter {
   }
 
   resize(factor: number, side: number): void {
-    if (this.radius !== null) this.radius = Math.min(Math.max(this.radius * factor, LEAST_RADIUS), this.largest(side));
+    if (this.radius !== null) this.radius = Math.min(Math.max(this.radius * factor, MIN_RADIUS), this.largest(side));
   }
 
   /** Begin a stroke; false if none may begin here. `pressure` is null without a pen. */
@@ -81,7 +81,7 @@ export class Painter {
     if (this.stroke === null || last === undefined) return;
     const apart = this.stroke.kind === "lasso" ? 2 * pixel : Math.max(0.7 * pixel, (last[2] as number) / 8);
     if (Math.hypot(place.row - last[0], place.col - last[1]) < apart) return;
-    if (this.stroke.points.length >= MOST_POINTS) {
+    if (this.stroke.points.length >= MAX_POINTS) {
       if (this.stroke.kind === "lasso") return;
       const { positive } = this.stroke;
       this.end(); // split a very long stroke
@@ -107,8 +107,8 @@ export class Painter {
 
   private add({ row, col }: Place, pressure: number | null): void {
     const round = (value: number): number => Math.round(value * 100) / 100;
-    const share = pressure === null ? 1 : LIGHTEST + (1 - LIGHTEST) * pressure;
+    const share = pressure === null ? 1 : MIN_PRESSURE_SHARE + (1 - MIN_PRESSURE_SHARE) * pressure;
     const at = [round(row), round(col)];
-    this.stroke?.points.push(this.stroke.kind === "lasso" ? at : [...at, round(Math.max(this.sizes.brush * share, LEAST_RADIUS))]);
+    this.stroke?.points.push(this.stroke.kind === "lasso" ? at : [...at, round(Math.max(this.sizes.brush * share, MIN_RADIUS))]);
   }
 }

@@ -14,7 +14,7 @@ export function isDone(one: ListedImage): boolean {
 export class Panels {
   private readonly images: Rows<ListedImage>;
   private readonly objects: Rows<SegmentedObject>;
-  private filtered: { all: readonly ListedImage[]; wanted: string; undone: boolean; found: ListedImage[] } | null = null;
+  private filtered: { all: readonly ListedImage[]; query: string; undone: boolean; found: ListedImage[] } | null = null;
   private current: string | null = null;
 
   constructor(
@@ -60,12 +60,12 @@ export class Panels {
 
   /** Images to list. One that becomes done stays until the filter changes, so that rows do not move under the pointer. */
   private find(all: readonly ListedImage[]): ListedImage[] {
-    const wanted = byId<HTMLInputElement>("filter").value.toLowerCase();
+    const query = byId<HTMLInputElement>("filter").value.toLowerCase();
     const undone = byId("undone").getAttribute("aria-pressed") === "true";
     const known = this.filtered;
-    if (known !== null && known.all === all && known.wanted === wanted && known.undone === undone) return known.found;
-    const found = all.filter((one) => (wanted === "" || one.name.toLowerCase().includes(wanted)) && !(undone && isDone(one)));
-    this.filtered = { all, wanted, undone, found };
+    if (known !== null && known.all === all && known.query === query && known.undone === undone) return known.found;
+    const found = all.filter((one) => (query === "" || one.name.toLowerCase().includes(query)) && !(undone && isDone(one)));
+    this.filtered = { all, query, undone, found };
     return found;
   }
 
@@ -128,9 +128,9 @@ export class Panels {
     return el(
       "li",
       { class: edited ? "edited" : selected ? "selected" : "", onpointerenter: show(one.id), onpointerleave: show(null), onfocusin: show(one.id), onfocusout: show(null) },
-      el("button", { class: "pick", "aria-label": `Select object ${place}`, "aria-pressed": String(selected), title: "Select: Delete removes it, a digit changes its class", onclick: () => session.select(one.id, true), disabled: edited }, colored(color, String(place))),
+      el("button", { class: "pick", "aria-label": `Select object ${place}`, "aria-pressed": String(selected), title: "Select; then Delete removes it, and a digit changes its class", onclick: () => session.select(one.id, true), disabled: edited }, colored(color, String(place))),
       el("span", {}, select, el("small", {}, about)),
-      iconButton(one.locked ? "lock" : "unlock", one.locked ? `Object ${place} is locked: later objects do not take its pixels. Unlock` : `Object ${place} is unlocked: later objects may overlap it. Lock`, () => session.changeObject(one.id, { locked: !one.locked }), { "aria-pressed": String(one.locked) }),
+      iconButton(one.locked ? "lock" : "unlock", one.locked ? `Object ${place} is locked: later objects cannot overlap it. Unlock` : `Object ${place} is unlocked: later objects may overlap it. Lock`, () => session.changeObject(one.id, { locked: !one.locked }), { "aria-pressed": String(one.locked) }),
       iconButton("edit", `Edit object ${place}`, () => session.editObject(one.id), { disabled: edited }),
       iconButton("trash", `Delete object ${place}`, () => session.deleteObject(one.id)),
     );

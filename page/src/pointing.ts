@@ -50,7 +50,7 @@ export class Pointing implements Gestures {
     if (from === null) return;
     if (undecided?.shift && dragged) return this.drawBox(from, place);
     if (undecided !== null) {
-      if (dragged && this.begins(undecided.object, from)) this.undecided = null;
+      if (dragged && this.beginDrag(undecided.object, from)) this.undecided = null;
       else return;
     }
     session.pull(dragged ? Math.hypot(place.row - from.row, place.col - from.col) : null);
@@ -111,7 +111,7 @@ export class Pointing implements Gestures {
   }
 
   /** Start a drag inside a finished object; false if it is locked. */
-  private begins(object: number | null, from: { row: number; col: number }): boolean {
+  private beginDrag(object: number | null, from: { row: number; col: number }): boolean {
     const found = this.session.image?.objects.find((one) => one.id === object);
     if (found?.locked) {
       this.session.notify("These pixels belong to a locked object. Unlock it in the list to mark another object here");

@@ -27,7 +27,7 @@ export class LivePreview {
   ) {}
 
   /** Request the mask of a click; an earlier request that has not been sent is dropped. */
-  ask(id: string, revision: number, click: Click, after = 0): void {
+  request(id: string, revision: number, click: Click, after = 0): void {
     this.schedule({ id, revision, click, live: true, at: performance.now() }, after);
   }
 

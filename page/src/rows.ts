@@ -15,7 +15,7 @@ export class Rows<T> {
    * @param list Scrolling element; all rows have the same height.
    * @param height Height of a row in CSS pixels.
    * @param key Unique key of an item.
-   * @param looks Text that changes when a row must be made again.
+   * @param looks Text that changes when a row must be redrawn.
    * @param make Function that makes the row of an item; `place` counts from 0.
    */
   constructor(
@@ -47,8 +47,8 @@ export class Rows<T> {
     const { items, list, height } = this;
     const first = Math.max(0, Math.floor(list.scrollTop / height) - SPARE);
     const last = Math.min(items.length, Math.ceil((list.scrollTop + list.clientHeight) / height) + SPARE);
-    const wanted = items.slice(Math.min(first, last), last);
-    const keys = new Set(wanted.map(this.key));
+    const visible = items.slice(Math.min(first, last), last);
+    const keys = new Set(visible.map(this.key));
     for (const [key, row] of this.shown) {
       if (keys.has(key)) continue;
       row.element.remove();
@@ -58,7 +58,7 @@ export class Rows<T> {
     list.style.setProperty("--above", `${Math.min(first, last) * height}px`);
     list.style.setProperty("--below", `${(items.length - last) * height}px`);
     let before: Element | null = null;
-    wanted.forEach((item, index) => {
+    visible.forEach((item, index) => {
       const element = this.row(item, first + index);
       const next: Element | null = before === null ? list.firstElementChild : before.nextElementSibling;
       if (element !== next) list.insertBefore(element, next);

@@ -20,7 +20,7 @@ interface Shown {
 }
 
 const GLANCE = 700; // milliseconds that each image is shown while objects are copied from image to image
-const PRESS = 150; // milliseconds in which a press can become a drag before the model is asked for a circle
+const PRESS = 150; // milliseconds in which a press can become a drag, before a circle is requested from the model
 
 export class Session {
   project: Project | null = null;
@@ -50,7 +50,7 @@ export class Session {
   private readonly preview: LivePreview;
   private released: Click | null = null;
   private reach: number | null = null; // radius of the circle to which the drag is limited
-  private usual: number | null = null; // the threshold to restore after a reopened object is finished
+  private thresholdBefore: number | null = null; // restored after a reopened object is finished
   private presses = 0; // drags begun
   private newest = 0; // number of the shown live mask
 
@@ -59,7 +59,7 @@ export class Session {
     this.preview = new LivePreview((answer, click, age) => this.previewed(answer, click, age), (error) => this.failed(error));
   }
 
-  get line(): ListedImage | null {
+  get listed(): ListedImage | null {
     return this.project?.pictures.find((one) => one.id === this.image?.id) ?? null;
   }
 
@@ -88,7 +88,7 @@ export class Session {
 
   async start(): Promise<void> {
     await this.beat(false);
-    await this.changes.add(() => this.refresh()); // waits until the server is up
+    await this.changes.add(() => this.refresh()); // waits until the server responds
     await this.openFirst();
   }
 
@@ -121,9 +121,9 @@ export class Session {
         this.mask = null;
         this.highlight = null;
         this.selected = new Set();
-        this.usual = null;
+        this.thresholdBefore = null;
         history.replaceState(null, "", `#${id}`);
-        await this.take(image);
+        await this.apply(image);
         await this.beat(false);
         await this.shown.open(image).catch((error: unknown) => {
           if (error instanceof DOMException && error.name === "AbortError") return;
@@ -170,7 +170,7 @@ export class Session {
     return drag === null || reach === null ? null : { row: drag.row, col: drag.col, radius: Math.max(reach, drag.radius ?? 0) };
   }
 
-  /** Begin a drag; false if none may begin here. The mask farther away than `reach` stays as it is. */
+  /** Begin a drag; false if none may begin here. The mask farther away than `reach` does not change. */
   press(click: Click, reach: number | null = null): boolean {
     if (this.image === null || !this.mayChange()) return false;
     if (!click.positive && this.image.draft === null) {
@@ -183,7 +183,7 @@ export class Session {
     this.reach = reach;
     this.presses++;
     this.live = this.changes.pending > 0 && this.live !== null ? { mask: this.live.mask, radius: null } : null;
-    this.ask(click.radius === null ? PRESS : 0);
+    this.requestPreview(click.radius === null ? PRESS : 0);
     return true;
   }
 
@@ -191,14 +191,14 @@ export class Session {
     if (this.drag === null) return;
     if (this.drag.radius === radius) return;
     this.drag = { ...this.drag, radius };
-    this.ask();
+    this.requestPreview();
   }
 
   /** Replace the whole circle, while a box is being drawn. */
   reshape(click: Click): void {
     if (this.drag === null) return void this.press(click);
     this.drag = click;
-    this.ask();
+    this.requestPreview();
   }
 
   release(): void {
@@ -281,7 +281,7 @@ export class Session {
   }
 
   /** Copy from image to image until stopped. */
-  async carryOn(): Promise<void> {
+  async carryRepeatedly(): Promise<void> {
     this.carrying = true;
     this.shown.render();
     while (this.carrying && (await this.carry())) await new Promise((done) => setTimeout(done, GLANCE));
@@ -365,7 +365,7 @@ export class Session {
     this.shown.repaint();
   }
 
-  /** Replace the classes; returns the reason if the server refuses them, else null. */
+  /** Replace the classes; returns the server's error if it refuses them, else null. */
   async saveClasses(classes: Class[]): Promise<string | null> {
     let refused: string | null = null;
     await this.changes.add(async () => {
@@ -387,7 +387,7 @@ export class Session {
   async importFiles(given: GivenFile[]): Promise<void> {
     const { alone, together } = splitFiles(given);
     for (const file of alone) await this.importFile(file);
-    const refused = together.length === 0 ? (alone.length === 0 ? `none of ${count(given.length, "file")} contains annotations` : null) : limitProblem(together);
+    const refused = together.length === 0 ? (alone.length === 0 ? `the files must be annotations (.json, .jsonl, .xml, .zip, .png or .txt), got ${count(given.length, "file")} of other types` : null) : limitProblem(together);
     if (refused !== null) this.shown.toast(refused);
     if (refused !== null || together.length === 0) return;
     this.shown.toast(`Importing ${count(together.length, "file")}…`, "done");
@@ -395,7 +395,7 @@ export class Session {
     await this.changes.add(async () => {
       const done = await this.sendImport(zip);
       if (done.objects + done.known > 0 || !together.every(isLoosePng)) return this.showImport(done);
-      for (const { file } of together) void this.importFile(file); // they name no image, so they belong to the open one
+      for (const { file } of together) void this.importFile(file); // without the name of an image, they belong to the open one
     });
   }
 
@@ -408,7 +408,7 @@ export class Session {
     const known = done.known > 0 ? `; ${done.known} already existed` : "";
     this.shown.toast(`${count(done.objects, "object")} on ${count(done.pictures, "image")} imported${known}${left}`, left === "" ? "done" : "error");
     await this.refresh();
-    if (this.image !== null) await this.take(await call<AnnotatedImage>("GET", `pictures/${this.image.id}`));
+    if (this.image !== null) await this.apply(await call<AnnotatedImage>("GET", `pictures/${this.image.id}`));
   }
 
   /** Import a file: annotations for the folder, an indexed PNG for this image, or a list of classes with one name per line. */
@@ -422,7 +422,7 @@ export class Session {
         const revision = this.image?.revision ?? 0;
         const before = this.image?.objects.length ?? 0;
         const after = await call<AnnotatedImage>("PUT", `pictures/${id}/masks?revision=${revision}`, new Blob([file], { type: "image/png" }));
-        await this.take(after);
+        await this.apply(after);
         this.shown.toast(`${count(after.objects.length - before, "object")} imported to correct`, "done");
       });
     } else if (kind === "txt") {
@@ -441,7 +441,7 @@ export class Session {
       const since = this.project?.serial ?? 0;
       const { alone, elsewhere, serial, files, changed } = await call<TabState>("POST", "tabs", { tab: TAB, take, picture: this.image?.id ?? null, since });
       this.elsewhere = new Set(elsewhere);
-      if (this.project !== null && files !== this.project.files && this.changes.pending === 0) await this.files();
+      if (this.project !== null && files !== this.project.files && this.changes.pending === 0) await this.refreshFiles();
       else if (this.project !== null) {
         this.project.serial = serial;
         const lines = new Map(changed.map((one) => [one.id, one]));
@@ -463,10 +463,10 @@ export class Session {
   }
 
   /** Refresh the list after files were added, deleted or renamed. */
-  private async files(): Promise<void> {
+  private async refreshFiles(): Promise<void> {
     const name = this.image?.name;
     await this.refresh();
-    const line = this.line;
+    const line = this.listed;
     if (name === undefined || (line !== null && line.error === null)) return;
     this.shown.toast(`“${name}” was deleted or renamed; its objects are kept`);
     this.image = null;
@@ -475,7 +475,7 @@ export class Session {
 
   private async reload(): Promise<void> {
     await this.refresh();
-    if (this.image !== null) await this.take(await call<AnnotatedImage>("GET", `pictures/${this.image.id}`));
+    if (this.image !== null) await this.apply(await call<AnnotatedImage>("GET", `pictures/${this.image.id}`));
   }
 
   private change(path: string, method: "POST" | "PATCH" | "DELETE", body: object, done: (after: AnnotatedImage) => void = () => undefined): Promise<void> {
@@ -488,7 +488,7 @@ export class Session {
         (revision) => call<AnnotatedImage>(method, `pictures/${path}`, { ...body, revision, brief: true }),
         async (after) => {
           if (this.image?.id !== id) return;
-          await this.take(after);
+          await this.apply(after);
           done(after);
         },
       ),
@@ -496,25 +496,25 @@ export class Session {
   }
 
   /** Show the server's state of an image. */
-  private async take(answer: AnnotatedImage): Promise<void> {
+  private async apply(answer: AnnotatedImage): Promise<void> {
     const image = answer.brief ? { ...answer, objects: merged(this.image?.objects ?? [], answer) } : answer;
     const mask = image.mask === null ? null : await DrawnMask.from(image.mask);
     const reopened = image.draft?.edits !== null && image.draft?.edits !== this.image?.draft?.edits;
     if (image.draft !== null && (this.image === null || reopened)) {
       this.classId = image.draft.class_id;
-      if (image.draft.edits !== null) this.usual ??= this.threshold;
+      if (image.draft.edits !== null) this.thresholdBefore ??= this.threshold;
       this.threshold = image.draft.threshold;
     }
-    if (image.draft === null && this.usual !== null) {
-      this.threshold = this.usual;
-      this.usual = null;
+    if (image.draft === null && this.thresholdBefore !== null) {
+      this.threshold = this.thresholdBefore;
+      this.thresholdBefore = null;
     }
     if ([...this.selected].some((id) => !image.objects.some((one) => one.id === id))) {
       this.selected = new Set([...this.selected].filter((id) => image.objects.some((one) => one.id === id)));
     }
     this.image = image;
     this.mask = mask;
-    const line = this.line;
+    const line = this.listed;
     if (line !== null) {
       line.num_objects = image.objects.length;
       line.has_draft = image.draft !== null;
@@ -526,13 +526,13 @@ export class Session {
 
   private counted(): void {
     this.shown.render();
-    if (this.changes.pending === 0 && this.drag !== null && this.drag !== this.released) this.ask(); // a drag that began meanwhile
+    if (this.changes.pending === 0 && this.drag !== null && this.drag !== this.released) this.requestPreview(); // a drag that began meanwhile
   }
 
-  private ask(after = 0): void {
+  private requestPreview(after = 0): void {
     this.shown.repaint();
     if (this.image === null || this.drag === null || !this.connected || this.changes.pending > 0) return;
-    this.preview.ask(this.image.id, this.image.revision, this.drag, after);
+    this.preview.request(this.image.id, this.image.revision, this.drag, after);
   }
 
   private async previewed(answer: Preview, click: Click, age: () => number): Promise<void> {

@@ -207,7 +207,7 @@ export class Stage {
   /** Find the finished object at a position, the smallest if there are several. */
   objectAt({ row, col }: { row: number; col: number }): number | null {
     const context = this.scratch.getContext("2d") as CanvasRenderingContext2D;
-    context.resetTransform(); // which would move the outlines, but not the point
+    context.resetTransform(); // a transform would move the outlines, but not the point
     const { objects, hidden } = this.scene();
     const inside = hidden ? [] : objects.filter((one) => {
       const [top, left, height, width] = one.bbox;
@@ -267,7 +267,7 @@ export class Stage {
     this.strokeTwice(context);
   }
 
-  /** Draw a line white on dark, visible on any image. */
+  /** Draw a white line with a dark border, visible on any image. */
   private strokeTwice(context: CanvasRenderingContext2D): void {
     for (const [color, width] of [["rgb(0 0 0 / 50%)", 3.5], ["#fff", 1.5]] as const) {
       context.strokeStyle = color;

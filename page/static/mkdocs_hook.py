@@ -1,6 +1,6 @@
 """Build the serverless page with the documentation: ``mkdocs build`` writes it to ``browser/page``.
 
-This needs npm and the extra [export]; without them, a page with one line says what is missing.
+This needs npm and the extra [export]; without them, the page contains one line that names what is missing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SWITCH = "DCT_SEG_PAGE"
 
 
 class MissingError(Exception):
-    """Missing tool that the page needs."""
+    """Reason why the page is not built, such as a missing tool."""
 
 
 def on_startup(command: str, **others: Any) -> None:
@@ -34,7 +34,7 @@ _is_served = False
 
 
 def on_post_build(config: Any) -> None:
-    """Build the page into the site, or write why it was not built."""
+    """Build the page into the site, or write the reason why it was not built."""
     folder = Path(config["site_dir"]) / PLACE
     try:
         if _is_served:

@@ -1,9 +1,9 @@
-// Serverless page: drop an image, click or drag on it, and get the mask after each click. Nothing is sent anywhere.
+// Serverless page: drop an image, click or drag on it, and get the mask after each click. Nothing leaves the computer.
 import { Network, type Click, type Encoded } from "./network";
 
-const LONGEST = 448; // longer side of the network's input, in pixels
-const MOST_PIXELS = 1600; // longer side of the displayed image and of the saved mask
-const SMALLEST_DRAG = 4; // screen pixels
+const INPUT_SIDE = 448; // longer side of the network's input, in pixels
+const SHOWN_SIDE = 1600; // longer side of the displayed image and of the saved mask
+const MIN_DRAG = 4; // screen pixels
 
 interface Turn {
   click: Click;
@@ -41,13 +41,13 @@ function pixels(height: number, width: number): ImageData {
 async function open(file: Blob): Promise<void> {
   const network = await loaded;
   image = await createImageBitmap(file);
-  const scale = Math.min(1, MOST_PIXELS / Math.max(image.width, image.height));
+  const scale = Math.min(1, SHOWN_SIDE / Math.max(image.width, image.height));
   [canvas.width, canvas.height] = [Math.round(image.width * scale), Math.round(image.height * scale)];
   [canvas.hidden, find("hint").hidden] = [false, true];
   [turns, drag, seen] = [[], null, null];
   draw();
   const began = performance.now();
-  const { height, width } = network.size(image.height, image.width, LONGEST);
+  const { height, width } = network.size(image.height, image.width, INPUT_SIDE);
   seen = await network.encode(pixels(height, width));
   report("Image encoded", began);
 }
@@ -149,7 +149,7 @@ canvas.addEventListener("pointerup", (event) => {
   const { row, col, radius, positive } = drag;
   drag = null;
   const { scale } = place(event);
-  add(row, col, positive, radius < SMALLEST_DRAG * scale ? null : radius).catch(failed);
+  add(row, col, positive, radius < MIN_DRAG * scale ? null : radius).catch(failed);
 });
 canvas.addEventListener("pointercancel", () => {
   drag = null;

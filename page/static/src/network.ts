@@ -37,12 +37,12 @@ export class Network {
     private readonly sessions: Map<string, ort.InferenceSession>,
   ) {}
 
-  /** Load the graphs that every click needs. */
+  /** Load the graphs that each click uses. */
   static async load(folder: string): Promise<Network> {
     const answer = await fetch(`${folder}/dct_seg.json`);
     if (!answer.ok) throw new Error(`${folder}/dct_seg.json is missing; run dct-seg export --out ${folder}`);
     const card = (await answer.json()) as Card;
-    if (card.kind !== "onnx" || card.version > 1) throw new Error(`${folder} must be an ONNX export of version 1; run dct-seg export --format onnx --out ${folder}`);
+    if (card.kind !== "onnx" || card.version > 1) throw new Error(`${folder} must be an ONNX export of version 1, got ${card.kind} of version ${card.version}; run dct-seg export --format onnx --out ${folder}`);
     const network = new Network(folder, card, new Map());
     for (const name of card.is_late ? ["encoder", "decoder"] : ["network"]) await network.session(name);
     return network;
@@ -78,7 +78,7 @@ export class Network {
 
   private async withRadii(seen: Encoded, clicks: Click[], before: Float32Array): Promise<Click[]> {
     if (clicks.every((click) => click.radius !== null)) return clicks;
-    if (!this.card.has_drag_head) throw new Error("This network needs a drag, not a click");
+    if (!this.card.has_drag_head) throw new Error("a click must have a radius, since this network does not predict one; drag instead");
     const { radii: _, ...prompt } = this.prompt(seen, clicks, before);
     const answer = await this.run("radii", { ...(await this.features(seen)), ...prompt });
     const radii = answer["radii"]!.data as Float32Array;
