@@ -127,7 +127,7 @@ export const FORMATS = {
   datumaro: "Datumaro",
 } as const;
 
-/** Error response of the server. */
+/** Error for a refused request, with the server's message. */
 export class Refused extends Error {
   constructor(
     readonly status: number,
@@ -138,7 +138,7 @@ export class Refused extends Error {
   }
 }
 
-/** Missing response: the server cannot be reached. */
+/** Error for a request without a response: the server cannot be reached. */
 export class Unreachable extends Error {}
 
 const TOKEN = new URL(location.href).searchParams.get("token");

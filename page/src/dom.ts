@@ -8,7 +8,7 @@ export function byId<T extends HTMLElement = HTMLElement>(id: string): T {
 
 type Attributes = Record<string, string | boolean | EventListener>;
 
-/** Create an element; `onclick` and the like are listeners, true gives an attribute without a value, false none. */
+/** Create an element; `onclick` and the like are listeners; true sets an attribute without a value, false omits it. */
 export function el<K extends keyof HTMLElementTagNameMap>(
   tag: K,
   attributes: Attributes = {},

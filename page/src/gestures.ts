@@ -8,9 +8,9 @@ export interface Press {
 }
 
 export interface Gestures {
-  /** Start a drag; false if none may start here. */
+  /** Start a drag; returns false if no drag may start here. */
   begin(at: Point, press: Press): boolean;
-  /** Move the pointer; `dragged` is true once it has left the press by more than the slop. */
+  /** Move the pointer; `dragged` is true once it has moved more than the slop from the press. */
   move(at: Point, dragged: boolean, pressure: number | null): void;
   end(): void;
   cancel(): void;

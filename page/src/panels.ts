@@ -4,7 +4,7 @@ import { byId, colored, count, el, iconButton } from "./dom";
 import { Rows } from "./rows";
 import type { Session } from "./session";
 
-const FILTER_FROM = 12; // number of images from which the list has a filter
+const FILTER_FROM = 12; // minimum number of images for a filter
 
 /** Whether the work on an image is finished. */
 export function isDone(one: ListedImage): boolean {

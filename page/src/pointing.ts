@@ -11,7 +11,7 @@ export class Pointing implements Gestures {
   /** Box being dragged, or null. */
   box: { row: number; col: number; height: number; width: number } | null = null;
   private from: { row: number; col: number } | null = null;
-  /** Press that is not a drag yet: the finished object under it, and whether Shift was held. */
+  /** Press that may still become a drag: the finished object under it, and whether Shift was pressed. */
   private undecided: { object: number | null; shift: boolean } | null = null;
   private last = { object: 0, at: 0 };
 

@@ -1,4 +1,4 @@
-// Virtual list: only visible rows are in the document, so that 20,000 rows cost as much as twenty.
+// Virtual list: only visible rows are in the document, so that 20,000 rows are as fast as twenty.
 
 interface Row {
   element: HTMLElement;

@@ -43,7 +43,7 @@ export class Session {
   loading = false;
   connected = true;
   alone = true;
-  /** Images that other tabs work on. */
+  /** Images that are open in other tabs. */
   elsewhere: ReadonlySet<string> = new Set();
   milliseconds: number | null = null;
   readonly changes: Changes;
@@ -117,7 +117,7 @@ export class Session {
     try {
       await this.changes.add(async () => {
         const image = await call<AnnotatedImage>("GET", `pictures/${id}`);
-        this.image = null; // nothing is kept from the previous image
+        this.image = null; // discard the state of the previous image
         this.mask = null;
         this.highlight = null;
         this.selected = new Set();
@@ -146,7 +146,7 @@ export class Session {
     this.shown.announce(by === 1 ? "This is the last image" : "This is the first image");
   }
 
-  /** Open the next image that is not done, from the beginning again after the last. */
+  /** Open the next image that is not done; after the last one, search from the first. */
   nextUndone(): void {
     const all = this.project?.pictures ?? [];
     const at = all.findIndex((one) => one.id === this.image?.id);
@@ -526,7 +526,7 @@ export class Session {
 
   private counted(): void {
     this.shown.render();
-    if (this.changes.pending === 0 && this.drag !== null && this.drag !== this.released) this.requestPreview(); // a drag that began meanwhile
+    if (this.changes.pending === 0 && this.drag !== null && this.drag !== this.released) this.requestPreview(); // a drag that began while changes were pending
   }
 
   private requestPreview(after = 0): void {

@@ -23,8 +23,8 @@ def point_click(
     Whole and fractional numbers select the same pixel, since some tools round down before sending.
 
     Args:
-        x: Pixels from the left; the image's right edge, its width, is still inside.
-        y: Pixels from the top; the lower edge is still inside.
+        x: Pixels from the left, up to and including the image's width.
+        y: Pixels from the top, up to and including the image's height.
         size: (height, width) of the image.
         positive: Whether the point lies on the object.
         radius: Length of a drag in pixels.
@@ -39,7 +39,7 @@ def point_click(
         19.0
     """
     height, width = size
-    if not (0 <= x <= width and 0 <= y <= height):  # False for NaN too
+    if not (0 <= x <= width and 0 <= y <= height):  # also False for NaN
         raise ValueError(f"point ({x:g}, {y:g}) lies outside the image of {width}x{height} pixels")
     return Click(
         float(min(math.floor(y), height - 1)), float(min(math.floor(x), width - 1)), positive, radius

@@ -13,7 +13,7 @@ from dct_seg.clicks import Click
 
 MAX_CLICKS = 200
 MAX_PACKED = 4 * 2**20
-FARTHEST = 1e6  # pixels; anything beyond is a mistake, not a click
+FARTHEST = 1e6  # pixels; larger values are mistakes
 
 
 class Model(BaseModel):

@@ -63,7 +63,7 @@ class Region(LenientModel):
     is_positive: bool = True
 
     def label(self) -> str:
-        """Label selected when the region was drawn."""
+        """Label that was selected when the region was drawn."""
         named = getattr(self.value, self.type, None) or self.value.labels
         if not named:
             raise ValueError(
@@ -100,7 +100,7 @@ class LabeledTask(LenientModel):
 
 
 class Context(LenientModel):
-    """Regions drawn with smart tools and not accepted yet, in drawing order."""
+    """Regions that were drawn with smart tools and are not accepted yet, in drawing order."""
 
     result: Annotated[list[Region], Field(max_length=MAX_REGIONS)] = []
 
@@ -286,7 +286,7 @@ def create_app(
     @app.post("/setup")
     def post_setup(request: SetupRequest) -> dict[str, str]:
         if request.schema_:
-            Controls.of(request.schema_)  # refuse an unusable project when it is connected
+            Controls.of(request.schema_)  # reject an unusable project when it is connected
         return {"model_version": backend.version}
 
     @app.post("/predict")

@@ -39,7 +39,7 @@ class ClickTool:
     Args:
         viewer: Viewer, or its model alone.
         image: Image layer of that viewer; with more than two dimensions, the displayed slice is segmented.
-        predictor: Predictor that segments.
+        predictor: Predictor for the masks.
         changed: Function called after each change, for example to show `status`.
 
     Raises:
@@ -122,7 +122,7 @@ class ClickTool:
                 click = self._dragged(click, event.position)
                 if click.radius is not None and time.perf_counter() >= free_at:
                     self._show([*current.clicks, click])
-                    # with a slow network, mouse moves are skipped, so that napari gets half of the time
+                    # a slow network skips mouse moves, so that half of the time is left to napari
                     free_at = time.perf_counter() + self.seconds
                 yield
             click = self._dragged(click, event.position)

@@ -20,7 +20,7 @@ from dct_seg.predictor import Predictor
 
 
 class Predictors:
-    """Cache of one predictor per image; one computation at a time, since parallel ones would share the cores.
+    """Cache of one predictor per image; predictions run one at a time, since they would share the cores.
 
     Args:
         make: Factory of predictors; they may share a network.

@@ -48,7 +48,7 @@ ImageId = Annotated[str, PathParameter(description="id from POST /images", max_l
 
 
 class UnknownImageError(LookupError):
-    """Request for an image id that is not in the cache."""
+    """Error for an image id that is not in the cache."""
 
 
 class Images:

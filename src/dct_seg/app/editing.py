@@ -26,7 +26,7 @@ from dct_seg.methods.base import Method, check_click
 from dct_seg.rle import decode_part, encode
 
 MAX_CLICKS = 200
-"""Maximum number of clicks in a draft since its last manual step."""
+"""Maximum number of clicks in a draft after its last manual step."""
 
 MAX_STEPS = 2000
 """Maximum number of steps in a draft."""
@@ -39,7 +39,7 @@ UNCHANGED = {
 
 
 class StaleError(ValueError):
-    """Change that was made on an outdated revision."""
+    """Error for a change to an outdated revision."""
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Editor:
     """Editing commands of the annotator, without HTTP.
 
     Args:
-        project: The folder.
+        project: Project of the folder.
         make_method: Factory of methods, one per image; they may share a network.
     """
 
@@ -290,7 +290,7 @@ class Editor:
             return self._describe(edit)
 
     def carry(self, image_id: str, request: schemas.Carry) -> schemas.AnnotatedImage:
-        """Copy objects from another image, moved along the optical flow between the two."""
+        """Copy objects from another image; their masks follow the optical flow between the two images."""
         with self.project.open(request.source) as (source, working), source.lock.reading():
             objects = [source.history.state.object(number) for number in sorted(set(request.ids))]
             size, before = working.size, working.image
@@ -322,7 +322,7 @@ class Editor:
             return self._describe(edit)
 
     def import_masks(self, image_id: str, png: bytes, revision: int | None) -> schemas.AnnotatedImage:
-        """Import the objects of a mask PNG, of the first class unless the PNG names another."""
+        """Import the objects of a mask PNG; they have the first class unless the PNG names another."""
         change = None if revision is None else schemas.Change(revision=revision)
         with self._change(image_id, change) as edit:
             opened, size = edit.opened, edit.working.size
@@ -336,7 +336,7 @@ class Editor:
             )
             added, _ = import_matching.objects_of(image, size, numbers, edit.state.next_id)
             added = import_matching.new_objects(added, edit.state)
-            if added:  # otherwise all of them exist on this image already
+            if added:  # otherwise all of them already exist on this image
                 opened.history.append({"event": "import", "objects": [object_event(one) for one in added]})
             return self._describe(edit)
 

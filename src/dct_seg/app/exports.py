@@ -115,7 +115,7 @@ def write(project: Project, kind: Format) -> ExportFile:
                 for image in images:
                     with image.naming_its_log():
                         for one in image.objects:
-                            _ = one.outline  # finds a broken mask before anything is written
+                            _ = one.outline  # raises for a broken mask before anything is written
                 for name, content in _OTHER_TOOLS[kind](project.classes, images):
                     archive.writestr(name, content)
             for image in images if kind in files else ():
@@ -177,7 +177,7 @@ def file_stems(names: Sequence[str]) -> list[str]:
 
 
 def _folded(name: str) -> str:
-    """Normalize a name; equal for names that some file system treats as the same."""
+    """Normalize a name, so that names that a file system may treat as the same are equal."""
     return unicodedata.normalize("NFC", name).casefold()
 
 

@@ -45,7 +45,7 @@ OUTPUTS = ("masks", "overlays")
 
 
 class NoSuchImageError(LookupError):
-    """Request for an unknown image id."""
+    """Error for an unknown image id."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Entry:
 
     @property
     def file(self) -> str:
-        """Path of its file inside the folder."""
+        """Path of the image's file inside the folder."""
         return self.name.removesuffix(f"#{self.page}")
 
 
@@ -76,7 +76,7 @@ class ImageFolder:
     """Folder of images that are opened safely.
 
     Args:
-        root: The folder; symlinks are followed only to targets inside it.
+        root: Folder of the images; symlinks are followed only to targets inside it.
 
     Raises:
         FileNotFoundError: When the folder does not exist.
@@ -91,7 +91,7 @@ class ImageFolder:
             raise ValueError(f"{path} must be a folder, got a file; give the folder of the images")
         self.root = path.resolve()
         formats = (*image_formats(), "MPO")
-        known = Image.registered_extensions()  # makes Pillow load all its formats
+        known = Image.registered_extensions()  # also loads all formats of Pillow
         self._suffixes = {suffix for suffix, kind in known.items() if kind in formats}
         self._suffixes |= {*IMAGE_SUFFIXES, *OTHER_SUFFIXES, ""}
         self._entries: dict[str, Entry] = {}
@@ -101,7 +101,7 @@ class ImageFolder:
         self.scan()
 
     def scan(self) -> list[Entry]:
-        """Scan the images by name; reads only the headers of new or changed files."""
+        """Scan the folder and return its images by name; only headers of new or changed files are read."""
         found: dict[str, Entry] = {}
         for folder, subfolders, files in os.walk(self.root):
             outputs = OUTPUTS if PREDICTED in files else ()

@@ -25,7 +25,7 @@ class Watcher:
 
     Args:
         folder: Folder of the images.
-        logs: Folder of their logs, ``ID.jsonl`` each.
+        logs: Folder of the images' logs, ``ID.jsonl`` each.
         adopt: Function that moves a log from a deleted image (first id) to a new one; False on failure.
         clock: Monotonic clock, in seconds.
     """
@@ -51,12 +51,12 @@ class Watcher:
         self._adopt_renamed()
 
     def scan_if_due(self) -> None:
-        """Rescan periodically in the background."""
+        """Rescan the folder in the background, unless the last scan was too recent."""
         if self._clock() >= self._next and not self._scanning.locked():
             threading.Thread(target=self.scan, daemon=True).start()
 
     def scan(self) -> None:
-        """Rescan now."""
+        """Rescan the folder now."""
         with self._scanning:
             began = self._clock()
             before = self._folder.entries()
@@ -75,7 +75,7 @@ class Watcher:
             with self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError:
-            return  # the hash is retried at the next change
+            return  # tried again at the next change
         self._known[entry.id] = line
 
     def deleted(self) -> list[Entry]:

@@ -26,7 +26,7 @@ class HistoryError(ValueError):
 
 
 class LogChangedError(OSError):
-    """Change of a log by another program; nothing is written to the log."""
+    """Error for a log that another program has changed; nothing is written to it."""
 
 
 class Timeline:
@@ -72,7 +72,7 @@ class Timeline:
 
 
 class LogMark(NamedTuple):
-    """Identity and state of a log file."""
+    """Identity and size of a log file."""
 
     device: int
     inode: int
@@ -237,7 +237,7 @@ class History:
             ) from error
 
     def broken_mask(self, error: Exception) -> HistoryError:
-        """Make the error for a mask in the log whose runs cannot be read."""
+        """Make the error for a mask in the log with unreadable runs."""
         return HistoryError(
             f"{self._name} contains a mask that cannot be read ({error}); repair that file or move it away"
         )
@@ -259,7 +259,7 @@ class History:
 
     @property
     def _name(self) -> str:
-        return "/".join(self._path.parts[-3:])  # inside the image folder
+        return "/".join(self._path.parts[-3:])  # relative to the image folder
 
 
 def check_masks(event: Mapping[str, Any], size: tuple[int, int] | None) -> None:

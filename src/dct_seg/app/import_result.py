@@ -17,7 +17,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class FoundObject:
-    """Object in a file.
+    """Object read from an annotation file.
 
     Args:
         place: Position in the file, for messages, such as ``annotation 3``.
@@ -35,10 +35,10 @@ class FoundObject:
 
 @dataclass
 class FoundImage:
-    """Image in a file.
+    """Image named in an annotation file.
 
     Args:
-        name: Path of the image as written in the file.
+        name: Path of the image, as in the file.
         size: Size in the file, or None.
         is_stem: Whether the name has no suffix.
         sha256: Hash of the image by `dct_seg.session.image_hash`, or None.
@@ -52,7 +52,7 @@ class FoundImage:
     objects: list[FoundObject] = field(default_factory=list)
 
     def add_object(self, place: str, label: str | None, rle: Callable[[Size], Mapping[str, Any]]) -> None:
-        """Add an object with a mask.
+        """Add an object with a mask to the image.
 
         Raises:
             TypeError: When its class is not text, which a JSON file allows.
@@ -77,7 +77,7 @@ class FoundAnnotations:
     skipped: list[str] = field(default_factory=list)
 
     def add_image(self, name: str, size: Size | None = None, *, is_stem: bool = False) -> FoundImage:
-        """Add an image.
+        """Add an image to the result.
 
         Raises:
             ValueError: When it has no pixels or too many.

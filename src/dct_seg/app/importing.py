@@ -23,7 +23,7 @@ class Importer:
     """Importer of annotations made with this and other tools.
 
     Args:
-        project: The folder.
+        project: Project of the folder.
         segmenter: Segmenter for objects that are stored as clicks only.
     """
 
@@ -55,7 +55,7 @@ class Importer:
         return "\n  skipped: ".join([first, *done.skipped])
 
     def add(self, found: FoundAnnotations) -> schemas.Imported:
-        """Import annotations that have been read."""
+        """Import the result of reading annotations."""
         images, unknown = import_matching.match_images(found.images, self.project.folder.entries())
         skipped = [*found.skipped, *unknown]
         used = {one.label for _, image in images for one in image.objects}

@@ -28,7 +28,7 @@ Box = tuple[slice, slice]
 
 @dataclass(frozen=True)
 class Paint:
-    """Manual step.
+    """Manual step: a brush stroke, a lasso, a clean-up, or the circle of a local click.
 
     Args:
         kind: Tool; ``keep_outside`` limits the preceding click to a circle.
@@ -131,7 +131,7 @@ def brush(points: Sequence[Sequence[float]], size: tuple[int, int]) -> tuple[Box
     bottom, right = (min(side, int(np.floor(edge)) + 1) for side, edge in zip(size, high, strict=True))
     if bottom <= top or right <= left:
         return None
-    # +1 at the first pixel of a disc's row, -1 after its last: the cumulative sum counts the covering discs.
+    # +1 at the first pixel of a disc in a row, -1 after the last: the cumulative sum counts the discs.
     depth = np.zeros((bottom - top) * (right - left + 1), np.int32)
     reach = int(np.ceil(discs[:, 2].max()))
     offsets = np.arange(-reach, reach + 1)

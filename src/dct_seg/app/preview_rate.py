@@ -40,7 +40,7 @@ class PreviewRate:
         for found in SHARES:
             spare = (
                 1.0 if found <= self.share else 0.8
-            )  # larger only with a safety margin, so that it does not oscillate
+            )  # increased only with a margin, so that it does not oscillate
             if whole * found**2 <= self.seconds * spare:
                 break
         self.share = found

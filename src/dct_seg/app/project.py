@@ -39,11 +39,11 @@ OWNER = "images.json"
 
 
 class ProjectMovedError(OSError):
-    """Move of the folder since this server locked it; nothing is written."""
+    """Error for a folder that was moved after this server had locked it; nothing is written."""
 
 
 class ProjectError(ValueError):
-    """Refusal of a project with an unusable file, or with a folder locked by another server."""
+    """Error for a folder that has an unusable file or is locked by another server."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class ClassLabel:
 
 @dataclass(frozen=True)
 class ImageSummary:
-    """Entry of the image list: a summary of the image's log."""
+    """Summary of an image's log for the image list."""
 
     num_objects: int = 0
     has_draft: bool = False
@@ -181,7 +181,7 @@ class Project:
         # The file stays open, so that its inode number is not reused.
         self._lock_status = os.stat(self.work / "lock")
         self._check_owner(given=work is not None)
-        for left in (self.work / "exports").glob("*"):  # left by a killed server
+        for left in (self.work / "exports").glob("*"):  # from a killed server
             left.unlink(missing_ok=True)
         self.images = WorkingImages(self.folder.read)
         self.window = self._read_window()
@@ -284,7 +284,7 @@ class Project:
         return self.images.get(opened.id, self.chosen_window(opened.history.state)[0])
 
     def chosen_window(self, state: State) -> tuple[Window | None, ChosenBy | None]:
-        """Current window and who chose it; None for the default rule.
+        """Current window and the level at which it was chosen; None for the default rule.
 
         A draft keeps its initial window; otherwise the image's own applies, then the folder's.
         """

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dct_seg.rle import decode_part, encode
 
-FLOW_SIDE = 640  # longer side in pixels for computing the flow
+FLOW_SIDE = 640  # longer side of the images from which the flow is computed, in pixels
 
 
 def carried(

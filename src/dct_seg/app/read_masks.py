@@ -128,7 +128,7 @@ def exported_text(png: bytes) -> Mapping[str, Any] | None:
         return None
     try:
         with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
-            # Read before the pixels are decoded, unless another program has moved the text behind them.
+            # Our PNGs have the text before the pixels; another program may have moved it behind them.
             text = image.info.get(TEXT) or getattr(image, "text", {}).get(TEXT, "null")
             found = json.loads(text)
     except Exception as error:  # a broken header makes Pillow raise almost anything
@@ -181,7 +181,7 @@ def _yolo_classes(content: bytes) -> dict[int, str]:
     pairs = enumerate(names) if isinstance(names, list) else names.items()
     classes = {}
     for number, name in pairs:
-        if not isinstance(name, (str, int, float)):  # text made of nested aliases would fill the memory
+        if not isinstance(name, (str, int, float)):  # the text of nested YAML aliases would fill the memory
             raise TypeError(f"the name of class {number} must be text, got {type(name).__name__}")
         classes[int(number)] = str(name)
     return classes

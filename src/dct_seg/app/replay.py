@@ -171,7 +171,7 @@ def replay_windows(
 def replay_together(
     shown: Sequence[tuple[Method, WorkingImage, Sequence[ObjectClicks]]], batch: int
 ) -> list[list[NDArray[np.bool_]]]:
-    """Predict the masks of several images' objects, views of one size in one forward pass.
+    """Predict the masks of several images' objects; views of equal size share a forward pass.
 
     Masks are those of `replay` up to rounding. Objects that start from a mask are predicted alone.
 

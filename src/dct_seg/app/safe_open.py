@@ -17,7 +17,7 @@ _CAN_WALK = os.open in os.supports_dir_fd
 
 
 class OutsideError(OSError):
-    """Refusal of a symlink that leads out of the folder or was swapped in while a file was opened."""
+    """Error for a symlink that leads out of the folder or was swapped in while a file was opened."""
 
 
 def open_inside(root: Path, path: Path, *, private: str = "") -> int:

@@ -15,7 +15,7 @@ from dct_seg.data.brightness import LARGEST_VALUE, Window
 
 MAX_CLASSES, MAX_CLASS_ID, MAX_REVISION = 1000, 1_000_000, 2**53
 MAX_POINTS, MAX_IDS = 5000, 10_000
-FARTHEST = 1e6  # pixels; anything beyond is a mistake, not a click
+FARTHEST = 1e6  # pixels; larger values are mistakes
 
 
 def _printable(text: str) -> str:
@@ -67,7 +67,7 @@ class Change(Model):
 
 
 class NewClick(Change):
-    """One more click."""
+    """A new click."""
 
     click: GivenClick
     threshold: Probability = 0.5
@@ -153,7 +153,7 @@ class NewPaint(Change):
 
 
 class ObjectChange(Change):
-    """Changes to a finished object."""
+    """A change to the class or the lock of a finished object."""
 
     class_id: ClassId | None = None
     locked: StrictBool | None = None
@@ -165,7 +165,7 @@ ObjectIds = Annotated[
 
 
 class NamedObjects(Change):
-    """Several finished objects."""
+    """Finished objects to change."""
 
     ids: ObjectIds
 
@@ -177,7 +177,7 @@ class Carry(NamedObjects):
 
 
 class ObjectsChange(ObjectChange):
-    """Changes to several finished objects."""
+    """A change to the class or the lock of several finished objects."""
 
     ids: ObjectIds
 
@@ -215,7 +215,7 @@ class ListedImage(Model):
 
 
 class Project(Model):
-    """The folder; ``last`` is the image changed last."""
+    """The folder with its images and classes; ``last`` is the image changed last."""
 
     name: str
     model: ModelCard

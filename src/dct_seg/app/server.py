@@ -124,7 +124,7 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
     def may_change(image_id: ImageId, tab: TabHeader = None) -> None:
         tabs.check(tab, image_id)
 
-    reads = APIRouter()  # also changes of several images: each waits for its turn
+    reads = APIRouter()  # and requests that change several images, which wait for each image's lock
     changes = APIRouter(dependencies=[Depends(may_change)])
 
     def listed(entry: Entry) -> schemas.ListedImage:
@@ -341,7 +341,7 @@ def _add_page(app: FastAPI) -> None:
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     status = next(status for kind, status in STATUS.items() if isinstance(error, kind))
     line = str(error)
-    if isinstance(error, OSError) and error.strerror:  # its text would contain a path of this machine
+    if isinstance(error, OSError) and error.strerror:  # str(error) would contain a path of this machine
         line = f"the disk cannot be read or written ({error.strerror}); nothing was changed; try again"
     folders: tuple[Path, ...] = request.app.state.folders
     for folder in folders:

@@ -17,7 +17,7 @@ ChosenBy: TypeAlias = Literal["image", "folder", "object"]
 
 
 class NoSuchObjectError(LookupError):
-    """Request for a finished object that does not exist."""
+    """Error for a finished object that does not exist."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class SegmentedObject:
 
     @cached_property
     def outline(self) -> Outline:
-        """Area, box and polygons, computed once."""
+        """Area, box and polygons of the mask, computed once."""
         return outline_of(self.rle)
 
 

@@ -10,7 +10,7 @@ SILENCE = 15.0  # seconds; a tab without a heartbeat for this long counts as clo
 
 
 class OtherTabError(ValueError):
-    """Refusal of a change, since another tab has write access.
+    """Error for a change while another tab has write access.
 
     Args:
         holder: Tab that has write access.

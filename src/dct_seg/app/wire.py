@@ -15,12 +15,12 @@ from dct_seg.app.state import ChosenBy, MadeClick, SegmentedObject, State
 from dct_seg.app.working_image import WorkingImage, WorkingImages, bounding_box
 from dct_seg.data.brightness import Window
 
-MASK_SIDE = 1024  # pixels; the network sees fewer
+MASK_SIDE = 1024  # pixels; more than the network sees
 LIVE_SIDE = 512  # pixels of a preview mask
 HAND_SIDE = 2048  # pixels of a manual mask, in which every pixel counts
 FAINTEST = 0.02  # lower probabilities are not sent
 JPEG_QUALITY = 88
-THUMBNAIL_SIDE = 256  # pixels; up to this size, images are thumbnails of the list
+THUMBNAIL_SIDE = 256  # pixels; images up to this size are thumbnails in the list
 
 
 def jpeg(

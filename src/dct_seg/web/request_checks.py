@@ -61,7 +61,7 @@ class Body(NamedTuple):
 
 
 class _RefusedBodyError(Exception):
-    """Refusal of a body that is too large or late, with the response's status and message."""
+    """Error for a body that is too large or too late, with the response's status and message."""
 
     def __init__(self, status: int, line: str) -> None:
         super().__init__(line)
@@ -129,7 +129,7 @@ class Guard:
         async def guarded(message: Message) -> None:
             nonlocal began
             if refusal is not None and not began:
-                raise refusal  # respond with the refusal instead of the application's own error
+                raise refusal  # this error takes precedence over the application's own
             if message["type"] == "http.response.start":
                 began = True
                 MutableHeaders(raw=message["headers"]).update(HEADERS)

@@ -24,7 +24,7 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         ValueError: When the address cannot be used.
     """
-    if not 0 <= port <= MAX_PORT:  # the system would use the remainder modulo 65536
+    if not 0 <= port <= MAX_PORT:  # otherwise the system would use the remainder modulo 65536
         raise ValueError(f"--port must be between 0 (a free one) and {MAX_PORT}, got {port}")
     try:
         family, _, _, _, address = socket.getaddrinfo(
@@ -46,7 +46,7 @@ def url_of(host: str, listener: socket.socket, token: str | None = None) -> str:
 
     Args:
         host: Host given to `listen`; a wildcard address becomes this machine's name.
-        listener: The socket.
+        listener: Socket of the server.
         token: Token to include in the address, or None.
     """
     name = socket.gethostname() if host in ("0.0.0.0", "::", "") else host
