@@ -195,7 +195,7 @@ def test_export_is_imported_pixel_exact_and_only_once(
             "Datumaro's JSON cannot be read: 'labels' is missing",
         ),
         (b'{"shapes": []}', "labelme's JSON cannot be read: 'imagePath' is missing"),
-        (b'{"cake": 1}', "is not COCO JSON"),
+        (b'{"cake": 1}', "must be COCO JSON"),
     ],
 )
 def test_file_of_an_unknown_format_is_refused(page: Page, content: bytes, reason: str) -> None:

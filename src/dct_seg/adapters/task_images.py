@@ -56,7 +56,9 @@ class TaskImages:
     def __init__(self, url: str = "", api_key: str = "", hosts: Collection[str] = ()) -> None:
         parts = urlsplit(url)
         if url and (parts.scheme not in ("http", "https") or not parts.netloc):
-            raise ValueError(f"LABEL_STUDIO_URL must be http://HOST:PORT, got '{url}'")
+            raise ValueError(
+                f"LABEL_STUDIO_URL must be http://HOST:PORT, got '{url}'; set it to the full address"
+            )
         self._url = url.rstrip("/")
         self._own_host = parts.netloc
         self._key = api_key
@@ -143,7 +145,9 @@ class TaskImages:
             )
             raise ValueError(f"{request.full_url[:200]} returned status {error.code}{advice}") from error
         except OSError as error:
-            raise ValueError(f"{request.full_url[:200]} cannot be fetched ({error})") from error
+            raise ValueError(
+                f"{request.full_url[:200]} cannot be fetched ({error}); check that it is reachable"
+            ) from error
 
 
 def _unknown_host(host: str) -> str:

@@ -316,7 +316,8 @@ class Editor:
                 added.append(replace(made, locked=one.locked))
             if not added:
                 raise ValueError(
-                    "the objects cannot be copied here: they are out of view or already annotated"
+                    "the objects cannot be copied here: they are out of view or already "
+                    "annotated; select others"
                 )
             edit.opened.history.append({"event": "import", "objects": [object_event(one) for one in added]})
             return self._describe(edit)

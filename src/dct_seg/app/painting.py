@@ -54,7 +54,10 @@ class Paint:
         points = tuple(tuple(float(value) for value in point) for point in event["points"])
         num_values = {"brush": 3, "lasso": 2, "keep_outside": 3}.get(event["kind"], 0)
         if any(len(point) != num_values for point in points) or (num_values and not points):
-            raise ValueError(f"each point of a '{event['kind']}' step must have {num_values} numbers")
+            given = ", ".join(str(len(point)) for point in points[:3]) or "no point"
+            raise ValueError(
+                f"each point of a '{event['kind']}' step must have {num_values} numbers, got {given}"
+            )
         if num_values == 3 and min(point[2] for point in points) <= 0:
             lowest = min(point[2] for point in points)
             raise ValueError(f"the radius of a brush must be above 0 at each point, got {lowest:g}")

@@ -370,7 +370,7 @@ class Project:
                     self._summaries[entry.id] = ImageSummary(error=str(error))
                 except OSError as error:
                     self._summaries[entry.id] = ImageSummary(
-                        error=f"its log cannot be read ({error.strerror})"
+                        error=f"its log cannot be read ({error.strerror}); check its permissions"
                     )
             return self._summaries[entry.id]
 
@@ -494,5 +494,5 @@ def work_folder(root: Path, work: str | Path | None) -> Path:
             f"omit --work to write to {own}"
         )
     if found.exists() and not found.is_dir():
-        raise ProjectError(f"--work must be a folder, got the file {work}")
+        raise ProjectError(f"--work must be a folder, got the file {work}; give another path")
     return found

@@ -123,7 +123,9 @@ def exported_text(png: bytes) -> Mapping[str, Any] | None:
     """
     height, width = png_size(png, "the mask")
     if height * width > MAX_PIXELS:
-        raise ValueError(f"a mask must have at most {MAX_PIXELS // 10**6} megapixels, got {width}x{height}")
+        raise ValueError(
+            f"a mask must have at most {MAX_PIXELS // 10**6} megapixels, got {width}x{height}; reduce it"
+        )
     if TEXT.encode() not in png:
         return None
     try:
@@ -132,7 +134,7 @@ def exported_text(png: bytes) -> Mapping[str, Any] | None:
             text = image.info.get(TEXT) or getattr(image, "text", {}).get(TEXT, "null")
             found = json.loads(text)
     except Exception as error:  # a broken header makes Pillow raise almost anything
-        raise ValueError(f"the mask cannot be decoded as a PNG ({error})") from error
+        raise ValueError(f"the mask cannot be decoded as a PNG ({error}); export it again") from error
     return found if isinstance(found, dict) and isinstance(found.get("classes"), dict) else None
 
 

@@ -40,7 +40,7 @@ def read_coco(content: Any, found: FoundAnnotations, where: str = "") -> None:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"the file is not COCO JSON ({field}: {first['msg']})") from error
+        raise ValueError(f"the file must be COCO JSON ({field}: {first['msg']}); export it again") from error
     categories = dict(_valid(schemas.CocoCategory, coco.categories, f"{where}category", found))
     names = {one.id: one.name for one in categories.values()}
     for category_id, name in names.items():

@@ -99,7 +99,7 @@ def _labels(png: bytes, colors: NDArray[np.int64]) -> NDArray[np.int32]:
             values = np.asarray(image if image.mode in ("P", "L") else image.convert("RGB"))
             palette = image.getpalette("RGB") if image.mode == "P" else None
     except Exception as error:
-        raise ValueError(f"one of its PNGs cannot be decoded ({error})") from error
+        raise ValueError(f"one of its PNGs cannot be decoded ({error}); export it again") from error
     known = {int(code): number for number, code in enumerate(colors)} | {_code(*voc_colors()[IGNORE]): 0}
     if values.ndim == 2 and palette is None:
         return np.where(values == IGNORE, 0, values).astype(np.int32)
@@ -113,7 +113,9 @@ def _labels(png: bytes, colors: NDArray[np.int64]) -> NDArray[np.int32]:
     used, places = np.unique(_codes(values), return_inverse=True)
     for code in used.tolist():
         if code not in known:
-            raise ValueError(f"the color {code >> 16},{code >> 8 & 255},{code & 255} is not in labelmap.txt")
+            raise ValueError(
+                f"the color {code >> 16},{code >> 8 & 255},{code & 255} is not in labelmap.txt; add it"
+            )
     return np.array([known[code] for code in used.tolist()], np.int32)[places].reshape(values.shape[:2])
 
 

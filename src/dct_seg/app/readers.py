@@ -32,7 +32,7 @@ def read(files: GivenFiles) -> FoundAnnotations:
     if any(reader(files, found) for reader in READERS):
         return found
     names = ", ".join(sorted(files.names)[:3])
-    raise ValueError(f"the files must contain {KINDS}, got {names or 'no files'}")
+    raise ValueError(f"the files must contain {KINDS}, got {names or 'no files'}; choose others")
 
 
 def read_records(files: GivenFiles, found: FoundAnnotations) -> bool:
@@ -58,7 +58,9 @@ def _read_record(content: bytes, found: FoundAnnotations, where: str = "", file:
     except (ValueError, RecursionError) as error:
         given = first_record(content)
         if given is None:
-            raise ValueError(f"the file cannot be read as JSON, XML or zip ({error})") from error
+            raise ValueError(
+                f"the file cannot be read as JSON, XML or zip ({error}); export it again"
+            ) from error
     if is_log(given):
         _checked("the log", lambda: read_log(content, found, where))
     elif isinstance(given, list):
