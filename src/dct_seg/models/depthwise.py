@@ -28,9 +28,7 @@ class _DepthwiseConv(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, pads: Pads) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.pads = stride, pads
-        if len(set(pads)) == 1:
-            return F.conv2d(x, weight, bias, stride, pads[0], 1, x.shape[1])
-        return F.conv2d(F.pad(x, pads), weight, bias, stride, 0, 1, x.shape[1])
+        return _convolve(x, weight, bias, stride, pads)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
@@ -42,13 +40,26 @@ class _DepthwiseConv(torch.autograd.Function):
         return grad_x, grad_w, grad_b, None, None
 
 
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, pads: Pads) -> Tensor:
+    x, padding = _without_equal_pads(x, pads)
+    return F.conv2d(x, weight, bias, stride, padding, 1, x.shape[1])
+
+
+def _without_equal_pads(x: Tensor, pads: Pads) -> tuple[Tensor, tuple[int, int]]:
+    """Return the input and the padding of its convolution, which can pad opposite sides only equally."""
+    left, right, top, bottom = pads
+    if (left, top) == (right, bottom):
+        return x, (top, left)
+    return F.pad(x, pads), (0, 0)
+
+
 def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int, pads: Pads) -> Tensor:
     """Convolve the gradient, dilated by the stride, with the mirrored kernel."""
     batch, channels, height, width = x.shape
     size = weight.shape[-1]
     mirrored = weight.flip(2, 3)
     left, _, top, _ = pads
-    if stride == 1 and len(set(pads)) == 1:
+    if stride == 1:  # all pads are equal
         return F.conv2d(grad, mirrored, None, 1, size - 1 - top, 1, channels)
     # zeros around and between the values of the gradient
     spread = torch.empty(
@@ -66,9 +77,7 @@ def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int, pads: 
 def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int, pads: Pads) -> Tensor:
     """Compute the gradient of a 3 x 3 kernel, or that of a 5 x 5 kernel from four overlapping 3 x 3 ones."""
     if weight.shape[-1] == 3:
-        if len(set(pads)) == 1:
-            return _weight_gradient_3(grad, x, weight, stride, pads[0])
-        return _weight_gradient_3(grad, F.pad(x, pads), weight, stride)
+        return _weight_gradient_3(grad, *_without_equal_pads(x, pads), weight, stride)
     full = weight.new_empty(weight.shape)
     height, width = x.shape[2:]
     rows, cols = (grad.shape[2] - 1) * stride + 3, (grad.shape[3] - 1) * stride + 3
@@ -78,14 +87,16 @@ def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int, pads:
             window = (before_w, cols - width - before_w, before_h, rows - height - before_h)
             part = F.pad(x, window).contiguous(memory_format=torch.channels_last)
             full[:, :, top : top + 3, left : left + 3] = _weight_gradient_3(
-                grad, part, weight[:, :, :3, :3], stride
+                grad, part, (0, 0), weight[:, :, :3, :3], stride
             )
     return full
 
 
-def _weight_gradient_3(grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int = 0) -> Tensor:
+def _weight_gradient_3(
+    grad: Tensor, x: Tensor, padding: tuple[int, int], weight: Tensor, stride: int
+) -> Tensor:
     """Compute PyTorch's own gradient of a 3 x 3 kernel."""
-    sizes = ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0], x.shape[1])
+    sizes = ([stride] * 2, padding, [1, 1], False, [0, 0], x.shape[1])
     found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
         grad, x, weight.contiguous(), None, *sizes, [False, True, False]
     )
@@ -118,20 +129,19 @@ class DepthwiseConv2d(nn.Module):
         if x.device.type == "cpu" and learns and dtype == torch.bfloat16:
             bias = None if bias is None else bias.to(dtype)
             return self.with_fast_gradient(x.to(dtype), weight.to(dtype), bias)
-        (top, bottom), (left, right) = self.padding(x.shape[2]), self.padding(x.shape[3])
-        if (top, left) == (bottom, right):
-            return F.conv2d(x, weight, bias, self.stride, (top, left), 1, x.shape[1])
-        return F.conv2d(F.pad(x, (left, right, top, bottom)), weight, bias, self.stride, 0, 1, x.shape[1])
+        return _convolve(x, weight, bias, self.stride, self.pads(x))
 
     def with_fast_gradient(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Convolve with our own gradient, in any precision."""
-        (top, bottom), (left, right) = self.padding(x.shape[2]), self.padding(x.shape[3])
-        pads = (left, right, top, bottom)
-        out: Tensor = _DepthwiseConv.apply(x, weight, bias, self.stride, pads)
+        out: Tensor = _DepthwiseConv.apply(x, weight, bias, self.stride, self.pads(x))
         return out
 
-    def padding(self, length: int) -> tuple[int, int]:
-        """Compute the zeros before and after a side of ``length``."""
+    def pads(self, x: Tensor) -> Pads:
+        """Compute the zeros at the sides of (B, C, H, W)."""
+        (top, bottom), (left, right) = self._pads_of(x.shape[2]), self._pads_of(x.shape[3])
+        return left, right, top, bottom
+
+    def _pads_of(self, length: int) -> tuple[int, int]:
         if not self.same:
             return self.kernel // 2, self.kernel // 2
         total = max((-(-length // self.stride) - 1) * self.stride + self.kernel - length, 0)

@@ -83,7 +83,9 @@ def _can_fold(conv: Any, norm: Any, x: Tensor) -> bool:
         and not norm.training
         and norm.affine
         and norm.track_running_stats
-        and (type(conv) is DepthwiseConv2d or (type(conv) is nn.Conv2d and conv.bias is None))
-        and getattr(conv, "padding_mode", "zeros") == "zeros"
         and not is_exporting()
+        and (
+            type(conv) is DepthwiseConv2d
+            or (type(conv) is nn.Conv2d and conv.bias is None and conv.padding_mode == "zeros")
+        )
     )
