@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -80,18 +81,26 @@ def cpu_path_row(args: argparse.Namespace) -> Row:
 
 def first_mask_row(args: argparse.Namespace) -> Row:
     """Measure the time from an image of one megapixel to the first mask, with the shipped model."""
-    return _with_shipped_model(args, "first-mask", "set_image and first drag", is_first=True, at_most=0.8)
+    first, _ = _megapixel_seconds(args.weights or "dct-lite0", args.repeats)
+    return _megapixel_row("first-mask", "set_image and first drag", first, at_most=0.8)
 
 
 def later_click_row(args: argparse.Namespace) -> Row:
     """Measure a correction of the mask of `first_mask_row`."""
-    return _with_shipped_model(args, "later-click", "second drag", is_first=False, at_most=0.15)
+    _, later = _megapixel_seconds(args.weights or "dct-lite0", args.repeats)
+    return _megapixel_row("later-click", "second drag", later, at_most=0.15)
 
 
-def _with_shipped_model(
-    args: argparse.Namespace, name: str, what: str, *, is_first: bool, at_most: float
-) -> Row:
-    predictor = Predictor(DCTNetMethod(args.weights or "dct-lite0", precision="float32"))
+def _megapixel_row(name: str, what: str, seconds: list[float], *, at_most: float) -> Row:
+    what = f"{what}, the shipped model or --weights, 864 x 1152, float32"
+    note = f"{torch.get_num_threads()} threads"
+    return Row(name, what, "", "s", Spread.of(seconds), at_most=at_most, note=note)
+
+
+@cache
+def _megapixel_seconds(weights: str, repeats: int) -> tuple[list[float], list[float]]:
+    """Seconds of the first and the second drag, after an untimed pair."""
+    predictor = Predictor(DCTNetMethod(weights, precision="float32"))
     image = np.random.default_rng(0).integers(0, 255, (864, 1152, 3), np.uint8)
 
     def first() -> None:
@@ -101,19 +110,8 @@ def _with_shipped_model(
     def later() -> None:
         predictor.click(200, 300, positive=False, radius=60)
 
-    seconds = []
-    for _ in range(args.repeats + 1):
-        both = seconds_of(first), seconds_of(later)
-        seconds.append(both[0] if is_first else both[1])
-    return Row(
-        name,
-        f"{what}, dct-lite0, 864 x 1152, float32",
-        "",
-        "s",
-        Spread.of(seconds[1:]),
-        at_most=at_most,
-        note=f"{torch.get_num_threads()} threads",
-    )
+    pairs = [(seconds_of(first), seconds_of(later)) for _ in range(repeats + 1)][1:]
+    return [one for one, _ in pairs], [other for _, other in pairs]
 
 
 def lite0(fusion: PromptFusion) -> DCTNetConfig:
