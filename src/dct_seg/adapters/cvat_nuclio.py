@@ -22,11 +22,11 @@ from dct_seg.arguments import CommandParser
 from dct_seg.data.images import decode_image
 from dct_seg.files import write_whole
 from dct_seg.models.pretrained import DEFAULT
+from dct_seg.web import FARTHEST
 
 WEIGHTS = "DCT_SEG_WEIGHTS"
 """Environment variable with the weights: a shipped name, or a file or an export inside the container."""
 MAX_POINTS = 200
-FARTHEST = 1e6  # pixels; larger values are mistakes; the comparison rejects NaN too
 MAIN = """\
 \"\"\"The entry point that Nuclio calls.\"\"\"
 

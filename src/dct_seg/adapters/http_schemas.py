@@ -7,23 +7,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import Field, StrictBool
 
 from dct_seg.clicks import Click
+from dct_seg.web.schemas import Length, Model, Pixels
 
 MAX_CLICKS = 200
 MAX_PACKED = 4 * 2**20
-FARTHEST = 1e6  # pixels; larger values are mistakes
 
 
-class Model(BaseModel):
-    """Base class that rejects unknown fields, so that a misspelled one is an error, not a default."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-Pixels = Annotated[float, Field(ge=-FARTHEST, le=FARTHEST)]
-Length = Annotated[float, Field(ge=0, le=FARTHEST)]
 Whole = Annotated[int, Field(ge=0, le=2**31, strict=True)]
 
 

@@ -19,6 +19,7 @@ from dct_seg.app.project import COLORS, ClassLabel, Project
 from dct_seg.app.state import MadeClick, SegmentedObject, State
 from dct_seg.methods.base import check_click
 from dct_seg.rle import area
+from dct_seg.web import FARTHEST
 
 MAX_LINES = 100
 Label = str | int | None
@@ -189,8 +190,8 @@ def _check_steps(one: SegmentedObject, size: tuple[int, int]) -> None:
             check_click(step.click, size)
         else:
             numbers += [number for point in step.points for number in point]
-        if not all(abs(number) <= schemas.FARTHEST for number in numbers):
-            raise ValueError(f"the numbers in its steps must be finite and at most {schemas.FARTHEST:g}")
+        if not all(abs(number) <= FARTHEST for number in numbers):
+            raise ValueError(f"the numbers in its steps must be finite and at most {FARTHEST:g}")
     for mask in (one.start, one.removed, one.origin):
         if mask is not None and (area(mask) < 0 or mask["size"] != list(size)):
             raise ValueError(

@@ -58,8 +58,7 @@ class Paint:
             raise ValueError(
                 f"each point of a '{event['kind']}' step must have {num_values} numbers, got {given}"
             )
-        if num_values == 3 and min(point[2] for point in points) <= 0:
-            lowest = min(point[2] for point in points)
+        if num_values == 3 and (lowest := min(point[2] for point in points)) <= 0:
             raise ValueError(f"the radius of a brush must be above 0 at each point, got {lowest:g}")
         return cls(event["kind"], bool(event["positive"]), points, float(event["threshold"]))
 

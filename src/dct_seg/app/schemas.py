@@ -12,10 +12,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, S
 from dct_seg.app.painting import Kind
 from dct_seg.app.state import ChosenBy
 from dct_seg.data.brightness import LARGEST_VALUE, Window
+from dct_seg.web import FARTHEST
+from dct_seg.web.schemas import Length, Model, Pixels
 
 MAX_CLASSES, MAX_CLASS_ID, MAX_REVISION = 1000, 1_000_000, 2**53
 MAX_POINTS, MAX_IDS = 5000, 10_000
-FARTHEST = 1e6  # pixels; larger values are mistakes
 
 
 def _printable(text: str) -> str:
@@ -24,14 +25,6 @@ def _printable(text: str) -> str:
     return text
 
 
-class Model(BaseModel):
-    """Base class that rejects unknown fields, so that a misspelled one is an error, not a default."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-Pixels = Annotated[float, Field(ge=-FARTHEST, le=FARTHEST)]
-Length = Annotated[float, Field(ge=0, le=FARTHEST)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 ClassId = Annotated[int, Field(ge=1, le=MAX_CLASS_ID, strict=True)]
 Whole = Annotated[int, Field(ge=0, le=MAX_REVISION, strict=True)]
