@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -13,14 +12,6 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[name] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
-
-gc.disable()  # until all modules are imported
-
-
-def pytest_collection_finish() -> None:
-    """Leave the imported modules out of each garbage collection."""
-    gc.freeze()
-    gc.enable()
 
 
 @pytest.fixture(scope="module")

@@ -35,9 +35,9 @@ class Command:
     """``dct-seg`` in a process that leads its process group.
 
     Args:
-        words: After ``dct-seg``.
+        words: Arguments after ``dct-seg``.
         log: File for its output.
-        fresh: Whether to start Python anew, to measure what a user has.
+        fresh: Start a new Python instead of a fork, to measure what a user sees.
     """
 
     def __init__(self, *words: object, log: Path, fresh: bool = False) -> None:
@@ -54,7 +54,7 @@ class Command:
         return self.process.pid
 
     def said(self) -> str:
-        """Its output so far."""
+        """Read the output so far."""
         return self.log.read_text() if self.log.is_file() else ""
 
     def wait_until(self, happened: Callable[[], object], limit: float = 400) -> None:
@@ -65,12 +65,12 @@ class Command:
             time.sleep(0.02)
 
     def send(self, number: int) -> int:
-        """Send a signal, wait for the end; its exit code."""
+        """Send a signal and wait for the exit code."""
         os.kill(self.pid, number)
         return self.wait()
 
     def wait(self, limit: float = 120) -> int:
-        """Wait for the end; its exit code."""
+        """Wait for the exit code."""
         self.process.join(limit)
         assert self.process.exitcode is not None, self.said()
         return self.process.exitcode
