@@ -194,9 +194,8 @@ class Gaussian(ClickEncoder):
     """Gaussian of fixed ``sigma`` pixels at each click, 1 at its center.
 
     Source: eq. 1 with d a Gaussian map. The paper uses the minimum over clicks, we use the maximum: for
-        distant
-    clicks, the minimum of maps that are 1 only at their own click is 0 everywhere. ``union="min"`` restores
-    the formula.
+    distant clicks, the minimum of maps that are 1 only at their own click is 0 everywhere. ``union="min"``
+    restores the formula.
 
     Args:
         sigma: Width in pixels.
