@@ -257,7 +257,16 @@ def test_clicks_replayed_by_a_predictor_give_bit_identical_masks(tmp_path: Path)
         predictor = Predictor(method(), threshold=line["threshold"])
         predictor.set_image(np.asarray(Image.open(page.project.folder.root / line["image"])))
         replayed = predictor.predict(
-            [Click(one["row"], one["col"], one["positive"], one["radius"]) for one in line["clicks"]]
+            [
+                Click(
+                    one["row"],
+                    one["col"],
+                    one["positive"],
+                    one["radius"],
+                    predicted_radius=not one["given"],
+                )
+                for one in line["clicks"]
+            ]
         ).mask
         if line["removed"] is not None:
             replayed &= ~decode(line["removed"])

@@ -138,7 +138,7 @@ def test_small_image_is_given_to_the_network_unchanged() -> None:
     with torch.inference_mode():
         wanted = NET(tensor, ClickBatch.from_clicks([clicks])).sigmoid()[0, 0].numpy()
     np.testing.assert_allclose(
-        method(first_reach=0, look_again=False).predict(IMAGE, clicks, None), wanted, atol=1e-5
+        method(first_reach=0, look_again=False, after="none").predict(IMAGE, clicks, None), wanted, atol=1e-5
     )
 
 
@@ -153,7 +153,7 @@ def test_previous_mask_is_given_to_the_network() -> None:
 def test_from_the_second_click_on_only_the_object_s_region_is_predicted() -> None:
     previous = blob(20, 30, 35, 50, (60, 90))
     clicks = [Click(25, 40, radius=3.0), Click(30, 45, positive=False, radius=2.0)]
-    probs = method(zoom_size=64).predict(IMAGE, clicks, previous)
+    probs = method(zoom_size=64, after="none").predict(IMAGE, clicks, previous)
     view = object_view(previous, clicks, 64, margin=1.4)
     assert view is not None
     inside = np.zeros((60, 90), bool)
@@ -327,10 +327,11 @@ def test_options_are_plain_values_that_distinguish_two_settings() -> None:
             {"look_again": False},
             {"flip": True},
             {"zoom_margin": 2.0},
+            {"after": "none"},
         )
     ]  # type: ignore[arg-type]
     assert all(one != other for one, other in pairwise(settings))
-    assert all(isinstance(v, (bool, int, float, str)) for s in settings for v in s.values())
+    assert all(isinstance(v, (bool, int, float, str, dict)) for s in settings for v in s.values())
     assert math.isclose(settings[0]["zoom_margin"], 1.4)
 
 

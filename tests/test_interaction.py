@@ -149,7 +149,7 @@ def test_predictor_and_batch_loop_take_the_same_step() -> None:
     batch = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None] / 255
     given: list[Click] = []
     with torch.inference_mode():
-        for step in interact(net, batch, SimulatedUser(mask, prompt="drag"), 3):
+        for step in interact(net, batch, SimulatedUser(mask, prompt="drag"), 3, marks_clicks=True):
             given = step.clicks.to_clicks()[0]
             probs = predictor.predict(given).probs
             np.testing.assert_allclose(probs, torch.sigmoid(step.logits)[0, 0].numpy(), atol=2e-5)

@@ -203,7 +203,7 @@ def test_unknown_refiner_or_option_is_refused() -> None:
     with pytest.raises(ValueError, match="refiner 'brs' has no option wait; it has weight, max_evals"):
         make_refiner("brs", {"wait": 1})
     with pytest.raises(
-        ValueError, match=r"unknown post-processing 'cut'; .*known: none, graph_cut, connected"
+        ValueError, match=r"unknown post-processing 'cut'; .*known: none, mark_clicks, graph_cut, connected"
     ):
         make_post_step("cut", {})
     with pytest.raises(ValueError, match="post-processing 'connected' has no option x; it has none"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +14,10 @@ from torch.utils import _pytree as pytree
 
 PADDING = -1
 """Label for padding."""
+SHORTENED = 1 - 5e-7
+"""Factor on a squared radius: one stored as float32 may be slightly too large."""
+CERTAIN = 20.0
+"""Absolute logit of a pixel marked by a click."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Click:
         col: Column in pixels.
         positive: Whether the click is on the object; False means background.
         radius: Length of the drag in pixels (the paper's r, section 2.1); None for a click without a drag.
+        predicted_radius: Whether a method chose the radius, because the user did not drag.
 
     NumPy's numbers and zero-dimensional arrays and tensors become Python's; ``positive`` may also be 0 or 1.
 
@@ -43,6 +48,7 @@ class Click:
     col: float
     positive: bool = True
     radius: float | None = None
+    predicted_radius: bool = field(default=False, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "row", _number("row", self.row))
@@ -224,6 +230,41 @@ class ClickBatch:
         """Copy the clicks to another device."""
         moved = (t.to(device, non_blocking=non_blocking) for t in (self.coords, self.labels, self.radii))
         return ClickBatch(*moved)
+
+
+def mark_clicks(logits: Tensor, clicks: ClickBatch, dragged: Tensor) -> Tensor:
+    """Give clicked pixels and the inside of drags the label of their click.
+
+    A drag of length r contains the pixels at a distance below r. Where circles overlap, the last click
+    decides.
+
+    Args:
+        logits: (B, 1, H, W).
+        clicks: (B, N) clicks in pixels of the logits.
+        dragged: (B, N) bool, True for drags; other clicks mark only the pixel under them, since their radius
+            was predicted.
+
+    Returns:
+        (B, 1, H, W) logits, ``CERTAIN`` inside positive circles and ``-CERTAIN`` inside negative ones.
+
+    Examples:
+        >>> clicks = ClickBatch.from_clicks([[Click(0, 0, radius=2.0), Click(0, 3, positive=False)]])
+        >>> mark_clicks(torch.zeros(1, 1, 1, 5), clicks, torch.tensor([[True, False]]))
+        tensor([[[[ 20.,  20.,   0., -20.,   0.]]]])
+    """
+    height, width = logits.shape[-2:]
+    rows = torch.arange(height, device=logits.device)[:, None]
+    cols = torch.arange(width, device=logits.device)
+    marked = logits
+    for n in range(clicks.labels.shape[1]):
+        row, col = clicks.coords[:, n, :, None, None].unbind(1)
+        squared = (rows - row) ** 2 + (cols - col) ** 2  # (B, H, W)
+        radius = torch.where(dragged[:, n], clicks.radii[:, n], 0.0)[:, None, None]
+        under = (rows == (row + 0.5).floor()) & (cols == (col + 0.5).floor())
+        inside = ((squared < radius**2 * SHORTENED) | under) & clicks.valid[:, n, None, None]
+        label = torch.where(clicks.labels[:, n] == 1, CERTAIN, -CERTAIN).to(logits)[:, None, None]
+        marked = torch.where(inside[:, None], label[:, None], marked)
+    return marked
 
 
 def _flatten(clicks: ClickBatch) -> tuple[list[Tensor], None]:

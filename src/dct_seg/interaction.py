@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from dct_seg.clicks import ClickBatch
+from dct_seg.clicks import ClickBatch, mark_clicks
 from dct_seg.simulation import NextClicks
 
 Clicks = TypeVar("Clicks")
@@ -103,6 +103,7 @@ def interact(
     max_clicks: int,
     *,
     stop_when_done: bool = True,
+    marks_clicks: bool = False,
 ) -> Iterator[Interaction]:
     """Click and predict until no image of the batch needs a click, or after ``max_clicks`` clicks.
 
@@ -117,6 +118,8 @@ def interact(
         max_clicks: Maximum clicks per image.
         stop_when_done: False always makes ``max_clicks`` clicks, because under DDP all ranks must make the
             same number.
+        marks_clicks: Give clicked pixels and the inside of drags the label of their click before the next
+            click, see `dct_seg.clicks.mark_clicks`.
 
     Yields:
         One `Interaction` per click. A finished image keeps its place in the batch; its clicks are padding.
@@ -133,6 +136,7 @@ def interact(
     """
     clicks = ClickBatch.empty(len(image), image.device)
     logits: Tensor | None = None
+    dragged = clicks.lacks_radius  # (B, N), grows with the clicks
     fill_radii = getattr(model, "fill_radii", _as_given)
     for index in range(max_clicks):
         asked = source(logits, clicks)
@@ -142,6 +146,9 @@ def interact(
         given = clicks.append(asked.coords, asked.labels, asked.radii)
         answer: Tensor
         clicks, answer = take_step(partial(fill_radii, image), partial(model, image), given, previous)
+        dragged = torch.cat([dragged, ~asked.radii.isnan()[:, None]], 1)
+        if marks_clicks:
+            answer = mark_clicks(answer, clicks, dragged)
         yield Interaction(index, clicks, answer, asked)
         logits = answer.detach()
 

@@ -48,10 +48,13 @@ class OneClick(Model):
     col: Pixels
     positive: StrictBool = True
     radius: Length | None = None
+    predicted_radius: Annotated[
+        StrictBool, Field(description="whether the model chose the radius, because the user did not drag")
+    ] = False
 
     def to_click(self) -> Click:
         """Convert to a click."""
-        return Click(self.row, self.col, self.positive, self.radius)
+        return Click(self.row, self.col, self.positive, self.radius, predicted_radius=self.predicted_radius)
 
 
 class Rle(Model):

@@ -232,7 +232,13 @@ def _answer(found: Prediction) -> schemas.Answer:
 
 
 def _shown_click(click: Click) -> schemas.OneClick:
-    return schemas.OneClick(row=click.row, col=click.col, positive=click.positive, radius=click.radius)
+    return schemas.OneClick(
+        row=click.row,
+        col=click.col,
+        positive=click.positive,
+        radius=click.radius,
+        predicted_radius=click.predicted_radius,
+    )
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:

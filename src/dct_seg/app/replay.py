@@ -131,7 +131,13 @@ def _click(one: Mapping[str, Any]) -> Click:
     positive = one.get("positive", True)
     if not isinstance(positive, bool):
         raise TypeError(f"a click's positive must be true or false, got {positive!r}")
-    return Click(float(one["row"]), float(one["col"]), positive, None if radius is None else float(radius))
+    return Click(
+        float(one["row"]),
+        float(one["col"]),
+        positive,
+        None if radius is None else float(radius),
+        predicted_radius=radius is not None and not one.get("given", True),
+    )
 
 
 def replay(method: Method, working: WorkingImage, objects: Sequence[ObjectClicks]) -> list[NDArray[np.bool_]]:

@@ -107,7 +107,9 @@ class Segmenter:
             before = predictor.predict([working.click(one) for one in clicks])
             previous = before.probs if clicks or start is not None else None
             radius = predictor.method.fill_radii([*before.clicks, working.click(click)], previous)[-1].radius
-        return click if radius is None else replace(click, radius=max(0.0, float(radius)) * working.factor)
+        if radius is None:
+            return click
+        return replace(click, radius=max(0.0, float(radius)) * working.factor, predicted_radius=True)
 
     def live(
         self,

@@ -32,6 +32,10 @@ class MadeClick:
     click: Click
     given: bool
 
+    def __post_init__(self) -> None:
+        predicted = self.click.radius is not None and not self.given
+        object.__setattr__(self, "click", replace(self.click, predicted_radius=predicted))
+
 
 Step: TypeAlias = MadeClick | Paint
 

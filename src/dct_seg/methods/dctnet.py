@@ -82,8 +82,9 @@ class DCTNetMethod(Method):
             changes the click maps, ``fbrs_a``, ``fbrs_b`` and ``fbrs_c`` one layer, ``statistics`` the
             output of Feature-DCT, ``radii`` the drags. Refinement runs in float32.
         refine_options: Options of the refiner, such as ``weight`` and ``max_evals``.
-        after: Post-processing of the whole image's probabilities: ``graph_cut`` cuts along the image's edges
-            (extra ``classical``), ``connected`` keeps the parts with a positive click.
+        after: Post-processing: ``mark_clicks`` gives clicked pixels and the inside of drags their label,
+            ``graph_cut`` cuts along the image's edges (extra ``classical``), ``connected`` keeps the
+            parts with a positive click, ``none`` does nothing.
         after_options: Options of ``after``, such as ``smoothness`` of ``graph_cut``.
         device: Torch device.
         backend: ``onnx`` runs an export folder in onnxruntime, ``torch`` runs weights, ``auto`` decides
@@ -103,7 +104,7 @@ class DCTNetMethod(Method):
     paper = "Lin et al. 2021"
     default_checkpoint: ClassVar[str | None] = DEFAULT
     default_refine: ClassVar[str] = "none"
-    default_after: ClassVar[str] = "none"
+    default_after: ClassVar[str] = "mark_clicks"
     row: ClassVar[str] = "dct_net"
     """Configuration in ``configs/table2`` that trains the method's weights."""
     wants: ClassVar[Mapping[str, Any]] = {}
@@ -356,7 +357,7 @@ class DCTNetMethod(Method):
             )
         radii = (filled.radii[0] / view.scale).tolist()
         return [
-            c if c.radius is not None else replace(c, radius=float(r))
+            c if c.radius is not None else replace(c, radius=float(r), predicted_radius=True)
             for c, r in zip(clicks, radii, strict=True)
         ]
 
@@ -451,9 +452,8 @@ class DCTNetMethod(Method):
         return cached
 
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
-        return (
-            torch.from_numpy(array.astype(np.float32)).to(self.device).permute(2, 0, 1)[None]
-        )  # astype copies: the caller's array stays unchanged
+        own = array.astype(np.float32)  # a copy: the caller's array stays unchanged
+        return torch.from_numpy(own).to(self.device).permute(2, 0, 1)[None]
 
     @contextmanager
     def _computing(self) -> Iterator[None]:

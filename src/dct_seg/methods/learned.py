@@ -16,8 +16,13 @@ PLAIN = {"network": "dct_net", "feature_dct": False}
 """Configuration of a U-Net with pyramid pooling."""
 
 
+class _Reproduction(DCTNetMethod):
+    default_checkpoint = None
+    default_after = "none"
+
+
 @METHODS.register("dos")
-class DOS(DCTNetMethod):
+class DOS(_Reproduction):
     """Based on DOS: a fully convolutional network with distance maps, then a graph cut.
 
     Examples:
@@ -26,13 +31,12 @@ class DOS(DCTNetMethod):
     """
 
     name, paper, row = "dos", "Xu et al. 2016", "dos"
-    default_checkpoint = None
     default_after = "graph_cut"
     wants: ClassVar[Mapping[str, Any]] = {"network": "fcn", "click_encoder": "Euclidean"}
 
 
 @METHODS.register("ris_net")
-class RISNet(DCTNetMethod):
+class RISNet(_Reproduction):
     """Based on RIS-Net: a global branch, and regions between opposite clicks.
 
     Examples:
@@ -41,12 +45,11 @@ class RISNet(DCTNetMethod):
     """
 
     name, paper, row = "ris_net", "Liew et al. 2017", "ris_net"
-    default_checkpoint = None
     wants: ClassVar[Mapping[str, Any]] = {"network": "ris_net", "click_encoder": "Euclidean"}
 
 
 @METHODS.register("iis_ld")
-class IISLD(DCTNetMethod):
+class IISLD(_Reproduction):
     """Based on IIS-LD: several hypotheses, and a network that selects one.
 
     Examples:
@@ -55,12 +58,11 @@ class IISLD(DCTNetMethod):
     """
 
     name, paper, row = "iis_ld", "Li et al. 2018", "iis_ld"
-    default_checkpoint = None
     wants: ClassVar[Mapping[str, Any]] = {"network": "iis_ld", "click_encoder": "Euclidean"}
 
 
 @METHODS.register("cmg")
-class CMG(DCTNetMethod):
+class CMG(_Reproduction):
     """Based on CMG: click maps from superpixels and object proposals.
 
     Examples:
@@ -69,12 +71,11 @@ class CMG(DCTNetMethod):
     """
 
     name, paper, row = "cmg", "Majumder & Yao 2019", "cmg"
-    default_checkpoint = None
     wants: ClassVar[Mapping[str, Any]] = {**PLAIN, "click_encoder": "SuperpixelGuidance"}
 
 
 @METHODS.register("brs")
-class BRSMethod(DCTNetMethod):
+class BRSMethod(_Reproduction):
     """BRS: changes the distance maps until all clicks have the right label.
 
     Examples:
@@ -83,14 +84,12 @@ class BRSMethod(DCTNetMethod):
     """
 
     name, paper, row = "brs", "Jang & Kim 2019", "brs"
-    default_checkpoint = None
     default_refine = "brs"
     wants: ClassVar[Mapping[str, Any]] = {**PLAIN, "click_encoder": "Euclidean"}
 
 
-class _FBRS(DCTNetMethod):
+class _FBRS(_Reproduction):
     paper, row = "Sofiiuk et al. 2020", "fbrs"
-    default_checkpoint = None
     wants: ClassVar[Mapping[str, Any]] = {**PLAIN, "click_encoder": "TanhDistance", "decoder_norm": "batch"}
 
 
@@ -134,7 +133,7 @@ class FBRSC(_FBRS):
 
 
 @METHODS.register("fca_net")
-class FCANet(DCTNetMethod):
+class FCANet(_Reproduction):
     """FCA-Net: attention to the first click; keeps only parts with a positive click.
 
     Examples:
@@ -143,7 +142,6 @@ class FCANet(DCTNetMethod):
     """
 
     name, paper, row = "fca_net", "Lin et al. 2020", "fca_net"
-    default_checkpoint = None
     default_after = "connected"
     wants: ClassVar[Mapping[str, Any]] = {"network": "fca_net", "click_encoder": "HalfWidthGaussian"}
 
@@ -159,6 +157,7 @@ class DCTNetBRS(DCTNetMethod):
 
     name, paper = "dctnet_brs", ""
     default_refine = "brs"
+    default_after = "none"
 
 
 @METHODS.register("dctnet_statistics")
@@ -172,6 +171,7 @@ class DCTNetStatistics(DCTNetMethod):
 
     name, paper = "dctnet_statistics", ""
     default_refine = "statistics"
+    default_after = "none"
     wants: ClassVar[Mapping[str, Any]] = {"feature_dct": True}
 
 
@@ -186,4 +186,5 @@ class DCTNetRadii(DCTNetMethod):
 
     name, paper = "dctnet_radii", ""
     default_refine = "radii"
+    default_after = "none"
     wants: ClassVar[Mapping[str, Any]] = {"click_encoder": "SpatialDCT"}

@@ -1,4 +1,4 @@
-"""Post-processing of a whole image: a graph cut (DOS), or only the clicked parts (FCA-Net)."""
+"""Post-processing of a whole image: labels of clicks, a graph cut (DOS), or clicked parts (FCA-Net)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dct_seg.clicks import Click
 from dct_seg.methods.classical.graph_cut import GridGraph
 from dct_seg.methods.classical.seeds import UNMARKED, keep_seeded, mark_seeds
 from dct_seg.methods.extras import import_extra
+from dct_seg.ranges import check_number
 from dct_seg.registry import unknown_name
 
 REMOVED = np.float32(1e-6)
@@ -128,6 +129,47 @@ class ConnectedPartsStep:
         return np.where(dropped, REMOVED, probs)
 
 
+@dataclass
+class MarkClicksStep:
+    """Give the pixels inside each drag, and the pixel under each click, the label of their click.
+
+    A drag of length r contains the pixels at a distance below r. Where circles overlap, the nearest click
+    decides. Of a click whose radius was predicted, only the pixel under it is certain.
+
+    Args:
+        share: Radius of the marked circle relative to the drag's; below 1 for users whose drags are too long.
+
+    Raises:
+        ValueError: When ``share`` is negative.
+
+    Examples:
+        >>> probs = np.float32([[0.4, 0.4, 0.4, 0.4]])
+        >>> click = Click(0, 0, radius=2.0)
+        >>> MarkClicksStep()(np.zeros((1, 4, 3), np.uint8), probs, [click], np.s_[:, :])
+        array([[1. , 1. , 0.4, 0.4]], dtype=float32)
+    """
+
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("share of mark_clicks", self.share, least=0)
+
+    def __call__(
+        self,
+        image: NDArray[np.uint8],
+        probs: NDArray[np.float32],
+        clicks: Sequence[Click],
+        inside: tuple[slice, slice],
+    ) -> NDArray[np.float32]:
+        """Return the probabilities with the marked pixels at 1 or near 0; see `PostStep`."""
+        certain = [
+            replace(c, radius=0.0 if c.predicted_radius else (c.radius or 0.0) * self.share) for c in clicks
+        ]
+        seeds = mark_seeds((probs.shape[0], probs.shape[1]), certain, seed_radius=0.0)
+        marked = np.where(seeds == 1, np.float32(1), probs)
+        return np.where(seeds == 0, np.minimum(probs, REMOVED), marked)
+
+
 def _clicked_pixels(probs: NDArray[np.float32], clicks: Sequence[Click]) -> NDArray[np.int8]:
     """Seeds of the clicked pixels only, without the drags' circles."""
     shape = (probs.shape[0], probs.shape[1])
@@ -135,6 +177,7 @@ def _clicked_pixels(probs: NDArray[np.float32], clicks: Sequence[Click]) -> NDAr
 
 
 POST_STEPS: Mapping[str, Callable[..., PostStep]] = {
+    "mark_clicks": MarkClicksStep,
     "graph_cut": GraphCutStep,
     "connected": ConnectedPartsStep,
 }

@@ -87,7 +87,8 @@ class EvaluationSteps(LightningModule):
         user = SimulatedUser(mask, ignore, rule="max_distance", prompt=prompts, threshold=self.val_threshold)
         ious = torch.ones(len(mask), self.val_clicks, dtype=torch.float32, device=self.device)
         finished = torch.zeros(len(mask), dtype=torch.bool, device=self.device)
-        for step in interact(model, batch["image"], user, self.val_clicks):
+        marks = self.hparams["mark_clicks"]
+        for step in interact(model, batch["image"], user, self.val_clicks, marks_clicks=marks):
             if not bool(step.logits.isfinite().all()):
                 shown = ", ".join(names_of(batch)[:3])
                 raise DivergedError(f"the network's output for {shown} is not finite; its weights diverged")

@@ -73,6 +73,8 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
             corrections are cut from a finer image. The ``crop_size`` of the data must be a multiple of it.
         keep_loss: Weight of an extra loss over the pixels that were right before the click, which limits
             the damage of a correction.
+        mark_clicks: Give clicked pixels and the inside of drags the label of their click before the next
+            click, as `dct_seg.methods.dctnet.DCTNetMethod` does by default; in training and validation.
         update: ``every`` steps after each click (the paper), ``last`` only after the last click of a batch,
             ``sum`` adds up the gradients of all clicks and steps once.
         accumulate_batches: Batches whose gradients are averaged before a step; with ``update`` ``sum`` or
@@ -125,6 +127,7 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
         local_reach: float = 4.0,
         fine_factor: int = 1,
         keep_loss: float = 0.0,
+        mark_clicks: bool = False,
         update: Update = "every",
         accumulate_batches: int = 1,
         losses: Losses | None = None,
@@ -274,7 +277,14 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
                 learner, image, lambda: sets.draw(mask, ignore, generator), num_ahead + num_clicks
             )
         else:
-            steps = interact(learner, image, source, num_ahead + num_clicks, stop_when_done=False)
+            steps = interact(
+                learner,
+                image,
+                source,
+                num_ahead + num_clicks,
+                stop_when_done=False,
+                marks_clicks=self.hparams["mark_clicks"],
+            )
         before: Tensor | None = None
         with torch.no_grad():
             for _ in range(num_ahead):

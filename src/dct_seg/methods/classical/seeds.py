@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dct_seg.clicks import Click
+from dct_seg.clicks import SHORTENED, Click
 from dct_seg.methods.base import Method, check_turn, checked_image
 
 UNMARKED = -1
@@ -52,8 +52,7 @@ def mark_seeds(size: tuple[int, int], clicks: Sequence[Click], *, seed_radius: f
         ]
         rows, cols = np.ogrid[window]
         squared = (rows - click.row) ** 2 + (cols - click.col) ** 2
-        # a radius stored as float32 may be slightly too large
-        inside = squared < radius**2 * (1 - 5e-7)
+        inside = squared < radius**2 * SHORTENED
         inside |= (rows == row) & (cols == col)
         inside &= squared <= nearest[window]
         seeds[window][inside] = int(click.positive)
