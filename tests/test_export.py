@@ -124,7 +124,7 @@ def test_example_needs_only_onnxruntime(exported: Exported, tmp_path: Path) -> N
     command = [sys.executable, EXAMPLE, *arguments]
     done = subprocess.run([str(one) for one in command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    theirs = Predictor(DCTNetMethod(net=exported.net, precision="float32", zoom_in=False))
+    theirs = Predictor(DCTNetMethod(net=exported.net, precision="float32", zoom_in=False, after="none"))
     theirs.set_image(IMAGE[:64, :96])
     wanted = theirs.predict([Click(30, 40, radius=12.0)]).mask
     assert (np.load(tmp_path / "mask.npy") != wanted).mean() < 0.001
