@@ -28,28 +28,30 @@ def disc(row: float, col: float, radius: float) -> np.ndarray:
     return np.asarray((rows - row) ** 2 + (cols - col) ** 2 < radius**2)
 
 
-def test_pixels_nearer_than_the_radius_get_the_label_of_the_drag_and_others_stay() -> None:
-    clicks = [Click(20, 30, radius=5.0), Click(40, 70, positive=False, radius=3.0)]
+def test_drag_gets_its_label_except_where_the_edge_is_confident_of_the_other() -> None:
+    clicks = [Click(20, 30, radius=8.0), Click(40, 70, positive=False, radius=6.0)]
     marked = MarkClicksStep()(IMAGE, PROBS, clicks, EVERYWHERE)
-    positive, negative = disc(20, 30, 5), disc(40, 70, 3)
+    positive = disc(20, 30, 6) | (disc(20, 30, 8) & (PROBS > 0.25))
+    negative = disc(40, 70, 4.5) | (disc(40, 70, 6) & (PROBS < 0.75))
     assert (marked[positive] == 1).all()
     assert (marked[negative] <= REMOVED).all()
     assert np.array_equal(marked[~positive & ~negative], PROBS[~positive & ~negative])
+    assert (~positive & disc(20, 30, 8)).any()
+
+
+def test_confidence_of_1_marks_all_pixels_nearer_than_the_radius() -> None:
+    click = Click(20, 30, radius=8.0)
+    marked = make_post_step("mark_clicks", {"confidence": 1.0})
+    assert marked is not None
+    assert np.array_equal(marked(IMAGE, PROBS, [click], EVERYWHERE) != PROBS, disc(20, 30, 8))
+    with pytest.raises(ValueError, match="share of mark_clicks must be at least 0 and at most 1, got -1"):
+        make_post_step("mark_clicks", {"share": -1})
 
 
 @pytest.mark.parametrize("click", [Click(20, 30), Click(20, 30, radius=9.0, predicted_radius=True)])
 def test_click_without_a_drag_marks_the_pixel_under_it(click: Click) -> None:
     marked = MarkClicksStep()(IMAGE, PROBS, [click], EVERYWHERE)
     assert np.argwhere(marked != PROBS).tolist() == [[20, 30]]
-
-
-def test_share_shortens_the_drags() -> None:
-    marked = make_post_step("mark_clicks", {"share": 0.5})
-    assert marked is not None
-    changed = marked(IMAGE, PROBS, [Click(20, 30, radius=8.0)], EVERYWHERE) != PROBS
-    assert np.array_equal(changed, disc(20, 30, 4))
-    with pytest.raises(ValueError, match="share of mark_clicks must be at least 0, got -1"):
-        make_post_step("mark_clicks", {"share": -1})
 
 
 def test_background_outside_the_view_stays_exactly_zero() -> None:
@@ -63,7 +65,7 @@ def test_predictor_marks_drags_and_not_predicted_radii() -> None:
     plain = Predictor(DCTNetMethod(net=NET, zoom_size=32, first_size=64, after="none"))
     for one in (predictor, plain):
         one.set_image(IMAGE)
-    found = predictor.predict([Click(20, 30, radius=6.0)])
+    found = predictor.predict([Click(20, 30, radius=8.0)])
     assert found.mask[disc(20, 30, 6)].all()
     found, without = (one.predict([Click(20, 30)]) for one in (predictor, plain))
     assert found.clicks[0].predicted_radius
@@ -101,9 +103,11 @@ def test_session_and_annotator_know_which_radii_were_predicted(tmp_path: Path) -
 
 def test_tensors_are_marked_like_images() -> None:
     clicks = [Click(20, 30, radius=float(np.float32(np.sqrt(2)))), Click(40, 70, positive=False, radius=5.0)]
-    logits = mark_clicks(torch.zeros(1, 1, 60, 90), ClickBatch.from_clicks([clicks]), torch.ones(1, 2).bool())
-    marked = MarkClicksStep()(IMAGE, np.full_like(PROBS, 0.5), clicks, EVERYWHERE)
-    assert np.array_equal(logits[0, 0].sign().numpy(), np.sign(marked - 0.5))
+    before = torch.from_numpy(PROBS).logit()
+    logits = mark_clicks(before[None, None], ClickBatch.from_clicks([clicks]), torch.ones(1, 2).bool())
+    marked = MarkClicksStep()(IMAGE, PROBS, clicks, EVERYWHERE)
+    assert np.array_equal((logits[0, 0] != before).numpy(), marked != PROBS)
+    assert np.array_equal((logits[0, 0] > 0).numpy(), marked > 0.5)
 
 
 def test_loop_marks_drags_before_the_next_click() -> None:
@@ -112,7 +116,7 @@ def test_loop_marks_drags_before_the_next_click() -> None:
     user = SimulatedUser(mask, prompt=torch.tensor([True, False]))
 
     def never(image: torch.Tensor, clicks: ClickBatch, previous: torch.Tensor | None = None) -> torch.Tensor:
-        return torch.full((2, 1, 20, 20), -3.0)
+        return torch.full((2, 1, 20, 20), -1.0)
 
     steps = list(interact(never, torch.zeros(2, 3, 20, 20), user, 5, marks_clicks=True))
     found = [(step.logits[:, 0] > 0).flatten(1).sum(1).tolist() for step in steps]

@@ -16,6 +16,10 @@ PADDING = -1
 """Label for padding."""
 SHORTENED = 1 - 5e-7
 """Factor on a squared radius: one stored as float32 may be slightly too large."""
+MARKED_SHARE = 0.75
+"""Fraction of a drag's radius within which pixels always get the label of the drag."""
+MARKED_CONFIDENCE = 0.75
+"""Probability of the other label from which a pixel near the edge of a drag keeps its prediction."""
 CERTAIN = 20.0
 """Absolute logit of a pixel marked by a click."""
 
@@ -233,10 +237,10 @@ class ClickBatch:
 
 
 def mark_clicks(logits: Tensor, clicks: ClickBatch, dragged: Tensor) -> Tensor:
-    """Give clicked pixels and the inside of drags the label of their click.
+    """Give the inside of drags, and the pixels under clicks, the label of their click.
 
-    A drag of length r contains the pixels at a distance below r. Where circles overlap, the last click
-    decides.
+    The rule is that of `dct_seg.methods.postprocessing.MarkClicksStep`, except that the last click decides
+    where circles overlap.
 
     Args:
         logits: (B, 1, H, W).
@@ -245,7 +249,7 @@ def mark_clicks(logits: Tensor, clicks: ClickBatch, dragged: Tensor) -> Tensor:
             was predicted.
 
     Returns:
-        (B, 1, H, W) logits, ``CERTAIN`` inside positive circles and ``-CERTAIN`` inside negative ones.
+        (B, 1, H, W) logits; marked pixels are ``CERTAIN`` or ``-CERTAIN``.
 
     Examples:
         >>> clicks = ClickBatch.from_clicks([[Click(0, 0, radius=2.0), Click(0, 3, positive=False)]])
@@ -255,15 +259,18 @@ def mark_clicks(logits: Tensor, clicks: ClickBatch, dragged: Tensor) -> Tensor:
     height, width = logits.shape[-2:]
     rows = torch.arange(height, device=logits.device)[:, None]
     cols = torch.arange(width, device=logits.device)
+    limit = math.log(MARKED_CONFIDENCE / (1 - MARKED_CONFIDENCE))
     marked = logits
     for n in range(clicks.labels.shape[1]):
         row, col = clicks.coords[:, n, :, None, None].unbind(1)
         squared = (rows - row) ** 2 + (cols - col) ** 2  # (B, H, W)
-        radius = torch.where(dragged[:, n], clicks.radii[:, n], 0.0)[:, None, None]
+        radius = torch.where(dragged[:, n], clicks.radii[:, n], 0.0)[:, None, None] * math.sqrt(SHORTENED)
         under = (rows == (row + 0.5).floor()) & (cols == (col + 0.5).floor())
-        inside = ((squared < radius**2 * SHORTENED) | under) & clicks.valid[:, n, None, None]
-        label = torch.where(clicks.labels[:, n] == 1, CERTAIN, -CERTAIN).to(logits)[:, None, None]
-        marked = torch.where(inside[:, None], label[:, None], marked)
+        sign = torch.where(clicks.labels[:, n] == 1, 1.0, -1.0).to(logits)[:, None, None]
+        is_open = logits[:, 0] * sign > -limit
+        is_center = (squared < (MARKED_SHARE * radius) ** 2) | under
+        inside = (is_center | ((squared < radius**2) & is_open)) & clicks.valid[:, n, None, None]
+        marked = torch.where(inside[:, None], (CERTAIN * sign)[:, None], marked)
     return marked
 
 

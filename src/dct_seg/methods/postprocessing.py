@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dct_seg.clicks import Click
+from dct_seg.clicks import MARKED_CONFIDENCE, MARKED_SHARE, Click
 from dct_seg.methods.classical.graph_cut import GridGraph
 from dct_seg.methods.classical.seeds import UNMARKED, keep_seeded, mark_seeds
 from dct_seg.methods.extras import import_extra
@@ -131,28 +131,34 @@ class ConnectedPartsStep:
 
 @dataclass
 class MarkClicksStep:
-    """Give the pixels inside each drag, and the pixel under each click, the label of their click.
+    """Give the inside of each drag, and the pixel under each click, the label of their click.
 
-    A drag of length r contains the pixels at a distance below r. Where circles overlap, the nearest click
-    decides. Of a click whose radius was predicted, only the pixel under it is certain.
+    A drag of length r contains the pixels at a distance below r. Near its center they always get the label.
+    Near its edge they keep a confident prediction, because people drag a little too far. Where circles
+    overlap, the nearest click decides. Of a click whose radius was predicted, only the pixel under it is
+    marked.
 
     Args:
-        share: Radius of the marked circle relative to the drag's; below 1 for users whose drags are too long.
+        share: Fraction of r within which pixels always get the label.
+        confidence: Probability of the other label from which a pixel near the edge keeps it; 1 marks the
+            whole circle.
 
     Raises:
-        ValueError: When ``share`` is negative.
+        ValueError: When a value is not a fraction.
 
     Examples:
-        >>> probs = np.float32([[0.4, 0.4, 0.4, 0.4]])
-        >>> click = Click(0, 0, radius=2.0)
-        >>> MarkClicksStep()(np.zeros((1, 4, 3), np.uint8), probs, [click], np.s_[:, :])
-        array([[1. , 1. , 0.4, 0.4]], dtype=float32)
+        >>> probs = np.float32([[0.4, 0.1, 0.4, 0.1, 0.4]])
+        >>> click = Click(0, 0, radius=4.0)
+        >>> MarkClicksStep(share=0.5)(np.zeros((1, 5, 3), np.uint8), probs, [click], np.s_[:, :])
+        array([[1. , 1. , 1. , 0.1, 0.4]], dtype=float32)
     """
 
-    share: float = 1.0
+    share: float = MARKED_SHARE
+    confidence: float = MARKED_CONFIDENCE
 
     def __post_init__(self) -> None:
-        check_number("share of mark_clicks", self.share, least=0)
+        check_number("share of mark_clicks", self.share, least=0, most=1)
+        check_number("confidence of mark_clicks", self.confidence, least=0, most=1)
 
     def __call__(
         self,
@@ -162,12 +168,18 @@ class MarkClicksStep:
         inside: tuple[slice, slice],
     ) -> NDArray[np.float32]:
         """Return the probabilities with the marked pixels at 1 or near 0; see `PostStep`."""
-        certain = [
-            replace(c, radius=0.0 if c.predicted_radius else (c.radius or 0.0) * self.share) for c in clicks
+        edge, center = self._seeds(probs, clicks, 1.0), self._seeds(probs, clicks, self.share)
+        is_object = ((edge == 1) & (probs > 1 - self.confidence) & (center != 0)) | (center == 1)
+        is_background = ((edge == 0) & (probs < self.confidence) & (center != 1)) | (center == 0)
+        marked = np.where(is_object, np.float32(1), probs)
+        return np.where(is_background, np.minimum(probs, REMOVED), marked)
+
+    @staticmethod
+    def _seeds(probs: NDArray[np.float32], clicks: Sequence[Click], share: float) -> NDArray[np.int8]:
+        circles = [
+            replace(c, radius=0.0 if c.predicted_radius else (c.radius or 0.0) * share) for c in clicks
         ]
-        seeds = mark_seeds((probs.shape[0], probs.shape[1]), certain, seed_radius=0.0)
-        marked = np.where(seeds == 1, np.float32(1), probs)
-        return np.where(seeds == 0, np.minimum(probs, REMOVED), marked)
+        return mark_seeds((probs.shape[0], probs.shape[1]), circles, seed_radius=0.0)
 
 
 def _clicked_pixels(probs: NDArray[np.float32], clicks: Sequence[Click]) -> NDArray[np.int8]:
