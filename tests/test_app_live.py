@@ -43,6 +43,15 @@ def values(mask: dict[str, Any]) -> Any:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(mask["png"]))))
 
 
+def test_preview_of_an_image_that_has_changed_since_is_empty(tmp_path: Path) -> None:
+    """A click can overtake the preview of its drag; the browser would report an error status."""
+    page = Page(make_folder(tmp_path / "pictures"), network)
+    page.click(20, 30, radius=6.0)
+    overtaken = page.client.post(page.url("/preview"), json={"revision": 0, "click": CLICK})
+    assert (overtaken.status_code, overtaken.content) == (204, b"")
+    assert preview(page, 1)["exact"]
+
+
 def test_share_falls_until_previews_are_fast_enough_and_rises_again() -> None:
     rate = PreviewRate(0.06)
     for _ in range(10):

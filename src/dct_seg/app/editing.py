@@ -80,13 +80,12 @@ class Editor:
     def preview(self, image_id: str, request: schemas.NewPreview) -> schemas.Preview | None:
         """Preview the mask after one more click.
 
-        None if a newer request has replaced this one.
+        None if a newer request, or a change of the image, has replaced this one.
         """
         started = time.perf_counter()
         with self.project.open(image_id) as (opened, _), opened.lock.preview() as ours:
-            if not ours:
+            if not ours or request.revision != opened.history.revision:
                 return None
-            _check_revision(opened, request.revision)
             working = self.project.working(opened)
             before = opened.history.state.draft
             clicks = () if before is None else tuple(made.click for made in before.clicks)

@@ -199,7 +199,7 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
 
     @reads.post(
         "/pictures/{image_id}/preview",
-        responses={204: {"description": "A newer request has replaced this one."}},
+        responses={204: {"description": "A newer request, or a change of the image, has replaced this one."}},
     )
     def post_preview(image_id: ImageId, request: schemas.NewPreview) -> schemas.Preview:
         preview = editor.preview(image_id, request)
