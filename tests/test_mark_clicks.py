@@ -54,6 +54,16 @@ def test_click_without_a_drag_marks_the_pixel_under_it(click: Click) -> None:
     assert np.argwhere(marked != PROBS).tolist() == [[20, 30]]
 
 
+@pytest.mark.parametrize("row", [0, 30.25, 59])
+def test_result_does_not_depend_on_the_pixels_far_from_the_circles(row: float) -> None:
+    """Only a rectangle around the circles is processed; at the image's edge it is cut off."""
+    clicks = [Click(row, 1.5, radius=9.0), Click(12, 20, positive=False, radius=12.5)]
+    marked = MarkClicksStep(confidence=1)(IMAGE, PROBS, clicks, EVERYWHERE)
+    inside = disc(row, 1.5, 9) | disc(12, 20, 12.5)
+    assert np.array_equal(marked != PROBS, inside & (marked != PROBS))
+    assert np.isin(marked[inside].round(3), (0, 1)).all()
+
+
 def test_background_outside_the_view_stays_exactly_zero() -> None:
     nothing = np.zeros_like(PROBS)
     marked = MarkClicksStep()(IMAGE, nothing, [Click(20, 30, positive=False, radius=4.0)], EVERYWHERE)

@@ -136,7 +136,7 @@ def interact(
     """
     clicks = ClickBatch.empty(len(image), image.device)
     logits: Tensor | None = None
-    dragged = clicks.lacks_radius  # (B, N), grows with the clicks
+    dragged = clicks.lacks_radius  # (B, 0): no clicks yet
     fill_radii = getattr(model, "fill_radii", _as_given)
     for index in range(max_clicks):
         asked = source(logits, clicks)

@@ -98,7 +98,7 @@ def read_session(path: str | Path) -> Session:
 
 def _click(one: Any) -> Click:
     radius = None if one["radius"] is None else float(one["radius"])
-    predicted = radius is not None and not one["given"]
+    predicted = radius is not None and not one.get("given", True)
     return Click(
         float(one["row"]), float(one["col"]), bool(one["positive"]), radius, predicted_radius=predicted
     )

@@ -17,6 +17,8 @@ PLAIN = {"network": "dct_net", "feature_dct": False}
 
 
 class _Reproduction(DCTNetMethod):
+    """Another paper's method: no weights in the package, and no post-processing of ours."""
+
     default_checkpoint = None
     default_after = "none"
 

@@ -168,18 +168,30 @@ class MarkClicksStep:
         inside: tuple[slice, slice],
     ) -> NDArray[np.float32]:
         """Return the probabilities with the marked pixels at 1 or near 0; see `PostStep`."""
-        edge, center = self._seeds(probs, clicks, 1.0), self._seeds(probs, clicks, self.share)
+        marked = probs.copy()
+        if clicks:
+            circles = [replace(c, radius=0.0 if c.predicted_radius else c.radius or 0.0) for c in clicks]
+            box, circles = _box_of(circles, probs.shape)
+            marked[box] = self._mark(probs[box], circles)
+        return marked
+
+    def _mark(self, probs: NDArray[np.float32], circles: Sequence[Click]) -> NDArray[np.float32]:
+        size = (probs.shape[0], probs.shape[1])
+        centers = [replace(c, radius=(c.radius or 0.0) * self.share) for c in circles]
+        edge, center = (mark_seeds(size, some, seed_radius=0.0) for some in (circles, centers))
         is_object = ((edge == 1) & (probs > 1 - self.confidence) & (center != 0)) | (center == 1)
         is_background = ((edge == 0) & (probs < self.confidence) & (center != 1)) | (center == 0)
-        marked = np.where(is_object, np.float32(1), probs)
-        return np.where(is_background, np.minimum(probs, REMOVED), marked)
+        return np.where(is_background, np.minimum(probs, REMOVED), np.where(is_object, np.float32(1), probs))
 
-    @staticmethod
-    def _seeds(probs: NDArray[np.float32], clicks: Sequence[Click], share: float) -> NDArray[np.int8]:
-        circles = [
-            replace(c, radius=0.0 if c.predicted_radius else (c.radius or 0.0) * share) for c in clicks
-        ]
-        return mark_seeds((probs.shape[0], probs.shape[1]), circles, seed_radius=0.0)
+
+def _box_of(circles: Sequence[Click], size: tuple[int, ...]) -> tuple[tuple[slice, slice], list[Click]]:
+    """Find the rectangle around circles inside an image of ``size``, and shift the circles to it."""
+    places = np.array([[c.row, c.col] for c in circles])
+    reach = np.array([[c.radius or 0.0] for c in circles]) + 1
+    top, left = np.floor((places - reach).min(0).clip(min=0)).astype(int).tolist()
+    bottom, right = np.ceil((places + reach).max(0)).astype(int).tolist()
+    box = np.s_[top : min(bottom, size[0] - 1) + 1, left : min(right, size[1] - 1) + 1]
+    return box, [replace(c, row=c.row - top, col=c.col - left) for c in circles]
 
 
 def _clicked_pixels(probs: NDArray[np.float32], clicks: Sequence[Click]) -> NDArray[np.int8]:
