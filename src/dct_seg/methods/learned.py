@@ -16,11 +16,16 @@ PLAIN = {"network": "dct_net", "feature_dct": False}
 """Configuration of a U-Net with pyramid pooling."""
 
 
-class _Reproduction(DCTNetMethod):
-    """Another paper's method: no weights in the package, and no post-processing of ours."""
+class _Unmarked(DCTNetMethod):
+    """Method without post-processing by default."""
+
+    default_after = "none"
+
+
+class _Reproduction(_Unmarked):
+    """Another paper's method: no weights in the package."""
 
     default_checkpoint = None
-    default_after = "none"
 
 
 @METHODS.register("dos")
@@ -149,7 +154,7 @@ class FCANet(_Reproduction):
 
 
 @METHODS.register("dctnet_brs")
-class DCTNetBRS(DCTNetMethod):
+class DCTNetBRS(_Unmarked):
     """DCT-Net that changes its click maps until all clicks have the right label.
 
     Examples:
@@ -159,11 +164,10 @@ class DCTNetBRS(DCTNetMethod):
 
     name, paper = "dctnet_brs", ""
     default_refine = "brs"
-    default_after = "none"
 
 
 @METHODS.register("dctnet_statistics")
-class DCTNetStatistics(DCTNetMethod):
+class DCTNetStatistics(_Unmarked):
     """DCT-Net that changes its predicted statistics if a click has the wrong label.
 
     Examples:
@@ -173,12 +177,11 @@ class DCTNetStatistics(DCTNetMethod):
 
     name, paper = "dctnet_statistics", ""
     default_refine = "statistics"
-    default_after = "none"
     wants: ClassVar[Mapping[str, Any]] = {"feature_dct": True}
 
 
 @METHODS.register("dctnet_radii")
-class DCTNetRadii(DCTNetMethod):
+class DCTNetRadii(_Unmarked):
     """DCT-Net that changes the drags' radii if a click has the wrong label.
 
     Examples:
@@ -188,5 +191,4 @@ class DCTNetRadii(DCTNetMethod):
 
     name, paper = "dctnet_radii", ""
     default_refine = "radii"
-    default_after = "none"
     wants: ClassVar[Mapping[str, Any]] = {"click_encoder": "SpatialDCT"}
