@@ -27,7 +27,7 @@ def opened(path: Path) -> History:
 
 
 def rows(history: History) -> list[float]:
-    return [made.click.row for made in history.state.draft.clicks] if history.state.draft else []
+    return [click.row for click in history.state.draft.clicks] if history.state.draft else []
 
 
 def test_reread_log_gives_the_same_state_and_the_same_undo_steps(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Pixels inside drags and under clicks keep the label of their click, whatever the network predicts."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +9,13 @@ from networks import tiny_net
 
 from dct_seg import Click, ClickBatch, Predictor, SimulatedUser
 from dct_seg.app.replay import read_click_log
-from dct_seg.app.state import MadeClick
+from dct_seg.app.state import click_event
 from dct_seg.clicks import mark_clicks
 from dct_seg.interaction import interact
 from dct_seg.methods.dctnet import DCTNetMethod
 from dct_seg.methods.learned import DCTNetStatistics
 from dct_seg.methods.postprocessing import REMOVED, MarkClicksStep, make_post_step
+from dct_seg.session import click_of_record
 
 NET = tiny_net(previous_mask=True)
 IMAGE = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
@@ -107,8 +107,9 @@ def test_session_and_annotator_know_which_radii_were_predicted(tmp_path: Path) -
         assert clicks == found.clicks
         assert [click.predicted_radius for click in clicks] == [True, False]
     for click, given in zip(found.clicks, (False, True), strict=True):
-        unknown = replace(click, predicted_radius=False)
-        assert MadeClick(unknown, given).click.predicted_radius is not given
+        event = click_event(click)
+        assert event["given"] is given
+        assert click_of_record(event) == click
 
 
 def test_tensors_are_marked_like_images() -> None:

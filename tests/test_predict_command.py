@@ -51,7 +51,7 @@ def median_threshold(page: Page, name: str) -> float:
         assert draft is not None
         probs = Predictor(DCTNetMethod(net=page.net))  # type: ignore[attr-defined]
         probs.set_image(working.image)
-        found = probs.predict([working.click(made.click) for made in draft.clicks]).probs
+        found = probs.predict([working.click(click) for click in draft.clicks]).probs
     return float(np.median(found[found > 0]))
 
 

@@ -65,6 +65,11 @@ class Click:
         if self.radius is not None and not (math.isfinite(self.radius) and self.radius >= 0):
             raise ValueError(f"a radius must be a length in pixels (0 or more) or None, got {self.radius}")
 
+    @property
+    def is_drag(self) -> bool:
+        """Whether the user gave the radius."""
+        return self.radius is not None and not self.predicted_radius
+
 
 def _number(name: str, value: Any) -> float:
     """Convert a number of any type to Python's."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def read_session(path: str | Path) -> Session:
         raise FileNotFoundError(f"there is no session '{path}'; Predictor.save_session writes one")
     try:
         line = json.loads(path.read_text(encoding="utf-8"))
-        used = tuple(_click(one) for one in line["clicks"])
+        used = tuple(click_of_record({"given": True, **one}) for one in line["clicks"])
         start = None if line.get("start") is None else rle.decode(line["start"])
         threshold = float(line["threshold"])
         return Session(str(line["image"]), str(line["image_sha256"]), used, used, threshold, start)
@@ -96,9 +97,18 @@ def read_session(path: str | Path) -> Session:
         raise ValueError(f"'{path}' is not a session of a predictor: {what}") from error
 
 
-def _click(one: Any) -> Click:
-    radius = None if one["radius"] is None else float(one["radius"])
-    predicted = radius is not None and not one.get("given", True)
+def click_of_record(record: Mapping[str, Any]) -> Click:
+    """Read a click of a session or a click log.
+
+    Args:
+        record: ``row``, ``col``, ``positive``, ``radius``, and ``given``: False if the radius was predicted.
+    """
+    radius = None if record["radius"] is None else float(record["radius"])
+    is_given = bool(record["given"])
     return Click(
-        float(one["row"]), float(one["col"]), bool(one["positive"]), radius, predicted_radius=predicted
+        float(record["row"]),
+        float(record["col"]),
+        bool(record["positive"]),
+        radius,
+        predicted_radius=radius is not None and not is_given,
     )

@@ -19,7 +19,7 @@ from dct_seg.app.project import OpenImage, Project
 from dct_seg.app.propagation import carried
 from dct_seg.app.read_masks import add_png, exported_text
 from dct_seg.app.segmenter import Segmenter
-from dct_seg.app.state import Draft, MadeClick, SegmentedObject, State, click_event, object_event
+from dct_seg.app.state import Draft, SegmentedObject, State, click_event, object_event
 from dct_seg.app.working_image import WorkingImage, bounding_box
 from dct_seg.clicks import Click
 from dct_seg.methods.base import Method, check_click
@@ -88,7 +88,7 @@ class Editor:
                 return None
             working = self.project.working(opened)
             before = opened.history.state.draft
-            clicks = () if before is None else tuple(made.click for made in before.clicks)
+            clicks = () if before is None else before.clicks
             computing = time.perf_counter()
             click = self._with_radius(opened, working, clicks, request.click)
             start, locked = opened.start(working), opened.locked()
@@ -111,24 +111,22 @@ class Editor:
         """Add a click to the draft; the first click starts it."""
         with self._change(image_id, request) as edit:
             opened, working, state = edit.opened, edit.working, edit.state
-            clicks = () if state.draft is None else tuple(made.click for made in state.draft.clicks)
+            clicks = () if state.draft is None else state.draft.clicks
             if len(clicks) >= MAX_CLICKS:
                 raise ValueError(
                     f"this object has {MAX_CLICKS} clicks, the maximum; finish it and start another one"
                 )
-            made = MadeClick(
-                self._with_radius(opened, working, clicks, request.click), request.click.radius is not None
-            )
+            click = self._with_radius(opened, working, clicks, request.click)
             probs = self.segmenter.predict(
-                image_id, working, (*clicks, made.click), opened.start(working)
+                image_id, working, (*clicks, click), opened.start(working)
             )  # a failed change must not reach the log
-            event = {"event": "click", "click": click_event(made), "class_id": self._class_of(state)}
+            event = {"event": "click", "click": click_event(click), "class_id": self._class_of(state)}
             event |= self.project.window_event(state)
             if request.keep_outside is None:
                 opened.history.append({**event, "threshold": request.threshold})
             else:
                 after = working.mask(probs, request.threshold)
-                opened.history.append({**event, **self._local_event(edit, made.click, request, after)})
+                opened.history.append({**event, **self._local_event(edit, click, request, after)})
             return self._describe(edit)
 
     def _local_event(
@@ -378,9 +376,7 @@ class Editor:
         return self.segmenter.with_radius(opened.id, working, clicks, click, opened.start(working))
 
     def _probabilities(self, opened: OpenImage, working: WorkingImage, draft: Draft) -> NDArray[np.float32]:
-        return self.segmenter.predict(
-            opened.id, working, [made.click for made in draft.clicks], opened.start(working)
-        )
+        return self.segmenter.predict(opened.id, working, draft.clicks, opened.start(working))
 
     def _mask(
         self, opened: OpenImage, working: WorkingImage, draft: Draft, threshold: float

@@ -16,7 +16,8 @@ from dct_seg.app.folder import Entry
 from dct_seg.app.import_result import FoundAnnotations, FoundImage
 from dct_seg.app.painting import Paint
 from dct_seg.app.project import COLORS, ClassLabel, Project
-from dct_seg.app.state import MadeClick, SegmentedObject, State
+from dct_seg.app.state import SegmentedObject, State
+from dct_seg.clicks import Click
 from dct_seg.methods.base import check_click
 from dct_seg.rle import area
 from dct_seg.web import FARTHEST
@@ -185,9 +186,9 @@ def _check_steps(one: SegmentedObject, size: tuple[int, int]) -> None:
         ValueError: When a click lies outside the image, a mask is broken, or the threshold is not in 0..1.
     """
     for step in (*one.earlier, *one.clicks):
-        numbers: list[float] = [step.threshold] if isinstance(step, Paint) else [step.click.radius or 0]
-        if isinstance(step, MadeClick):
-            check_click(step.click, size)
+        numbers: list[float] = [step.threshold] if isinstance(step, Paint) else [step.radius or 0]
+        if isinstance(step, Click):
+            check_click(step, size)
         else:
             numbers += [number for point in step.points for number in point]
         if not all(abs(number) <= FARTHEST for number in numbers):

@@ -14,7 +14,8 @@ from dct_seg.app.import_files import GivenFiles
 from dct_seg.app.import_result import FoundAnnotations, FoundImage
 from dct_seg.app.project import OpenImage, Project
 from dct_seg.app.segmenter import Segmenter
-from dct_seg.app.state import MadeClick, SegmentedObject, object_event
+from dct_seg.app.state import SegmentedObject, object_event
+from dct_seg.clicks import Click
 from dct_seg.rle import decode, encode
 from dct_seg.session import image_hash
 
@@ -104,14 +105,12 @@ class Importer:
         working = self.project.images.get(opened.id, one.window)
         start = None if one.start is None else decode(one.start)
         mask = np.zeros(working.size, bool) if start is None else start
-        clicks: list[MadeClick] = []
+        clicks: list[Click] = []
         if one.clicks:
             reduced = None if start is None else working.reduced(start).copy()
-            for made in one.clicks:
-                before = tuple(other.click for other in clicks)
-                click = self._segmenter.with_radius(opened.id, working, before, made.click, reduced)
-                clicks.append(replace(made, click=click))
-            probs = self._segmenter.predict(opened.id, working, [made.click for made in clicks], reduced)
+            for click in one.clicks:
+                clicks.append(self._segmenter.with_radius(opened.id, working, clicks, click, reduced))
+            probs = self._segmenter.predict(opened.id, working, clicks, reduced)
             mask = working.mask(probs, one.threshold)
         if one.removed is not None:
             mask = mask & ~decode(one.removed)

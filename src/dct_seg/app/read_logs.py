@@ -11,10 +11,8 @@ from typing import Any
 from dct_seg.app.history import FORMAT, VERSION, Timeline, check_masks
 from dct_seg.app.import_files import GivenFiles
 from dct_seg.app.import_result import FoundAnnotations, FoundImage, FoundObject, reason_of
-from dct_seg.app.painting import Paint
 from dct_seg.app.replay import ObjectClicks, object_of_line
-from dct_seg.app.state import MadeClick, SegmentedObject
-from dct_seg.clicks import Click
+from dct_seg.app.state import SegmentedObject
 from dct_seg.data.segmentation import from_segmentation
 from dct_seg.files import BROKEN
 
@@ -91,37 +89,26 @@ def _read_clicks(lines: list[bytes], found: FoundAnnotations, where: str) -> Non
             image = images.get(given.image) or found.add_image(given.image, given.size)
             images[given.image] = image
             image.sha256 = line.get("image_sha256", image.sha256)
-            image.objects.append(_found_object(f"line {number}", line, given))
+            image.objects.append(_found_object(f"line {number}", given))
 
 
-def _found_object(place: str, line: Mapping[str, Any], given: ObjectClicks) -> FoundObject:
+def _found_object(place: str, given: ObjectClicks) -> FoundObject:
     """Make the object of a line; its mask is predicted again, unless it has no steps."""
-    clicks, earlier = (
-        tuple(
-            step if isinstance(step, Paint) else _made_click(step, raw)
-            for step, raw in zip(steps, line.get(key, ()), strict=True)
-        )
-        for key, steps in (("clicks", given.clicks), ("earlier", given.earlier))
-    )
-    if not clicks and not earlier:
+    if not given.clicks and not given.earlier:
         return FoundObject(place, given.label, partial(from_segmentation, given.start))
     steps = SegmentedObject(
         id=0,
         class_id=0,
-        clicks=tuple(made for made in clicks if isinstance(made, MadeClick)),
+        clicks=given.clicks,
         threshold=given.threshold,
         rle={},
         start=given.start,
         removed=given.removed,
-        earlier=earlier,
+        earlier=given.earlier,
         origin=given.origin,
         window=given.window,
     )
     return FoundObject(place, given.label, None, steps)
-
-
-def _made_click(click: Click, raw: Mapping[str, Any]) -> MadeClick:
-    return MadeClick(click, bool(raw.get("given", click.radius is not None)))
 
 
 def _read_events(

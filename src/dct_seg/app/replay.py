@@ -19,6 +19,7 @@ from dct_seg.files import BROKEN, broken_reason
 from dct_seg.methods.base import Method
 from dct_seg.predictor import Predictor, predict_together
 from dct_seg.rle import decode
+from dct_seg.session import click_of_record
 
 
 @dataclass(frozen=True)
@@ -127,17 +128,10 @@ def object_of_line(line: Any, numbers: dict[str, int]) -> ObjectClicks:
 
 
 def _click(one: Mapping[str, Any]) -> Click:
-    radius = one.get("radius")
     positive = one.get("positive", True)
     if not isinstance(positive, bool):
         raise TypeError(f"a click's positive must be true or false, got {positive!r}")
-    return Click(
-        float(one["row"]),
-        float(one["col"]),
-        positive,
-        None if radius is None else float(radius),
-        predicted_radius=radius is not None and not one.get("given", True),
-    )
+    return click_of_record({"radius": None, "given": True, **one, "positive": positive})
 
 
 def replay(method: Method, working: WorkingImage, objects: Sequence[ObjectClicks]) -> list[NDArray[np.bool_]]:

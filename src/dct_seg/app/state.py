@@ -11,6 +11,7 @@ from dct_seg.app.outlines import Outline, outline_of
 from dct_seg.app.painting import Paint
 from dct_seg.clicks import Click
 from dct_seg.data.brightness import Window
+from dct_seg.session import click_of_record
 
 ChosenBy: TypeAlias = Literal["image", "folder", "object"]
 """Level at which the current window was chosen; a draft keeps its initial window."""
@@ -20,24 +21,7 @@ class NoSuchObjectError(LookupError):
     """Error for a finished object that does not exist."""
 
 
-@dataclass(frozen=True)
-class MadeClick:
-    """Click with its effective radius.
-
-    Args:
-        click: Click in pixels of the full-size image.
-        given: Whether the user dragged; otherwise the Auto-Drag-Head chose the radius.
-    """
-
-    click: Click
-    given: bool
-
-    def __post_init__(self) -> None:
-        predicted = self.click.radius is not None and not self.given
-        object.__setattr__(self, "click", replace(self.click, predicted_radius=predicted))
-
-
-Step: TypeAlias = MadeClick | Paint
+Step: TypeAlias = Click | Paint
 
 
 @dataclass(frozen=True)
@@ -60,7 +44,7 @@ class SegmentedObject:
 
     id: int
     class_id: int
-    clicks: tuple[MadeClick, ...]
+    clicks: tuple[Click, ...]
     threshold: float
     rle: Mapping[str, Any]
     locked: bool = True
@@ -73,7 +57,7 @@ class SegmentedObject:
     @property
     def num_clicks(self) -> int:
         """Number of clicks in all steps."""
-        return len(self.clicks) + sum(isinstance(step, MadeClick) for step in self.earlier)
+        return len(self.clicks) + sum(isinstance(step, Click) for step in self.earlier)
 
     @cached_property
     def outline(self) -> Outline:
@@ -96,7 +80,7 @@ class Draft:
         window: Chosen window until the draft is finished, or None for the default rule.
     """
 
-    clicks: tuple[MadeClick, ...]
+    clicks: tuple[Click, ...]
     class_id: int
     edits: SegmentedObject | None = None
     start: Mapping[str, Any] | None = None
@@ -150,13 +134,13 @@ def apply(state: State, event: Mapping[str, Any]) -> State:
 
 def _click(state: State, event: Mapping[str, Any]) -> State:
     draft = state.draft or Draft((), int(event["class_id"]), window=Window.stored(event.get("window")))
-    clicks = (*draft.clicks, _made_click(event["click"]))
+    clicks = (*draft.clicks, click_of_record(event["click"]))
     return replace(state, draft=replace(draft, clicks=clicks, threshold=float(event.get("threshold", 0.5))))
 
 
 def _paint(state: State, event: Mapping[str, Any]) -> State:
     draft = state.draft or Draft((), int(event["class_id"]), window=Window.stored(event.get("window")))
-    local = () if event.get("click") is None else (_made_click(event["click"]),)
+    local = () if event.get("click") is None else (click_of_record(event["click"]),)
     painted = replace(
         draft,
         clicks=(),
@@ -304,37 +288,29 @@ def step_event(step: Step) -> dict[str, Any]:
     return step.event() if isinstance(step, Paint) else click_event(step)
 
 
-def click_event(made: MadeClick) -> dict[str, Any]:
+def click_event(click: Click) -> dict[str, Any]:
     """Convert a click to its log format; floats round-trip bit for bit."""
-    click = made.click
     return {
         "row": click.row,
         "col": click.col,
         "positive": click.positive,
         "radius": click.radius,
-        "given": made.given,
+        "given": click.is_drag,
     }
-
-
-def _made_click(event: Mapping[str, Any]) -> MadeClick:
-    radius = None if event["radius"] is None else float(event["radius"])
-    return MadeClick(
-        Click(float(event["row"]), float(event["col"]), bool(event["positive"]), radius), bool(event["given"])
-    )
 
 
 def _object(event: Mapping[str, Any]) -> SegmentedObject:
     return SegmentedObject(
         id=int(event["id"]),
         class_id=int(event["class_id"]),
-        clicks=tuple(_made_click(click) for click in event["clicks"]),
+        clicks=tuple(click_of_record(click) for click in event["clicks"]),
         threshold=float(event["threshold"]),
         rle=event["rle"],
         locked=bool(event["locked"]),
         start=event["start"],
         removed=event["removed"],
         earlier=tuple(
-            Paint.read(step) if "kind" in step else _made_click(step) for step in event.get("earlier", ())
+            Paint.read(step) if "kind" in step else click_of_record(step) for step in event.get("earlier", ())
         ),
         origin=event.get("origin"),
         window=Window.stored(event.get("window")),

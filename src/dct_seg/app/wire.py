@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from dct_seg.app import schemas
 from dct_seg.app.folder import ImageFolder
 from dct_seg.app.segmenter import Preview
-from dct_seg.app.state import ChosenBy, MadeClick, SegmentedObject, State
+from dct_seg.app.state import ChosenBy, SegmentedObject, State
 from dct_seg.app.working_image import WorkingImage, WorkingImages, bounding_box
+from dct_seg.clicks import Click
 from dct_seg.data.brightness import Window
 
 MASK_SIDE = 1024  # pixels; more than the network sees
@@ -166,15 +167,14 @@ def draft(state: State) -> schemas.Draft | None:
         return None
     edits = None if state.draft.edits is None else state.draft.edits.id
     return schemas.Draft(
-        clicks=[_click(made) for made in state.draft.clicks],
+        clicks=[_click(click) for click in state.draft.clicks],
         class_id=state.draft.class_id,
         edits=edits,
         threshold=state.draft.threshold,
     )
 
 
-def _click(made: MadeClick) -> schemas.UsedClick:
-    click = made.click
+def _click(click: Click) -> schemas.UsedClick:
     return schemas.UsedClick(
-        row=click.row, col=click.col, positive=click.positive, radius=click.radius, given=made.given
+        row=click.row, col=click.col, positive=click.positive, radius=click.radius, given=click.is_drag
     )

@@ -170,7 +170,7 @@ class MarkClicksStep:
         """Return the probabilities with the marked pixels at 1 or near 0; see `PostStep`."""
         marked = probs.copy()
         if clicks:
-            circles = [replace(c, radius=0.0 if c.predicted_radius else c.radius or 0.0) for c in clicks]
+            circles = [c if c.is_drag else replace(c, radius=0.0) for c in clicks]
             box, circles = _box_of(circles, probs.shape)
             marked[box] = self._mark(probs[box], circles)
         return marked
