@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from dct_seg import Click, ClickBatch, Predictor
 from dct_seg.methods.base import Answer
-from dct_seg.methods.dctnet import KEPT_VIEWS, DCTNetMethod
+from dct_seg.methods.dctnet import DCTNetMethod
+from dct_seg.methods.view_cache import KEPT_VIEWS
 from dct_seg.methods.views import View, first_view, next_view, object_view, whole_view
 
 NET = tiny_net(previous_mask=True)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,10 +16,12 @@ from numpy.typing import NDArray
 
 from dct_seg.clicks import Click, ClickBatch
 from dct_seg.methods.base import METHODS, Answer, Method, Question, check_turn, checked_image, has_object
+from dct_seg.methods.correction_radius import shorten_predicted_radii, with_correction_radii
 from dct_seg.methods.exported import Backend, ExportedNetwork, load_network
 from dct_seg.methods.lockstep import ViewRequest, ViewSteps, run_in_lockstep
 from dct_seg.methods.postprocessing import make_post_step
 from dct_seg.methods.refiners import make_refiner, refined
+from dct_seg.methods.view_cache import ViewCache
 from dct_seg.methods.views import View, first_view, mirrored_clicks, next_view, object_view, whole_view
 from dct_seg.models.network import InteractiveNetwork
 from dct_seg.models.pretrained import DEFAULT
@@ -28,29 +29,12 @@ from dct_seg.processor import checked_device, has_fast_bfloat16
 from dct_seg.ranges import check_booleans, check_number
 from dct_seg.registry import check_choice
 
-KEPT_VIEWS = 3  # the whole image and the last two regions; with `late` about 10 MB each
 # minimum resolution gain for a second pass, over the object that the first one found
 MIN_ZOOM_GAIN = 1.1
 LARGEST_BATCH = 16  # views per forward pass
 # Minimum probability inside a view of a method with ``hold_view``. The network receives it with the next
 # click, so published results depend on its exact value.
 MIN_PROB = np.float32(1e-6)
-
-
-@dataclass
-class _CachedView:
-    """Cached input of the network for a view, (1, 3, h, w), and its features once computed.
-
-    With ``flip``, the mirrored view is included.
-
-    Args:
-        prepared: Per-image input of the click encoder, for the image and, under True, its mirror image.
-    """
-
-    image: torch.Tensor
-    features: list[torch.Tensor] | None = None
-    mirrored: list[torch.Tensor] | None = None
-    prepared: dict[bool, Any] = field(default_factory=dict)
 
 
 @METHODS.register("dctnet")
@@ -86,6 +70,9 @@ class DCTNetMethod(Method):
             ``graph_cut`` cuts along the image's edges (extra ``classical``), ``connected`` keeps the
             parts with a positive click, ``none`` does nothing.
         after_options: Options of ``after``, such as ``smoothness`` of ``graph_cut``.
+        radius_from: Source of the radius of a click without a drag: ``mask`` takes it from the mask that the
+            click corrects, and shortens it near clicks with the other label; ``head`` from the
+            Auto-Drag-Head, which always gives that of the first click.
         device: Torch device.
         backend: ``onnx`` runs an export folder in onnxruntime, ``torch`` runs weights, ``auto`` decides
             by ``checkpoint``.
@@ -105,6 +92,7 @@ class DCTNetMethod(Method):
     default_checkpoint: ClassVar[str | None] = DEFAULT
     default_refine: ClassVar[str] = "none"
     default_after: ClassVar[str] = "mark_clicks"
+    default_radius_from: ClassVar[str] = "mask"
     row: ClassVar[str] = "dct_net"
     """Configuration in ``configs/table2`` that trains the method's weights."""
     wants: ClassVar[Mapping[str, Any]] = {}
@@ -128,6 +116,7 @@ class DCTNetMethod(Method):
         refine_options: Mapping[str, float] | None = None,
         after: str | None = None,
         after_options: Mapping[str, float] | None = None,
+        radius_from: str | None = None,
         device: str = "cpu",
         backend: Backend = "auto",
         revision: str | None = None,
@@ -142,6 +131,8 @@ class DCTNetMethod(Method):
         refine, after = refine or self.default_refine, after or self.default_after
         self.refiner = make_refiner(refine, refine_options or {})
         self.after = make_post_step(after, after_options or {})
+        self.radius_from = radius_from or self.default_radius_from
+        check_choice("radius_from", self.radius_from, ("mask", "head"))
         if self.refiner is not None and precision == "bfloat16":
             raise ValueError(
                 f"refine '{refine}' needs float32, since bfloat16 gradients stall it; omit precision"
@@ -179,8 +170,7 @@ class DCTNetMethod(Method):
         fast = self.refiner is None and has_fast_bfloat16(self.device)
         self.bfloat16 = fast if precision == "auto" else precision == "bfloat16"
         self.bfloat16 &= isinstance(self.net, InteractiveNetwork)  # an exported network computes in float32
-        self._image: NDArray[np.uint8] | None = None
-        self._views: OrderedDict[View, _CachedView] = OrderedDict()
+        self._views = ViewCache(self.device)
         """Cache of inputs and encodings for the image set by ``reset``; this class owns it."""
 
     def _check(self, net: InteractiveNetwork) -> None:
@@ -206,6 +196,7 @@ class DCTNetMethod(Method):
             "zoom_margin": self.zoom_margin,
             "hold_view": self.hold_view,
             "flip": self.flip,
+            "radius_from": self.radius_from,
             "precision": "bfloat16" if self.bfloat16 else "float32",
             "device": str(self.device),
             **self.changes,
@@ -217,8 +208,7 @@ class DCTNetMethod(Method):
         Raises:
             ValueError: When the image is of another shape or type.
         """
-        self._image = checked_image(image)
-        self._views.clear()
+        self._views.reset(checked_image(image))
         if self.net.is_late:
             self._features(whole_view(image.shape[:2], self.first_size))
             if self.flip:
@@ -264,7 +254,7 @@ class DCTNetMethod(Method):
         self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: Answer | None
     ) -> ViewSteps[DCTNetMethod, Answer]:
         """Run `answer` in steps."""
-        check_turn(image, clicks, None if self._image is None else self._image.shape[:2])
+        check_turn(image, clicks, self._views.size)
         if not clicks or not has_object(clicks, _probs_of(previous)):
             return Answer(np.zeros(image.shape[:2], np.float32))
         view, in_view = yield from self._view_steps(image, clicks, previous, 1.0)
@@ -299,7 +289,9 @@ class DCTNetMethod(Method):
         self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: Answer | None, share: float
     ) -> ViewSteps[DCTNetMethod, tuple[View, NDArray[np.float32]]]:
         """Run `predict_view` in steps."""
-        check_turn(image, clicks, None if self._image is None else self._image.shape[:2])
+        check_turn(image, clicks, self._views.size)
+        if self.radius_from == "mask":
+            clicks = shorten_predicted_radii(clicks)
         shape = (image.shape[0], image.shape[1])
         before = _probs_of(previous)
         if not has_object(clicks, before):
@@ -327,7 +319,7 @@ class DCTNetMethod(Method):
         """Resize the probabilities before the last click to a view, (1, 1, h, w); zeros before the first."""
         if previous is None:
             return torch.zeros(1, 1, *view.size, device=self.device)
-        return self._tensor(view.crop(previous)[..., None])
+        return self._views.to_tensor(view.crop(previous)[..., None])
 
     def preview(
         self,
@@ -341,19 +333,23 @@ class DCTNetMethod(Method):
         return self.predict_view(image, clicks, previous, share=share)
 
     def fill_radii(self, clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> list[Click]:
-        """Fill in the Auto-Drag-Head's radius for each click without one.
+        """Fill in the radius of each click without one, from the mask or by the Auto-Drag-Head.
 
         The image is the one given to ``reset``.
         """
-        if self.net.auto_drag is None or all(c.radius is not None for c in clicks):
+        if self.net.auto_drag is None:
             return list(clicks)
-        assert self._image is not None, "call reset(image) first"
-        view = whole_view(self._image.shape[:2], self.first_size)
-        before = None if previous is None else self._tensor(view.crop(previous)[..., None])
+        if self.radius_from == "mask" and previous is not None:
+            clicks = with_correction_radii(clicks, previous > 0.5)
+        if all(c.radius is not None for c in clicks):
+            return list(clicks)
+        assert self._views.size is not None, "call reset(image) first"
+        view = whole_view(self._views.size, self.first_size)
+        before = None if previous is None else self._views.to_tensor(view.crop(previous)[..., None])
         features = self._features(view)
         with self._computing():
             filled = self.net.fill_radii(
-                self._cached_view(view).image, view.clicks(clicks).to(self.device), before, features
+                self._views.get(view).image, view.clicks(clicks).to(self.device), before, features
             )
         radii = (filled.radii[0] / view.scale).tolist()
         return [
@@ -385,7 +381,7 @@ class DCTNetMethod(Method):
     ) -> NDArray[np.float32]:
         """Predict the probabilities in a view, (h, w) of its size."""
         inside = view.clicks(clicks).to(self.device)
-        before = None if previous is None else self._tensor(view.crop(previous)[..., None])
+        before = None if previous is None else self._views.to_tensor(view.crop(previous)[..., None])
         probs = self._probs(view, inside, before)
         if self.flip:
             mirrored = None if before is None else before.flip(-1)
@@ -410,7 +406,7 @@ class DCTNetMethod(Method):
     ) -> torch.Tensor:
         """Predict the probabilities in a view, (1, 1, h, w); the other inputs are already mirrored."""
         features = self._features(view, mirrored=mirrored) if self.net.is_late else None
-        cached = self._cached_view(view)
+        cached = self._views.get(view)
         image = cached.image.flip(-1) if mirrored else cached.image
         if mirrored not in cached.prepared:
             cached.prepared[mirrored] = self.net.prepare(image)
@@ -424,7 +420,7 @@ class DCTNetMethod(Method):
     def _features(self, view: View, *, mirrored: bool = False) -> list[torch.Tensor]:
         """Encode the view's image."""
         began = time.perf_counter()
-        cached = self._cached_view(view)
+        cached = self._views.get(view)
         features = cached.mirrored if mirrored else cached.features
         if features is not None:
             return features
@@ -436,24 +432,6 @@ class DCTNetMethod(Method):
             cached.features = features
         self.encode_seconds += time.perf_counter() - began
         return features
-
-    def _cached_view(self, view: View) -> _CachedView:
-        """Get the cached data of a view; a new one replaces the least recently used."""
-        cached = self._views.get(view)
-        if cached is None:
-            assert self._image is not None, "call reset(image) first"
-            image = (
-                self._tensor(view.crop(self._image)).contiguous(memory_format=torch.channels_last).div_(255)
-            )
-            cached = self._views[view] = _CachedView(image)
-            if len(self._views) > KEPT_VIEWS:
-                self._views.popitem(last=False)
-        self._views.move_to_end(view)
-        return cached
-
-    def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
-        own = array.astype(np.float32)  # a copy: the caller's array stays unchanged
-        return torch.from_numpy(own).to(self.device).permute(2, 0, 1)[None]
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -490,7 +468,7 @@ def _answer_together(requests: list[ViewRequest[DCTNetMethod]]) -> list[NDArray[
 
 def _one_forward(requests: Sequence[ViewRequest[DCTNetMethod]]) -> list[NDArray[np.float32]]:
     first = requests[0].method
-    images = torch.cat([r.method._cached_view(r.view).image for r in requests])
+    images = torch.cat([r.method._views.get(r.view).image for r in requests])
     inside = ClickBatch.from_clicks([r.view.clicks(r.clicks).to_clicks()[0] for r in requests])
     before = torch.cat([r.method._previous_probs(r.view, r.previous) for r in requests])
     levels = [r.method._features(r.view) for r in requests] if first.net.is_late else []

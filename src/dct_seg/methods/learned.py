@@ -16,13 +16,13 @@ PLAIN = {"network": "dct_net", "feature_dct": False}
 """Configuration of a U-Net with pyramid pooling."""
 
 
-class _Unmarked(DCTNetMethod):
-    """Method without post-processing by default."""
+class _Published(DCTNetMethod):
+    """Method as published: without our post-processing, and with the Auto-Drag-Head's radii, by default."""
 
-    default_after = "none"
+    default_after, default_radius_from = "none", "head"
 
 
-class _Reproduction(_Unmarked):
+class _Reproduction(_Published):
     """Another paper's method: no weights in the package."""
 
     default_checkpoint = None
@@ -154,7 +154,7 @@ class FCANet(_Reproduction):
 
 
 @METHODS.register("dctnet_brs")
-class DCTNetBRS(_Unmarked):
+class DCTNetBRS(_Published):
     """DCT-Net that changes its click maps until all clicks have the right label.
 
     Examples:
@@ -167,7 +167,7 @@ class DCTNetBRS(_Unmarked):
 
 
 @METHODS.register("dctnet_statistics")
-class DCTNetStatistics(_Unmarked):
+class DCTNetStatistics(_Published):
     """DCT-Net that changes its predicted statistics if a click has the wrong label.
 
     Examples:
@@ -181,7 +181,7 @@ class DCTNetStatistics(_Unmarked):
 
 
 @METHODS.register("dctnet_radii")
-class DCTNetRadii(_Unmarked):
+class DCTNetRadii(_Published):
     """DCT-Net that changes the drags' radii if a click has the wrong label.
 
     Examples:
