@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from driving import BROWSER_MARKS, chromium
 from exports import Exported
 from numpy.typing import NDArray
@@ -16,8 +15,9 @@ from PIL import Image
 from playwright.sync_api import Page
 from static_site import HOOK, load_hook, serving
 
-from dct_seg import Click, ClickBatch, DCTNet
+from dct_seg import Click, DCTNet, Predictor
 from dct_seg.export.writing import random_call
+from dct_seg.methods.dctnet import DCTNetMethod
 
 pytest.importorskip("onnxscript")
 pytestmark = [
@@ -48,15 +48,10 @@ class Site:
         self.url = ""
 
     def mask(self, clicks: list[Click], steps: int) -> NDArray[np.bool_]:
-        """The mask after ``steps`` clicks, by PyTorch."""
-        image = torch.from_numpy(self.image).permute(2, 0, 1)[None] / 255
-        before: torch.Tensor | None = None
-        with torch.no_grad():
-            for count in range(1, steps + 1):
-                given = ClickBatch.from_clicks([clicks[:count]])
-                before = self.net(image, self.net.fill_radii(image, given, before), before).sigmoid()
-        assert before is not None
-        return (before[0, 0] >= 0.5).numpy()
+        """Predict the mask after ``steps`` clicks with PyTorch."""
+        predictor = Predictor(DCTNetMethod(net=self.net, zoom_in=False, precision="float32"))
+        predictor.set_image(self.image)
+        return predictor.predict(clicks[:steps]).mask
 
 
 @pytest.fixture(scope="module")
@@ -101,15 +96,21 @@ def saved_mask(page: Page, folder: Path) -> NDArray[np.bool_]:
 
 
 def test_page_and_pytorch_give_equal_masks(site: Site, page: Page, tmp_path: Path) -> None:
-    clicks = [Click(40, 50, radius=20.0), Click(70, 90, positive=False, radius=10.0), Click(20, 20)]
+    clicks = [
+        Click(40, 50),
+        Click(70, 90, positive=False, radius=10.0),
+        Click(20, 20, radius=12.0),
+        Click(24, 30, positive=False),
+        Click(80, 40),
+    ]
     for turns, click in enumerate(clicks, start=1):
         press(page, click, turns)
         wanted = site.mask(clicks, turns)
         assert 0.01 < wanted.mean() < 0.99
         assert (saved_mask(page, tmp_path) != wanted).mean() < 0.01
     page.click("#undo")
-    page.wait_for_selector("body[data-turns='2']")
-    assert (saved_mask(page, tmp_path) != site.mask(clicks, 2)).mean() < 0.01
+    page.wait_for_selector("body[data-turns='4']")
+    assert (saved_mask(page, tmp_path) != site.mask(clicks, 4)).mean() < 0.01
 
 
 def test_page_without_a_model_names_the_missing_file(site: Site) -> None:

@@ -1,5 +1,6 @@
 // Serverless page: drop an image, click or drag on it, and get the mask after each click. Nothing leaves the computer.
-import { Network, type Click, type Encoded } from "./network";
+import type { Click } from "./clicks";
+import { Network, type Encoded } from "./network";
 
 const INPUT_SIDE = 448; // longer side of the network's input, in pixels
 const SHOWN_SIDE = 1600; // longer side of the displayed image and of the saved mask
@@ -68,6 +69,7 @@ async function add(row: number, col: number, positive: boolean, radius: number |
     col: (col + 0.5) * across - 0.5,
     positive,
     radius: radius === null ? null : radius * Math.sqrt(down * across),
+    predicted: false,
   };
   busy = true;
   try {

@@ -1,6 +1,7 @@
 // The exported graphs in onnxruntime-web: encode an image, then a mask after each click.
 import * as ort from "onnxruntime-web/wasm";
 import wasm from "onnxruntime-web/ort-wasm-simd-threaded.wasm?url";
+import { correctionRadius, markClicks, shortenPredictedRadii, type Click } from "./clicks";
 
 ort.env.wasm.wasmPaths = { wasm };
 ort.env.wasm.numThreads = 1; // more threads need a cross-origin isolated site
@@ -12,14 +13,6 @@ interface Card {
   multiple: number;
   has_drag_head: boolean;
   version: number;
-}
-
-/** Click in pixels of the network's input; radius is null for a click without a drag. */
-export interface Click {
-  row: number;
-  col: number;
-  positive: boolean;
-  radius: number | null;
 }
 
 /** Image at the size of the network's input. */
@@ -67,16 +60,20 @@ export class Network {
     return encoded;
   }
 
-  /** Fill in missing radii and compute the probabilities after the last click. */
+  /** Fill in missing radii, compute the probabilities after the last click, and mark the clicks in them. */
   async predict(seen: Encoded, clicks: Click[], before: Float32Array): Promise<{ clicks: Click[]; probs: Float32Array }> {
     const filled = await this.withRadii(seen, clicks, before);
-    const prompt = this.prompt(seen, filled, before);
+    const prompt = this.prompt(seen, shortenPredictedRadii(filled), before);
     const feeds = this.card.is_late ? { ...(await this.features(seen)), ...prompt } : { image: seen.image, ...prompt };
     const logits = (await this.run(this.card.is_late ? "decoder" : "network", feeds))["logits"]!.data as Float32Array;
-    return { clicks: filled, probs: logits.map((logit) => 1 / (1 + Math.exp(-logit))) };
+    const probs = logits.map((logit) => 1 / (1 + Math.exp(-logit)));
+    markClicks({ height: seen.height, width: seen.width, values: probs }, filled);
+    return { clicks: filled, probs };
   }
 
-  private async withRadii(seen: Encoded, clicks: Click[], before: Float32Array): Promise<Click[]> {
+  private async withRadii(seen: Encoded, given: Click[], before: Float32Array): Promise<Click[]> {
+    const mask = { height: seen.height, width: seen.width, values: before };
+    const clicks = given.map((click) => (click.radius === null ? { ...click, radius: correctionRadius(click, mask), predicted: true } : click));
     if (clicks.every((click) => click.radius !== null)) return clicks;
     if (!this.card.has_drag_head) throw new Error("a click must have a radius, since this network does not predict one; drag instead");
     const { radii: _, ...prompt } = this.prompt(seen, clicks, before);
