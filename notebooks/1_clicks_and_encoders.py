@@ -176,8 +176,8 @@ for column, radius in enumerate(radii):
     show(axes[1, column], shown, f"mask: {result.mask.mean():.0%} of the image", one)
 
 # %% [markdown]
-# If a click has no drag, a small head of the network, the Auto-Drag-Head, predicts its radius from the image. Every
-# click therefore has a radius:
+# If the first click has no drag, a small head of the network, the Auto-Drag-Head, predicts its radius from the image.
+# A later click corrects the mask, which gives its radius. Every click therefore has a radius:
 
 # %%
 (used,) = predictor.predict([Click(117, 172)]).clicks

@@ -197,7 +197,7 @@ class Predictor:
         The result unpacks into SAM's ``masks, scores, logits`` of one mask.
 
         Args:
-            point_coords: Clicks in pixels of the image, whose missing radii the Auto-Drag-Head predicts;
+            point_coords: Clicks in pixels of the image, whose missing radii the method predicts;
                 or (N, 2) of (x, y), where an integer is a pixel's center.
             point_labels: (N,) 1 object, 0 background, -1 padding; only with (N, 2).
             box: (4,) left, top, right, bottom: a drag from its center to its nearest side, before the points.

@@ -42,7 +42,7 @@ class Image(Model):
 
 
 class OneClick(Model):
-    """A click; without a radius, the Auto-Drag-Head chooses one."""
+    """A click; without a radius, the method chooses one."""
 
     row: Pixels
     col: Pixels

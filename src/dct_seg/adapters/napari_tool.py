@@ -15,7 +15,7 @@ from dct_seg.clicks import Click
 from dct_seg.predictor import Predictor
 
 MIN_DRAG = 4.0
-"""Minimum drag in screen pixels; a shorter one is a click, whose radius the Auto-Drag-Head chooses."""
+"""Minimum drag in screen pixels; a shorter one is a click, whose radius the method chooses."""
 OBJECT, BACKGROUND = 1, 2  # napari's numbers for the left and right mouse buttons
 
 Plane = tuple[int, ...]

@@ -42,7 +42,7 @@ class Problem(Model):
 
 
 class GivenClick(Model):
-    """A user's click; without a radius, the Auto-Drag-Head chooses one."""
+    """A user's click; without a radius, the method chooses one."""
 
     row: Pixels
     col: Pixels
@@ -224,7 +224,7 @@ class Project(Model):
 class UsedClick(Model):
     """A click of the draft with its effective radius.
 
-    ``given``: whether the user dragged; otherwise the Auto-Drag-Head chose the radius.
+    ``given``: whether the user dragged; otherwise the method chose the radius.
     """
 
     row: float
