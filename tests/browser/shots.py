@@ -41,9 +41,9 @@ def main() -> None:
     makers = {"desktop": desktop, "phone": phone, "drag": moving, "gestures": gestures}
     parser = argparse.ArgumentParser(description="Make the screenshots of the annotator in the docs.")
     parser.add_argument(
-        "which", nargs="*", metavar="NAME", help="of desktop, phone, drag, gestures; all unless said"
+        "which", nargs="*", metavar="NAME", help="desktop, phone, drag or gestures; all by default"
     )
-    parser.add_argument("--out", type=Path, default=Path("docs"), metavar="DIR", help="where they go (docs)")
+    parser.add_argument("--out", type=Path, default=Path("docs"), metavar="DIR", help="output folder (default: docs)")
     given = parser.parse_args()
     for name in given.which or makers:
         with tempfile.TemporaryDirectory() as folder:
