@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+import torch
 from networks import tiny_net
+from torch import Tensor
 
-from dct_seg import Click
+from dct_seg import Click, ClickBatch, SimulatedUser
+from dct_seg.click_radii import GAP_SHARE, ROOM_SHARE, RadiusSource, radius_in_mask, shorten_predicted
+from dct_seg.clicks import PADDING
+from dct_seg.interaction import interact
 from dct_seg.methods.correction_radius import (
     FIRST_REACH,
-    GAP_SHARE,
-    ROOM_SHARE,
     correction_radius,
     shorten_predicted_radii,
     with_correction_radii,
 )
 from dct_seg.methods.dctnet import DCTNetMethod
+from dct_seg.simulation import Prompt
 
 SIZE = (60, 90)
 
@@ -73,6 +79,69 @@ def test_predicted_circles_end_halfway_to_a_click_with_the_other_label() -> None
     ]
     radii = [click.radius for click in shorten_predicted_radii(clicks)]
     assert radii == [GAP_SHARE * 40, 4.0, 39.0, None]
+
+
+def test_a_batch_gets_the_radii_of_its_last_clicks() -> None:
+    rng = np.random.default_rng(1)
+    masks = rng.random((4, *SIZE)) < 0.02
+    clicks = [[Click(5, 5), Click(int(rng.integers(60)), int(rng.integers(90)))] for _ in masks]
+    batch = ClickBatch.from_clicks(clicks)
+    found = radius_in_mask(torch.from_numpy(masks), batch).tolist()
+    wanted = [correction_radius(last, mask) for (_, last), mask in zip(clicks, masks, strict=True)]
+    assert found == pytest.approx([math.nan if one is None else one for one in wanted], nan_ok=True)
+    padding = ClickBatch(batch.coords, torch.full_like(batch.labels, PADDING), batch.radii)
+    assert radius_in_mask(torch.from_numpy(masks), padding).isnan().all()
+
+
+def test_padding_shortens_nothing() -> None:
+    clicks = ClickBatch.from_clicks([[Click(0, 0, radius=9.0), Click(0, 4, positive=False, radius=2.0)]] * 2)
+    labels = clicks.labels.clone()
+    labels[1, 1] = PADDING
+    batch = ClickBatch(clicks.coords, labels, clicks.radii)
+    found = shorten_predicted(batch, torch.tensor([[True, False]] * 2)).radii
+    assert found[:, 0].tolist() == [2.0, 9.0]
+    empty = ClickBatch.empty(2)
+    assert shorten_predicted(empty, empty.lacks_radius) is empty
+
+
+class Square:
+    """Model that predicts a fixed square, and 40 pixels for each missing radius."""
+
+    def __init__(self) -> None:
+        self.seen: list[ClickBatch] = []
+
+    def fill_radii(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> ClickBatch:
+        return clicks.with_radii(torch.where(clicks.lacks_radius, 40.0, clicks.radii))
+
+    def __call__(self, image: Tensor, clicks: ClickBatch, previous: Tensor | None = None) -> Tensor:
+        self.seen.append(clicks)
+        logits = torch.full((len(image), 1, *SIZE), -9.0)
+        logits[:, :, 20:40, 20:40] = 9.0
+        return logits
+
+
+HALFWAY = GAP_SHARE * math.hypot(65 - 29, 25 - 29)
+"""Half of the distance between the clicks of the next test."""
+
+
+@pytest.mark.parametrize(
+    ("prompt", "source", "wanted"),
+    [
+        ("click", "head", [40.0, 40.0]),
+        ("click", "mask", [HALFWAY, ROOM_SHARE * 10]),
+        ("drag", "mask", [5.0, 10.0]),
+    ],
+)
+def test_loop_takes_later_radii_from_the_mask(
+    prompt: Prompt, source: RadiusSource, wanted: list[float]
+) -> None:
+    mask = torch.zeros(1, *SIZE, dtype=torch.bool)
+    mask[:, 21:30, 61:70] = True  # clicks at (25, 65) in the mask, then at (29, 29) in the predicted square
+    model = Square()
+    list(interact(model, torch.zeros(1, 3, *SIZE), SimulatedUser(mask, prompt=prompt), 2, radius_from=source))
+    first, second = model.seen
+    assert first.radii[0, 0].item() == (5.0 if prompt == "drag" else 40.0)
+    assert second.radii[0].tolist() == pytest.approx(wanted)
 
 
 def dctnet(**options: str) -> DCTNetMethod:

@@ -17,7 +17,7 @@ MAX_LINES = 500
 
 LAYERS = [  # a module or subpackage may import those above it in this list
     {"arguments", "ranges", "registry", "clicks", "files", "processor", "rle", "signals", "web"},
-    {"click_encoders", "simulation", "metrics", "drawing", "prediction", "configurations"},
+    {"click_encoders", "click_radii", "simulation", "metrics", "drawing", "prediction", "configurations"},
     {"models"},
     {"interaction", "data", "prompts", "session"},
     {"training", "methods", "predictor"},

@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from dct_seg.click_radii import RadiusSource, radius_in_mask, shorten_predicted
 from dct_seg.clicks import ClickBatch, mark_clicks
 from dct_seg.simulation import NextClicks
 
@@ -104,6 +105,7 @@ def interact(
     *,
     stop_when_done: bool = True,
     marks_clicks: bool = False,
+    radius_from: RadiusSource = "head",
 ) -> Iterator[Interaction]:
     """Click and predict until no image of the batch needs a click, or after ``max_clicks`` clicks.
 
@@ -120,6 +122,8 @@ def interact(
             same number.
         marks_clicks: Give clicked pixels and the inside of drags the label of their click before the next
             click, see `dct_seg.clicks.mark_clicks`.
+        radius_from: Source of the radius of a click without a drag: ``head`` is the model's ``fill_radii``;
+            ``mask`` uses it for the first click only, see `dct_seg.click_radii`.
 
     Yields:
         One `Interaction` per click. A finished image keeps its place in the batch; its clicks are padding.
@@ -137,16 +141,17 @@ def interact(
     clicks = ClickBatch.empty(len(image), image.device)
     logits: Tensor | None = None
     dragged = clicks.lacks_radius  # (B, 0): no clicks yet
-    fill_radii = getattr(model, "fill_radii", _as_given)
+    fill_radii = partial(getattr(model, "fill_radii", _as_given), image)
     for index in range(max_clicks):
         asked = source(logits, clicks)
         if stop_when_done and index > 0 and bool(asked.done.all()):
             return
         previous = None if logits is None else torch.sigmoid(logits.detach())
         given = clicks.append(asked.coords, asked.labels, asked.radii)
-        answer: Tensor
-        clicks, answer = take_step(partial(fill_radii, image), partial(model, image), given, previous)
         dragged = torch.cat([dragged, ~asked.radii.isnan()[:, None]], 1)
+        fill = partial(_filled_from_mask, fill_radii, ~dragged) if radius_from == "mask" else fill_radii
+        answer: Tensor
+        clicks, answer = take_step(fill, partial(model, image), given, previous)
         if marks_clicks:
             answer = mark_clicks(answer, clicks, dragged)
         yield Interaction(index, clicks, answer, asked)
@@ -155,6 +160,21 @@ def interact(
 
 def _as_given(image: Tensor, clicks: ClickBatch, previous: Tensor | None) -> ClickBatch:
     return clicks
+
+
+def _filled_from_mask(
+    fill_radii: Callable[[ClickBatch, Tensor | None], ClickBatch],
+    predicted: Tensor,
+    clicks: ClickBatch,
+    previous: Tensor | None,
+) -> ClickBatch:
+    """Fill in the radii, those of corrections from the mask; ``predicted`` (B, N) marks those not given."""
+    filled = fill_radii(clicks, previous)
+    if previous is not None:
+        found = radius_in_mask(previous[:, 0] > 0.5, clicks).to(filled.radii)
+        last = torch.where(predicted[:, -1] & ~found.isnan(), found, filled.radii[:, -1])
+        filled = filled.with_radii(torch.cat([filled.radii[:, :-1], last[:, None]], 1))
+    return shorten_predicted(filled, predicted)
 
 
 def answer_each(

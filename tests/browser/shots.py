@@ -43,7 +43,9 @@ def main() -> None:
     parser.add_argument(
         "which", nargs="*", metavar="NAME", help="desktop, phone, drag or gestures; all by default"
     )
-    parser.add_argument("--out", type=Path, default=Path("docs"), metavar="DIR", help="output folder (default: docs)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs"), metavar="DIR", help="output folder (default: docs)"
+    )
     given = parser.parse_args()
     for name in given.which or makers:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Radii of clicks without a drag, from the last mask and from clicks with the other label."""
+"""Radii of one image's clicks without a drag, by the rules of `dct_seg.click_radii`."""
 
 from __future__ import annotations
 
@@ -6,36 +6,33 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from dct_seg.clicks import Click
+from dct_seg.click_radii import ROOM_SHARE, radius_in_mask, shorten_predicted
+from dct_seg.clicks import Click, ClickBatch
 
-ROOM_SHARE = 0.9  # radius relative to the distance to the mask's edge; removes the bias on held-out objects
-GAP_SHARE = 0.5  # largest radius relative to the distance to a click with the other label
 FIRST_REACH = 128  # half side in pixels of the first window that is searched for the mask's edge
 
 
 def correction_radius(click: Click, mask: NDArray[np.bool_]) -> float | None:
     """Estimate the radius of a correction from the mask that it corrects.
 
-    A correction lies in a wrong region, and all pixels of that region have the other label in the mask. The
-    region therefore ends, at the latest, where the mask has the label of the click, or at the image's border.
+    Only the surroundings of the click are searched, as far as needed: an image may have many megapixels.
 
     Args:
         click: Click inside the image.
         mask: (H, W) bool, the mask before the click.
 
     Returns:
-        Radius in pixels; None if the mask already has the click's label under it, or nowhere.
+        Radius in pixels; None if the mask already has the click's label at the click, or has it nowhere.
 
     Examples:
         >>> mask = np.zeros((9, 30), bool)
         >>> mask[:, 20:] = True
-        >>> round(correction_radius(Click(4, 16), mask), 6)  # 4 pixels from the mask
+        >>> round(correction_radius(Click(4, 16), mask), 5)  # 4 pixels from the mask
         3.6
-        >>> correction_radius(Click(4, 25), mask)  # on the object already
     """
     row, col = (
         min(max(math.floor(at + 0.5), 0), size - 1)
@@ -47,10 +44,11 @@ def correction_radius(click: Click, mask: NDArray[np.bool_]) -> float | None:
     while True:
         top, left = max(row - reach, 0), max(col - reach, 0)
         window = mask[top : row + reach + 1, left : col + reach + 1]
-        room = _room_at(window != click.positive, row - top, col - left)
+        inside = ClickBatch.from_clicks([[Click(row - top, col - left, click.positive)]])
+        radius = radius_in_mask(torch.from_numpy(window)[None], inside).item()
         # beyond a window that does not end at the image's border, the edge may be farther away
-        if room <= reach or window.shape == mask.shape:
-            return ROOM_SHARE * room
+        if radius <= ROOM_SHARE * reach or window.shape == mask.shape:
+            return radius
         reach *= 2
 
 
@@ -69,17 +67,8 @@ def with_correction_radii(clicks: Sequence[Click], mask: NDArray[np.bool_]) -> l
     ]
 
 
-def _room_at(wrong: NDArray[np.bool_], row: int, col: int) -> float:
-    """Compute the distance in pixels to the nearest pixel that is not ``wrong`` or lies outside."""
-    padded = np.pad(wrong, 1).view(np.uint8)
-    return float(cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[row + 1, col + 1])
-
-
 def shorten_predicted_radii(clicks: Sequence[Click]) -> list[Click]:
     """Shorten predicted radii whose circles come too near to a click with the other label.
-
-    The first radius is often that of a whole object where a part is meant. The next click, with the other
-    label, shows it.
 
     Args:
         clicks: Clicks in order; the radii of drags do not change.
@@ -89,21 +78,9 @@ def shorten_predicted_radii(clicks: Sequence[Click]) -> list[Click]:
         >>> [click.radius for click in shorten_predicted_radii(clicks)]
         [20.0, 30.0]
     """
+    predicted = torch.tensor([[click.predicted_radius for click in clicks]])
+    radii = shorten_predicted(ClickBatch.from_clicks([clicks]), predicted).radii[0].tolist()
     return [
-        replace(click, radius=min(click.radius, GAP_SHARE * _gap(click, clicks)))
-        if click.radius is not None and click.predicted_radius
-        else click
-        for click in clicks
+        replace(click, radius=radius) if click.predicted_radius and radius < (click.radius or 0.0) else click
+        for click, radius in zip(clicks, radii, strict=True)
     ]
-
-
-def _gap(click: Click, clicks: Sequence[Click]) -> float:
-    """Compute the distance in pixels to the nearest click with the other label; infinite without one."""
-    return min(
-        (
-            math.hypot(click.row - other.row, click.col - other.col)
-            for other in clicks
-            if other.positive != click.positive
-        ),
-        default=math.inf,
-    )

@@ -7,13 +7,14 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dct_seg.click_radii import RadiusSource
 from dct_seg.clicks import Click, ClickBatch
 from dct_seg.methods.base import METHODS, Answer, Method, Question, check_turn, checked_image, has_object
 from dct_seg.methods.correction_radius import shorten_predicted_radii, with_correction_radii
@@ -92,7 +93,7 @@ class DCTNetMethod(Method):
     default_checkpoint: ClassVar[str | None] = DEFAULT
     default_refine: ClassVar[str] = "none"
     default_after: ClassVar[str] = "mark_clicks"
-    default_radius_from: ClassVar[str] = "mask"
+    default_radius_from: ClassVar[RadiusSource] = "mask"
     row: ClassVar[str] = "dct_net"
     """Configuration in ``configs/table2`` that trains the method's weights."""
     wants: ClassVar[Mapping[str, Any]] = {}
@@ -116,7 +117,7 @@ class DCTNetMethod(Method):
         refine_options: Mapping[str, float] | None = None,
         after: str | None = None,
         after_options: Mapping[str, float] | None = None,
-        radius_from: str | None = None,
+        radius_from: RadiusSource | None = None,
         device: str = "cpu",
         backend: Backend = "auto",
         revision: str | None = None,
@@ -132,7 +133,7 @@ class DCTNetMethod(Method):
         self.refiner = make_refiner(refine, refine_options or {})
         self.after = make_post_step(after, after_options or {})
         self.radius_from = radius_from or self.default_radius_from
-        check_choice("radius_from", self.radius_from, ("mask", "head"))
+        check_choice("radius_from", self.radius_from, get_args(RadiusSource))
         if self.refiner is not None and precision == "bfloat16":
             raise ValueError(
                 f"refine '{refine}' needs float32, since bfloat16 gradients stall it; omit precision"

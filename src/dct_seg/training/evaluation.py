@@ -87,8 +87,15 @@ class EvaluationSteps(LightningModule):
         user = SimulatedUser(mask, ignore, rule="max_distance", prompt=prompts, threshold=self.val_threshold)
         ious = torch.ones(len(mask), self.val_clicks, dtype=torch.float32, device=self.device)
         finished = torch.zeros(len(mask), dtype=torch.bool, device=self.device)
-        marks = self.hparams["mark_clicks"]
-        for step in interact(model, batch["image"], user, self.val_clicks, marks_clicks=marks):
+        steps = interact(
+            model,
+            batch["image"],
+            user,
+            self.val_clicks,
+            marks_clicks=self.hparams["mark_clicks"],
+            radius_from=self.hparams["radius_from"],
+        )
+        for step in steps:
             if not bool(step.logits.isfinite().all()):
                 shown = ", ".join(names_of(batch)[:3])
                 raise DivergedError(f"the network's output for {shown} is not finite; its weights diverged")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dct_seg.click_radii import RadiusSource
 from dct_seg.clicks import ClickBatch
 from dct_seg.data.batches import checked_batch
 from dct_seg.interaction import Interaction, answer_each, interact
@@ -75,6 +76,9 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
             the damage of a correction.
         mark_clicks: Give clicked pixels and the inside of drags the label of their click before the next
             click, as `dct_seg.methods.dctnet.DCTNetMethod` does by default; in training and validation.
+        radius_from: Source of the radius of a click without a drag: ``head`` is the Auto-Drag-Head, ``mask``
+            takes that of later clicks from the mask, as ``dctnet`` does by default. Used in validation and in
+            training, except in the windows of ``local_clicks``; the head learns from all clicks.
         update: ``every`` steps after each click (the paper), ``last`` only after the last click of a batch,
             ``sum`` adds up the gradients of all clicks and steps once.
         accumulate_batches: Batches whose gradients are averaged before a step; with ``update`` ``sum`` or
@@ -128,6 +132,7 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
         fine_factor: int = 1,
         keep_loss: float = 0.0,
         mark_clicks: bool = False,
+        radius_from: RadiusSource = "head",
         update: Update = "every",
         accumulate_batches: int = 1,
         losses: Losses | None = None,
@@ -152,6 +157,7 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
         check_choice("optimizer", optimizer, get_args(OptimizerName))
         check_choice("schedule", schedule, get_args(Schedule))
         check_choice("update rule", update, get_args(Update))
+        check_choice("radius_from", radius_from, get_args(RadiusSource))
         check_choice("click sampling", click_sampling, get_args(ClickSampling))
         for prompt in val_prompts:
             check_choice("prompt", prompt, get_args(Prompt))
@@ -284,6 +290,7 @@ class InteractiveSegmentationTask(EvaluationSteps, TaskHooks):
                 num_ahead + num_clicks,
                 stop_when_done=False,
                 marks_clicks=self.hparams["mark_clicks"],
+                radius_from=self.hparams["radius_from"],
             )
         before: Tensor | None = None
         with torch.no_grad():
