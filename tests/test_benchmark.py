@@ -18,7 +18,7 @@ import torch
 from ddp import run_on_ranks
 from numpy.typing import NDArray
 from PIL import Image
-from processes import FORKS
+from processes import FORKS, fork_workers
 
 from dct_seg import Method, next_click
 from dct_seg.benchmark import command
@@ -387,6 +387,7 @@ def test_a_file_that_is_not_a_results_file_is_refused(tmp_path: Path) -> None:
 
 
 def _sleepy_run(out: Path, workers: int) -> None:
+    fork_workers()
     methods = {"shy": partial(Shy, sleep=0.3)}
     run_benchmark(methods, {"boxes": Boxes()}, prompt="drag", out=out, max_clicks=5, workers=workers)
 

@@ -19,7 +19,7 @@ import yaml
 from ddp import free_port
 from networks import tiny_net
 from PIL import Image
-from processes import FORKS, Command
+from processes import FORKS, Command, fork_trials, has_living_trials
 from test_benchmark import Boxes, Shy
 from test_callbacks import CONFIG
 from test_sweep import COMMAND
@@ -35,9 +35,9 @@ from dct_seg.sweep.trial import trials_in
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
-def started(*words: object) -> Command:
+def started(*words: object, has_forks: bool = False) -> Command:
     """A command, with its output in a file of its name."""
-    return Command(*words, log=Path(f"{words[0]}.log"))
+    return Command(*words, log=Path(f"{words[0]}.log"), has_forks=has_forks)
 
 
 def stopped(command: Command, number: int) -> tuple[int, str]:
@@ -270,7 +270,7 @@ def test_stopped_benchmark_resumes(workers: int, tmp_path: Path, monkeypatch: py
 
     before = 0
     for number in SIGNALS:
-        command = started(*words, "--workers", workers)
+        command = started(*words, "--workers", workers, has_forks=number == signal.SIGTERM)
         command.wait_until(lambda: num_done() >= before + 3)  # noqa: B023
         if number == signal.SIGINT:  # as a terminal does, also to the workers
             os.killpg(command.pid, number)
@@ -332,18 +332,24 @@ def test_stopped_sweep_leaves_no_process_and_resumes(
     Path("base.yaml").write_text(yaml.safe_dump({**CONFIG, "trainer": trainer, "report": "after"}))
     write_sweep(tmp_path, name="one", command=COMMAND, parameters={"model.lr": {"values": [1e-3]}})
     out = f"stopped_{number}"  # other tests of this machine run sweeps too
-    sweep = started("sweep", "sweep.yaml", "--out", out)
+    has_forks = number == signal.SIGTERM  # trials are real with SIGINT
+    sweep = started("sweep", "sweep.yaml", "--out", out, has_forks=has_forks)
     sweep.wait_until(lambda: list(Path(out).rglob("*.ckpt")))
     code, said = stopped(sweep, number)
     assert code == 128 + number
     assert line_of(said).endswith("; to resume, run the same command with --resume; 0 of 1 trials ended")
-    assert subprocess.run(["pgrep", "-f", f"{out}/trials/"], capture_output=True, check=False).stdout == b""
+    if has_forks:
+        assert not has_living_trials()
+    else:
+        found = subprocess.run(["pgrep", "-f", f"{out}/trials/"], capture_output=True, check=False)
+        assert found.stdout == b""
     (trial,) = trials_in(Path(out))
     assert trial.read_outcome() is None
     assert trial.checkpoint is not None
     stopped_at = torch.load(trial.checkpoint, weights_only=True)["epoch"]
     assert stopped_at < 39
-    if number == signal.SIGTERM:
+    if has_forks:
+        fork_trials(monkeypatch.setattr)
         assert cli.main(["sweep", "sweep.yaml", "--out", out, "--resume"]) == 0
         assert "1 of 1 trials finished" in capsys.readouterr().out
         assert torch.load(trial.checkpoint, weights_only=True)["epoch"] == 39

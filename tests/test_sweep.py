@@ -7,9 +7,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,8 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from processes import Command
-from test_callbacks import CONFIG, keep_wandb_in, records
+from processes import Command, fork_trials, has_living_trials
+from test_callbacks import CONFIG, keep_wandb_in, records_of
 
 from dct_seg.benchmark.published import TABLE_1
 from dct_seg.cli import main
@@ -464,28 +462,22 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def alive(marker: str) -> list[int]:
-    """Processes with a word in their command line."""
-    done = subprocess.run(["pgrep", "-f", marker], capture_output=True, text=True, check=False)
-    return [int(number) for number in done.stdout.split()]
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("pgrep") is None, reason="looks for processes with pgrep")
 def test_four_killed_trials_are_resumed_and_leave_runs_that_wandb_reads(
-    here: Path, capsys: pytest.CaptureFixture[str]
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("wandb")
+    fork_trials(monkeypatch.setattr)
     write(here, name="four", command=[*COMMAND[:-1], "--trainer.logger=WandbLogger", "${args}"])
     args = ["sweep", "sweep.yaml", "--jobs", "2", "--out", "killed"]
-    sweep = Command(*args, log=here / "first.log")
+    sweep = Command(*args, log=here / "first.log", has_forks=True)
     # the third starts when one of the first two has finished
     sweep.wait_until(lambda: len(list(here.glob("killed/trials/*/trial.json"))) >= 3)
     sweep.send(signal.SIGKILL)
     deadline = time.monotonic() + 20
-    while alive("killed/trials/") and time.monotonic() < deadline:
+    while has_living_trials() and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert alive("killed/trials/") == []  # no trial outlives the sweep
+    assert not has_living_trials()  # no trial outlives the sweep
 
     before = {
         trial.key: trial.folder / "outcome.json"
@@ -510,12 +502,11 @@ def test_four_killed_trials_are_resumed_and_leave_runs_that_wandb_reads(
         trial.read_start()["attempts"] == 2 for trial in found
     )  # one was running when the sweep was killed
 
-    for trial in found:
+    last_runs = [sorted(trial.folder.glob("log/wandb/offline-run-*"))[-1] for trial in found]
+    for trial, of_run in zip(found, records_of(last_runs), strict=True):
         outcome = trial.read_outcome()
         assert outcome is not None
         assert Path(outcome.checkpoint).is_file()
-        runs = sorted(trial.folder.glob("log/wandb/offline-run-*"))
-        of_run = records(runs[-1])
         (run,) = [record["run"] for record in of_run if record["type"] == "run"][-1:]
         assert run["run_group"] == "four"
         assert run["run_id"].startswith(trial.key)
@@ -535,8 +526,9 @@ def test_four_killed_trials_are_resumed_and_leave_runs_that_wandb_reads(
 
 @pytest.mark.slow
 def test_a_failed_trial_is_reported_the_others_continue_and_it_is_restarted(
-    here: Path, capsys: pytest.CaptureFixture[str]
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    fork_trials(monkeypatch.setattr)
     parameters = {"model.network.click_encoder": {"values": ["Dsk", "Disk"]}}
     args = ["sweep", str(write(here, parameters=parameters)), "--out", "out"]
     assert main(args) == 1
