@@ -7,6 +7,7 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import dct_seg
@@ -49,6 +50,16 @@ def _shown(path: Path) -> str:
     return path.relative_to(PACKAGE.parent if path.is_relative_to(PACKAGE) else REPOSITORY).as_posix()
 
 
+@cache
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+@cache
+def _docstrings_of(source: str) -> list[tuple[int, str]]:
+    return list(_docstrings(ast.parse(source)))
+
+
 def _docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Line and text of each docstring, those of attributes and constants too."""
     for node in ast.walk(tree):
@@ -73,6 +84,10 @@ def _openings(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _comments(source: str) -> Iterator[tuple[int, str]]:
+    """Comments of a source; none if no text after a # has a banned word."""
+    starts = re.finditer(r"(?=(#.*))", source)
+    if not any(WORDS.search(CODE.sub("", start[1])) for start in starts):
+        return  # a tokenizer takes seconds
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.string
@@ -81,7 +96,7 @@ def _comments(source: str) -> Iterator[tuple[int, str]]:
 def banned_openings(source: str) -> list[tuple[int, str]]:
     return [
         (line + offset, text)
-        for line, docstring in _docstrings(ast.parse(source))
+        for line, docstring in _docstrings_of(source)
         for offset, text in _openings(docstring)
         if OPENINGS.match(text)
     ]
@@ -89,7 +104,7 @@ def banned_openings(source: str) -> list[tuple[int, str]]:
 
 def banned_words(source: str) -> list[tuple[int, str]]:
     found = []
-    for line, text in [*_docstrings(ast.parse(source)), *_comments(source)]:
+    for line, text in [*_docstrings_of(source), *_comments(source)]:
         prose = CODE.sub(lambda code: "\n" * code[0].count("\n"), text)
         found += [(line + prose[: word.start()].count("\n"), word[0]) for word in WORDS.finditer(prose)]
     return found
@@ -118,7 +133,7 @@ def test_titles_and_args_lines_begin_with_a_noun_or_an_imperative() -> None:
     found = [
         f"{_shown(path)}:{line}: {text}"
         for path in _sources()
-        for line, text in banned_openings(path.read_text(encoding="utf-8"))
+        for line, text in banned_openings(_read(path))
     ]
     assert not found, "begin with a noun or an imperative:\n" + "\n".join(found)
 
@@ -127,7 +142,7 @@ def test_docstrings_and_comments_use_the_house_words() -> None:
     found = [
         f"{_shown(path)}:{line}: {word}"
         for path in _sources()
-        for line, word in banned_words(path.read_text(encoding="utf-8"))
+        for line, word in banned_words(_read(path))
     ]
     assert not found, HINT + "\n".join(found)
 
