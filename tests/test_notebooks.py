@@ -15,8 +15,14 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("[0-9]*.py"))
 MOST_BYTES = 500_000
-SHORTER = {"max_epochs: 5": "max_epochs: 1", "samples_per_epoch: 160": "samples_per_epoch: 16"}
-"""Parts of a notebook's training -> what the test runs instead."""
+SHORTER = {
+    "max_epochs: 5": "max_epochs: 1",
+    "samples_per_epoch: 160": "samples_per_epoch: 16",
+    "max_val_samples: 16": "max_val_samples: 4",
+    "--limit 10": "--limit 4",
+    "repeats=3": "repeats=1",
+}
+"""Parts of a notebook -> what the test runs instead."""
 
 
 def stored(name: str) -> dict[str, Any]:
