@@ -277,8 +277,16 @@ def test_held_out_measures_only_images_that_training_never_sees(tmp_path: Path) 
         Path(dataset.image_name(dataset.samples_of(image)[0])).stem for _, image in data.train_set.images
     }
     results = run_benchmark(
-        {"disc": {}}, {"cats": folder}, prompt="drag", max_clicks=2, held_out=0.3, out=tmp_path / "out"
+        {"disc": {}},
+        {"cats": folder},
+        prompt="drag",
+        max_clicks=2,
+        held_out=0.3,
+        num_strips=3,
+        out=tmp_path / "out",
     )
+    strips = sorted(path.name for path in (tmp_path / "out" / "strips" / "cats" / "disc").iterdir())
+    assert [int(name[:5]) for name in strips] == sorted(one.index for one in results.samples)[:3]
     measured = {Path(record.name).stem for record in results.samples}
     assert len(trained) + len(measured) == 12
     assert trained.isdisjoint(measured)

@@ -102,14 +102,14 @@ class Bench:
         data: Folder or dataset by label.
         settings: Run settings.
         strips: Folder for the strips; None writes none.
-        num_strips: Number of strips per dataset and method.
+        strips_of: Indices of each dataset's samples that get a strip.
     """
 
     methods: Mapping[str, MethodSource]
     data: Mapping[str, str | Path | SampleSource | None]
     settings: Settings
     strips: Path | None = None
-    num_strips: int = 0
+    strips_of: Mapping[str, frozenset[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._methods: dict[str, Method] = {}
@@ -121,7 +121,7 @@ class Bench:
 
         An onnxruntime session cannot be pickled.
         """
-        return Bench, (self.methods, self.data, self.settings, self.strips, self.num_strips)
+        return Bench, (self.methods, self.data, self.settings, self.strips, self.strips_of)
 
     def method(self, label: str) -> Method:
         """Get the method with this label.
@@ -156,7 +156,7 @@ class Bench:
                 warm_up(method, sample)
                 started = time.perf_counter()
             record, turns = run_sample(method, sample, record, self.settings)
-            if self.strips is not None and index < self.num_strips and condition.is_exact:
+            if self.strips is not None and index in self.strips_of.get(data, ()) and condition.is_exact:
                 save_strip(
                     draw_strip(sample.image, turns, num_turns=NUM_TURNS), strip_path(self.strips, record)
                 )
@@ -331,10 +331,11 @@ def run_benchmark(
     )
     folder = None if out is None else Path(out)
     threads = threads or (max(1, torch.get_num_threads() // workers) if workers > 1 else None)
-    bench = Bench(methods, data, settings, None if folder is None else folder / "strips", num_strips)
+    bench = Bench(methods, data, settings, None if folder is None else folder / "strips")
     ranks = Ranks.find()
 
     samples = {label: samples_of(bench.dataset(label), label, held_out)[:limit] for label in data}
+    bench.strips_of = {label: frozenset(some[:num_strips]) for label, some in samples.items()}
     results = Results(
         settings,
         {label: _describe_method(bench.method(label), _spec(label, methods[label])) for label in methods},
