@@ -131,18 +131,14 @@ def test_messages_use_the_house_words() -> None:
 
 def test_titles_and_args_lines_begin_with_a_noun_or_an_imperative() -> None:
     found = [
-        f"{_shown(path)}:{line}: {text}"
-        for path in _sources()
-        for line, text in banned_openings(_read(path))
+        f"{_shown(path)}:{line}: {text}" for path in _sources() for line, text in banned_openings(_read(path))
     ]
     assert not found, "begin with a noun or an imperative:\n" + "\n".join(found)
 
 
 def test_docstrings_and_comments_use_the_house_words() -> None:
     found = [
-        f"{_shown(path)}:{line}: {word}"
-        for path in _sources()
-        for line, word in banned_words(_read(path))
+        f"{_shown(path)}:{line}: {word}" for path in _sources() for line, word in banned_words(_read(path))
     ]
     assert not found, HINT + "\n".join(found)
 
