@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -52,7 +53,7 @@ class DCTNet(InteractiveNetwork):
             self.prompt_branch = PromptBranch(self.num_maps, narrow, self.strides)
             self.channels = narrow
         channels = self.channels
-        num_dct = min(NUM_DCT_LAYERS, len(channels) - 1) if config.feature_dct else 0
+        self.num_dct = num_dct = min(NUM_DCT_LAYERS, len(channels) - 1) if config.feature_dct else 0
         self.decoder = UNetDecoder(
             self.decoder_channels(channels),
             width=config.decoder_width,
@@ -77,6 +78,21 @@ class DCTNet(InteractiveNetwork):
         )
         # a fresh module is in training mode without a call of train(), which is what freezes batch norm
         self.train()
+
+    def parameter_groups(self, lr: float, *, backbone_lr_factor: float = 1.0) -> list[dict[str, Any]]:
+        """Parameter groups as in `InteractiveNetwork`; the layers without a norm follow their magnitude.
+
+        With ``feature_dct_norm: none``, the weights of a trained layer may be a hundred times smaller than
+        its initial ones, because they have absorbed the norm. A step of Adam at the full rate would be larger
+        than such weights, so their rate is reduced by the same factor.
+        """
+        groups = super().parameter_groups(lr, backbone_lr_factor=backbone_lr_factor)
+        if self.feature_dct is None or self.config.feature_dct_norm != "none":
+            return groups
+        weights = [block.refine.conv.weight for block in self.decoder.blocks[: self.num_dct]]
+        ids = {id(weight) for weight in weights}
+        groups[0]["params"] = [p for p in groups[0]["params"] if id(p) not in ids]
+        return groups + [{"params": [w], "lr": lr * relative_magnitude(w)} for w in weights]
 
     def decoder_channels(self, channels: list[int]) -> list[int]:
         """Channels of each level of the decoder's input; a subclass may add channels to the backbone's."""
@@ -147,3 +163,15 @@ class DCTNet(InteractiveNetwork):
                 f"{self.backbone.strides[0]}; set decoder_stride to a larger number, or detail to false"
             )
         return DetailBranch(self.backbone.channels[self.first_level - 1], self.decoder.block_channels[-1])
+
+
+def relative_magnitude(weight: Tensor) -> float:
+    """Root mean square of a convolution's weights, relative to that of new ones; at most 1.
+
+    Examples:
+        >>> conv = torch.nn.Conv2d(64, 64, 3)
+        >>> round(relative_magnitude(conv.weight), 1), round(relative_magnitude(conv.weight / 100), 3)
+        (1.0, 0.01)
+    """
+    initial = 1 / math.sqrt(3 * weight[0].numel())  # torch's default
+    return min(1.0, weight.detach().square().mean().sqrt().item() / initial)
