@@ -247,12 +247,37 @@ def test_batch_norm_is_updated_if_not_frozen() -> None:
 @pytest.mark.parametrize("options", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
 def test_parameter_groups_hold_each_parameter_once(options: dict[str, Any]) -> None:
     net = tiny_net(**options)
-    new, old = net.parameter_groups(1e-3, backbone_lr_factor=0.1)
-    grouped = [id(p) for p in [*new["params"], *old["params"]]]
+    new, old, *normless = net.parameter_groups(1e-3, backbone_lr_factor=0.1)
+    grouped = [id(p) for group in (new, old, *normless) for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in net.parameters())
     assert (new["lr"], old["lr"]) == (1e-3, pytest.approx(1e-4))
     assert {id(p) for p in net.backbone.stem_map_parameters()} <= {id(p) for p in new["params"]}
     assert id(next(net.backbone.parameters())) in {id(p) for p in old["params"]}
+
+
+def test_layers_that_absorbed_the_norm_learn_at_a_rate_relative_to_their_magnitude() -> None:
+    net = tiny_net(feature_dct_norm="none")
+    refined = [block.refine.conv.weight for block in net.decoder.blocks[: net.num_dct]]
+    with torch.no_grad():
+        refined[0] /= 100
+    _, _, *normless = net.parameter_groups(1e-3)
+    assert [group["params"] for group in normless] == [[weight] for weight in refined]
+    rates = [group["lr"] for group in normless]
+    assert rates[0] == pytest.approx(1e-5, rel=0.1)
+    assert rates[1:] == pytest.approx([1e-3] * (len(rates) - 1), rel=0.1)
+
+
+def test_training_from_the_shipped_weights_changes_no_layer_by_more_than_its_magnitude() -> None:
+    net = DCTNet.from_pretrained()
+    before = {name: p.detach().clone() for name, p in net.decoder.named_parameters() if p.ndim == 4}
+    optimizer = torch.optim.AdamW(net.parameter_groups(2e-4, backbone_lr_factor=0.2))
+    net.train()
+    for _ in range(2):
+        net(image(), some_clicks()).square().mean().backward()
+        optimizer.step()
+    for name, weight in net.decoder.named_parameters():
+        if name in before:
+            assert (weight - before[name]).norm() < 0.1 * before[name].norm(), name
 
 
 def test_click_without_a_radius_gets_the_auto_drag_head_s() -> None:

@@ -46,7 +46,7 @@ class Choice:
 
 
 def make_optimizer(net: Any, hparams: Mapping[str, Any], choice: Choice | None, *, fused: bool) -> Optimizer:
-    """Make the optimizer, with two groups: new parameters and the pretrained backbone.
+    """Make the optimizer, with groups for new parameters, the pretrained backbone, and layers without a norm.
 
     Args:
         net: Network to train; its ``parameter_groups`` are used.
