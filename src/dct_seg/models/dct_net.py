@@ -169,6 +169,7 @@ def relative_magnitude(weight: Tensor) -> float:
     """Root mean square of a convolution's weights, relative to that of new ones; at most 1.
 
     Examples:
+        >>> import torch
         >>> conv = torch.nn.Conv2d(64, 64, 3)
         >>> round(relative_magnitude(conv.weight), 1), round(relative_magnitude(conv.weight / 100), 3)
         (1.0, 0.01)
