@@ -89,7 +89,8 @@ class DCTNet(InteractiveNetwork):
         groups = super().parameter_groups(lr, backbone_lr_factor=backbone_lr_factor)
         if self.feature_dct is None or self.config.feature_dct_norm != "none":
             return groups
-        weights = [block.refine.conv.weight for block in self.decoder.blocks[: self.num_dct]]
+        blocks = self.decoder.blocks
+        weights = [blocks.get_parameter(f"{i}.refine.conv.weight") for i in range(self.num_dct)]
         ids = {id(weight) for weight in weights}
         groups[0]["params"] = [p for p in groups[0]["params"] if id(p) not in ids]
         return groups + [{"params": [w], "lr": lr * relative_magnitude(w)} for w in weights]
