@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -172,6 +173,20 @@ def has_object(clicks: Sequence[Click], previous: NDArray[np.float32] | None) ->
     Otherwise the prediction is the empty mask, since negative clicks alone select nothing.
     """
     return any(click.positive for click in clicks) or (previous is not None and bool((previous > 0.5).any()))
+
+
+def pixel_under(click: Click, size: tuple[int, int]) -> tuple[int, int]:
+    """Find the pixel under a click, (row, column), in an image of ``size`` (H, W).
+
+    Examples:
+        >>> pixel_under(Click(-0.5, 7.6), (10, 8))
+        (0, 7)
+    """
+    row, col = (
+        min(max(math.floor(at + 0.5), 0), length - 1)
+        for at, length in zip((click.row, click.col), size, strict=True)
+    )
+    return row, col
 
 
 def check_click(click: Click, size: tuple[int, int]) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dct_seg.click_radii import ROOM_SHARE, radius_in_mask, shorten_predicted
 from dct_seg.clicks import Click, ClickBatch
+from dct_seg.methods.base import pixel_under
 
 FIRST_REACH = 128  # half side in pixels of the first window that is searched for the mask's edge
 
@@ -34,11 +35,8 @@ def correction_radius(click: Click, mask: NDArray[np.bool_]) -> float | None:
         >>> round(correction_radius(Click(4, 16), mask), 5)  # 4 pixels from the mask
         3.6
     """
-    row, col = (
-        min(max(math.floor(at + 0.5), 0), size - 1)
-        for at, size in zip((click.row, click.col), mask.shape, strict=True)
-    )
-    if mask[row, col] == click.positive or not (mask == click.positive).any():
+    row, col = pixel_under(click, (mask.shape[0], mask.shape[1]))
+    if mask[row, col] == click.positive:
         return None
     reach = FIRST_REACH
     while True:
@@ -48,7 +46,7 @@ def correction_radius(click: Click, mask: NDArray[np.bool_]) -> float | None:
         radius = radius_in_mask(torch.from_numpy(window)[None], inside).item()
         # beyond a window that does not end at the image's border, the edge may be farther away
         if radius <= ROOM_SHARE * reach or window.shape == mask.shape:
-            return radius
+            return None if math.isnan(radius) else radius
         reach *= 2
 
 

@@ -338,12 +338,12 @@ class DCTNetMethod(Method):
 
         The image is the one given to ``reset``.
         """
-        if self.net.auto_drag is None:
+        if self.net.auto_drag is None or all(c.radius is not None for c in clicks):
             return list(clicks)
         if self.radius_from == "mask" and previous is not None:
             clicks = with_correction_radii(clicks, previous > 0.5)
-        if all(c.radius is not None for c in clicks):
-            return list(clicks)
+            if all(c.radius is not None for c in clicks):
+                return list(clicks)
         assert self._views.size is not None, "call reset(image) first"
         view = whole_view(self._views.size, self.first_size)
         before = None if previous is None else self._views.to_tensor(view.crop(previous)[..., None])

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dct_seg.clicks import SHORTENED, Click
-from dct_seg.methods.base import Method, check_turn, checked_image
+from dct_seg.methods.base import Method, check_turn, checked_image, pixel_under
 
 UNMARKED = -1
 
@@ -129,11 +129,7 @@ class SeededMethod(Method):
     def _radius_at(self, click: Click, room: NDArray[np.float32] | None) -> float:
         if room is None:
             return float(self.seed_radius)
-        at = (
-            min(max(math.floor(click.row + 0.5), 0), room.shape[0] - 1),
-            min(max(math.floor(click.col + 0.5), 0), room.shape[1] - 1),
-        )
-        return float(min(self.seed_radius, room[at]))
+        return float(min(self.seed_radius, room[pixel_under(click, (room.shape[0], room.shape[1]))]))
 
     @abstractmethod
     def prepare(self, image: NDArray[np.uint8]) -> None:
