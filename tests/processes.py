@@ -61,6 +61,7 @@ def _run_trial(
     from dct_seg.sweep import child_process
 
     os.setsid()
+    atexit._clear()  # the fork server's
     if other_end is not None:  # inherited, so that it would stay open after the sweep's end
         other_end.close()
     lock = TRIALS.open("a")
@@ -72,7 +73,10 @@ def _run_trial(
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = words
-    child_process.main()
+    try:
+        child_process.main()
+    finally:
+        atexit._run_exitfuncs()  # as Python does, but not multiprocessing: W&B writes the end of its run
 
 
 class ForkedTrial:
