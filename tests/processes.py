@@ -61,7 +61,7 @@ def _run_trial(
     from dct_seg.sweep import child_process
 
     os.setsid()
-    atexit._clear()  # the fork server's
+    atexit._clear()  # exit functions of the process it was forked from
     if other_end is not None:  # inherited, so that it would stay open after the sweep's end
         other_end.close()
     lock = TRIALS.open("a")
