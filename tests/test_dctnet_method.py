@@ -122,6 +122,24 @@ def test_small_object_keeps_some_surroundings() -> None:
     assert (view.height, view.width) == (17, 17)  # 1 pixel, and half of 16 on each side
 
 
+@pytest.mark.parametrize(("row", "col"), [(0, 0), (0, 300), (225, 0), (470, 630), (200, 630), (238, 320)])
+@pytest.mark.parametrize("side", [1, 10, 60])
+def test_small_object_is_not_enlarged_more_than_four_times_at_the_border_of_the_image(
+    row: int, col: int, side: int
+) -> None:
+    previous = blob(row, col, min(row + side, 480), min(col + side, 640), (480, 640))
+    clicks = [Click(row, col, radius=1.0)]
+    whole = whole_view((480, 640), 448)
+    for view in (
+        object_view(previous, clicks, 384, margin=1.4),
+        first_view((480, 640), clicks, whole, 384, reach=8.0),
+    ):
+        assert view is not None
+        assert view.scale <= 4
+        assert 0 <= view.top < view.top + view.height <= 480
+        assert 0 <= view.left < view.left + view.width <= 640
+
+
 def test_no_object_or_one_that_fills_the_image_is_not_zoomed_in_on() -> None:
     assert object_view(blob(0, 0, 0, 0), [Click(1, 1)], 64, margin=1.4) is None
     assert object_view(blob(5, 5, 95, 195), [Click(50, 50)], 64, margin=1.4) is None

@@ -205,23 +205,30 @@ def _box_around(clicks: Sequence[Click], box: _Box, *, reach: float) -> _Box:
 def _view_around(
     box: _Box, shape: tuple[int, ...], longest: int, margin: float, *, largest_zoom: float = LARGEST_ZOOM
 ) -> View | None:
-    """Make the view of the box with its margin, larger if ``largest_zoom`` would be exceeded.
+    """Make the view of the box with its margin, widened if ``largest_zoom`` would be exceeded.
 
+    At the border of the image, a widened view lies inside instead of being cut, which would enlarge it more.
     None if this is the whole image.
     """
     top, bottom, left, right = box
     grow_h, grow_w = ((margin - 1) / 2 * max(side, SMALLEST_OBJECT) for side in (bottom - top, right - left))
+    top, bottom = max(0.0, top - grow_h), min(shape[0], bottom + grow_h)
+    left, right = max(0.0, left - grow_w), min(shape[1], right + grow_w)
     least = longest / largest_zoom
-    if max(bottom - top + 2 * grow_h, right - left + 2 * grow_w) < least:
-        grow_h, grow_w = (least - (bottom - top)) / 2, (least - (right - left)) / 2
-    first_row, first_col = max(0, math.floor(top - grow_h)), max(0, math.floor(left - grow_w))
-    num_rows, num_cols = (
-        min(shape[0], math.ceil(bottom + grow_h)) - first_row,
-        min(shape[1], math.ceil(right + grow_w)) - first_col,
-    )
+    if max(bottom - top, right - left) < least:
+        top, bottom = _widened(top, bottom, least, shape[0])
+        left, right = _widened(left, right, least, shape[1])
+    first_row, first_col = math.floor(top), math.floor(left)
+    num_rows, num_cols = math.ceil(bottom) - first_row, math.ceil(right) - first_col
     if (num_rows, num_cols) == tuple(shape):
         return None
     return _view(first_row, first_col, num_rows, num_cols, longest, enlarge=True)
+
+
+def _widened(low: float, high: float, width: float, limit: int) -> tuple[float, float]:
+    """Widen an interval to ``width`` around its center, moved and cut to lie inside ``[0, limit]``."""
+    low = max(0.0, min((low + high - width) / 2, limit - width))
+    return low, min(low + width, limit)
 
 
 def _view(top: int, left: int, height: int, width: int, longest: int, *, enlarge: bool) -> View:
