@@ -28,6 +28,18 @@ def test_session_gives_the_same_mask_again(tmp_path: Path) -> None:
     assert_same(again.undo(), ours.undo())
 
 
+def test_a_loaded_session_is_saved_unchanged(tmp_path: Path) -> None:
+    ours = predictor()
+    found = ours.predict([Click(20, 30), Click(5, 9, positive=False, radius=3.0)])
+    ours.save_session(tmp_path / "one.json")
+    again = predictor()
+    again.load_session(tmp_path / "one.json")
+    again.save_session(tmp_path / "two.json")
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert two == one
+    assert_same(predictor().load_session(tmp_path / "two.json"), found)
+
+
 def test_start_mask_is_saved_with_the_session(tmp_path: Path) -> None:
     start = np.zeros((40, 56), bool)
     start[10:20, 10:20] = True

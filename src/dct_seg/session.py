@@ -24,7 +24,7 @@ class Session:
     Args:
         image_name: Name of the image.
         image_hash: Result of `image_hash`.
-        given: Clicks as the user made them; clicks read from a file always have a radius.
+        given: Clicks as the user made them; equal to ``used`` when read from a file.
         used: Same clicks with their effective radii.
         threshold: Probability above which a pixel counts as object.
         start: (H, W) bool, the mask that the first click corrects, or None.
@@ -67,7 +67,7 @@ def write_session(path: str | Path, session: Session) -> Path:
                 "col": click.col,
                 "positive": click.positive,
                 "radius": click.radius,
-                "given": given.radius is not None,
+                "given": given.is_drag,
             }
             for given, click in zip(session.given, session.used, strict=True)
         ],
