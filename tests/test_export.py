@@ -17,7 +17,7 @@ from timm.models.tiny_vit import TinyVitBlock
 
 from dct_seg import Click, ClickBatch, DCTNet, Predictor
 from dct_seg.export.graphs import _WindowBlock
-from dct_seg.export.writing import export, random_call
+from dct_seg.export.writing import Kind, export, random_call
 from dct_seg.methods.dctnet import DCTNetMethod
 from dct_seg.methods.exported import ExportedNetwork, load_network, read_card
 from dct_seg.models.decoder import PyramidPooling, _averaging
@@ -151,6 +151,41 @@ def test_export_with_different_results_is_not_kept(tmp_path: Path, monkeypatch: 
     with pytest.raises(ValueError, match="are off by inf in probability"):
         export(tiny_net(), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def fake_export(folder: Path, graphs: list[str], kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dct_seg.export.writing._graphs", lambda net: dict.fromkeys(graphs))
+    monkeypatch.setattr("dct_seg.export.writing._traced", lambda name, graph, net: name)
+    monkeypatch.setattr(
+        "dct_seg.export.writing._write", lambda program, path, kind, name, net: path.write_text(str(graphs))
+    )
+    monkeypatch.setattr("dct_seg.export.writing._runner", lambda *given: None)
+    monkeypatch.setattr("dct_seg.export.writing._difference", lambda net, run: 0.0)
+    export(tiny_net(), folder, kind=kind)
+
+
+def test_export_replaces_all_graphs_of_an_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notes.txt").touch()
+    fake_export(tmp_path, ["encoder", "decoder"], "onnx", monkeypatch)
+    fake_export(tmp_path, ["network"], "pt2", monkeypatch)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["dct_seg.json", "network.pt2", "notes.txt"]
+
+
+def test_interrupted_replacement_leaves_no_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_export(tmp_path, ["encoder", "network"], "onnx", monkeypatch)
+
+    def move_one(source: Path, target: Path) -> None:
+        if target.name != "encoder.onnx":
+            raise OSError("no space left on device")
+        source.replace(target)
+
+    monkeypatch.setattr("dct_seg.export.writing.shutil.move", move_one)
+    with pytest.raises(OSError, match="no space left"):
+        fake_export(tmp_path, ["encoder", "network"], "onnx", monkeypatch)
+    with pytest.raises(FileNotFoundError, match="dct-seg export"):
+        load_network(tmp_path, "onnx")
 
 
 def test_network_that_cannot_be_traced_is_reported_in_one_line(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from dct_seg.methods.exported import CARD, ExportCard, ExportedNetwork
 from dct_seg.models.network import InteractiveNetwork
 
 Kind = Literal["onnx", "pt2"]
+
+GRAPHS = ("encoder", "decoder", "radii", "network")
+"""Names of all graphs; a network has some of them."""
 
 LARGEST_DIFFERENCE = 1e-3
 """Maximum error in probability; an export with a larger one is rejected."""
@@ -37,7 +40,7 @@ Graph = tuple[nn.Module, tuple[Any, ...], tuple[Any, ...], list[str], str]
 def export(
     net: InteractiveNetwork, folder: str | Path, *, kind: Kind = "onnx", source: str = ""
 ) -> list[Path]:
-    """Write the graphs of a network to a folder: all of them, or none.
+    """Write the graphs of a network to a folder, and a card; a folder with a card is complete.
 
     Args:
         net: Any registered network; it is not modified.
@@ -82,7 +85,10 @@ def export(
                 f"(at most {LARGEST_DIFFERENCE:g}); nothing was written"
             )
         written = sorted(Path(temporary).iterdir(), key=lambda file: file.name == CARD)
-        for file in written:  # the card is written last: a folder with a card is complete
+        # the card is removed first and written last: a folder with a card is complete
+        for old in (CARD, *(f"{name}.{suffix}" for name in GRAPHS for suffix in get_args(Kind))):
+            (folder / old).unlink(missing_ok=True)
+        for file in written:
             shutil.move(file, folder / file.name)
     return sorted(folder / file.name for file in written)
 
