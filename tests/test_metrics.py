@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from ddp import run_on_ranks
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import DistributedSampler
 
 from dct_seg.metrics import (
@@ -37,6 +38,13 @@ def test_iou_is_exact_for_any_size():
     mask = pred.clone()
     mask[0, 0, 0] = False
     assert iou(pred, mask).item() == (5000**2 - 1) / 5000**2
+
+
+def test_iou_is_float32_on_a_device_without_float64():
+    with FakeTensorMode():
+        pred = torch.zeros(1, 4, 4, dtype=torch.bool, device="mps")
+        found = iou(pred, pred)
+    assert (found.device.type, found.dtype) == ("mps", torch.float32)
 
 
 def test_two_empty_masks_have_iou_1_and_the_warning_names_the_sample():

@@ -27,6 +27,8 @@ def iou(
 ) -> Tensor:
     """Intersection over union of each image, (B,) float64, exact; 1 if both are empty.
 
+    On MPS, which has no float64, this and all means are float32.
+
     Args:
         pred: (B, H, W) bool.
         mask: (B, H, W) bool.
@@ -55,7 +57,7 @@ def iou(
                 f"{names[b]}: mask and prediction are both empty; the IoU counts as 1",
                 stacklevel=2,
             )
-    return torch.where(union == 0, 1.0, intersection.double() / union.clamp(min=1))
+    return torch.where(union == 0, 1.0, _as_double(intersection) / union.clamp(min=1))
 
 
 def num_clicks_to(
@@ -112,7 +114,7 @@ def miou_at(ious: Tensor, click: int, max_clicks: int = 20, *, target: float | N
     if not 1 <= click <= max_clicks:
         raise ValueError(f"click must be from 1 to max_clicks ({max_clicks}), got {click}")
     _check_runs(ious, 1.0, max_clicks, target)
-    return hold_last(ious, max_clicks)[:, click - 1].double().mean()
+    return _as_double(hold_last(ious, max_clicks)[:, click - 1]).mean()
 
 
 def auc(ious: Tensor, max_clicks: int = 20, *, target: float | None = None) -> Tensor:
@@ -122,7 +124,7 @@ def auc(ious: Tensor, max_clicks: int = 20, *, target: float | None = None) -> T
         ValueError: When a target below 1 stopped the runs.
     """
     _check_runs(ious, 1.0, max_clicks, target)
-    return hold_last(ious, max_clicks).double().mean()
+    return _as_double(hold_last(ious, max_clicks)).mean()
 
 
 def hold_last(ious: Tensor, max_clicks: int) -> Tensor:
@@ -261,9 +263,8 @@ class NumberOfClicks(Metric):
         numbers = {}
         for threshold in self.thresholds:
             percent = f"{100 * threshold:.4g}"
-            numbers[f"NoC@{percent}"] = (
-                num_clicks_to(seen, threshold, self.max_clicks, target=target).double().mean()
-            )
+            counts = num_clicks_to(seen, threshold, self.max_clicks, target=target)
+            numbers[f"NoC@{percent}"] = _as_double(counts).mean()
             numbers[f"NoF@{percent}"] = failures(seen, threshold, self.max_clicks, target=target)
             numbers[f">={self.max_clicks}@{percent}"] = at_least_max(
                 seen, threshold, self.max_clicks, target=target
@@ -283,6 +284,11 @@ class NumberOfClicks(Metric):
             ax: Matplotlib axes; by default new ones.
         """
         return self._plot(val, ax)
+
+
+def _as_double(x: Tensor) -> Tensor:
+    """Convert to float64, or to float32 on MPS, which lacks it; copying to the CPU would stall training."""
+    return x.float() if x.device.type == "mps" else x.double()
 
 
 def _first_click_at(ious: Tensor, threshold: float, max_clicks: int, target: float | None) -> Tensor:
