@@ -92,6 +92,12 @@ def test_card_is_stored_with_the_weights_and_cannot_replace_the_configuration(tm
     assert stored.config["backbone"] == "test_resnet"
 
 
+def test_card_of_loaded_weights_is_saved_again(tmp_path: Path) -> None:
+    file = tiny_net().save_pretrained(tmp_path, license="mit", training_data="drawn")
+    again = DCTNet.from_pretrained(file).save_pretrained(tmp_path / "again", training_data="cells")
+    assert pretrained.load(again).card == {"license": "mit", "training_data": "cells"}
+
+
 def test_write_that_fails_leaves_the_old_file_and_no_other(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

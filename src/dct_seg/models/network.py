@@ -334,7 +334,7 @@ class InteractiveNetwork(nn.Module, ABC):
         Args:
             path: Path of the file; in a folder, ``model.safetensors``.
             half: Store float16, half the size.
-            card: Additional metadata, such as ``training_data``.
+            card: Metadata in addition to that of the loaded weights, such as ``training_data``.
 
         Returns:
             Path of the file.
@@ -342,7 +342,7 @@ class InteractiveNetwork(nn.Module, ABC):
         Raises:
             ValueError: When the suffix is of another format, or float16 cannot hold a weight.
         """
-        return pretrained.save(self, path, half=half, card=card)
+        return pretrained.save(self, path, half=half, card={**self.card, **card})
 
     def push_to_hub(
         self,
