@@ -82,6 +82,43 @@ def test_predictors_of_one_method_each_keep_their_image() -> None:
     assert np.array_equal(first.click(3, 3).probs, fresh.click(3, 3).probs)
 
 
+class Everything(Method):
+    """Method that segments the whole image, or returns probabilities of another size."""
+
+    name, paper = "everything", ""
+
+    def __init__(self, *, rows: int = 40) -> None:
+        self.rows = rows
+
+    def reset(self, image: NDArray[np.uint8]) -> None:
+        pass
+
+    def predict(
+        self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        return np.ones((self.rows, image.shape[1]), np.float32)
+
+
+@pytest.mark.parametrize("start", [False, True])
+def test_objects_predicted_together_without_a_positive_click_are_as_empty_as_alone(start: bool) -> None:
+    predictor = Predictor(Everything())
+    predictor.set_image(IMAGE, start=np.full(IMAGE.shape[:2], True) if start else None)
+    negative, positive = Click(1, 1, positive=False), Click(20, 20)
+    objects = [[negative], [negative, negative, positive], [positive, negative], []]
+    alone = [predictor.predict(clicks).mask for clicks in objects]
+    together = [one.mask for one in predictor.predict_batch(objects)]
+    assert [mask.sum() for mask in together] == [mask.sum() for mask in alone]
+    assert together[0].all() == start
+
+
+def test_probabilities_of_another_size_are_refused() -> None:
+    predictor = Predictor(Everything(rows=39))
+    predictor.set_image(IMAGE)
+    for predict in (predictor.predict, lambda clicks: predictor.predict_batch([clicks])):
+        with pytest.raises(ValueError, match=r"the method returned \(39, 56\); expected .* \(40, 56\)"):
+            predict([Click(20, 20)])
+
+
 def test_predictor_can_be_sent_to_another_process() -> None:
     predictor = Predictor(Slow())
     predictor.set_image(IMAGE)

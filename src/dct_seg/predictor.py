@@ -312,8 +312,7 @@ class Predictor:
             self._turns.append(_Step.of(click, used, answer))
             self._forget_oldest()
         if not self._turns:
-            empty = Answer(np.zeros(size, np.float32))
-            return (), empty if self._start is None else _copied(self._start)
+            return (), _empty_answer(image) if self._start is None else _copied(self._start)
         answer = self._turns[-1].answer(size)
         return self._used, _copied(answer) if answer.probs is self._turns[-1].part else answer
 
@@ -322,19 +321,15 @@ class Predictor:
     ) -> tuple[tuple[Click, ...], Answer]:
         """Predict after the last click, by `take_step`."""
         used, answer = take_step(self._filled, partial(self._answer, image), tuple(clicks), previous)
-        if answer.probs.shape != image.shape[:2]:
-            raise ValueError(
-                f"the method returned {answer.probs.shape}; expected probabilities of {image.shape[:2]}"
-            )
-        return used, answer
+        return used, _checked_answer(answer, image)
 
     def _filled(self, clicks: Sequence[Click], previous: Answer | None) -> tuple[Click, ...]:
         """Fill in the method's radii."""
         return tuple(self.method.fill_radii(clicks, None if previous is None else previous.probs))
 
     def _answer(self, image: NDArray[np.uint8], clicks: Sequence[Click], previous: Answer | None) -> Answer:
-        if not has_object(clicks, None if previous is None else previous.probs):
-            return Answer(np.zeros(image.shape[:2], np.float32))
+        if not _has_object(clicks, previous):
+            return _empty_answer(image)
         return self.method.answer(image, clicks, previous)
 
     def click(
@@ -438,16 +433,36 @@ def _play_together(
     for place in range(max((len(clicks) for _, clicks in objects), default=0)):
         questions: dict[int, Question] = {}
         for i, (predictor, clicks) in enumerate(objects):
-            if place < len(clicks):
-                used[i] = predictor._filled([*used[i], clicks[place]], found[i])
+            if place >= len(clicks):
+                continue
+            used[i] = predictor._filled([*used[i], clicks[place]], found[i])
+            if _has_object(used[i], found[i]):
                 questions[i] = Question(predictor.method, images[i], used[i], found[i])
-        answers = objects[0][0].method.answer_many(list(questions.values()))
+            else:
+                found[i] = _empty_answer(images[i])
+        answers = objects[0][0].method.answer_many(list(questions.values())) if questions else []
         for i, answer in zip(questions, answers, strict=True):
-            found[i] = answer
+            found[i] = _checked_answer(answer, images[i])
     return used, [
-        Answer(np.zeros(image.shape[:2], np.float32)) if one is None else _copied(one)
+        _empty_answer(image) if one is None else _copied(one)
         for one, image in zip(found, images, strict=True)
     ]
+
+
+def _has_object(clicks: Sequence[Click], previous: Answer | None) -> bool:
+    return has_object(clicks, None if previous is None else previous.probs)
+
+
+def _empty_answer(image: NDArray[np.uint8]) -> Answer:
+    return Answer(np.zeros(image.shape[:2], np.float32))
+
+
+def _checked_answer(answer: Answer, image: NDArray[np.uint8]) -> Answer:
+    if answer.probs.shape != image.shape[:2]:
+        raise ValueError(
+            f"the method returned {answer.probs.shape}; expected probabilities of {image.shape[:2]}"
+        )
+    return answer
 
 
 def _rgb(image: NDArray[Any]) -> NDArray[Any]:
