@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,39 @@ def test_the_split_never_changes() -> None:
     ]
     assert [is_held_out(name, 0.5) for name in names] == [False, True, True, True, False]
     assert image_key("images/2008_000003.jpg") == "000003"
+
+
+def test_photos_of_one_day_are_different_images(tmp_path: Path) -> None:
+    names = ["IMG_20240101_120000", "IMG_20240101_120001", "20240101_01", "IMG-20240101-WA0001"]
+    assert [image_key(f"images/{name}.jpg") for name in names] == names
+    root = make_folder(tmp_path, 10)
+    for path in [*root.glob("*/*.png")]:
+        path.rename(path.with_stem(f"IMG_20240101_12000{path.stem}"))
+    data = module(root)
+    data.setup()
+    assert data.train_set is not None
+    assert len(data.train_set) + len(val_names(data)) // 2 == 10
+
+
+def test_images_with_one_number_cannot_be_split(tmp_path: Path) -> None:
+    root = make_folder(tmp_path, 3)
+    for path in [*root.glob("*/*.png")]:
+        path.rename(path.with_stem(f"123456_{path.stem}"))
+    with pytest.raises(ValueError, match="3 images with '123456' in their names count as one"):
+        module(root).setup()
+
+
+def test_a_weighted_folder_without_training_images_is_named(tmp_path: Path) -> None:
+    rest, held = make_folder(tmp_path / "rest"), make_folder(tmp_path / "held", 1)
+    name = next(f"{number}.png" for number in range(100) if is_held_out(f"{number}.png", 0.2))
+    for folder in ("images", "masks"):
+        (held / folder / "0.png").rename(held / folder / name)
+    roots = {str(rest): 1.0, str(held): 1.0}
+    with pytest.raises(
+        ValueError, match=f"all images of {re.escape(str(held))} are held out, so its weight has no effect"
+    ):
+        module(roots).setup()
+    assert next(iter(module(roots, holdout=0.0).train_dataloader()))["image"].shape[0] == 2
 
 
 def test_validation_samples_are_whole_images_with_a_unique_number(tmp_path: Path) -> None:

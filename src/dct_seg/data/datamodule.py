@@ -23,6 +23,7 @@ from dct_seg.data.sampling import (
     TrainingLoader,
     TrainingSampler,
     hash_fraction,
+    image_key,
     is_held_out,
 )
 from dct_seg.ranges import check_number, check_span
@@ -247,12 +248,15 @@ class ClickSimulatorDataModule(LightningDataModule):
         """Compute the hash below which an image is held out: ``holdout``, or more if that held out none."""
         if not self.holdout:
             return 0.0
-        hashes = sorted(
-            {hash_fraction(_image_name(one, image)) for one in self._open_folders() for image in _usable(one)}
-        )
+        names = [_image_name(one, image) for one in self._open_folders() for image in _usable(one)]
+        hashes = sorted({hash_fraction(name) for name in names})
         if len(hashes) < 2:
+            given = "one image"
+            if len(names) > 1:
+                key = image_key(names[0])
+                given = f"{len(names)} images with '{key}' in their names count as one, which"
             raise ValueError(
-                f"{', '.join(map(str, self.roots))}: one image cannot be split; give a val_root, more "
+                f"{', '.join(map(str, self.roots))}: {given} cannot be split; give a val_root, more "
                 "images, or holdout 0"
             )
         return float(np.clip(self.holdout, (hashes[0] + hashes[1]) / 2, (hashes[-2] + hashes[-1]) / 2))
@@ -270,6 +274,12 @@ class ClickSimulatorDataModule(LightningDataModule):
             for image in _usable(dataset)
             if not is_held_out(_image_name(dataset, image), held_out)
         ]
+        empty = set(range(len(folders))) - {number for number, _ in images}
+        if empty and self.weights:
+            raise ValueError(
+                f"all images of {self.roots[min(empty)]} are held out, so its weight has no effect; remove "
+                "it from root, or give a val_root, more images, or holdout 0"
+            )
         union = [_per_folder(self.union, dataset.root.name) for dataset in folders]
         return TrainingSet(
             folders,

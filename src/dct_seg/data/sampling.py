@@ -15,20 +15,26 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Sampler
 
 _IMAGE_NUMBER = re.compile(r"\d{6,}")
+_DATE = re.compile(r"(?<!\d)(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?!\d)")
 
 
 def image_key(name: str) -> str:
     """Make a key that identifies an image by its file name.
 
-    The key is the longest number of six digits or more, otherwise the stem.
+    The key is the longest number of six digits or more; without one, or with a date such as 20240131, the
+    stem.
 
     COCO's images have one such number under many names, and all copies must be in the same split.
 
     Examples:
         >>> image_key("images/airplane00_000000281693.jpg"), image_key("images/cat.jpg")
         ('000000281693', 'cat')
+        >>> image_key("images/IMG_20240131_120000.jpg")
+        'IMG_20240131_120000'
     """
     stem = PurePosixPath(name).stem
+    if _DATE.search(stem):  # many photos have the date of one day in their names
+        return stem
     return max(_IMAGE_NUMBER.findall(stem), key=len, default=stem)
 
 
