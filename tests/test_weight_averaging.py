@@ -81,6 +81,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     assert_same_weights(weights(whole), weights(resumed))
 
 
+def test_the_average_may_be_on_another_device_than_the_trained_weights(tmp_path: Path) -> None:
+    task, averaging, trainer = tiny_task(), StartWeightAveraging(0.5), tiny_trainer(tmp_path)
+    averaging.setup(trainer, task, "fit")
+    assert averaging._average_model is not None
+    averaging._average_model.to("meta")
+    averaging.on_train_batch_end(trainer, task, None, None, 0)
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.0])
 def test_share_out_of_range_is_refused(share: float) -> None:
     with pytest.raises(ValueError, match=rf"start_share must be 0 or more and below 1, got {share}"):

@@ -55,7 +55,8 @@ class StartWeightAveraging(WeightAveraging):
                 _values(self._average_model.module), self._start, _values(pl_module), strict=True
             ):
                 if average.is_floating_point():
-                    torch.lerp(trained, start.to(trained.device), self.start_share, out=average)
+                    # Lightning sets callbacks up before it moves the model, so `average` may be elsewhere.
+                    average.copy_(torch.lerp(trained, start.to(trained.device), self.start_share))
                 else:
                     average.copy_(trained)
 
