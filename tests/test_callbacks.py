@@ -17,13 +17,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
-from tiny import TINY, tiny_data, tiny_task, tiny_trainer, val_names
+from tiny import TINY, assert_same_weights, tiny_data, tiny_task, tiny_trainer, val_names, weights
+from torch.utils.data import DataLoader
 
 from dct_seg import Click, DCTNet
 from dct_seg.cli import main
+from dct_seg.data.samples import collate
 from dct_seg.training.callbacks import InteractionLogger, click_boxes, draw_iou_curves, play
+from dct_seg.training.weight_averaging import StartWeightAveraging
 
 CONFIG = {
     "model": {"network": {**TINY}, "train_clicks": [1, 1], "val_clicks": 3, "val_prompts": ["drag", "click"]},
@@ -270,14 +274,61 @@ def test_the_worst_samples_are_those_of_the_lowest_mean_iou(tmp_path: Path) -> N
     )
 
 
-def test_logged_interactions_equal_those_of_validation(tmp_path: Path) -> None:
-    task, data = tiny_task(val_clicks=3), tiny_data(val_batch_size=1)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"mark_clicks": True}, {"radius_from": "mask", "val_prompts": ["click"]}],
+    ids=["defaults", "mark_clicks", "radius_from"],
+)
+def test_logged_interactions_equal_those_of_validation(options: dict[str, Any], tmp_path: Path) -> None:
+    task, data = tiny_task(val_clicks=4, **options), tiny_data(val_batch_size=1)
     tiny_trainer(tmp_path).validate(task, data, verbose=False)
-    played = play(task.eval(), data.val_dataloader().dataset[1], "drag", 3)
-    assert [turn.iou for turn in played.turns] == pytest.approx(
-        task.val_metrics["drag"].table[1].tolist(), abs=1e-6
-    )
-    assert played.name == val_names(data)[1]
+    prompt = task.val_prompts[0]
+    for number, name in enumerate(val_names(data)):
+        batch = collate([data.val_dataloader().dataset[number]])
+        played = play(task.eval(), batch, prompt, 4)
+        assert [turn.iou for turn in played.turns] == pytest.approx(
+            task.val_metrics[prompt].table[number, : len(played.turns)].tolist(), abs=1e-6
+        )
+        assert played.name == name
+        with torch.inference_mode():
+            radii = task.predict_step(batch, 0)["clicks"].radii[0].tolist()
+        assert [click.radius for click in played.turns[-1].clicks] == pytest.approx(radii)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_logged_interactions_show_the_weights_of_validation(
+    is_first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validated, played = [], []
+
+    class Seen(Callback):
+        def on_validation_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+            validated.append(weights(pl_module))
+
+    def spy(task: Any, *args: Any) -> Any:
+        played.append(weights(task))
+        return play(task, *args)
+
+    monkeypatch.setattr("dct_seg.training.callbacks.play", spy)
+    logged, averaging = InteractionLogger(num_samples=1, num_worst=0), StartWeightAveraging(0.5)
+    callbacks = [averaging, logged] if is_first else [logged, averaging]
+    task, log = tiny_task(schedule="constant"), CSVLogger(tmp_path, name=None)
+    tiny_trainer(tmp_path, logger=log, callbacks=[Seen(), *callbacks]).fit(task, tiny_data())
+    assert_same_weights(played[0], validated[0])
+    assert_same_weights(weights(task), validated[0])  # the run ends with the average
+
+
+@pytest.mark.parametrize("loaders", ["one", "list", "mapping"])
+def test_interactions_of_any_loader_are_logged(loaders: str, tmp_path: Path) -> None:
+    mask = torch.zeros(32, 32)
+    mask[5:20, 5:20] = 1
+    samples = [(torch.rand(3, 32, 32), mask) for _ in range(4)]
+    loader = DataLoader(samples, batch_size=2)
+    given: Any = {"one": loader, "list": [loader, loader], "mapping": {"a": loader, "b": loader}}[loaders]
+    logged, log = InteractionLogger(num_samples=1, num_worst=4), CSVLogger(tmp_path, name=None)
+    tiny_trainer(tmp_path, logger=log, callbacks=[logged]).fit(tiny_task(), loader, given)
+    rows = list(csv.DictReader(next(tmp_path.rglob("worst.csv")).open()))
+    assert sorted({row["sample"] for row in rows}) == ["0", "1", "2", "3"]
 
 
 def test_a_network_that_diverges_is_shown_too() -> None:
@@ -285,7 +336,7 @@ def test_a_network_that_diverges_is_shown_too() -> None:
     with torch.no_grad():
         for parameter in task.net.auto_drag.parameters():
             parameter.fill_(100.0)
-    turns = play(task.eval(), tiny_data().val_dataloader().dataset[0], "click", 2).turns
+    turns = play(task.eval(), collate([tiny_data().val_dataloader().dataset[0]]), "click", 2).turns
     assert turns[0].clicks[0].radius is None
 
 

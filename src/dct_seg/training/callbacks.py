@@ -15,19 +15,21 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from numpy.typing import NDArray
 from torch import Tensor
 
 from dct_seg.clicks import Click
-from dct_seg.data.samples import collate
+from dct_seg.data.batches import checked_batch, names_of
 from dct_seg.drawing import Turn, draw_strip, draw_strips, save_png
 from dct_seg.files import write_whole
 from dct_seg.interaction import interact
 from dct_seg.metrics import hold_last, iou, num_clicks_to
 from dct_seg.simulation import Prompt, predicted
 from dct_seg.simulation.user import SimulatedUser
+from dct_seg.training.evaluation import loaders_in
 from dct_seg.training.task import InteractiveSegmentationTask
 
 RGBImage = NDArray[np.uint8]
@@ -119,8 +121,17 @@ class InteractionLogger(Callback):
         self.log_model = log_model
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log interactions of the validation."""
-        self._show(trainer, pl_module, "val", trainer.val_dataloaders)
+        """Log interactions of the validation, with the weights that it measured."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        # A weight averaging before this callback has already swapped the trained weights back.
+        before = [one for one in callbacks[: callbacks.index(self)] if isinstance(one, WeightAveraging)]
+        for averaging in before:
+            averaging.on_validation_epoch_start(trainer, pl_module)
+        try:
+            self._show(trainer, pl_module, "val", trainer.val_dataloaders)
+        finally:
+            for averaging in before:
+                averaging.on_validation_epoch_end(trainer, pl_module)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log interactions of the test."""
@@ -136,7 +147,7 @@ class InteractionLogger(Callback):
                         logger, pl_module, {k: float(v) for k, v in trainer.callback_metrics.items()}
                     )
 
-    def _show(self, trainer: Trainer, task: LightningModule, stage: str, loader: Any) -> None:
+    def _show(self, trainer: Trainer, task: LightningModule, stage: str, loaders: Any) -> None:
         assert isinstance(task, InteractiveSegmentationTask)
         if trainer.sanity_checking or not (self.num_samples or self.num_worst):
             return
@@ -148,26 +159,25 @@ class InteractionLogger(Callback):
         if not trainer.is_global_zero:
             return
         shown = []
+        loader = loaders_in(loaders)[0]
         with torch.inference_mode(), trainer.precision_plugin.forward_context():
             for prompt, table in tables.items():
                 seen = (table[:, 0] >= 0).nonzero()[:, 0]
                 if len(seen):
                     shown.append(
-                        self._shown(
-                            task, loader.dataset, prompt, hold_last(table[seen], task.val_clicks), seen
-                        )
+                        self._shown(task, loader, prompt, hold_last(table[seen], task.val_clicks), seen)
                     )
         if shown:
             _log(trainer, stage, shown)
 
     def _shown(
-        self, task: InteractiveSegmentationTask, dataset: Any, prompt: Prompt, ious: Tensor, ids: Tensor
+        self, task: InteractiveSegmentationTask, loader: Any, prompt: Prompt, ious: Tensor, ids: Tensor
     ) -> Shown:
-        """Select the interactions to show; ``ious`` (n, K) of the samples ``ids`` (n,) of ``dataset``."""
+        """Select the interactions to show; ``ious`` (n, K) of the samples ``ids`` (n,) of ``loader``."""
         spread = torch.linspace(0, len(ids) - 1, min(self.num_samples, len(ids))).round().long()
         worst = ious.mean(1).argsort(stable=True)[: self.num_worst]
         chosen = dict.fromkeys(ids[torch.cat([spread, worst])].tolist())
-        played = {number: play(task, dataset[number], prompt, self.num_clicks) for number in chosen}
+        played = {n: play(task, _batch_of(loader, n), prompt, self.num_clicks) for n in chosen}
         clicks = num_clicks_to(ious, 0.9, task.val_clicks, target=1.0)
         rows = [
             [
@@ -223,30 +233,41 @@ def log_folder(trainer: Trainer, logger: Logger | None = None) -> Path:
 
 
 def play(
-    task: InteractiveSegmentationTask, sample: dict[str, Any], prompt: Prompt, num_clicks: int
+    task: InteractiveSegmentationTask, batch: Mapping[str, Any], prompt: Prompt, num_clicks: int
 ) -> RecordedInteraction:
     """Make the first clicks on one sample under the validation protocol.
 
     Args:
         task: Task, in evaluation mode.
-        sample: Sample of an evaluation set.
+        batch: Batch of one sample, see `dct_seg.data.batches`.
         prompt: ``drag`` gives the model the radius of each click, ``click`` does not.
         num_clicks: Maximum number of clicks; fewer if the mask is perfect earlier.
     """
-    batch = collate([sample])
     image, mask, ignore = (batch[key].to(task.device) for key in ("image", "mask", "ignore"))
     user = SimulatedUser(mask, ignore, prompt=prompt, threshold=task.val_threshold)
     turns = []
     with torch.inference_mode():
-        for turn in interact(task.net, image, user, num_clicks):
+        for turn in interact(
+            task.net,
+            image,
+            user,
+            num_clicks,
+            marks_clicks=task.hparams["mark_clicks"],
+            radius_from=task.hparams["radius_from"],
+        ):
             pred = predicted(turn.logits, task.val_threshold)
             radii = turn.clicks.radii  # may be infinite if training diverged; logging must not end the run
             clicks = turn.clicks.with_radii(radii.where(radii.isfinite(), torch.nan)).to_clicks()[0]
             turns.append(Turn(clicks, pred[0].cpu().numpy(), float(iou(pred, mask, ignore))))
     rgb = (batch["image"][0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
     return RecordedInteraction(
-        batch["name"][0], rgb, batch["mask"][0].numpy(), batch["ignore"][0].numpy(), turns
+        names_of(batch)[0], rgb, batch["mask"][0].numpy(), batch["ignore"][0].numpy(), turns
     )
+
+
+def _batch_of(loader: Any, number: int) -> dict[str, Any]:
+    """Make a batch of one sample of a loader; without a name, the sample has its number."""
+    return {"name": [str(number)], **checked_batch(loader.collate_fn([loader.dataset[number]]))}
 
 
 def click_boxes(clicks: Sequence[Click], size: tuple[int, int]) -> list[dict[str, Any]]:

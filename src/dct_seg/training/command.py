@@ -26,6 +26,7 @@ from dct_seg.click_encoders import CLICK_ENCODERS
 from dct_seg.configurations import check_file, configuration_files, resolve_arguments
 from dct_seg.data.datamodule import ClickSimulatorDataModule
 from dct_seg.data.datasets import DATASETS
+from dct_seg.data.samples import collate
 from dct_seg.drawing import draw_strips, save_png
 from dct_seg.files import write_whole
 from dct_seg.models import pretrained
@@ -353,7 +354,7 @@ def drawing_of(
     samples = data.val_set
     assert samples is not None
     played = [
-        play(task, samples[n], task.val_prompts[0], NUM_DRAWN_CLICKS)
+        play(task, collate([samples[n]]), task.val_prompts[0], NUM_DRAWN_CLICKS)
         for n in range(min(NUM_DRAWN_SAMPLES, len(samples)))
     ]
     return draw_strips([(one.image, one.turns) for one in played], num_turns=NUM_DRAWN_CLICKS)

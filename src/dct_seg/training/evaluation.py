@@ -19,6 +19,13 @@ from dct_seg.training.hooks import DivergedError
 from dct_seg.training.learner import EncodedBatch
 
 
+def loaders_in(loaders: Any) -> list[Any]:
+    """List the loaders of a Trainer: one, a sequence or a mapping."""
+    if isinstance(loaders, Mapping):
+        return list(loaders.values())
+    return list(loaders) if isinstance(loaders, (list, tuple)) else [loaders]
+
+
 class EvaluationSteps(LightningModule):
     """Validation, test and prediction steps of the task.
 
@@ -128,8 +135,7 @@ class EvaluationSteps(LightningModule):
 
     def _start_tables(self, loaders: Any) -> None:
         miou_at = [k for k in (1, 3, 5) if k <= self.val_clicks]
-        given = list(loaders.values()) if isinstance(loaders, Mapping) else loaders
-        sizes = [len(one.dataset) for one in (given if isinstance(given, (list, tuple)) else [given])]
+        sizes = [len(one.dataset) for one in loaders_in(loaders)]
         self.val_tables = [
             {
                 prompt: NumberOfClicks(size, max_clicks=self.val_clicks, miou_at=miou_at).to(self.device)
