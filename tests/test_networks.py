@@ -190,3 +190,21 @@ def test_third_party_s_network_is_built_saved_and_identified_by_its_short_name(
 def test_unknown_decoder_norm_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown decoder norm 'layer'; known: instance, batch"):
         tiny_net(decoder_norm="layer")
+
+
+@pytest.mark.parametrize("name", ["ris_net", "iis_ld"])
+def test_detail_is_refused_by_a_network_that_would_ignore_it(name: str) -> None:
+    with pytest.raises(ValueError, match=f"network '{name}' has several outputs.* set detail to false"):
+        network(name, detail=True)
+
+
+@pytest.mark.parametrize(
+    ("fusion", "message"),
+    [
+        ("late", "network 'fcn' needs the clicks in the backbone; set prompt_fusion to early"),
+        ("later", "unknown prompt fusion 'later'; did you mean 'late'"),
+    ],
+)
+def test_fusion_that_a_network_would_ignore_is_refused(fusion: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        network("fcn", prompt_fusion=fusion)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dct_seg.clicks import ClickBatch
 from dct_seg.models.auto_drag import AutoDragHead
-from dct_seg.models.config import DCTNetConfig, FeatureInput, PromptFusion
+from dct_seg.models.config import DCTNetConfig, FeatureInput
 from dct_seg.models.decoder import Adjust, UNetDecoder, keep
 from dct_seg.models.detail import DetailBranch
 from dct_seg.models.feature_dct import FeatureDCT
@@ -44,9 +44,8 @@ class DCTNet(InteractiveNetwork):
 
     def __init__(self, config: DCTNetConfig | None = None) -> None:
         config = config or DCTNetConfig()
-        check_choice("prompt fusion", config.prompt_fusion, get_args(PromptFusion))
         check_choice("feature_dct_input", config.feature_dct_input, get_args(FeatureInput))
-        super().__init__(config, encodes_clicks=config.prompt_fusion == "early")
+        super().__init__(config, encodes_clicks=config.prompt_fusion != "late")
         if self.is_late:
             narrow = [config.decoder_width * min(2 + i, 4) // 2 for i in range(len(self.channels))]
             self.pyramid = FeaturePyramid(self.channels, narrow, hidden=4 * config.decoder_width)

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +17,11 @@ from dct_seg.click_encoders import CLICK_ENCODERS, ClickEncoder
 from dct_seg.clicks import ClickBatch
 from dct_seg.models import pretrained
 from dct_seg.models.backbone import Backbone
-from dct_seg.models.config import DCTNetConfig
+from dct_seg.models.config import DCTNetConfig, PromptFusion
 from dct_seg.models.decoder import Adjust, Statistics, keep
 from dct_seg.models.tracing import is_exporting
 from dct_seg.ranges import check_number, check_unit_range
-from dct_seg.registry import Registry
+from dct_seg.registry import Registry, check_choice
 
 NETWORKS: Registry[type[InteractiveNetwork]] = Registry("network", group="dct_seg.networks")
 
@@ -117,6 +117,11 @@ class InteractiveNetwork(nn.Module, ABC):
 
     def __init__(self, config: DCTNetConfig, *, encodes_clicks: bool = True) -> None:
         super().__init__()
+        check_choice("prompt fusion", config.prompt_fusion, get_args(PromptFusion))
+        if encodes_clicks and config.prompt_fusion == "late":
+            raise ValueError(
+                f"network '{config.network}' needs the clicks in the backbone; set prompt_fusion to early"
+            )
         check_number("decoder_width", config.decoder_width, least=2)
         if config.decoder_stride not in (2, 4, 8):
             raise ValueError(f"decoder_stride must be 2, 4 or 8, got {config.decoder_stride}")

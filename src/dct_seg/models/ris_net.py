@@ -48,6 +48,10 @@ class RISNet(DCTNet):
             raise ValueError(
                 f"region_size must be at least 1 and discount in 0..1, got {region_size} and {discount}"
             )
+        if config.detail:
+            raise ValueError(
+                "network 'ris_net' has several outputs, but detail refines a single one; set detail to false"
+            )
         super().__init__(config)
         self.region_size = region_size
         self.discount = discount
