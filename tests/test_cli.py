@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import runpy
 import subprocess
@@ -278,6 +279,17 @@ def test_help_answers_at_once_without_torch() -> None:
     assert (
         time.perf_counter() - start < 30
     )  # a limit against hangs; the check of the modules above covers the speed
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["list", "configs"], ["list", "--help"]])
+def test_closed_pipe_is_no_error(args: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-m", "dct_seg", *args]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=buffered, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_data_check_reports_problems_by_its_exit_code(

@@ -98,22 +98,15 @@ def main(args: list[str] | None = None) -> int:
         143 by SIGTERM.
     """
     args = sys.argv[1:] if args is None else args
-    if not args or args[0] in ("-h", "--help", "help"):
-        print(help_text(), end="")
-        return 0 if args else 2
-    if args[0] == "--version":
-        from dct_seg import __version__
-
-        print(__version__)
-        return 0
     try:
         with raising_stopped():
-            return _run(args[0], args[1:])
+            return _run(args)
     except Stopped as stop:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # one line for all ranks
             print(f"dct-seg: {stop}", file=sys.stderr)
         return stop.exit_code
-    except BrokenPipeError:
+    except BrokenPipeError:  # the rest of the output would fail again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         if os.environ.get("DCT_SEG_TRACEBACK"):
@@ -122,14 +115,34 @@ def main(args: list[str] | None = None) -> int:
         return 2
 
 
-def _run(name: str, args: list[str]) -> int:
+def _run(args: list[str]) -> int:
+    """Run one command and flush its output, because a closed pipe would otherwise fail at exit."""
+    try:
+        code = _exit_code(args)
+    except SystemExit:  # --help of a command
+        print(end="", flush=True)
+        raise
+    print(end="", flush=True)
+    return code
+
+
+def _exit_code(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(help_text(), end="")
+        return 0 if args else 2
+    if args[0] == "--version":
+        from dct_seg import __version__
+
+        print(__version__)
+        return 0
+    name, *rest = args
     commands = {command.name: command for command in COMMANDS}
     if name not in commands:
         from dct_seg.registry import unknown_name
 
         raise unknown_name("command", name, sorted(commands))
     module, function = commands[name].run.split(":")
-    code: int = getattr(import_module(f"dct_seg.{module}"), function)(args)
+    code: int = getattr(import_module(f"dct_seg.{module}"), function)(rest)
     return code
 
 
