@@ -78,3 +78,10 @@ def test_one_core_is_left_free_and_reclaimed(threads, meanwhile):
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "mps:7", "xpu:99", "meta", "gpu"])
+def test_device_that_does_not_exist_is_refused(name):
+    with pytest.raises(ValueError, match=f"device '{name}'.*; give cpu"):
+        processor.checked_device(name)
+    assert processor.checked_device("cpu").type == "cpu"

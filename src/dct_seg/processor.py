@@ -100,8 +100,12 @@ def checked_device(device: str | torch.device) -> torch.device:
         found = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"unknown device '{device}'; give cpu, cuda, cuda:1 or mps") from error
-    if found.type == "cuda" and not torch.cuda.is_available():
+    if found.type == "meta":
+        raise ValueError(f"device '{device}' holds no values; give cpu")
+    try:
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError) as error:
         raise ValueError(
-            f"device '{device}' needs a GPU and a PyTorch built for it, and there is none; give cpu"
-        )
+            f"device '{device}' needs a GPU and a PyTorch built for it, and one is missing; give cpu"
+        ) from error
     return found
