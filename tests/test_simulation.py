@@ -154,6 +154,18 @@ def test_the_image_border_is_a_boundary():
     assert as_click(first_click(square(9, 0, 0, 5))) == (2, 2, 1, 9)
 
 
+def test_a_click_between_two_pixels_is_on_the_one_below():
+    mask = square(10, 2, 2, 5)  # (4, 4) is deepest
+    nothing = torch.zeros_like(mask)
+    assert as_click(next_click(nothing, mask, clicks=clicked((3.5, 4)))) == (3, 3, 1, 4)
+    assert as_click(next_click(nothing, mask, clicks=clicked((4.5, 4)))) == (4, 4, 1, 9)
+
+
+def test_a_click_at_the_edge_of_the_image_is_on_the_last_pixel():
+    mask = square(10, 9, 4, 1)
+    assert next_click(torch.zeros_like(mask), mask, clicks=clicked((9.5, 4))).done.all()
+
+
 def test_a_clicked_pixel_is_not_clicked_again_and_is_not_a_hole():
     mask = square(9, 2, 2, 5)
     assert as_click(next_click(torch.zeros_like(mask), mask, clicks=clicked((4, 4)))) == (3, 3, 1, 4)

@@ -283,7 +283,7 @@ def _simulate(
     preds = None if pred is None else pred.cpu().numpy()
     masks = mask.cpu().numpy()
     ignores = None if ignore is None else ignore.cpu().numpy()
-    clicked = [[] for _ in range(batch)] if clicks is None else _clicked_pixels(clicks)
+    clicked = [[] for _ in range(batch)] if clicks is None else _clicked_pixels(clicks, masks.shape[1:])
 
     def of_sample(b: int) -> Peak | None:
         wrong = wrong_pixels(
@@ -316,12 +316,13 @@ def _simulate(
     return NextClicks(table[:, :2], labels, radii, labels == PADDING, radii)
 
 
-def _clicked_pixels(clicks: ClickBatch) -> list[list[tuple[int, int]]]:
-    """Find the pixels under each image's clicks."""
-    coords, valid = clicks.coords.cpu().round().long().tolist(), clicks.valid.cpu().tolist()
+def _clicked_pixels(clicks: ClickBatch, size: Sequence[int]) -> list[list[tuple[int, int]]]:
+    """Find the pixels under each image's clicks, in images of ``size`` (H, W)."""
+    coords = (clicks.coords.cpu() + 0.5).floor().long()
+    coords = torch.minimum(coords, torch.tensor(size) - 1).clamp(min=0)
     return [
         [(row, col) for (row, col), is_click in zip(*one, strict=True) if is_click]
-        for one in zip(coords, valid, strict=True)
+        for one in zip(coords.tolist(), clicks.valid.cpu().tolist(), strict=True)
     ]
 
 
