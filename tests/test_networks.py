@@ -201,7 +201,7 @@ def test_detail_is_refused_by_a_network_that_would_ignore_it(name: str) -> None:
 @pytest.mark.parametrize(
     ("fusion", "message"),
     [
-        ("late", "network 'fcn' needs the clicks in the backbone; set prompt_fusion to early"),
+        ("late", "network 'fcn' cannot add clicks late; set prompt_fusion to early"),
         ("later", "unknown prompt fusion 'later'; did you mean 'late'"),
     ],
 )

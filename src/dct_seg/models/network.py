@@ -119,9 +119,7 @@ class InteractiveNetwork(nn.Module, ABC):
         super().__init__()
         check_choice("prompt fusion", config.prompt_fusion, get_args(PromptFusion))
         if encodes_clicks and config.prompt_fusion == "late":
-            raise ValueError(
-                f"network '{config.network}' needs the clicks in the backbone; set prompt_fusion to early"
-            )
+            raise ValueError(f"network '{config.network}' cannot add clicks late; set prompt_fusion to early")
         check_number("decoder_width", config.decoder_width, least=2)
         if config.decoder_stride not in (2, 4, 8):
             raise ValueError(f"decoder_stride must be 2, 4 or 8, got {config.decoder_stride}")
