@@ -15,12 +15,13 @@ from lightning.pytorch.callbacks import LearningRateFinder, ModelCheckpoint, Tim
 from lightning.pytorch.tuner import Tuner
 from tiny import loader_of, tiny_data, tiny_task, tiny_trainer, weights
 from torch.nn import SyncBatchNorm
+from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from dct_seg import InteractiveSegmentationTask, NumberOfClicks
 from dct_seg.cli import main
 from dct_seg.training.hooks import DivergedError
-from dct_seg.training.optimizers import Choice
+from dct_seg.training.optimizers import Choice, apply_changes, make_scheduler, settings_of
 
 SIDE = 64
 TINY: dict[str, Any] = {
@@ -423,6 +424,45 @@ def test_arguments_of_a_chosen_optimizer_and_schedule_take_effect_on_resume(tmp_
     group = trainer.optimizers[0].param_groups[0]
     assert group["momentum"] == 0.9
     assert group["lr"] == pytest.approx(0.8 * 0.5 * 0.1)
+
+
+def stepped(kind: Any, before: dict[str, Any], now: dict[str, Any], epochs: int) -> tuple[list[float], Any]:
+    """Learning rates of a run of ``epochs`` that resumes after its first epoch, and the change's report."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    states: Any = None
+    rates: list[float] = []
+    for options, count in ((before, 1), (now, epochs - 1)):
+        choice, optimizer = Choice(kind, options), torch.optim.SGD([parameter], lr=1.0)
+        scheduler = make_scheduler(optimizer, choice, lambda epoch: 1.0)
+        settings = settings_of(optimizer, choice)
+        if states:
+            optimizer.load_state_dict(states[0])
+            scheduler.load_state_dict(states[1])
+            changes = apply_changes(optimizer, [scheduler], states[2], settings)
+        for _ in range(count):
+            optimizer.step()
+            scheduler.step(*([1.0] if kind is ReduceLROnPlateau else []))
+            rates.append(optimizer.param_groups[0]["lr"])
+        states = (optimizer.state_dict(), scheduler.state_dict(), settings)
+    return rates, changes
+
+
+def test_arguments_of_a_schedule_that_it_stores_under_another_name_take_effect_on_resume() -> None:
+    rates, changes = stepped(MultiStepLR, {"milestones": [4, 9]}, {"milestones": [2, 3]}, 4)
+    assert rates == pytest.approx([1, 0.1, 0.01, 0.01])
+    assert changes == ["lr_scheduler.milestones [2, 3] (was [4, 9])"]
+    rates, changes = stepped(
+        ReduceLROnPlateau, {"patience": 0, "min_lr": 0.0}, {"patience": 0, "min_lr": 0.5}, 4
+    )
+    assert rates == [1, 0.5, 0.5, 0.5]
+    assert changes == ["lr_scheduler.min_lr 0.5 (was 0.0)"]
+
+
+def test_counters_of_a_schedule_survive_a_changed_argument() -> None:
+    # the first bad epoch, before the resume, counts toward the patience of 2 after it
+    rates, changes = stepped(ReduceLROnPlateau, {"patience": 9}, {"patience": 1, "factor": 0.5}, 4)
+    assert rates == [1, 1, 0.5, 0.5]
+    assert changes == ["lr_scheduler.patience 1 (was 9)", "lr_scheduler.factor 0.5 (was the default)"]
 
 
 def test_a_resume_with_another_optimizer_is_refused(tmp_path: Path) -> None:

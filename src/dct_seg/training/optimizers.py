@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import math
@@ -212,13 +213,28 @@ def apply_changes(
                 group[key] = value
             if key in before and key not in changed:
                 changed[key] = f"optimizer {key} {value} (was {before[key]})"
-    for key, value in given["scheduler_options"].items():
-        before_value = stored.get("scheduler_options", {}).get(key, value)
-        if before_value != value:
-            for scheduler in schedulers:
-                setattr(scheduler, key, value)
-            changed[f"scheduler {key}"] = f"lr_scheduler.{key} {value} (was {before_value})"
+    options: Settings = given["scheduler_options"]
+    old_options: Settings = stored.get("scheduler_options", options)
+    if options != old_options:
+        for scheduler in schedulers:
+            _set_options(scheduler, optimizer, old_options, options)
+    for key, value in options.items():
+        was = old_options.get(key, "the default")
+        if was != value:
+            changed[f"scheduler {key}"] = f"lr_scheduler.{key} {value} (was {was})"
     return list(changed.values())
+
+
+def _set_options(scheduler: Any, optimizer: Optimizer, before: Settings, now: Settings) -> None:
+    """Set the attributes of a scheduler that differ between new ones with these options; counters stay."""
+    states = []
+    for options in (before, now):
+        other = copy.copy(optimizer)  # a new scheduler sets the learning rates of its optimizer
+        other.param_groups = [dict(group) for group in optimizer.param_groups]
+        states.append(type(scheduler)(other, **options).state_dict())
+    for key, value in states[1].items():
+        if key != "_last_lr" and (key not in states[0] or states[0][key] != value):
+            setattr(scheduler, key, value)
 
 
 def _group_settings(group: Mapping[str, Any]) -> Settings:
