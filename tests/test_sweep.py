@@ -21,7 +21,7 @@ from test_callbacks import CONFIG, keep_wandb_in, records_of
 
 from dct_seg.benchmark.published import TABLE_1
 from dct_seg.cli import main
-from dct_seg.sweep.running import last_error, share_of_machine
+from dct_seg.sweep.running import Plan, _Running, last_error, share_of_machine
 from dct_seg.sweep.search import OptunaSearch, planned
 from dct_seg.sweep.space import fit_arguments, load_sweep
 from dct_seg.sweep.tables import numbers, paper_table, report, rows_of, table, write_report
@@ -247,6 +247,28 @@ def test_every_documented_sweep_command_works_as_a_dry_run(
 # The searches
 
 
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("model.gradient_clip", [None, 1.0]),
+        ("data.root", [{"a": 1.0, "b": 0.5}]),
+        ("model.val_prompts", [["drag", "click"], ["click"]]),
+        ("data.flip", [True, False]),
+        ("data.val_size", [None]),
+    ],
+)
+def test_values_of_any_type_reach_the_configuration(
+    key: str, values: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = load_sweep(write(tmp_path, parameters={key: {"values": values}}))
+    for trial, value in zip(planned(sweep), values, strict=True):
+        (word,) = [word for word in fit_arguments(sweep, trial) if word.startswith(f"--{key}=")]
+        with pytest.raises(SystemExit):
+            main(["fit", word, "--print_config"])
+        part, name = key.split(".")
+        assert yaml.safe_load(capsys.readouterr().out)[part][name] == value
+
+
 def test_a_grid_is_all_combinations_the_last_parameter_fastest(tmp_path: Path) -> None:
     sweep = load_sweep(write(tmp_path))
     assert [tuple(values.values()) for values in planned(sweep)] == [
@@ -330,6 +352,20 @@ def test_a_bayesian_search_learns_counts_earlier_trials_and_resumes_stopped_ones
             load_sweep(write(tmp_path, method="bayes", parameters={"x": {"distribution": "normal"}})),
             trials=1,
         )
+
+
+def test_a_bayesian_search_keeps_the_metric_of_a_running_trial_that_it_proposes_again(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    parameters = {"model.update": {"values": ["every"]}}
+    search = OptunaSearch(load_sweep(write(tmp_path, method="bayes", parameters=parameters)), trials=2)
+    running, again = search.next(), search.next()
+    assert running == again == {"model.update": "every"}
+    search.tell(again, None)
+    search.tell(running, 5.0)
+    assert [(trial.state.name, trial.value) for trial in search._study.trials] == [
+        ("COMPLETE", 5.0),
+        ("FAIL", None),
+    ]
 
 
 def test_bayes_without_optuna_names_the_package_to_install(
@@ -522,6 +558,22 @@ def test_four_killed_trials_are_resumed_and_leave_runs_that_wandb_reads(
 
     assert main([*args, "--resume", "--dry-run"]) == 0
     assert "4 trials, 4 finished" in capsys.readouterr().out
+
+
+def test_a_restarted_trial_never_resumes_from_its_failed_attempt(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dct_seg.sweep.running.subprocess.Popen", lambda *args, **options: None)
+    plan = Plan(load_sweep(write(here)), here, has_wandb=False)
+    trial = Trial.of({"model.lr": 1e-3, "seed_everything": 0}, here)
+    checkpoint = trial.folder / "checkpoints" / "last.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    assert f"--ckpt_path={checkpoint}" in plan.arguments(trial)  # a stopped attempt
+    trial.write_outcome(outcome(trial.values, None))
+    for _ in range(2):  # the second attempt is stopped before its first checkpoint
+        assert not [word for word in plan.arguments(trial) if "--ckpt_path" in word]
+        _Running(plan, trial, 1, 0)
 
 
 @pytest.mark.slow

@@ -197,7 +197,7 @@ def _prepare_folder(plan: Plan, args: argparse.Namespace) -> None:
     if not args.resume:
         ended = len(list(plan.out.glob(f"trials/*/{OUTCOME}")))
         raise ValueError(
-            f"{plan.out} contains a sweep with {ended} finished trials; --resume it, or give another --out"
+            f"{plan.out} contains a sweep with {ended} ended trials; --resume it, or give another --out"
         )
 
 

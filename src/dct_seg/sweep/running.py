@@ -20,7 +20,6 @@ from dct_seg.sweep.space import Metric, Sweep, fit_arguments
 from dct_seg.sweep.trial import (
     LOG,
     METRICS,
-    OUTCOME,
     Outcome,
     Trial,
     newest,
@@ -40,7 +39,7 @@ OF_AN_AGENT = ("WANDB_SWEEP_ID", "WANDB_RESUME")
 
 @dataclass(frozen=True)
 class Plan:
-    """Plan of a sweep's execution: jobs, threads and retries.
+    """Plan of a sweep's execution: its folder, arguments and number of jobs.
 
     Args:
         sweep: Sweep to run.
@@ -83,7 +82,7 @@ class _Running:
         self.attempts = int(trial.read_start().get("attempts", 0)) + 1
         self.began = time.monotonic()
         arguments = plan.arguments(trial)
-        (trial.folder / OUTCOME).unlink(missing_ok=True)  # left by a failure that is retried
+        trial.remove_failed_attempt()
         trial.write_start(number=number, attempts=self.attempts, command=["dct-seg", *arguments])
         environment = {name: value for name, value in os.environ.items() if name not in OF_AN_AGENT}
         environment |= share_of_machine(slot, plan.jobs)

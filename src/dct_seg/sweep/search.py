@@ -116,7 +116,7 @@ class OptunaSearch:
         self._spaces = {p.name: _distribution(p) for p in sweep.parameters if p.distribution != "constant"}
         sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)  # trials run in parallel
         self._study = optuna.create_study(direction=sweep.metric.goal, sampler=sampler)
-        self._asked: dict[str, Any] = {}
+        self._asked: dict[str, list[Any]] = {}  # equal values may be proposed again while they run
         self.total = _enough(trials or sweep.run_cap, sweep)
         for values, metric in known:
             state = self._states.FAIL if metric is None else self._states.COMPLETE
@@ -137,13 +137,13 @@ class OptunaSearch:
         self._num_left -= 1
         trial = self._study.ask(self._spaces)
         values = {p.name: self._decoded(p, trial.params) for p in self._parameters}
-        self._asked[json.dumps(values, sort_keys=True)] = trial
+        self._asked.setdefault(json.dumps(values, sort_keys=True), []).append(trial)
         return values
 
     def tell(self, values: Values, metric: float | None) -> None:
-        trial = self._asked.pop(json.dumps(values, sort_keys=True), None)
-        if trial is not None:
-            self._study.tell(trial, metric, state=self._states.FAIL if metric is None else None)
+        asked = self._asked.get(json.dumps(values, sort_keys=True))
+        if asked:
+            self._study.tell(asked.pop(), metric, state=self._states.FAIL if metric is None else None)
 
     def _encoded(self, values: Values) -> dict[str, Any]:
         """Convert values for Optuna; a choice becomes its index, because it may be a list or a mapping."""

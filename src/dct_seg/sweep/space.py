@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -327,7 +328,7 @@ def _command(content: Any, program: Any) -> tuple[str, ...]:
 def fit_arguments(
     sweep: Sweep, values: Mapping[str, Any], *, base: str | None = None, extra: Sequence[str] = ()
 ) -> list[str]:
-    """Arguments of ``dct-seg`` for one trial, built as W&B's agent does.
+    """Arguments of ``dct-seg`` for one trial, built as W&B's agent does, with null for None.
 
     Args:
         sweep: Sweep with the command.
@@ -343,7 +344,7 @@ def fit_arguments(
     words: list[str] = []
     for word in sweep.command[1:]:
         if word == "${args}":
-            words += [*extra, *(f"--{name}={value}" for name, value in values.items())]
+            words += [*extra, *(f"--{name}={_as_word(value)}" for name, value in values.items())]
         else:
             words.append(
                 re.sub(r"\$\{envvar:(\w+)\}", lambda found: os.environ.get(found[1], found[1]), word)
@@ -356,6 +357,11 @@ def fit_arguments(
             raise ValueError(f"the sweep's command has no --config that {base} could replace")
         words[place : place + 2 - ("=" in words[place])] = ["--config", base]
     return words
+
+
+def _as_word(value: Any) -> str:
+    """Format a value so that the command line reads it as YAML."""
+    return json.dumps(value) if value is None or isinstance(value, (list, dict)) else str(value)
 
 
 def _are_probabilities(given: Any, count: int) -> bool:

@@ -19,6 +19,8 @@ OUTCOME, STARTED, LOG = "outcome.json", "trial.json", "log.txt"
 """Files of a trial: result, written last; values and command, written first; output."""
 METRICS = "metrics.json"
 """File with the metrics of a finished ``fit``, below its folder."""
+LAST = "last*.ckpt"
+"""Pattern of the checkpoints to resume from; a second one in a folder is last-v1.ckpt."""
 SEEDS = ("seed_everything", "model.seed", "data.seed")
 """Parameters of seeds, which distinguish repetitions of one setting."""
 NAME_LENGTH = 120
@@ -88,7 +90,7 @@ class Trial:
     @property
     def checkpoint(self) -> Path | None:
         """Checkpoint from which a stopped attempt can resume."""
-        return newest(self.folder, "last*.ckpt")  # a second checkpoint in a folder is last-v1.ckpt
+        return newest(self.folder, LAST)
 
     def read_outcome(self) -> Outcome | None:
         """Read the result of the trial; None while it is unfinished."""
@@ -101,6 +103,15 @@ class Trial:
             _check_metrics(outcome.metrics)
             _check_start({"values": outcome.values, "number": outcome.number, "attempts": outcome.attempts})
             return outcome
+
+    def remove_failed_attempt(self) -> None:
+        """Remove the outcome, the last checkpoints and the metrics of an attempt that failed, if any."""
+        outcome = self.folder / OUTCOME
+        if outcome.is_file():
+            for pattern in (LAST, METRICS):  # first, because a trial without an outcome resumes from these
+                for path in self.folder.rglob(pattern):
+                    path.unlink()
+            outcome.unlink()
 
     def write_outcome(self, outcome: Outcome) -> None:
         """Write the result atomically."""
