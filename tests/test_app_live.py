@@ -2,18 +2,21 @@
 
 import base64
 import io
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
-from annotator import HEIGHT, WIDTH, Page, make_folder
+from annotator import HEIGHT, WIDTH, Discs, Page, make_folder
 from networks import tiny_net
 from PIL import Image
 
 from dct_seg.app import segmenter
 from dct_seg.app.preview_rate import SHARES, PreviewRate
+from dct_seg.app.working_image import WorkingImage
+from dct_seg.clicks import Click
 from dct_seg.methods.base import Method
 from dct_seg.methods.dctnet import DCTNetMethod
 
@@ -152,3 +155,32 @@ def test_only_a_coarse_preview_uses_fewer_threads(
     assert (True, 2) in seen
     assert {number for coarse, number in seen if coarse} == {2}
     assert {number for coarse, number in seen if not coarse} == {3}
+
+
+class Noting(Discs):
+    """Discs that note the thread of each prediction."""
+
+    threads: ClassVar[set[int]] = set()
+
+    def predict(self, *given: Any) -> Any:
+        self.threads.add(threading.get_ident())
+        return super().predict(*given)
+
+
+def test_network_runs_in_one_thread_since_each_one_keeps_memory() -> None:
+    image = WorkingImage.of(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    found = segmenter.Segmenter(Noting)
+    calls = (found.predict, lambda *given: found.live(*given[:2], (), Click(9, 9, radius=3.0)))
+    for number, call in enumerate((*calls, *calls)):
+        caller = threading.Thread(target=call, args=(str(number), image, [Click(20, 30, radius=6.0)]))
+        caller.start()
+        caller.join()
+    assert len(Noting.threads) == 1
+
+
+def test_error_of_a_prediction_reaches_its_caller_and_the_next_prediction_works() -> None:
+    image = WorkingImage.of(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    found = segmenter.Segmenter(Discs)
+    with pytest.raises(ValueError, match="outside the image"):
+        found.predict("a", image, [Click(99, 99, radius=1.0)])
+    assert found.predict("a", image, [Click(20, 30, radius=6.0)]).any()

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -99,10 +100,27 @@ def test_cached_image_is_not_loaded_again_and_the_oldest_is_evicted() -> None:
 
     kept = Predictors(lambda: Predictor(Discs()), keep=2)
     for name in "abacab":
-        with kept.on(name, lambda name=name: load(name)) as (predictor, size):
-            assert size == (HEIGHT, WIDTH)
-            assert predictor.predict([Click(3, 4, radius=2.0)]).mask.any()
+        found = kept.predict(name, lambda name=name: load(name), lambda size: [Click(3, 4, radius=2.0)])
+        assert found.mask.shape == (HEIGHT, WIDTH)
+        assert found.mask.any()
     assert loaded == ["a", "b", "c", "b"]
+
+
+def test_predictions_of_all_requests_run_in_one_thread() -> None:
+    threads: set[int] = set()
+
+    class Noting(Discs):
+        def predict(self, *given: Any) -> Any:
+            threads.add(threading.get_ident())
+            return super().predict(*given)
+
+    kept = Predictors(lambda: Predictor(Noting()))
+    for name in "ab":
+        given = name, lambda: np.array(image_of()), lambda size: [Click(3, 4, radius=2.0)]
+        caller = threading.Thread(target=kept.predict, args=given)
+        caller.start()
+        caller.join()
+    assert len(threads) == 1
 
 
 # the interaction function of cvat-sdk

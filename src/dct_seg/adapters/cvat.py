@@ -77,8 +77,7 @@ class InteractionFunction:
             None if box is None else [*box[0], *box[1]],
             (height, width),
         )
-        with self._predictors.on(pp_image.number, lambda: pp_image.pixels) as (predictor, _):
-            mask = predictor.predict(clicks).mask
+        mask = self._predictors.predict(pp_image.number, lambda: pp_image.pixels, lambda size: clicks).mask
         if not mask.any():
             return []
         return [self._sdk.InteractionResultShape(type="mask", points=self._encode(mask))]

@@ -73,12 +73,12 @@ class Interactor:
         data = _image_bytes(request.get("image"))
         positives, negatives = _points(request, "pos_points"), _points(request, "neg_points")
         box = _box(request.get("obj_bbox"))
-        with self._predictors.on(hashlib.sha256(data).digest(), lambda: decode_image(data)) as (
-            predictor,
-            size,
-        ):
-            mask = predictor.predict(replay(positives, negatives, box, size)).mask
-        rows: list[list[int]] = mask.astype("uint8").tolist()
+        found = self._predictors.predict(
+            hashlib.sha256(data).digest(),
+            lambda: decode_image(data),
+            lambda size: replay(positives, negatives, box, size),
+        )
+        rows: list[list[int]] = found.mask.astype("uint8").tolist()
         return rows
 
 

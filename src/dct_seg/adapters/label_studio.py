@@ -212,14 +212,18 @@ class Backend:
     def _brush(self, source: str, controls: Controls, regions: Sequence[Region]) -> dict[str, Any] | None:
         """Predict the mask of one label's regions; None if it is empty."""
         first = regions[0]
+        height, width = first.original_height, first.original_width
         clicks = [one.click() for one in regions]
-        with self._predictors.on(source, lambda: self._images.read(source)) as (predictor, (height, width)):
-            if (first.original_height, first.original_width) != (height, width):
+
+        def checked(size: Size) -> list[Click]:
+            if size != (height, width):
                 raise ValueError(
-                    f"the image is {width}x{height}, but Label Studio says "
-                    f"{first.original_width}x{first.original_height}; is it a different file?"
+                    f"the image is {size[1]}x{size[0]}, but Label Studio says {width}x{height}; is it a "
+                    "different file?"
                 )
-            prediction = predictor.predict(clicks)
+            return clicks
+
+        prediction = self._predictors.predict(source, lambda: self._images.read(source), checked)
         if not prediction.area:
             return None
         return {

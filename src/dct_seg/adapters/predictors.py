@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dct_seg.adapters.gestures import Size
+from dct_seg.clicks import Click
 from dct_seg.export.cache import load_for
 from dct_seg.methods.dctnet import DCTNetMethod
 from dct_seg.methods.exported import Backend
 from dct_seg.models.pretrained import DEFAULT
+from dct_seg.prediction import Prediction
 from dct_seg.predictor import Predictor
 
 
 class Predictors:
-    """Cache of one predictor per image; predictions run one at a time, since they would share the cores.
+    """Cache of one predictor per image.
+
+    Predictions run one at a time, since they would share the cores, and in one thread, since each thread that
+    runs a network keeps memory of its own.
 
     Args:
         make: Factory of predictors; they may share a network.
@@ -31,7 +35,7 @@ class Predictors:
         self._make = make
         self._keep = keep
         self._kept: OrderedDict[Hashable, tuple[Predictor, Size]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(max_workers=1)
 
     @classmethod
     def from_pretrained(
@@ -47,31 +51,34 @@ class Predictors:
         net = load_for(weights, backend)
         return cls(lambda: Predictor(DCTNetMethod(net=net)), keep=keep)
 
-    @contextmanager
-    def on(
+    def predict(
         self,
         key: Hashable,
         load: Callable[[], NDArray[np.uint8]],
+        clicks: Callable[[Size], Sequence[Click]],
         *,
         start: NDArray[np.bool_] | None = None,
-    ) -> Iterator[tuple[Predictor, Size]]:
-        """Get the predictor of an image and the image's (height, width), locked during a ``with`` block.
+    ) -> Prediction:
+        """Predict the mask of all clicks on an image.
 
         Args:
             key: Key of the image and the start mask.
             load: Function that loads the image, (H, W, 3); called only on a cache miss.
+            clicks: Function from the image's (height, width) to the clicks.
             start: Mask that the first click corrects, (H, W) bool, or None.
         """
-        with self._lock:
-            known = key in self._kept
-        image = None if known else load()  # a download must not block the others
-        with self._lock:
+        image = None if key in self._kept else load()  # a download must not block the others
+
+        def compute() -> Prediction:
             if key not in self._kept:
                 predictor = self._make()
-                image = load() if image is None else image
-                predictor.set_image(image, start=start)
-                self._kept[key] = predictor, (image.shape[0], image.shape[1])
+                pixels = load() if image is None else image
+                predictor.set_image(pixels, start=start)
+                self._kept[key] = predictor, (pixels.shape[0], pixels.shape[1])
             self._kept.move_to_end(key)
             while len(self._kept) > self._keep:
                 self._kept.popitem(last=False)
-            yield self._kept[key]
+            predictor, size = self._kept[key]
+            return predictor.predict(clicks(size))
+
+        return self._thread.submit(compute).result()

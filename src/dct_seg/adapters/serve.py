@@ -157,8 +157,8 @@ def _routes(predictors: Predictors, images: Images, weights: str) -> APIRouter:
         image = images.get(image_id)
         start = None if prompt.start is None else _start(prompt.start, image.shape[:2])
         key = image_id, None if start is None else hashlib.sha256(np.packbits(start).tobytes()).digest()
-        with predictors.on(key, lambda: image, start=start) as (predictor, _):
-            found = predictor.predict([one.to_click() for one in prompt.clicks])
+        clicks = [one.to_click() for one in prompt.clicks]
+        found = predictors.predict(key, lambda: image, lambda size: clicks, start=start)
         return replace(found, mask=found.probs > prompt.threshold)
 
     @router.get("/health")

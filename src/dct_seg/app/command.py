@@ -92,9 +92,9 @@ def main(args: Sequence[str]) -> int:
     if given.window:
         project.set_window(Window.read(given.window))
     make_method, card = _method(given.weights, given.backend)
-    importer = Importer(project, Segmenter(make_method))
     for path in given.imported:
-        sys.stdout.write(f"{path}: {importer.import_path(path)}\n")
+        done = Importer(project, Segmenter(make_method)).import_path(path)
+        sys.stdout.write(f"{path}: {done}\n")
     app = server.create_app(project, make_method, model=card, token=token, hosts=LOOPBACK if local else None)
     url = url_of(given.host, listener, token)
     sys.stdout.write(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -53,7 +53,8 @@ class _Slot:
 class Segmenter:
     """Probabilities of clicks on full-size images, computed on working images.
 
-    Computations run one at a time, since parallel ones would only share the cores.
+    Computations run one at a time, since parallel ones would only share the cores, and in one thread, since
+    each thread that runs a network keeps memory of its own (45 MiB for dct-lite0).
 
     Args:
         make_method: Factory of methods, one per image; they may share a network.
@@ -65,7 +66,7 @@ class Segmenter:
         self._keep = keep
         self._slots: OrderedDict[str, _Slot] = OrderedDict()
         """Cache of one predictor per recently used image; this class owns it."""
-        self._computing = threading.Lock()
+        self._thread = ThreadPoolExecutor(max_workers=1)
         self._rate = PreviewRate(LIVE_SECONDS)
 
     def predict(
@@ -79,9 +80,12 @@ class Segmenter:
             clicks: Clicks in pixels of the full size.
             start: Mask that the first click corrects, (h, w) of the working image; compared by identity.
         """
-        with self._computing:
+
+        def compute() -> NDArray[np.float32]:
             predictor = self._slot(key, working, start).predictor
             return predictor.predict([working.click(click) for click in clicks]).probs
+
+        return self._thread.submit(compute).result()
 
     def with_radius(
         self,
@@ -102,11 +106,14 @@ class Segmenter:
         """
         if click.radius is not None:
             return click
-        with self._computing:
+
+        def compute() -> float | None:
             predictor = self._slot(key, working, start).predictor
             before = predictor.predict([working.click(one) for one in clicks])
             previous = before.probs if clicks or start is not None else None
-            radius = predictor.method.fill_radii([*before.clicks, working.click(click)], previous)[-1].radius
+            return predictor.method.fill_radii([*before.clicks, working.click(click)], previous)[-1].radius
+
+        radius = self._thread.submit(compute).result()
         if radius is None:
             return click
         return replace(click, radius=max(0.0, float(radius)) * working.factor, predicted_radius=True)
@@ -132,7 +139,8 @@ class Segmenter:
             click: Next click, with a radius.
             start: Start mask, see `predict`.
         """
-        with self._computing:
+
+        def compute() -> Preview:
             slot = self._slot(key, working, start)
             share = self._rate.share
             before = self._before(slot, tuple(clicks))
@@ -150,6 +158,8 @@ class Segmenter:
                 found = whole_view((probs.shape[0], probs.shape[1]), max(probs.shape)), probs
             self._rate.record(share, time.perf_counter() - began)
             return Preview(found[1], found[0], share == 1)
+
+        return self._thread.submit(compute).result()
 
     def _before(self, slot: _Slot, clicks: tuple[Click, ...]) -> Prediction:
         if slot.before is None or slot.before[0] != clicks:
