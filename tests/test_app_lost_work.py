@@ -1,12 +1,17 @@
-"""A log or a folder that another program changes while the server runs: an error, and nothing is written."""
+"""A log, an image or a folder that another program changes while the server runs; no work is lost."""
 
+import io
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from annotator import Page, make_folder
+from PIL import Image
+
+from dct_seg.rle import encode
 
 CLICK = {"row": 20, "col": 30, "positive": True, "radius": 6}
 
@@ -178,3 +183,89 @@ def test_log_with_an_incomplete_last_line_loses_only_that_line_and_is_continued(
     assert again.click(12, 12)["revision"] == 3
     assert log_of(page).read_bytes().startswith(whole)
     assert again.restarted().revision() == 3
+
+
+def saved(file: Path, width: int, height: int, gray: int = 0) -> None:
+    Image.new("RGB", (width, height), (gray, gray, gray)).save(file)
+
+
+def opened_and_left(root: Path) -> Page:
+    """Page over 7 images of 60 x 40 where 0.png was opened first, and is not decoded any more."""
+    root.mkdir()
+    for number in range(7):
+        saved(root / f"{number}.png", 60, 40, number)
+    page = Page(root)
+    page.get("0.png")
+    saved(root / "0.png", 120, 80)
+    for number in range(1, 6):
+        page.get(f"{number}.png")
+    return page
+
+
+def test_image_replaced_by_one_of_another_size_is_annotated_at_its_new_size(tmp_path: Path) -> None:
+    page = opened_and_left(tmp_path / "pictures")
+    page.click(60, 100, name="0.png")
+    done = page.finish("0.png")
+    assert (done["width"], done["height"], len(done["objects"])) == (120, 80, 1)
+    assert len(page.restarted().get("0.png")["objects"]) == 1
+
+
+def test_annotated_image_replaced_by_one_of_another_size_is_refused_until_it_is_restored(
+    tmp_path: Path,
+) -> None:
+    root = make_folder(tmp_path / "pictures")
+    page = Page(root)
+    page.click(20, 30)
+    page.finish()
+    saved(root / "a.png", 120, 80)
+    before = log_of(page).read_bytes()
+    for method, url in (("GET", page.url()), ("POST", page.url("/clicks"))):
+        answer = page.client.request(method, url, json={"revision": 2, "click": CLICK})
+        assert answer.status_code == 400
+        assert "a.png is 120x80, but it was 60x40 when it was annotated; restore" in answer.json()["error"]
+    assert log_of(page).read_bytes() == before
+    saved(root / "a.png", 60, 40)
+    assert len(page.get()["objects"]) == 1
+    assert page.click(10, 10)["revision"] == 3
+
+
+def test_image_replaced_by_one_of_the_same_size_is_shown_and_segmented(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pictures")
+    page = Page(root)
+    before = page.client.get(page.url("/image"))
+    saved(root / "a.png", 60, 40, 200)
+    after = page.client.get(page.url("/image"))
+    assert after.headers["etag"] != before.headers["etag"]
+    assert np.asarray(Image.open(io.BytesIO(after.content)))[0, 0].tolist() == [200, 200, 200]
+    assert page.project.images.get(page.ids["a.png"]).image[0, 0].tolist() == [200, 200, 200]
+
+
+def test_mask_of_another_size_than_the_image_never_reaches_the_log(tmp_path: Path) -> None:
+    page = Page(make_folder(tmp_path / "pictures"))
+    page.click(20, 30)
+    before = log_of(page).read_bytes()
+    with page.project.open(page.ids["a.png"]) as (opened, _):
+        mask = encode(np.ones((80, 120), bool))
+        paint = {"kind": "fill_holes", "positive": True, "points": [], "threshold": 0.5}
+        with pytest.raises(ValueError, match="run-length encoding of the image's size"):
+            opened.history.append({"event": "paint", "paint": paint, "mask": mask, "class_id": 1})
+    assert log_of(page).read_bytes() == before
+
+
+def test_masks_of_images_opened_long_ago_are_not_kept_in_memory(tmp_path: Path) -> None:
+    root = tmp_path / "pictures"
+    root.mkdir()
+    for number in range(6):
+        saved(root / f"{number}.png", 60, 40, number)
+    page = Page(root)
+    for name in page.ids:
+        page.click(20, 30, name=name)
+        page.finish(name)
+        page.click(30, 40, name=name)
+    page.get("0.png")
+    kept = [
+        page.project.folder.entry(one.id).name
+        for one in page.project._open.values()
+        if one._locked[1] is not None
+    ]
+    assert kept == ["3.png", "4.png", "5.png", "0.png"]

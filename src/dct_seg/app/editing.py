@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from dct_seg.app import import_matching, schemas, wire
 from dct_seg.app.history import HistoryError
 from dct_seg.app.import_result import FoundAnnotations, FoundImage
+from dct_seg.app.open_image import OpenImage
 from dct_seg.app.painting import Paint, kept_outside, painted
-from dct_seg.app.project import OpenImage, Project
+from dct_seg.app.project import Project
 from dct_seg.app.propagation import carried
 from dct_seg.app.read_masks import add_png, exported_text
 from dct_seg.app.segmenter import Segmenter

@@ -131,6 +131,17 @@ class ImageFolder:
         """Images sorted by name, as of the last scan."""
         return list(self._entries.values())
 
+    def stamp(self, image_id: str) -> tuple[int, int] | None:
+        """Get the modification time and size of an image's file; None when there is no file.
+
+        Raises:
+            NoSuchImageError: When the folder has no such image.
+        """
+        try:
+            return _stamp(self.entry(image_id).path.stat())
+        except OSError:
+            return None
+
     def open(self, image_id: str) -> BinaryIO:
         """Open an image file for reading, if it is inside the folder and has a supported format and size.
 

@@ -127,10 +127,12 @@ class History:
 
         Raises:
             HistoryError: When it does not fit the state; nothing is written.
+            ValueError: When a mask has another size than the image; nothing is written.
             LogChangedError: (an OSError) when another program has changed the log; nothing is written.
             OSError: When it cannot be written; nothing has changed.
         """
         after = self._timeline.after(event)
+        check_masks(event, self.size)
         lines = [] if self._length else [self._header()]
         lines.append({**event, "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds")})
         self._write(
@@ -249,12 +251,20 @@ class History:
             raise HistoryError(
                 f"{self._name} was written by a newer dct-seg (version {header['version']}); update dct-seg"
             )
-        height, width = int(header["height"]), int(header["width"])
-        self.size = self.size or (height, width)
-        if self.size != (height, width):
+        given, self.size = self.size, (int(header["height"]), int(header["width"]))
+        self.check_size(given or self.size)
+
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Check that the image, of a size (height, width), is that of the log.
+
+        Raises:
+            HistoryError: When its size is different.
+        """
+        if self.size is not None and self.size != size:
+            height, width = self.size
             raise HistoryError(
-                f"{self._image_name} is {self.size[1]}x{self.size[0]}, but it was {width}x{height} when "
-                f"it was annotated; restore that image, or move {self._name} away"
+                f"{self._image_name} is {size[1]}x{size[0]}, but it was {width}x{height} when it was "
+                f"annotated; restore that image, or move {self._name} away"
             )
 
     @property

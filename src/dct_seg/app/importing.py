@@ -12,7 +12,8 @@ from dct_seg.app import import_matching, readers, schemas
 from dct_seg.app.folder import Entry
 from dct_seg.app.import_files import GivenFiles
 from dct_seg.app.import_result import FoundAnnotations, FoundImage
-from dct_seg.app.project import OpenImage, Project
+from dct_seg.app.open_image import OpenImage
+from dct_seg.app.project import Project
 from dct_seg.app.segmenter import Segmenter
 from dct_seg.app.state import SegmentedObject, object_event
 from dct_seg.clicks import Click

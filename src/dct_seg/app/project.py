@@ -8,24 +8,22 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
 
 from dct_seg.app.folder import OWN_FOLDER, Entry, ImageFolder
 from dct_seg.app.folder_watcher import Watcher
 from dct_seg.app.history import History, HistoryError, LogMark
-from dct_seg.app.image_lock import ImageLock
+from dct_seg.app.open_image import OpenImage
 from dct_seg.app.safe_open import open_without_links
-from dct_seg.app.state import ChosenBy, SegmentedObject, State, window_event
+from dct_seg.app.state import ChosenBy, State, window_event
 from dct_seg.app.working_image import WorkingImage, WorkingImages
 from dct_seg.data.brightness import Window
 from dct_seg.files import BROKEN, write_whole
-from dct_seg.rle import BrokenMaskError, decode, decode_part
+from dct_seg.rle import BrokenMaskError
 
 COLORS = (
     *("#4c6ef5", "#f76707", "#12b886", "#e64980", "#fab005"),
@@ -34,6 +32,8 @@ COLORS = (
 """Default class colors, in the same order as on the page."""
 
 
+KEPT_MASKS = 4
+"""Number of images whose decoded masks are kept, at full size; the others keep their histories."""
 OWNER = "images.json"
 """Name of the file in a separate work folder that contains the path of the image folder."""
 
@@ -84,60 +84,6 @@ class ImageSummary:
         return cls(len(state.objects), state.draft is not None, frozenset(classes), nothing, window=window)
 
 
-@dataclass
-class OpenImage:
-    """Open image; use it only while its lock is held."""
-
-    id: str
-    name: str
-    history: History
-    lock: ImageLock = field(default_factory=ImageLock)
-    users: int = 0
-    _locked: tuple[tuple[SegmentedObject, ...], NDArray[np.bool_] | None] = ((), None)
-    _start: tuple[Mapping[str, Any] | None, NDArray[np.bool_] | None, NDArray[np.bool_] | None] = (
-        None,
-        None,
-        None,
-    )
-
-    def locked(self) -> NDArray[np.bool_] | None:
-        """Union of the locked objects, (H, W) at full size.
-
-        None without locked objects. Cached per list of objects, and updated when objects are added.
-        """
-        objects = self.history.state.objects
-        before, mask = self._locked
-        if before is not objects:
-            if len(before) > len(objects) or any(
-                one is not known for one, known in zip(objects, before, strict=False)
-            ):
-                before, mask = (), None
-            for one in objects[len(before) :]:
-                found = decode_part(one.rle) if one.locked else None
-                if found is not None:
-                    mask = np.zeros(one.rle["size"], bool) if mask is None else mask
-                    mask[found[0]] |= found[1]
-            self._locked = (objects, mask)
-        return self._locked[1]
-
-    def start(self, working: WorkingImage) -> NDArray[np.bool_] | None:
-        """Start mask of the draft, (h, w) of the working image; the same array each time."""
-        self.start_mask()
-        rle, mask, reduced = self._start
-        if mask is not None and reduced is None:
-            reduced = mask if working.factor == 1 else working.reduced(mask).copy()
-            self._start = (rle, mask, reduced)
-        return reduced
-
-    def start_mask(self) -> NDArray[np.bool_] | None:
-        """Start mask of the draft, (H, W) at full size."""
-        draft = self.history.state.draft
-        rle = None if draft is None else draft.start
-        if self._start[0] is not rle:
-            self._start = (rle, None if rle is None else decode(rle), None)
-        return self._start[1]
-
-
 class Project:
     """Folder under annotation; all output goes to its subfolder ``.dct-seg`` or to a given folder.
 
@@ -183,7 +129,7 @@ class Project:
         self._check_owner(given=work is not None)
         for left in (self.work / "exports").glob("*"):  # from a killed server
             left.unlink(missing_ok=True)
-        self.images = WorkingImages(self.folder.read)
+        self.images = WorkingImages(self.folder.read, self.folder.stamp)
         self.window = self._read_window()
         self._keep = keep
         self._open: OrderedDict[str, OpenImage] = OrderedDict()
@@ -245,11 +191,12 @@ class Project:
             LogChangedError: (an OSError) When another program has changed its log.
         """
         entry = self.folder.entry(image_id)
-        size = None if image_id in self._open else self.images.get(image_id, self.window).size
+        known = self._open.get(image_id)
+        window = self.window if known is None else self.chosen_window(known.history.state)[0]
+        size = self.images.get(image_id, window).size
         with self._lock:
             opened = self._open.get(image_id)
-            if opened is None:
-                size = size or self.images.get(image_id, self.window).size
+            if opened is None or (opened.users == 0 and opened.history.size != size):
                 history = History(self._log(image_id), image_name=entry.name, size=size)
                 if self._marks.get(image_id, history.mark) != history.mark:
                     raise history.changed()
@@ -272,6 +219,8 @@ class Project:
                     self._serial += 1
                     self._changes[image_id] = self._serial
                 self._summaries[image_id] = ImageSummary.of(opened.history.state)
+                for other in [one for one in self._open.values() if one.users == 0][:-KEPT_MASKS]:
+                    other.forget_masks()
                 for idle in [key for key, one in self._open.items() if one.users == 0][
                     : max(0, len(self._open) - self._keep)
                 ]:
@@ -280,8 +229,14 @@ class Project:
                 self.watcher.remember(entry)
 
     def working(self, opened: OpenImage) -> WorkingImage:
-        """Image at working size with the current window, the network's input."""
-        return self.images.get(opened.id, self.chosen_window(opened.history.state)[0])
+        """Image at working size with the current window, the network's input.
+
+        Raises:
+            HistoryError: (a ValueError) When the file was replaced by an image of another size.
+        """
+        found = self.images.get(opened.id, self.chosen_window(opened.history.state)[0])
+        opened.history.check_size(found.size)
+        return found
 
     def chosen_window(self, state: State) -> tuple[Window | None, ChosenBy | None]:
         """Current window and the level at which it was chosen; None for the default rule.

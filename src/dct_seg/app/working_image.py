@@ -110,13 +110,23 @@ class WorkingImages:
 
     Args:
         read: Function from an id and a chosen window to the full-size image.
+        stamp: Function from an id to a value that changes with the image's file, or None without a file.
         keep: Number of images kept.
     """
 
-    def __init__(self, read: Callable[[str, Window | None], Shown], *, keep: int = 4) -> None:
+    def __init__(
+        self,
+        read: Callable[[str, Window | None], Shown],
+        stamp: Callable[[str], tuple[int, int] | None],
+        *,
+        keep: int = 4,
+    ) -> None:
         self._read = read
+        self._stamp = stamp
         self._keep = keep
-        self._images: OrderedDict[tuple[str, Window | None], WorkingImage] = OrderedDict()
+        self._images: OrderedDict[tuple[str, Window | None], tuple[tuple[int, int] | None, WorkingImage]] = (
+            OrderedDict()
+        )
         """Decoded images; this class owns the cache."""
         self._decoding = threading.Lock()
 
@@ -130,10 +140,15 @@ class WorkingImages:
         """
         key = (image_id, window)
         with self._decoding:
-            found = self._images.get(key) or self._loaded(key)
+            stamp = self._stamp(image_id)
+            known = self._images.get(key)
+            if known is not None and stamp in (None, known[0]):  # without a file, the image is still shown
+                stamp, found = known
+            else:
+                found = self._loaded(key)
             if not keep:
                 return found
-            self._images[key] = found
+            self._images[key] = stamp, found
             self._images.move_to_end(key)
             while len(self._images) > self._keep:
                 self._images.popitem(last=False)
