@@ -117,7 +117,13 @@ def main() -> None:
     parser.add_argument("--clicks", type=int, default=6, help="clicks per sample (6)")
     args = parser.parse_args()
     methods = [
-        DCTNetMethod(args.weights, precision=args.precision if refine == "none" else "float32", refine=refine)
+        DCTNetMethod(
+            args.weights,
+            precision=args.precision if refine == "none" else "float32",
+            refine=refine,
+            after="none",  # mark_clicks would hide every wrong click
+            radius_from="head",
+        )
         for refine in ("none", args.refine)
     ]
     outcome = Outcome()
