@@ -450,6 +450,15 @@ def test_sam_receives_the_logits_of_the_corrected_result(make: Callable[..., Met
     assert [float(f["mask_input"][0, 0, 0, 0]) for f in feeds] == [0, 1, 2, 1]
 
 
+def test_sam_keeps_no_result_that_nobody_else_holds(make: Callable[..., Method]) -> None:
+    image, method = sample_image(), make("sam_onnx")
+    method.reset(image)
+    first = method.predict(image, [POSITIVE], None)
+    for _ in range(5):
+        method.predict(image, [POSITIVE, NEGATIVE], first)
+    assert len(method._answers) <= 2
+
+
 def test_sam_recomputes_logits_from_foreign_probabilities(
     make: Callable[..., Method],
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,8 @@ class SamOnnx(Method):
         _check_names(decoder, "input", _DECODER_INPUTS, [i.name for i in self._decoder.get_inputs()])
         _check_names(decoder, "output", _DECODER_OUTPUTS, [o.name for o in self._decoder.get_outputs()])
         self._size: tuple[int, int] | None = None
-        self._answers: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
-        """Cache of probabilities and decoder logits for this image; this class owns it."""
+        self._answers: list[tuple[weakref.ref[NDArray[np.float32]], NDArray[np.float32]]] = []
+        """Cache of the decoder's logits for each result of this image that is still in use."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -147,13 +148,14 @@ class SamOnnx(Method):
             },
         )
         probs = _sigmoid(masks[0, 0])
-        self._answers.append((probs, low[:1, :1]))
+        in_use = [(result, logits) for result, logits in self._answers if result() is not None]
+        self._answers = [*in_use, (weakref.ref(probs), low[:1, :1])]
         return probs
 
     def _low_resolution(self, previous: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits (1, 1, 256, 256) of an earlier result: the decoder's if cached, else from probabilities."""
-        for probs, low in self._answers:
-            if probs is previous:
+        for result, low in self._answers:
+            if result() is previous:
                 return low
         side = 256
         new = max(1, round(side * self._extent[0])), max(1, round(side * self._extent[1]))
