@@ -208,6 +208,12 @@ def test_unknown_refiner_or_option_is_refused() -> None:
         make_post_step("cut", {})
     with pytest.raises(ValueError, match="post-processing 'connected' has no option x; it has none"):
         make_post_step("connected", {"x": 1})
+    with pytest.raises(ValueError, match="refiner 'none' has no option weight; it has none"):
+        make_refiner("none", {"weight": 1})
+    with pytest.raises(ValueError, match="post-processing 'none' has no option share; it has none"):
+        make_post_step("none", {"share": 0.5})
+    assert make_refiner("none", {}) is None
+    assert make_post_step("none", {}) is None
 
 
 @pytest.mark.parametrize("fusion", ["early", "late"])
@@ -255,6 +261,20 @@ def test_cut_marks_nothing_outside_the_predicted_region() -> None:
     found = GraphCutStep(smoothness=5.0)(image, probs, [Click(4, 1)], (slice(0, 8), slice(0, 4)))
     assert (found[:, :4] > 0.5).all()
     assert (found[:, 4:] < 0.5).all()
+
+
+def test_cut_follows_the_edges_of_the_image_set_last() -> None:
+    pytest.importorskip("ortools")
+    method = DCTNetMethod(net=tiny_net(**PLAIN), after="graph_cut")
+    assert method.after is not None
+    image = np.zeros((1, 6, 3), np.uint8)
+    image[:, 3:] = 200
+    probs = np.array([[0.9, 0.6, 0.6, 0.45, 0.45, 0.1]], np.float32)
+    for edge in (3, 5):
+        image[:] = 0  # a caller may reuse its array
+        image[:, edge:] = 200
+        method.reset(image)
+        assert int((method.after(image, probs, [Click(0, 0)], ALL) > 0.5).sum()) == edge
 
 
 def test_connected_keeps_parts_with_a_positive_click_and_corners_connect() -> None:

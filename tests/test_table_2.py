@@ -2,6 +2,8 @@
 
 import csv
 import io
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from dct_seg.benchmark.published import TABLE_2
 from dct_seg.benchmark.results import ClickRecord, Condition, Results, SampleRecord, Settings
 from dct_seg.benchmark.table_2 import covered, table_2, write_table_2
 from dct_seg.methods import METHODS
+from dct_seg.methods.exported import CARD, ExportCard
 
 PROMPTS: dict[str, Any] = {"click": "click", "drag": "drag"}
 
@@ -101,3 +104,11 @@ def test_method_with_another_row_s_network_is_refused() -> None:
         ValueError, match=r"method 'fca_net' needs a network with network 'fca_net', .*configs/table2/fca_net"
     ):
         METHODS.get("fca_net")(net=net)  # type: ignore[call-arg]
+
+
+def test_row_refuses_an_export_since_it_cannot_check_the_network(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    card = ExportCard("onnx", "tiny", False, 32, has_drag_head=False, needs_radius=False)
+    (tmp_path / CARD).write_text(json.dumps(asdict(card)))
+    with pytest.raises(ValueError, match=r"method 'dos' needs weights, .*give the weights that were exported"):
+        METHODS.get("dos")(checkpoint=tmp_path)  # type: ignore[call-arg]

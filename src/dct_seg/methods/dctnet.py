@@ -20,7 +20,7 @@ from dct_seg.methods.base import METHODS, Answer, Method, Question, check_turn, 
 from dct_seg.methods.correction_radius import shorten_predicted_radii, with_correction_radii
 from dct_seg.methods.exported import Backend, ExportedNetwork, load_network
 from dct_seg.methods.lockstep import ViewRequest, ViewSteps, run_in_lockstep
-from dct_seg.methods.postprocessing import make_post_step
+from dct_seg.methods.postprocessing import GraphCutStep, make_post_step
 from dct_seg.methods.refiners import make_refiner, refined
 from dct_seg.methods.view_cache import ViewCache
 from dct_seg.methods.views import View, first_view, mirrored_clicks, next_view, object_view, whole_view
@@ -154,7 +154,12 @@ class DCTNetMethod(Method):
         if isinstance(self.net, InteractiveNetwork):
             self._check(self.net)
             self.net = self.net.eval().to(self.device).to(memory_format=torch.channels_last)
-        elif device != "cpu" or precision == "bfloat16" or self.refiner is not None or self.wants:
+        elif self.wants:
+            raise ValueError(
+                f"method '{self.name}' needs weights, to check that they are of its own network, got the "
+                f"exported network '{self.source}'; give the weights that were exported"
+            )
+        elif device != "cpu" or precision == "bfloat16" or self.refiner is not None:
             raise ValueError(
                 f"method '{self.name}' runs an exported network in float32 on the CPU without refinement, "
                 f"got device='{device}', precision='{precision}', refine='{refine}'; "
@@ -210,6 +215,8 @@ class DCTNetMethod(Method):
             ValueError: When the image is of another shape or type.
         """
         self._views.reset(checked_image(image))
+        if isinstance(self.after, GraphCutStep):
+            self.after.reset()
         if self.net.is_late:
             self._features(whole_view(image.shape[:2], self.first_size))
             if self.flip:

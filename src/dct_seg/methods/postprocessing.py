@@ -80,6 +80,10 @@ class GraphCutStep:
             "ortools.graph.python.max_flow", package="OR-tools", method="graph_cut", extra="classical"
         )
 
+    def reset(self) -> None:
+        """Forget the last image; the same array may contain another one."""
+        self._graph = self._image = None
+
     def __call__(
         self,
         image: NDArray[np.uint8],
@@ -219,16 +223,14 @@ def make_post_step(name: str, options: Mapping[str, float]) -> PostStep | None:
         >>> make_post_step("connected", {})
         ConnectedPartsStep()
     """
-    if name == "none":
-        return None
-    if name not in POST_STEPS:
+    if name not in ("none", *POST_STEPS):
         raise unknown_name("post-processing", name, ["none", *POST_STEPS])
-    kind = POST_STEPS[name]
-    known = [f.name for f in fields(kind) if f.init]  # type: ignore[arg-type]
+    kind = POST_STEPS.get(name)
+    known = [f.name for f in fields(kind) if f.init] if kind else []  # type: ignore[arg-type]
     unknown = [option for option in options if option not in known]
     if unknown:
         raise ValueError(
             f"post-processing '{name}' has no option {', '.join(unknown)}; it has "
             f"{', '.join(known) or 'none'}"
         )
-    return kind(**options)
+    return kind(**options) if kind else None
