@@ -8,7 +8,7 @@ import json
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 import torch
 from ddp import run_on_ranks
+from networks import tiny_net
 from numpy.typing import NDArray
 from PIL import Image
 from processes import FORKS, fork_workers
 
 from dct_seg import Method, next_click
 from dct_seg.benchmark import command
+from dct_seg.benchmark.digests import content_digests
 from dct_seg.benchmark.results import (
     ClickRecord,
     Condition,
@@ -45,6 +47,7 @@ from dct_seg.clicks import Click, ClickBatch
 from dct_seg.data.base import Sample
 from dct_seg.data.datamodule import ClickSimulatorDataModule
 from dct_seg.methods import METHODS
+from dct_seg.methods.exported import CARD, ExportCard
 from dct_seg.signals import Stopped
 
 
@@ -342,8 +345,9 @@ def test_a_second_run_processes_only_the_missing_samples(tmp_path: Path) -> None
     results = run_benchmark(methods, {"boxes": Boxes()}, prompt="drag", out=tmp_path / "out")
     assert log.read_text().count("reset") == 3 + 5
     assert [r.index for r in results.samples] == list(range(6))
-    run_benchmark(methods, {"boxes": Boxes()}, prompt="drag", out=tmp_path / "out")
+    again = run_benchmark(methods, {"boxes": Boxes()}, prompt="drag", out=tmp_path / "out")
     assert log.read_text().count("reset") == 3 + 5
+    assert len(again.runs) == 2, "the third run produced no record"
 
 
 def test_runs_of_several_methods_share_one_folder(tmp_path: Path) -> None:
@@ -381,6 +385,44 @@ def test_new_weights_under_an_old_name_are_another_method(tmp_path: Path) -> Non
         ValueError, match=r"contains a run of method net with contents of checkpoint \w{12} \(now \w{12}\)"
     ):
         run_benchmark({"net": Trained}, {"boxes": Boxes(1)}, prompt="drag", out=tmp_path / "out")
+
+
+def test_new_contents_of_a_folder_of_weights_or_an_export_are_another_method(tmp_path: Path) -> None:
+    net = tiny_net()
+
+    def run() -> Results:
+        net.save_pretrained(tmp_path / "weights")
+        options = {"checkpoint": str(tmp_path / "weights"), "first_size": 32, "zoom_size": 32}
+        return run_benchmark(
+            {"dctnet": options}, {"boxes": Boxes(1)}, prompt="drag", max_clicks=1, out=tmp_path / "out"
+        )
+
+    run()
+    run()
+    next(net.parameters()).data += 1
+    with pytest.raises(ValueError, match=r"method dctnet with contents of checkpoint \w{12} \(now \w{12}\)"):
+        run()
+    pytest.importorskip("onnxruntime")
+    export = tmp_path / "export"
+    export.mkdir()
+    card = ExportCard("onnx", "tiny", False, 32, has_drag_head=False, needs_radius=False)
+    (export / CARD).write_text(json.dumps(asdict(card)))
+    found = []
+    for graph in (b"first", b"second"):
+        (export / "network.onnx").write_bytes(graph)
+        found.append(content_digests(METHODS.get("dctnet")(checkpoint=export), {}))
+    assert found[0]["checkpoint"] != found[1]["checkpoint"]
+
+
+def test_results_without_a_digest_of_the_weights_are_not_resumed(tmp_path: Path) -> None:
+    net = tiny_net()
+    methods = {"net": partial(METHODS.get("dctnet"), net=net, first_size=32, zoom_size=32)}
+    run_benchmark(methods, {"boxes": Boxes(1)}, prompt="drag", max_clicks=1, out=tmp_path)
+    content = json.loads((tmp_path / "results.json").read_text())
+    content["methods"]["net"]["files"] = {}  # as older versions wrote
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"contents of checkpoint not recorded \(now \w{12}\); give another"):
+        run_benchmark(methods, {"boxes": Boxes(1)}, prompt="drag", max_clicks=1, out=tmp_path)
 
 
 def test_a_file_that_is_not_a_results_file_is_refused(tmp_path: Path) -> None:
@@ -570,11 +612,25 @@ def test_nothing_is_printed_beyond_the_target() -> None:
     assert not any("90" in cell for cell in table[0])
 
 
+@pytest.mark.parametrize(("target", "measured"), [(0.8, [80]), (0.87, [85, 87]), (0.95, [85, 90, 95])])
+def test_the_target_is_measured_too(target: float, measured: list[int]) -> None:
+    head = detail_table(by_hand(target, a=[0.96]))[0]
+    assert [name for name in head if name.startswith("NoC")] == [f"NoC@{t} [95 %]" for t in measured]
+
+
+def test_each_machine_is_named_once() -> None:
+    results = by_hand(a=[0.95])
+    other = {**results.runs[0], "machine": {"processor": "q", "cores": 4, "gpu": None}}
+    results.runs += [other, {**results.runs[0], "started": "later"}]
+    text = markdown(results)
+    assert (text.count("p, 2 cores; "), text.count("q, 4 cores; ")) == (1, 1)
+
+
 def test_published_rows_precede_ours_and_drag_rows_include_the_baseline() -> None:
     drag = comparison_table(by_hand(a=[0.95]))
     assert drag[0] == ["method", "training", "prompt", "GrabCut NoC@85", "GrabCut NoC@90", "source"]
     assert ["DCT-Net*", "SBD", "drag", "-", "1.70", "Lin et al. 2021, Table 2"] in drag
-    assert drag[-2][:5] == ["disc (no model)", "-", "drag", "-", "18.68"]
+    assert drag[-2][:5] == ["disc (no model)", "-", "drag", "-", "18.70"]
     assert drag[-1] == ["mine", "-", "drag", "1.00", "1.00", "this run"]
     click = comparison_table(by_hand(prompt="click", a=[0.95]))
     assert not any(row[0].startswith("disc") for row in click)

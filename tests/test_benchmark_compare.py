@@ -49,6 +49,16 @@ def test_runs_under_other_protocols_are_not_compared() -> None:
         compare(a, by_hand(y=[0.95]), "mine", "mine")
 
 
+@pytest.mark.parametrize(("other", "clicks"), [(None, 2), (0.9, 2), (0.7, 1)])
+def test_runs_without_a_common_threshold_are_compared_at_the_lower_target(
+    other: float | None, clicks: int
+) -> None:
+    a, b = by_hand(0.8, x=[0.75, 0.95]), by_hand(other, x=[0.75, 0.95])
+    (found,) = compare(a, b, "mine", "mine")
+    assert found.min_iou == min(0.8, other or 1.0)
+    assert [(p.clicks_a, p.clicks_b) for p in found.pairs] == [(clicks, clicks)]
+
+
 def test_two_methods_of_one_run_are_compared_with_images(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -217,7 +217,7 @@ def test_refined_and_plain_network_predict_from_the_same_clicks(tmp_path, monkey
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "samples: 1, turns: 3, clicked pixels: 6"
     before, after = (int(word) for word in re.findall(r"(\d+) (?:plain|refined)", said[1]))
-    assert 0 < before
+    assert before > 0
     assert after <= before
     assert said[3].startswith("mean IoU: 0.")
 

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,13 @@ def test_table_is_written_as_markdown_csv_and_latex(tmp_path: Path) -> None:
     text = write_table_2([results("click", dos=[2, 4], brs=[3, 3])], tmp_path)
     assert text == (tmp_path / "table2.md").read_text()
     assert "not a reproduction" in text
+    assert "equal budget" not in text  # the command does not know how the weights were trained
+    settings = "rule max_distance v1, prompt click, threshold 0.5, at most 20 clicks, stopped at IoU 0.9"
+    assert f"\n- Protocol: {settings}.\n" in text
     rows = list(csv.reader(io.StringIO((tmp_path / "table2.csv").read_text())))
     assert len(rows) == 15
+    assert {row[-1] for row in rows[1:]} == {settings}
+    assert (tmp_path / "table2.tex").read_text().startswith(f"% Protocol: {settings}\n")
     assert "DOS & click & 6.04 & 3.00 & [2.00, 4.00]" in (tmp_path / "table2.tex").read_text()
 
 
@@ -74,6 +79,20 @@ def test_runs_of_both_prompts_are_merged_by_the_command(
     assert main(["table2", str(tmp_path / "click"), str(tmp_path / "drag"), "--out", str(tmp_path)]) == 0
     assert "| DCT-Net*" in capsys.readouterr().out
     assert (tmp_path / "table2.tex").is_file()
+
+
+@pytest.mark.parametrize(
+    "other", [{"rule": "largest_region"}, {"threshold": 0.49}, {"max_clicks": 10}, {"protocol_version": 2}]
+)
+def test_runs_under_other_protocols_are_not_joined(tmp_path: Path, other: dict[str, Any]) -> None:
+    click, drag = results("click", dctnet=[3, 3]), results("drag", dctnet=[1, 1])
+    drag.settings = replace(drag.settings, **other)
+    with pytest.raises(
+        ValueError, match="equal settings besides prompt and target, got rule max_distance v1, "
+    ):
+        write_table_2([click, drag], tmp_path)
+    drag.settings = replace(click.settings, prompt="drag", target=None)
+    assert "prompt drag" in write_table_2([click, drag], tmp_path)
 
 
 def test_checkpoints_are_found_by_label_or_by_row(tmp_path: Path) -> None:
@@ -110,5 +129,5 @@ def test_row_refuses_an_export_since_it_cannot_check_the_network(tmp_path: Path)
     pytest.importorskip("onnxruntime")
     card = ExportCard("onnx", "tiny", False, 32, has_drag_head=False, needs_radius=False)
     (tmp_path / CARD).write_text(json.dumps(asdict(card)))
-    with pytest.raises(ValueError, match=r"method 'dos' needs weights, .*give the weights that were exported"):
+    with pytest.raises(ValueError, match=r"method .dos. needs weights, .*the weights that were exported"):
         METHODS.get("dos")(checkpoint=tmp_path)  # type: ignore[call-arg]

@@ -99,6 +99,7 @@ class ExportedNetwork:
         threads: Threads per operator; 0 uses PyTorch's number.
 
     Attributes:
+        folder: Folder of the export.
         is_late: Whether clicks are fused late, as for a network.
         auto_drag: True if the Auto-Drag-Head was exported, otherwise None.
 
@@ -118,7 +119,7 @@ class ExportedNetwork:
         settings.intra_op_num_threads = threads or torch.get_num_threads()
         self.is_late = self.card.is_late
         self.auto_drag = True if self.card.has_drag_head else None
-        self._folder = Path(folder)
+        self.folder = Path(folder)
         self._sessions: dict[str, Any] = {}
         self._runtime, self._settings = runtime, settings
 
@@ -209,7 +210,7 @@ class ExportedNetwork:
     def _run(self, name: str, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
         session = self._sessions.get(name)
         if session is None:
-            path = self._folder / f"{name}.onnx"
+            path = self.folder / f"{name}.onnx"
             if not path.is_file():
                 raise FileNotFoundError(f"'{path}' is missing; export the weights again")
             session = self._sessions[name] = self._runtime.InferenceSession(
