@@ -75,6 +75,14 @@ def test_label_minus_1_is_padding() -> None:
     assert found.clicks == (Click(20.0, 30.0, radius=5.0),)
 
 
+@pytest.mark.parametrize("coords", [[], np.zeros(0), np.zeros((0, 2))])
+@pytest.mark.parametrize("others", [{}, {"point_labels": []}, {"point_labels": [], "point_radii": []}])
+def test_empty_coordinates_are_no_clicks(coords: Any, others: dict[str, Any]) -> None:
+    assert predictor().predict(coords, **others).clicks == ()
+    boxed = predictor().predict(coords, box=[10, 5, 40, 25], **others)
+    assert boxed.clicks == (Click(15.0, 25.0, radius=10.0),)
+
+
 def test_clicks_may_come_from_a_generator() -> None:
     found = predictor().predict(click for click in [Click(20, 30, radius=5.0)])  # type: ignore[arg-type]
     assert found.clicks == (Click(20, 30, radius=5.0),)
@@ -95,6 +103,8 @@ def test_bgr_image_is_converted_to_rgb() -> None:
         ({"point_coords": [[1, 2]], "point_labels": [2]}, r"padding, got \[2.0\]"),
         ({"point_coords": [["a", 2]], "point_labels": [1]}, "point_coords must be an array of numbers"),
         ({"point_labels": [1]}, "need point_coords, got none"),
+        ({"point_coords": [], "point_labels": [1]}, "0 points need as many labels"),
+        ({"point_coords": np.zeros((0, 3)), "point_labels": []}, r"of \(x, y\), got \(0, 3\)"),
         ({"point_coords": [Click(1, 2)], "point_labels": [1]}, "labels and radii already"),
         ({"point_coords": [[99, 2]], "point_labels": [1]}, r"click \(2, 99\) lies outside"),
         ({"box": [5, 5, 5, 9]}, "left < right"),

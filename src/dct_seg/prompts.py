@@ -51,16 +51,17 @@ def clicks_of(
         for place, one in enumerate(coords):
             if not isinstance(one, Click):
                 raise ValueError(f"a list of clicks may contain only Click, got {one!r} as number {place}")
-    if isinstance(coords, Sequence) and all(isinstance(one, Click) for one in coords):
+    if isinstance(coords, Sequence) and coords and all(isinstance(one, Click) for one in coords):
         if labels is not None or radii is not None:
             raise ValueError("clicks have labels and radii already; omit point_labels and point_radii")
         return [*first, *(one for one in coords if isinstance(one, Click))]
     points = _array("point_coords", coords)
+    points = points.reshape(0, 2) if points.shape == (0,) else points
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError(f"point_coords must be (N, 2) of (x, y), got {points.shape}")
-    if labels is None:
+    if labels is None and len(points):
         raise ValueError("point_coords needs point_labels, (N,): 1 object, 0 background, -1 padding")
-    signs = _array("point_labels", labels)
+    signs = _array("point_labels", [] if labels is None else labels)
     drags = np.full(len(points), np.nan) if radii is None else _array("point_radii", radii)
     if signs.shape != (len(points),) or drags.shape != (len(points),):
         raise ValueError(
