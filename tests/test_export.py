@@ -112,13 +112,12 @@ def test_an_export_folder_is_distinguished_from_weights_by_its_card(exported: Ex
 
 @pytest.mark.slow
 def test_example_needs_only_onnxruntime(exported: Exported, tmp_path: Path) -> None:
-    if not exported.net.is_late:
-        pytest.skip("the example runs the pair of a late network")
     code = EXAMPLE.read_text()
     assert code.count("\n") <= 40
-    tree = ast.walk(ast.parse(code))
+    tree = list(ast.walk(ast.parse(code)))
     names = {a.name for n in tree if isinstance(n, ast.Import) for a in n.names}
-    assert names <= {"sys", "numpy", "onnxruntime"}
+    names |= {str(n.module) for n in tree if isinstance(n, ast.ImportFrom)}
+    assert names == {"json", "sys", "pathlib", "numpy", "onnxruntime"}
     np.save(tmp_path / "image.npy", IMAGE)
     arguments = [exported.folder, tmp_path / "image.npy", "30", "40", "12", tmp_path / "mask.npy"]
     command = [sys.executable, EXAMPLE, *arguments]
