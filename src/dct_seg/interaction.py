@@ -123,7 +123,8 @@ def interact(
         marks_clicks: Give clicked pixels and the inside of drags the label of their click before the next
             click, see `dct_seg.clicks.mark_clicks`.
         radius_from: Source of the radius of a click without a drag: ``head`` is the model's ``fill_radii``;
-            ``mask`` uses it for the first click only, see `dct_seg.click_radii`.
+            ``mask`` uses it for the first click, and where the mask gives no radius, see
+            `dct_seg.click_radii.radius_in_mask`.
 
     Yields:
         One `Interaction` per click. A finished image keeps its place in the batch; its clicks are padding.

@@ -21,7 +21,7 @@ CACHE = "DCT_SEG_CACHE"
 
 
 def load_for(weights: str | Path, backend: Backend) -> InteractiveNetwork | ExportedNetwork:
-    """Resolve ``--weights`` and ``--backend`` to the weights or export to load.
+    """Load the network that ``--weights`` and ``--backend`` name, or its export.
 
     Args:
         weights: A shipped name, a file of weights, a checkpoint or an export folder.
