@@ -18,11 +18,10 @@ from dct_seg.benchmark.curves import draw_curves
 from dct_seg.benchmark.parallel import is_first_rank
 from dct_seg.benchmark.results import Results
 from dct_seg.benchmark.runner import MethodSpec, run_benchmark
-from dct_seg.benchmark.table_2 import CAPTION, covered, join_runs, table_2, write_table_2
+from dct_seg.benchmark.table_2 import covered, join_runs, table_2_markdown, write_table_2
 from dct_seg.benchmark.tables import (
     as_csv,
     as_latex,
-    as_markdown,
     comparison_table,
     detail_table,
     markdown,
@@ -263,8 +262,7 @@ def _benchmark(args: argparse.Namespace) -> int:
     )
     if is_first_rank():
         write_tables(results, Path(args.out))
-        rows = covered([results]) > 1
-        paper = f"{CAPTION}\n\n{as_markdown(table_2([results]))}\n\n" if rows else ""
+        paper = f"{table_2_markdown([results])}\n" if covered([results]) > 1 else ""
         sys.stdout.write(f"{markdown(results)}\n{paper}written to {args.out}\n")
     return SAMPLES_FAILED if results.failed else DONE
 

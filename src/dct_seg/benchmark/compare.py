@@ -107,12 +107,8 @@ def compare(a: Results, b: Results, method_a: str, method_b: str) -> list[Compar
             f"the settings of A and B differ: A has {a.settings.describe()}; B has {b.settings.describe()}; "
             "run one of them again with the settings of the other"
         )
-    min_iou = max(set(noc_ious(a)) & set(noc_ious(b)), default=None)
-    if min_iou is None:
-        raise ValueError(
-            f"A stops at IoU {a.settings.target} and B at {b.settings.target}, so no threshold is measured "
-            "in both; run one of them again with the --target of the other"
-        )
+    lower_target = min(run.settings.target or 1.0 for run in (a, b))
+    min_iou = max(set(noc_ious(a)) & set(noc_ious(b)), default=lower_target)
     found = [_compare_on(data, a, b, method_a, method_b, min_iou) for data in a.data if data in b.data]
     comparisons = [comparison for comparison in found if comparison is not None]
     if not comparisons:

@@ -25,7 +25,7 @@ _REMEDY = "move it away, or give another --out"
 class Settings:
     """Settings of a run besides methods and data.
 
-    Results are resumed and shown together only if their settings are equal.
+    A run is resumed only with equal settings. Table 2 joins runs whose prompt and target differ.
 
     Args:
         prompt: ``drag`` gives the method the radius, ``click`` does not.
@@ -166,7 +166,7 @@ class Results:
         settings: Settings shared by all records.
         methods: Registered name, paper and options by label.
         data: Kind, root and number of samples by label.
-        runs: Versions, machine, threads and time of each run of the command.
+        runs: Versions, machine, threads and time of each run, once per rank; only those with a record.
         samples: Records ordered by dataset, method, condition and index.
     """
 
@@ -248,7 +248,7 @@ class Results:
                         "another label"
                     )
                 new.setdefault(label, description)
-        self.runs = [*other["runs"], *(run for run in self.runs if run not in other["runs"])]
+        self.runs += [run for run in other["runs"] if run not in self.runs]
 
     def save(self, path: Path) -> None:
         """Write everything to one file, atomically."""
@@ -298,10 +298,13 @@ class Journal:
             with path.open("r+b") as torn:
                 torn.truncate(content.rfind(b"\n") + 1)
         self._file = path.open("a", encoding="utf-8")
-        self._write({"header": header})
+        self._header: dict[str, Any] | None = header
 
     def add(self, record: SampleRecord) -> None:
-        """Write one record and flush it to disk."""
+        """Write one record, the first one after the header, and flush it to disk."""
+        if self._header is not None:
+            self._write({"header": self._header})
+            self._header = None
         self._write({"sample": asdict(record)})
 
     def close(self) -> None:
@@ -394,5 +397,7 @@ def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     )
     names = sorted({*old, *new} - {"options", "files", "root"})
     return ", ".join(
-        f"{name} {old.get(name)} (now {new.get(name)})" for name in names if old.get(name) != new.get(name)
+        f"{name} {old.get(name, 'not recorded')} (now {new.get(name, 'not recorded')})"
+        for name in names
+        if old.get(name) != new.get(name)
     )

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dct_seg.benchmark.digests import content_digests
 from dct_seg.benchmark.environment import describe_environment
 from dct_seg.benchmark.parallel import Ranks, run_all
 from dct_seg.benchmark.results import (
@@ -340,8 +341,8 @@ def run_benchmark(
         settings,
         {label: _describe_method(bench.method(label), _spec(label, methods[label])) for label in methods},
         {label: _describe_data(bench.dataset(label), data[label], held_out) for label in data},
-        [describe_environment(threads=threads, workers=workers, ranks=ranks.size)],
     )
+    environment = describe_environment(threads=threads, workers=workers, ranks=ranks.size)
     exact = Condition()
     conditions = (
         [exact]
@@ -362,7 +363,8 @@ def run_benchmark(
         done = {record.key for record in results.samples if record.error is None}
         left = [run for run in runs if run not in done]
         new: list[SampleRecord] = []
-        journal = None if folder is None else Journal(folder, ranks.rank, results.header())
+        header = {**results.header(), "runs": [*results.runs, environment]}
+        journal = None if folder is None else Journal(folder, ranks.rank, header)
         try:
             for record in run_all(
                 bench, left[ranks.rank :: ranks.size], workers=workers, threads=threads, show=ranks.rank == 0
@@ -373,8 +375,9 @@ def run_benchmark(
         finally:
             if journal is not None:
                 journal.close()
-        for records in ranks.gather(new):
+        for [(records, used)] in ranks.gather([(new, environment)]):
             results.absorb(records)
+            results.runs += [used] * bool(records)
         if folder is not None:
             if ranks.rank == 0:
                 results.save(folder / RESULTS)
@@ -413,25 +416,16 @@ def _spec(label: str, source: MethodSource) -> Callable[[], Method]:
 
 
 def _describe_method(method: Method, spec: Callable[[], Method]) -> dict[str, Any]:
-    """Describe a method: name, paper, options, and a digest of each file in the options.
-
-    New weights under an old name count as another method.
-    """
+    """Describe a method: name, paper, options, and digests of its files and weights."""
     given = dict(spec.options) if isinstance(spec, MethodSpec) else {}
     # Without this, a class without ``options`` would mix runs with different options in one folder.
     options = {**method.options, **{name: given[name] for name in given if name not in method.options}}
-    files = {
-        name: Path(value)
-        for name, value in options.items()
-        if isinstance(value, str | Path) and Path(value).is_file()
-    }
-    digests = {name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for name, path in files.items()}
     name = spec.name if isinstance(spec, MethodSpec) else getattr(method, "name", type(method).__name__)
     return {
         "method": name,
         "paper": getattr(method, "paper", ""),
         "options": {key: str(one) if isinstance(one, Path) else one for key, one in options.items()},
-        "files": digests,
+        "files": content_digests(method, {**options, **given}),
     }
 
 

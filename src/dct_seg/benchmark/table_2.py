@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dct_seg.benchmark.published import TABLE_2, Published
@@ -13,8 +14,7 @@ from dct_seg.files import write_whole
 DATA = ("GrabCut", "Berkeley", "DAVIS")
 CAPTION = (
     "NoC@90, lower is better. Published: Lin et al. 2021, Table 2, each row with its own backbone and "
-    "training. Ours: rows trained with an equal budget and one backbone; not a reproduction of the published "
-    "numbers."
+    "training. Ours: not a reproduction of the published numbers."
 )
 
 
@@ -26,7 +26,11 @@ def table_2(runs: Sequence[Results]) -> list[list[str]]:
 
     Args:
         runs: One or more runs, each with a single prompt.
+
+    Raises:
+        ValueError: When the runs differ in settings other than prompt and target.
     """
+    _check_settings(runs)
     head = ["method", "prompt"]
     for data in DATA:
         head += [f"{data} NoC@90 published", f"{data} NoC@90 ours", f"{data} NoC@90 95 %"]
@@ -48,13 +52,26 @@ def covered(runs: Sequence[Results]) -> int:
     return sum(any(_ours(runs, row, data) for data in DATA) for row in TABLE_2)
 
 
+def table_2_markdown(runs: Sequence[Results]) -> str:
+    """Format Table 2 as Markdown, below its caption and the settings of each run."""
+    protocols = "\n".join(f"- Protocol: {described}." for described in _settings(runs))
+    return f"{CAPTION}\n\n{protocols}\n\n{as_markdown(table_2(runs))}\n"
+
+
 def write_table_2(runs: Sequence[Results], folder: Path) -> str:
-    """Write ``table2.md``, ``table2.csv`` and ``table2.tex``; return the Markdown."""
-    rows = table_2(runs)
-    text = f"{CAPTION}\n\n{as_markdown(rows)}\n"
+    """Write ``table2.md``, ``table2.csv`` and ``table2.tex`` with the settings; return the Markdown.
+
+    Raises:
+        ValueError: When ``table_2`` does.
+    """
+    rows, text = table_2(runs), table_2_markdown(runs)
+    protocols = "; ".join(_settings(runs))
+    columns = ["our settings", *[protocols] * (len(rows) - 1)]
     write_whole(folder / "table2.md", text)
-    write_whole(folder / "table2.csv", as_csv(rows))
-    write_whole(folder / "table2.tex", as_latex(rows) + "\n")
+    write_whole(
+        folder / "table2.csv", as_csv([[*row, cell] for row, cell in zip(rows, columns, strict=True)])
+    )
+    write_whole(folder / "table2.tex", f"% Protocol: {protocols}\n{as_latex(rows)}\n")
     return text
 
 
@@ -63,8 +80,23 @@ def join_runs(folders: Sequence[str], out: str) -> str:
 
     Raises:
         FileNotFoundError: When a folder contains no results.
+        ValueError: When the runs differ in settings other than prompt and target.
     """
     return write_table_2([load_results(folder) for folder in folders], Path(out))
+
+
+def _settings(runs: Sequence[Results]) -> list[str]:
+    return list(dict.fromkeys(run.settings.describe() for run in runs))
+
+
+def _check_settings(runs: Sequence[Results]) -> None:
+    for run in runs[1:]:
+        first = runs[0].settings
+        if replace(run.settings, prompt=first.prompt, target=first.target) != first:
+            raise ValueError(
+                "runs of one table must have equal settings besides prompt and target, got "
+                f"{first.describe()}; and {run.settings.describe()}; run one of them again"
+            )
 
 
 def _ours(runs: Sequence[Results], row: Published, data: str) -> Summary | None:

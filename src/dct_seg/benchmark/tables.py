@@ -88,11 +88,13 @@ def overhead_share(results: Results) -> float:
 
 
 def noc_ious(results: Results) -> tuple[float, ...]:
-    """List the IoU thresholds that the runs can measure."""
+    """List the IoU thresholds to measure: the usual ones up to the target, and the target."""
     target = results.settings.target
-    return tuple(t for t in THRESHOLDS if target is None or np.float32(t) <= np.float32(target)) or (
-        float(target or 1.0),
-    )
+    if target is None:
+        return THRESHOLDS
+    shown = tuple(t for t in THRESHOLDS if np.float32(t) <= np.float32(target))
+    has_target = bool(shown) and np.float32(shown[-1]) == np.float32(target)
+    return shown if has_target else (*shown, float(target))
 
 
 def ordered_data(results: Results) -> list[str]:
@@ -205,7 +207,10 @@ def markdown(results: Results) -> str:
     if len(robustness) > 1:
         parts.append("Clicks with errors, inside the same wrong region:\n\n" + as_markdown(robustness))
     parts.append("\n".join(f"- {label}: {_options(m['options'])}" for label, m in results.methods.items()))
-    parts += [_machine(run) for run in results.runs[-1:]]
+    machines = dict.fromkeys(_machine(run) for run in results.runs)
+    parts.append(
+        " ".join(["Seconds count only the method, after a warm-up; s/image is the encoding.", *machines])
+    )
     parts.append(f"Reading, clicks, IoU and writing took {100 * overhead_share(results):.1f} % of the time.")
     parts += [
         f"{len(results.failed)} samples failed; first: {r.data} {r.name} ({r.method}): {r.error}"
@@ -309,8 +314,6 @@ def _machine(run: dict[str, object]) -> str:
     gpu = f", {machine['gpu']}" if machine["gpu"] else ""
     packages = ", ".join(f"{name} {version}" for name, version in versions.items())
     return (
-        f"Seconds count only the method, after a warm-up; s/image is the encoding. {machine['processor']}, "
-        f"{machine['cores']} cores{gpu}; "
-        f"{run['threads']} threads, {run['workers']} workers, {run['ranks']} ranks; Python {run['python']}, "
-        f"{packages}."
+        f"{machine['processor']}, {machine['cores']} cores{gpu}; {run['threads']} threads, "
+        f"{run['workers']} workers, {run['ranks']} ranks; Python {run['python']}, {packages}."
     )
