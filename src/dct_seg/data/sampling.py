@@ -33,7 +33,7 @@ def image_key(name: str) -> str:
         'IMG_20240131_120000'
     """
     stem = PurePosixPath(name).stem
-    if _DATE.search(stem):  # many photos have the date of one day in their names
+    if _DATE.search(stem):  # many images may have the date of one day in their names
         return stem
     return max(_IMAGE_NUMBER.findall(stem), key=len, default=stem)
 
