@@ -99,6 +99,8 @@ def test_enlarged_correction_shows_object_and_previous_mask_at_the_same_place() 
     enlarged = float(window.clicks.radii[0, 0]) / 2.0
     assert 1 < enlarged <= 4
     assert float(window.asked.true_radii) == pytest.approx(2.0 * enlarged)
+    assert torch.equal(window.asked.coords, window.clicks.coords[:, 0])
+    assert torch.equal(window.asked.radii, window.clicks.radii[:, 0])
 
 
 def test_keep_loss_counts_only_pixels_that_were_right_before() -> None:

@@ -37,7 +37,9 @@ class Command(NamedTuple):
 COMMANDS = (
     Command("fit", "training", "training.command:fit", "train on synthetic shapes, a folder, SBD, COCO ..."),
     Command("validate", "training", "training.command:validate", "measure a checkpoint on validation data"),
-    Command("test", "training", "training.command:test", "measure a checkpoint on test data"),
+    Command(
+        "test", "training", "training.command:test", "measure as validate does, with metrics named test/"
+    ),
     Command(
         "sweep", "training", "sweep.command:main", "run a W&B sweep file on this machine, without a server"
     ),

@@ -85,13 +85,19 @@ def enlarge_corrections(
         cut_windows(fine[name][:, None].float(), windows, side, of=size, mode="nearest")[:, 0] > 0.5
         for name in ("mask", "ignore")
     )
+    enlarged = clicks_in_windows(clicks, windows, side)
     return EnlargedCorrections(
         image.contiguous(memory_format=torch.channels_last),
         mask,
         ignore,
         cut_windows(previous, windows, side, of=size),
-        clicks_in_windows(clicks, windows, side),
-        replace(asked, true_radii=asked.true_radii * side / windows[:, 2]),
+        enlarged,
+        replace(
+            asked,
+            coords=enlarged.coords[:, -1],
+            radii=enlarged.radii[:, -1],
+            true_radii=asked.true_radii * side / windows[:, 2],
+        ),
     )
 
 

@@ -113,7 +113,7 @@ class TaskHooks(LightningModule):
         return []
 
     def configure_optimizers(self) -> Any:
-        """Make the optimizer (two groups: new layers and pretrained backbone) and the schedule by epochs.
+        """Make the optimizer, with the network's groups of parameters, and the schedule by epochs.
 
         Raises:
             ValueError: When the schedule is ``cosine`` and the number of epochs is not set, or a
