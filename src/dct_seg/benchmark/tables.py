@@ -136,7 +136,7 @@ def detail_table(results: Results) -> list[list[str]]:
 def comparison_table(results: Results) -> list[list[str]]:
     """Format a heading and one row per method, published ones first, with the datasets in the usual order.
 
-    Rows with drags are always shown with the baseline that draws the drags as discs.
+    On GrabCut and Berkeley, rows with drags are shown with the baseline that draws the drags as discs.
     """
     prompt, sets = results.settings.prompt, ordered_data(results)
     shown = noc_ious(results)
