@@ -127,9 +127,9 @@ def minimise(
         if ends or found.settled or count >= max_evals:
             raise _Stop
         (gradient,) = torch.autograd.grad(found.energy, x)
-        return energy, gradient.double().flatten().cpu().numpy()
+        return energy, gradient.flatten().cpu().double().numpy()
 
-    values = start.detach().double().flatten().cpu().numpy()
+    values = start.detach().flatten().cpu().double().numpy()
     bounds = None if bound is None else [(-bound, bound)] * len(values)
     with suppress(_Stop):
         minimize(objective, values, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxcor": 20})
