@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dct_seg.app.state import SegmentedObject
 
 Files = Iterator[tuple[str, bytes]]
+BLOCK = 64  # points of an outline whose distances are computed at once, to limit memory
 MAX_VOC = 254  # objects; 255 is ignored
 
 
@@ -55,12 +56,25 @@ def joined_outline(one: SegmentedObject) -> NDArray[np.float64]:
     contours, _ = cv2.findContours(part.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     corner = np.array([cols.start, rows.start], np.float64)
     loops = [line[:, 0] + corner for line in contours]
-    path = loops.pop(0)
-    while loops:
-        apart = [np.hypot(*(path[:, None] - loop[None]).transpose(2, 0, 1)) for loop in loops]
-        nearest = min(range(len(loops)), key=lambda number: apart[number].min())
-        start, end = np.unravel_index(apart[nearest].argmin(), apart[nearest].shape)
-        loop = np.roll(loops.pop(nearest), -int(end), axis=0)
+    points, owner = np.concatenate(loops), np.repeat(np.arange(len(loops)), [len(loop) for loop in loops])
+    apart, nearest = np.full(len(points), np.inf), np.zeros_like(points)  # distance to the path, its point
+    path, added = loops[0], 0
+    while True:  # Prim's algorithm: only the loop added last can be nearer than the path before it
+        left = owner != added
+        points, owner, apart, nearest = points[left], owner[left], apart[left], nearest[left]
+        if not len(points):
+            break
+        for first in range(0, len(loops[added]), BLOCK):
+            block = loops[added][first : first + BLOCK]
+            distances = np.hypot(*(points[:, None] - block).transpose(2, 0, 1))  # (points, block)
+            at = distances.argmin(axis=1)
+            closer = distances[np.arange(len(points)), at] < apart
+            apart[closer], nearest[closer] = distances[closer, at[closer]], block[at[closer]]
+        place = int(apart.argmin())
+        added = int(owner[place])
+        start = int((path == nearest[place]).all(axis=1).argmax())
+        end = int((loops[added] == points[place]).all(axis=1).argmax())
+        loop = np.roll(loops[added], -end, axis=0)
         path = np.concatenate([path[: start + 1], loop, loop[:1], path[start:]])
     return np.concatenate([path, path[-1:], path[-1:]])[: max(3, len(path))]
 
