@@ -62,3 +62,11 @@ def test_copied_objects_keep_their_class_and_leave_locked_ones_alone(tmp_path: P
     assert "already annotated" in refused.json()["error"] or refused.status_code == 200
     other = page.client.post(page.url("/carry", "3.png"), json={"revision": 0, **body})
     assert (other.status_code, "between images of the same size" in other.json()["error"]) == (400, True)
+
+
+@pytest.mark.parametrize("size", [(6, 6), (20, 3000), (3000, 3), (8, 640)])
+def test_objects_are_copied_between_tiny_and_thin_images(size: tuple[int, int]) -> None:
+    image, mask = textured(*size), np.zeros(size, bool)
+    mask[size[0] // 2, size[1] // 4 : size[1] // 2 + 1] = True
+    (found,) = carried([encode(mask)], image, image)
+    assert (decode(found) == mask).all()

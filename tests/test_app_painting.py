@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 pytest.importorskip("fastapi", reason="needs the extra [app]")
 
@@ -293,3 +294,18 @@ def test_mask_is_encoded_as_in_pycocotools_and_decoded_only_in_its_box(seed: int
     assert np.array_equal(mask[box], part)
     assert part.any(axis=0)[[0, -1]].all()
     assert part.any(axis=1)[[0, -1]].all()
+
+
+@pytest.mark.parametrize("size", [(20, 5000), (5000, 20)])
+def test_mask_one_pixel_thin_and_longer_than_any_picture_of_it_is_shown(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    root = tmp_path / "pictures"
+    root.mkdir()
+    Image.new("RGB", size[::-1]).save(root / "a.png")
+    page = Page(root)
+    ends = [[9.6, 100], [9.6, 4900], [10.4, 4900], [10.4, 100]]
+    points = ends if size[1] > size[0] else [[col, row] for row, col in ends]
+    page.do("/paint", paint={"kind": "lasso", "points": points})
+    mask = page.get()["mask"]
+    assert {mask["height"], mask["width"]} == {1, 4800}

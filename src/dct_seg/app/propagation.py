@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dct_seg.rle import decode_part, encode
 
 FLOW_SIDE = 640  # longer side of the images from which the flow is computed, in pixels
+SMALLEST_SIDE = 16  # pixels; OpenCV computes no flow between smaller images
 
 
 def carried(
@@ -35,10 +36,9 @@ def backward_flow(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArra
     2016), as implemented in OpenCV.
     """
     factor = min(1.0, FLOW_SIDE / max(before.shape[:2]))
+    height, width = (max(SMALLEST_SIDE, round(side * factor)) for side in before.shape[:2])
     now, then = (
-        cv2.resize(
-            cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA
-        )
+        cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (width, height), interpolation=cv2.INTER_AREA)
         for image in (after, before)
     )
     found = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(now, then, None)

@@ -125,7 +125,8 @@ def _encoded(
     rows, cols = box
     if max(part.shape) > max_side:
         scale = max_side / max(part.shape)
-        part = np.asarray(cv2.resize(part, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
+        size = (max(1, round(part.shape[1] * scale)), max(1, round(part.shape[0] * scale)))
+        part = np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA))
     if locked is not None:
         near = np.ascontiguousarray(locked[box]).view(np.uint8)
         part[cv2.resize(near, part.shape[::-1], interpolation=cv2.INTER_NEAREST) > 0] = 0
