@@ -176,3 +176,59 @@ def test_killed_process_loses_no_acknowledged_change(tmp_path: Path) -> None:
     page = Page(root)
     assert page.get() == answered
     assert len(page.do("/redo")["draft"]["clicks"]) == 2
+
+
+def test_draft_keeps_the_class_of_its_steps_over_a_restart(tmp_path: Path) -> None:
+    page = Page(make_folder(tmp_path / "pictures"))
+    given = {"row": 20, "col": 30, "positive": True, "radius": 6}
+    stroke = {"kind": "brush", "positive": True, "points": [[10, 10, 3]]}
+    assert page.do("/clicks", click=given)["draft"]["class_id"] == 1
+    assert page.do("/clicks", click=given, class_id=2)["draft"]["class_id"] == 2
+    page = page.restarted()
+    assert page.get()["draft"]["class_id"] == 2
+    assert page.do("/paint", paint=stroke, class_id=1)["draft"]["class_id"] == 1
+    assert page.do("/clicks", click=given, keep_outside=9, class_id=2)["draft"]["class_id"] == 2
+    assert page.do("/undo")["draft"]["class_id"] == 1
+    assert page.restarted().get()["draft"]["class_id"] == 1
+    answer = page.client.post(page.url("/clicks"), json={"revision": 5, "click": given, "class_id": 9})
+    assert (answer.status_code, answer.json()["error"][:19]) == (400, "there is no class 9")
+
+
+def test_class_of_the_draft_is_changed_and_undone(tmp_path: Path) -> None:
+    page = Page(make_folder(tmp_path / "pictures"))
+    assert page.do("/draft", method="PATCH", class_id=2)["revision"] == 0  # no draft, no change
+    page.click(20, 30)
+    assert page.do("/draft", method="PATCH", class_id=2)["draft"]["class_id"] == 2
+    assert page.do("/draft", method="PATCH", class_id=2)["revision"] == 2
+    assert page.restarted().get()["draft"]["class_id"] == 2
+    assert page.do("/undo")["draft"]["class_id"] == 1
+    answer = page.client.patch(page.url("/draft"), json={"revision": 3, "class_id": 9})
+    assert (answer.status_code, answer.json()["error"][:19]) == (400, "there is no class 9")
+
+
+def test_undo_never_brings_back_a_removed_class(tmp_path: Path) -> None:
+    page = Page(make_folder(tmp_path / "pictures"))
+    cat = {"id": 1, "name": "cat", "color": "#000000"}
+    page.click(20, 30)
+    page.finish(class_id=2)
+    page.do("/objects/1", method="DELETE")
+    page.ok(page.client.put("/api/v1/classes", json={"classes": [cat]}))
+    refused = page.client.post(page.url("/undo"), json={"revision": 3})
+    assert refused.status_code == 400
+    assert refused.json()["error"].startswith("cannot undo: an object would have class 2, which was removed")
+    assert page.click(20, 30)["draft"]["class_id"] == 1  # not the last class, which was removed
+    page.finish()
+    assert page.client.get("/api/v1/export?format=coco").status_code == 200
+
+
+def test_redo_never_brings_back_a_removed_class(tmp_path: Path) -> None:
+    page = Page(make_folder(tmp_path / "pictures"))
+    page.click(20, 30)
+    page.finish(class_id=2)
+    page.do("/undo")
+    page.ok(
+        page.client.put("/api/v1/classes", json={"classes": [{"id": 1, "name": "cat", "color": "#000000"}]})
+    )
+    refused = page.client.post(page.url("/redo"), json={"revision": 3})
+    assert refused.status_code == 400
+    assert refused.json()["error"].startswith("cannot redo: an object would have class 2")

@@ -205,11 +205,11 @@ export class Session {
     const click = this.drag;
     const image = this.image;
     if (click === null || image === null) return;
-    const { threshold } = this;
+    const { threshold, classId: class_id } = this;
     this.preview.forget();
     this.released = click;
     const keep_outside = this.circle?.radius ?? null;
-    const made = this.change(`${image.id}/clicks`, "POST", { click, threshold, keep_outside }, (after) => this.shown.announce(keep_outside === null ? `Click ${after.draft?.clicks.length ?? 0} added` : "Click added inside the circle"));
+    const made = this.change(`${image.id}/clicks`, "POST", { click, threshold, keep_outside, class_id }, (after) => this.shown.announce(keep_outside === null ? `Click ${after.draft?.clicks.length ?? 0} added` : "Click added inside the circle"));
     void made.finally(() => {
       if (this.drag === click) this.cancelDrag();
     });
@@ -307,8 +307,8 @@ export class Session {
 
   /** Apply a stroke, a lasso or a clean-up to the current object. */
   paint(paint: Paint): Promise<void> {
-    const { threshold } = this;
-    return this.change(`${this.image?.id}/paint`, "POST", { paint, threshold }, () => this.shown.announce("Painted"));
+    const { threshold, classId: class_id } = this;
+    return this.change(`${this.image?.id}/paint`, "POST", { paint, threshold, class_id }, () => this.shown.announce("Painted"));
   }
 
   cleanUp(kind: Paint["kind"]): void {
@@ -318,11 +318,18 @@ export class Session {
   // Changing
 
   undo(): void {
-    if (this.image?.can_undo) void this.change(`${this.image.id}/undo`, "POST", {}, () => this.shown.announce("Undone"));
+    if (this.image?.can_undo) void this.change(`${this.image.id}/undo`, "POST", {}, (after) => this.stepped(after, "Undone"));
   }
 
   redo(): void {
-    if (this.image?.can_redo) void this.change(`${this.image.id}/redo`, "POST", {}, () => this.shown.announce("Redone"));
+    if (this.image?.can_redo) void this.change(`${this.image.id}/redo`, "POST", {}, (after) => this.stepped(after, "Redone"));
+  }
+
+  /** Choose the class of the draft after an undo or redo, unless a newer change is waiting. */
+  private stepped({ draft }: AnnotatedImage, text: string): void {
+    if (draft !== null && this.changes.pending === 1) this.classId = draft.class_id;
+    this.shown.announce(text);
+    this.rerender();
   }
 
   finish(): void {
@@ -363,6 +370,7 @@ export class Session {
     this.classId = id;
     this.shown.render();
     this.shown.repaint();
+    if (this.image !== null && (this.image.draft !== null || this.changes.pending > 0)) void this.change(`${this.image.id}/draft`, "PATCH", { class_id: id });
   }
 
   /** Replace the classes; returns the server's error if it refuses them, else null. */

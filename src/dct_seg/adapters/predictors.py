@@ -24,7 +24,7 @@ class Predictors:
     """Cache of one predictor per image.
 
     Predictions run one at a time, since they would share the cores, and in one thread, since each thread that
-    runs a network keeps memory of its own.
+    runs a network keeps more memory.
 
     Args:
         make: Factory of predictors; they may share a network.

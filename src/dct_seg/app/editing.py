@@ -16,7 +16,7 @@ from dct_seg.app.history import HistoryError
 from dct_seg.app.import_result import FoundAnnotations, FoundImage
 from dct_seg.app.open_image import OpenImage
 from dct_seg.app.painting import Paint, kept_outside, painted
-from dct_seg.app.project import Project
+from dct_seg.app.project import ImageSummary, Project
 from dct_seg.app.propagation import carried
 from dct_seg.app.read_masks import add_png, exported_text
 from dct_seg.app.segmenter import Segmenter
@@ -121,7 +121,11 @@ class Editor:
             probs = self.segmenter.predict(
                 image_id, working, (*clicks, click), opened.start(working)
             )  # a failed change must not reach the log
-            event = {"event": "click", "click": click_event(click), "class_id": self._class_of(state)}
+            event = {
+                "event": "click",
+                "click": click_event(click),
+                "class_id": self._class_of(state, request),
+            }
             event |= self.project.window_event(state)
             if request.keep_outside is None:
                 opened.history.append({**event, "threshold": request.threshold})
@@ -157,17 +161,29 @@ class Editor:
             if paint.kind in UNCHANGED and np.array_equal(before, after):
                 raise ValueError(UNCHANGED[paint.kind])
             event: dict[str, Any] = {"event": "paint", "paint": paint.event(), "mask": encode(after)}
-            event |= {"class_id": self._class_of(edit.state), **self.project.window_event(edit.state)}
+            event["class_id"] = self._class_of(edit.state, request)
+            event |= self.project.window_event(edit.state)
             edit.opened.history.append(event)
+            return self._describe(edit)
+
+    def change_draft(self, image_id: str, request: schemas.DraftClass) -> schemas.AnnotatedImage:
+        """Change the class of the draft; nothing changes without a draft, or if it has this class."""
+        self.project.check_class(request.class_id)
+        with self._change(image_id, request) as edit:
+            draft = edit.state.draft
+            if draft is not None and draft.class_id != request.class_id:
+                # An earlier version, which does not know this event, reads it as a change of no object.
+                event = {"event": "set", "ids": [], "draft": True, "class_id": request.class_id}
+                edit.opened.history.append(event)
             return self._describe(edit)
 
     def undo(self, image_id: str, request: schemas.Change) -> schemas.AnnotatedImage:
         """Undo the last change."""
-        return self._append(image_id, request, {"event": "undo"})
+        return self._travel(image_id, request, "undo")
 
     def redo(self, image_id: str, request: schemas.Change) -> schemas.AnnotatedImage:
         """Redo the change that was undone last."""
-        return self._append(image_id, request, {"event": "redo"})
+        return self._travel(image_id, request, "redo")
 
     def discard(self, image_id: str, request: schemas.Change) -> schemas.AnnotatedImage:
         """Discard the draft; a reopened object is restored."""
@@ -354,6 +370,20 @@ class Editor:
             edit.opened.history.append(event)
             return self._describe(edit)
 
+    def _travel(self, image_id: str, change: schemas.Change, kind: str) -> schemas.AnnotatedImage:
+        """Undo or redo, unless an object would get back a class that was removed in the meantime."""
+        with self._change(image_id, change) as edit:
+            history = edit.opened.history
+            used = ImageSummary.of(history.after({"event": kind})).class_ids
+            removed = used - {one.id for one in self.project.classes}
+            if removed:
+                raise ValueError(
+                    f"cannot {kind}: an object would have class {min(removed)}, which was removed; keep the "
+                    "current objects"
+                )
+            history.append({"event": kind})
+            return self._describe(edit)
+
     def _set(
         self, image_id: str, numbers: Sequence[int], request: schemas.ObjectChange
     ) -> schemas.AnnotatedImage:
@@ -365,9 +395,15 @@ class Editor:
             raise ValueError("nothing to change; give class_id, locked or both")
         return self._append(image_id, request, {"event": "set", "ids": sorted(set(numbers)), **changes})
 
-    def _class_of(self, state: State) -> int:
+    def _class_of(self, state: State, request: schemas.NewClick | schemas.NewPaint) -> int:
         """Return the class of the draft, or of a new one."""
-        return state.draft.class_id if state.draft else state.last_class or self.project.classes[0].id
+        if request.class_id is not None:
+            self.project.check_class(request.class_id)
+            return request.class_id
+        if state.draft is not None:
+            return state.draft.class_id
+        known = [one.id for one in self.project.classes]
+        return state.last_class if state.last_class in known else known[0]
 
     def _with_radius(
         self, opened: OpenImage, working: WorkingImage, clicks: tuple[Click, ...], given: schemas.GivenClick

@@ -122,6 +122,14 @@ class History:
         """Whether there is a change to redo."""
         return self._timeline.can_redo
 
+    def after(self, event: Mapping[str, Any]) -> State:
+        """Return the state after an event, without applying it.
+
+        Raises:
+            HistoryError: (a ValueError) When the event does not fit the state.
+        """
+        return self._timeline.after(event).state
+
     def append(self, event: Mapping[str, Any]) -> State:
         """Apply an event: on return it is on disk; after an error nothing is written.
 

@@ -59,11 +59,18 @@ class Change(Model):
     )
 
 
+class DraftClass(Change):
+    """The class of the draft."""
+
+    class_id: ClassId
+
+
 class NewClick(Change):
-    """A new click."""
+    """A new click; without a class, the draft keeps its own."""
 
     click: GivenClick
     threshold: Probability = 0.5
+    class_id: ClassId | None = None
     keep_outside: Annotated[float, Field(gt=0, le=FARTHEST)] | None = Field(
         default=None, description="radius of a circle around the click; the mask outside of it is kept"
     )
@@ -143,6 +150,7 @@ class NewPaint(Change):
 
     paint: GivenPaint
     threshold: Probability = 0.5
+    class_id: ClassId | None = Field(default=None, description="without one, the draft keeps its own")
 
 
 class ObjectChange(Change):

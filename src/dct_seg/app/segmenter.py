@@ -54,7 +54,7 @@ class Segmenter:
     """Probabilities of clicks on full-size images, computed on working images.
 
     Computations run one at a time, since parallel ones would only share the cores, and in one thread, since
-    each thread that runs a network keeps memory of its own (45 MiB for dct-lite0).
+    each thread that runs a network keeps more memory (45 MiB for dct-lite0).
 
     Args:
         make_method: Factory of methods, one per image; they may share a network.

@@ -213,6 +213,10 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
     def post_paint(image_id: ImageId, request: schemas.NewPaint) -> schemas.AnnotatedImage:
         return editor.paint(image_id, request)
 
+    @changes.patch("/pictures/{image_id}/draft")
+    def patch_draft(image_id: ImageId, request: schemas.DraftClass) -> schemas.AnnotatedImage:
+        return editor.change_draft(image_id, request)
+
     @changes.post("/pictures/{image_id}/undo")
     def post_undo(image_id: ImageId, request: schemas.Change) -> schemas.AnnotatedImage:
         return editor.undo(image_id, request)

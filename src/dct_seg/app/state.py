@@ -132,14 +132,21 @@ def apply(state: State, event: Mapping[str, Any]) -> State:
     return change(state, event)
 
 
+def _draft(state: State, event: Mapping[str, Any]) -> Draft:
+    """Draft that a step changes, with the class of the step; a new one without a draft."""
+    if state.draft is None:
+        return Draft((), int(event["class_id"]), window=Window.stored(event.get("window")))
+    return replace(state.draft, class_id=int(event.get("class_id", state.draft.class_id)))
+
+
 def _click(state: State, event: Mapping[str, Any]) -> State:
-    draft = state.draft or Draft((), int(event["class_id"]), window=Window.stored(event.get("window")))
+    draft = _draft(state, event)
     clicks = (*draft.clicks, click_of_record(event["click"]))
     return replace(state, draft=replace(draft, clicks=clicks, threshold=float(event.get("threshold", 0.5))))
 
 
 def _paint(state: State, event: Mapping[str, Any]) -> State:
-    draft = state.draft or Draft((), int(event["class_id"]), window=Window.stored(event.get("window")))
+    draft = _draft(state, event)
     local = () if event.get("click") is None else (click_of_record(event["click"]),)
     painted = replace(
         draft,
@@ -190,6 +197,8 @@ def _edit(state: State, event: Mapping[str, Any]) -> State:
 
 
 def _set(state: State, event: Mapping[str, Any]) -> State:
+    if event.get("draft") and state.draft is not None:
+        return replace(state, draft=_draft(state, event))
     named = _named(state, event)
     changed = {
         one.id: replace(
