@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
 import io
 import json
@@ -26,9 +27,11 @@ from PIL import Image
 from test_app_hostile import png_header
 
 from dct_seg import Predictor, rle
+from dct_seg.adapters import serve_command
 from dct_seg.adapters.predictors import Predictors
 from dct_seg.adapters.serve import API, Images, UnknownImageError, create_app
 from dct_seg.cli import main
+from dct_seg.web import server_socket
 from dct_seg.web.request_checks import LOOPBACK
 from dct_seg.web.server_socket import listen
 
@@ -283,7 +286,26 @@ def test_wrong_token_is_refused_with_the_command_that_printed_it(headers: dict[s
     guarded = TestClient(application(token="sesame", hosts=None))
     answer = guarded.get(f"{API}/health", headers=headers)
     assert answer.status_code == 403
-    assert "`dct-seg serve`" in answer.json()["error"]
+    assert "send the token that `dct-seg serve` printed" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(("variable", "is_printed"), [(None, True), ("", True), ("sesame", False)])
+def test_token_is_printed_unless_the_environment_has_one(
+    variable: str | None,
+    is_printed: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("DCT_SEG_TOKEN", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("DCT_SEG_TOKEN", variable)
+    monkeypatch.setattr(Predictors, "from_pretrained", lambda *_, **__: None)
+    monkeypatch.setattr(server_socket, "serve", lambda app, listener: listener.close())
+    tokens: list[Any] = []
+    given = argparse.Namespace(weights="w", backend="auto", host="0.0.0.0", port=0)
+    serve_command.run(given, lambda _, __, token, hosts: tokens.append(token), "")
+    assert (f"token: {tokens[0]}\n" in capsys.readouterr().out) == is_printed
+    assert len(tokens[0]) > 5
 
 
 def test_port_that_is_taken_is_reported_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -276,7 +276,7 @@ def create_app(
         token=token,
         hosts=hosts,
         body_of=lambda path: Body(MAX_REQUEST),
-        command="dct-seg label-studio",
+        where="send the token that `dct-seg label-studio` printed, or DCT_SEG_TOKEN, as the password",
     )
     app.add_exception_handler(ValueError, _refused)
     app.add_exception_handler(RequestValidationError, malformed("/openapi.json"))

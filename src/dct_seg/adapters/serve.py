@@ -132,7 +132,8 @@ def create_app(
             status: {"model": schemas.Problem, "description": text} for status, text in PROBLEMS.items()
         },
     )
-    app.add_middleware(Guard, token=token, hosts=hosts, body_of=body_of, command="dct-seg serve")
+    where = "send the token that `dct-seg serve` printed, or DCT_SEG_TOKEN"
+    app.add_middleware(Guard, token=token, hosts=hosts, body_of=body_of, where=where)
     app.add_exception_handler(UnknownImageError, _refused)
     app.add_exception_handler(ValueError, _refused)
     app.add_exception_handler(RequestValidationError, malformed(f"{API}/openapi.json"))

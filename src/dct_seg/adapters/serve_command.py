@@ -131,7 +131,7 @@ def run(given: argparse.Namespace, make: MakeApp, path: str) -> int:
     predictors = Predictors.from_pretrained(given.weights, backend=given.backend)
     app = make(predictors, Path(given.weights).stem, token, LOOPBACK if is_local else None)
     sys.stdout.write(f"{url_of(given.host, listener)}{path}\n")
-    if token and TOKEN not in os.environ:
+    if token and not os.environ.get(TOKEN):
         sys.stdout.write(f"token: {token}\n")
     sys.stdout.write("press Ctrl+C to stop\n")
     sys.stdout.flush()

@@ -85,7 +85,8 @@ def create_app(
         },
     )
     app.state.folders = (project.folder.root, project.work)
-    app.add_middleware(Guard, token=token, hosts=hosts, body_of=body_of, command="dct-seg annotate")
+    where = "open the address that `dct-seg annotate` printed, or send its token"
+    app.add_middleware(Guard, token=token, hosts=hosts, body_of=body_of, where=where)
     for kind in STATUS:
         app.add_exception_handler(kind, _refused)
     app.add_exception_handler(RequestValidationError, malformed(f"{API}/openapi.json"))

@@ -76,7 +76,7 @@ class Guard:
         token: Token required in each request, except for the page's files; None for no token.
         hosts: Accepted names in the Host header, in lower case; None for any.
         body_of: Limits of the body of a request to a path.
-        command: Command that prints the token.
+        where: How to get the token, for the message: ``send the token that ... printed``.
     """
 
     def __init__(
@@ -86,13 +86,13 @@ class Guard:
         token: str | None,
         hosts: Collection[str] | None,
         body_of: Callable[[str], Body],
-        command: str,
+        where: str,
     ) -> None:
         self.app = app
         self._token = token
         self._hosts = hosts
         self._body_of = body_of
-        self._command = command
+        self._where = where
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with an error."""
@@ -157,11 +157,7 @@ class Guard:
         if self._token is not None and not scope["path"].startswith("/assets/"):
             given = _token_of(headers) or _query_value(scope.get("query_string", b""), "token")
             if not hmac.compare_digest(given.encode(), self._token.encode()):
-                return (
-                    403,
-                    f"the token is missing or wrong; open the address that `{self._command}` printed (or "
-                    f"send {TOKEN_HEADER})",
-                )
+                return 403, f"the token is missing or wrong; {self._where} ({TOKEN_HEADER})"
         origin = headers.get("origin")
         is_foreign = origin is not None and origin_host(origin) != host.lower()
         site = headers.get("sec-fetch-site", "none")
