@@ -24,6 +24,7 @@ from dct_seg.adapters.cvat_nuclio import Interactor, handler
 from dct_seg.adapters.gestures import box_drag, ellipse_drag, point_click, replay
 from dct_seg.adapters.predictors import Predictors
 from dct_seg.cli import main
+from dct_seg.data.images import decode_image
 
 HEIGHT, WIDTH = 40, 60
 
@@ -169,6 +170,18 @@ def test_frames_do_not_share_their_clicks() -> None:
     frames = [function.preprocess_image(None, image_of(seed)) for seed in (0, 1)]
     shapes = [function.detect(None, frame, Prompts([(30, 20)])) for frame in (*frames, frames[0])]
     assert [decoded(one[0]).sum() for one in shapes] == [decoded(shapes[0][0]).sum()] * 3
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_images_of_more_than_8_bits_are_scaled_as_everywhere_else(dtype: type) -> None:
+    pytest.importorskip("cvat_sdk", reason="cvat-sdk is not installed")
+    file = io.BytesIO()
+    Image.fromarray(np.linspace(0, 4000, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(dtype)).save(
+        file, "TIFF"
+    )
+    pixels = cvat.InteractionFunction(discs()).preprocess_image(None, Image.open(file)).pixels
+    np.testing.assert_array_equal(pixels, decode_image(file.getvalue()))
+    assert 100 < pixels.mean() < 150
 
 
 def test_empty_mask_gives_no_shape() -> None:

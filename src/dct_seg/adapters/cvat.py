@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dct_seg.adapters.gestures import replay
 from dct_seg.adapters.predictors import Predictors
+from dct_seg.data.brightness import to_uint8
 from dct_seg.methods.exported import Backend
 from dct_seg.models.pretrained import DEFAULT
 
@@ -42,7 +43,7 @@ class InteractionFunction:
     """Interaction function for CVAT's agent: the three members of its protocol.
 
     Args:
-        predictors: Cached predictors, with the encodings of the last frames.
+        predictors: Cached predictors of the last frames.
     """
 
     def __init__(self, predictors: Predictors) -> None:
@@ -55,8 +56,10 @@ class InteractionFunction:
         return self._sdk.InteractionFunctionSpec(min_pos_points=0, min_neg_points=0, min_bounding_boxes=0)
 
     def preprocess_image(self, context: object, image: Image) -> Frame:
-        """Convert an image to pixels; the network encodes them at the first click."""
-        return Frame(next(_NUMBERS), np.array(image.convert("RGB")))
+        """Convert an image to pixels; 16 bits and floats are scaled as in `read_image`."""
+        is_deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
+        pixels = np.asarray(image) if is_deep else np.array(image.convert("RGB"))
+        return Frame(next(_NUMBERS), np.repeat(to_uint8(pixels)[..., None], 3, axis=2) if is_deep else pixels)
 
     def detect(self, context: object, pp_image: Frame, prompts: Any) -> list[Any]:
         """Segment the clicked object: one mask, or none if it is empty.
