@@ -217,6 +217,12 @@ def test_network_sees_gray_between_the_contrast_limits(viewer: Any) -> None:
     Mouse(viewer).drag((20, 30), (20, 36))
     assert seen[0].shape == (HEIGHT, WIDTH, 3)
     assert (seen[0][0, 0, 0], seen[0][0, -1, 0]) == (0, 255)
+    Mouse(viewer).drag((20, 30), (20, 36))
+    assert len(seen) == 1
+    image.contrast_limits = (100, 300)
+    Mouse(viewer).drag((20, 30), (20, 36))
+    assert len(seen) == 2
+    assert float(seen[1][0, WIDTH // 2, 0]) == pytest.approx(128, abs=3)
 
 
 def test_layer_that_is_not_an_image_is_refused(viewer: Any) -> None:

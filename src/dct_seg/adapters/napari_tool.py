@@ -64,7 +64,7 @@ class ClickTool:
         self._viewer = viewer
         self._predictor = predictor
         self._changed = changed or (lambda: None)
-        self._plane: Plane | None = None
+        self._seen: tuple[Plane, tuple[float, ...] | None] | None = None
         self._current: _Object | None = None
         self._finished: list[_Object] = []
         viewer.mouse_drag_callbacks.append(self._drag)
@@ -170,9 +170,10 @@ class ClickTool:
         """Paint the clicks' mask as the current object."""
         assert self._current is not None
         began = time.perf_counter()
-        if self._plane != self._current.plane:
+        limits = None if self.image.rgb else tuple(self.image.contrast_limits)
+        if self._seen != (self._current.plane, limits):
             self._predictor.set_image(_as_rgb(self.image, self._current.plane))
-            self._plane = self._current.plane
+            self._seen = self._current.plane, limits
         mask = self._predictor.predict(clicks).mask
         values = self.labels.data[self._current.plane]
         number = self._current.number
