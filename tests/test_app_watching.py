@@ -11,6 +11,9 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra [app]")
 
 from annotator import API, Page, make_folder
+from PIL import Image
+
+from dct_seg.app import folder_watcher
 
 
 @pytest.fixture
@@ -78,3 +81,41 @@ def test_incomplete_file_list_loses_only_its_incomplete_line(page: Page) -> None
     memory.write_text('{"id": "x"\n[]\n' + memory.read_text() + '{"id": "y", "na')
     (root / "a.png").rename(root / "c.png")
     assert lines(Page(root))["c.png"]["num_objects"] == 1
+
+
+def hashed_files(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    hashed: list[Path] = []
+    real = folder_watcher._size_and_hash
+    monkeypatch.setattr(folder_watcher, "_size_and_hash", lambda path: (hashed.append(path), real(path))[1])
+    return hashed
+
+
+def test_file_is_hashed_once_while_an_image_is_missing(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = page.project.folder.root
+    content = (root / "a.png").read_bytes()
+    (root / "a.png").unlink()
+    (root / "sub" / "b.png").unlink()
+    hashed = hashed_files(monkeypatch)
+    for name in ("c.png", "d.png"):  # other files of the same size
+        (root / name).write_bytes(content[:-1] + b"x")
+    for _ in range(3):
+        page.project.watcher.scan()
+    assert sorted(hashed) == [root / "c.png", root / "d.png"]
+    (root / "d.png").write_bytes(content)
+    page.project.watcher.scan()
+    assert hashed[2:] == [root / "d.png"]
+    assert lines(page)["d.png"]["num_objects"] == 1
+
+
+def test_stack_that_is_renamed_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "images"
+    root.mkdir()
+    pages = [Image.new("L", (60, 40), value) for value in range(9)]
+    pages[0].save(root / "a.tif", save_all=True, append_images=pages[1:])
+    page = Page(root)
+    page.click(20, 30, name="a.tif#2")
+    hashed = hashed_files(monkeypatch)
+    (root / "a.tif").rename(root / "b.tif")
+    page.project.watcher.scan()
+    assert hashed == [root / "b.tif"]
+    assert lines(page)["b.tif#2"]["has_draft"]

@@ -43,6 +43,8 @@ class Watcher:
         self._clock = clock
         self._file = logs.parent / "files.jsonl"
         self._known: dict[str, dict[str, Any]] = {}
+        self._hashes: dict[Path, tuple[tuple[int, int], dict[str, Any]]] = {}
+        """Cache by file: its time and size, and its content; a file is hashed once."""
         self._scanning = threading.Lock()
         self._next = clock() + PAUSE
         self.serial = 0
@@ -71,7 +73,7 @@ class Watcher:
         if entry.id in self._known or self._file.is_symlink():
             return
         try:
-            line = {"id": entry.id, "name": entry.name, "page": entry.page, **_size_and_hash(entry.path)}
+            line = {"id": entry.id, "name": entry.name, "page": entry.page, **self._content(entry.path)}
             with self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError:
@@ -103,7 +105,7 @@ class Watcher:
             try:
                 if entry.id in logs or entry.error or entry.path.stat().st_size not in sizes:
                     continue
-                content = _size_and_hash(entry.path)
+                content = self._content(entry.path)
             except OSError:
                 continue
             same = (content["sha256"], entry.page)
@@ -112,7 +114,17 @@ class Watcher:
                 del known[lost]
                 self.remember(entry)
                 adopted = True
+                if not known:
+                    break
         return adopted
+
+    def _content(self, path: Path) -> dict[str, Any]:
+        status = path.stat()
+        stamp = (status.st_mtime_ns, status.st_size)
+        found = self._hashes.get(path)
+        if found is None or found[0] != stamp:
+            found = self._hashes[path] = (stamp, _size_and_hash(path))
+        return found[1]
 
     def _read(self) -> None:
         try:
