@@ -86,9 +86,9 @@ def test_folder_gets_one_weights_file_and_can_be_loaded(tmp_path: Path) -> None:
 
 
 def test_card_is_stored_with_the_weights_and_cannot_replace_the_configuration(tmp_path: Path) -> None:
-    file = tiny_net().save_pretrained(tmp_path, licence="Apache-2.0", config="none")
+    file = tiny_net().save_pretrained(tmp_path, license="Apache-2.0", config="none")
     stored = pretrained.load(file)
-    assert stored.card == {"licence": "Apache-2.0"}
+    assert stored.card == {"license": "Apache-2.0"}
     assert stored.config["backbone"] == "test_resnet"
 
 

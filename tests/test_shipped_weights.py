@@ -62,7 +62,7 @@ def test_the_card_names_the_training_sets_and_no_benchmark(name: str) -> None:
     assert set(card["training_sets"].split(", ")) <= TRAINING_SETS
     for benchmark in ("grabcut", "berkeley", "davis"):
         assert benchmark not in card["training_sets"].lower()
-    for line in ("recipe", "commit", "seed", "hours", "licence", "terms", "metrics", "limits"):
+    for line in ("recipe", "commit", "seed", "hours", "license", "terms", "metrics", "limits"):
         assert card[line], f"the card does not say: {line}"
 
 

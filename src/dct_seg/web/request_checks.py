@@ -76,7 +76,7 @@ class Guard:
         token: Token required in each request, except for the page's files; None for no token.
         hosts: Accepted names in the Host header, in lower case; None for any.
         body_of: Limits of the body of a request to a path.
-        where: How to get the token, for the message: ``send the token that ... printed``.
+        where: Hint on how to get the token, for the message: ``send the token that ... printed``.
     """
 
     def __init__(
