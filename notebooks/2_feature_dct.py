@@ -173,6 +173,7 @@ plt.show()
 # %% [markdown]
 # (Nothing forces a deviation to be above 0; a negative one inverts its channel.)
 #
-# Each click thus adapts the whole decoder in one forward pass; the only state between clicks is the clicks themselves.
+# Each click thus adapts three decoder layers in one forward pass. The order of clicks is all that Feature-DCT keeps between
+# clicks; the shipped network also reads the previous mask.
 #
 # Next: [3. Train on your own folder](3_train_on_your_own_folder.ipynb).

@@ -134,7 +134,7 @@ dct_seg("fit --config tiny.yaml --report before_and_after")
 # - *NoC@85* is the mean number of clicks until the mask has an IoU of 85 %. A sample that never reaches it counts with
 #   the maximum number of clicks, here five; *NoF* is the number of such samples.
 # - *mIoU@k* is the mean IoU after k clicks, *AuC* its mean over all k.
-# - In *drag* rows the network gets the radius of each click; in *click* rows it predicts the radius.
+# - In *drag* rows the network gets the radius of each click; in *click* rows it gets none.
 #
 # A minute of training does not make a good model. But the mIoU after training is far above the one before, and it
 # increases from click to click.
@@ -178,7 +178,7 @@ plt.show()
 # dct-seg data check DIR
 # dct-seg fit --config configs/folder.yaml --data.root DIR
 # dct-seg fit --config configs/folder.yaml --data.root DIR --ckpt_path last    # resume after a stop
-# dct-seg benchmark --weights runs/folder/checkpoints/last.ckpt --data mine=DIR --prompt drag
+# dct-seg benchmark --weights runs/folder/checkpoints/last.ckpt --data mine=DIR --prompt drag --held-out 0.2
 # ```
 #
 # Any key can also be given as an option (`--model.lr 5e-4`), and `--print_config` prints all keys. Each `--config`

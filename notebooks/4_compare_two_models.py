@@ -3,7 +3,7 @@
 #
 # A benchmark counts the clicks that a simulated user needs until the mask is good enough. This notebook runs two methods
 # on a few drawn images: the shipped network, and a graph cut of 2001, which needs no training.
-# It then reads the results and tests which method is better, and how significant the difference is.
+# It then reads the results, compares the methods, and tests whether the difference is significant.
 
 # %%
 import json
@@ -29,7 +29,7 @@ def dct_seg(command):
 # ## Run
 #
 # `Shapes` is a dataset drawn on the fly; a dataset with files is given as `--data GrabCut=data/GrabCut`. With
-# `--prompt drag` the simulated user gives the method the radius of each click; with `click` it gives none. A table
+# `--prompt drag` the simulated user gives the method the radius of each click; with `click` it gives none. A row
 # never mixes the two.
 
 # %%
@@ -47,7 +47,7 @@ dct_seg(
 #   interval, which is wide for only ten samples.
 # - *failures* (NoF) counts the samples that never reach the target. In NoC, such a sample counts with the maximum number
 #   of clicks, which hides how bad its mask is, so look at both numbers.
-# - For the usual datasets, the table also has published numbers and a row *disc*, a baseline that only paints the drags:
+# - For GrabCut and Berkeley, the table also has published numbers and a row *disc*, a baseline that only paints the drags:
 #   compare methods with this baseline.
 #
 # ## Results file

@@ -53,8 +53,8 @@ for axis, radius in zip(axes, (25, 110), strict=True):
 # %% [markdown]
 # ## Corrections, one click after the other
 #
-# `click` adds a click; `positive=False` marks background. A click may have no radius: the network then
-# predicts one, which `result.clicks` contains. `undo` removes the last click.
+# `click` adds a click; `positive=False` marks background. A click may have no radius: a correction then
+# gets one from the mask, and a first click from the network. `result.clicks` contains it. `undo` removes the last click.
 
 # %%
 predictor.reset()
@@ -108,9 +108,9 @@ Image.alpha_composite(white, cutout).convert("RGB").reduce(2)
 # %% [markdown]
 # ## Speed
 #
-# `set_image` takes almost no time; a click is one forward pass of a small network. The first click uses the whole image,
-# later ones the enlarged region of the object (`zoom_in=False` disables this). A plain click takes slightly longer,
-# because its radius is predicted first. These times were measured on one busy core in float32.
+# `set_image` takes almost no time; a click is one forward pass of a small network. The first click sees the whole image,
+# or the surroundings of a small drag, and a new object gets a second pass. Later clicks see the enlarged region of the
+# object (`zoom_in=False` disables this). A first click without a drag takes longer, because its radius is predicted first. These times were measured on one busy core in float32.
 
 
 # %%
