@@ -242,6 +242,28 @@ def test_digits_choose_the_class_of_the_finished_object(page: Page) -> None:
     assert [one["class_id"] for one in state(page, "a.png")["objects"]] == [1, 1]
 
 
+def test_draft_keeps_its_class_on_another_image_and_over_a_reload_and_undo_restores_it(page: Page) -> None:
+    page.keyboard.press("2")
+    drag(page, 60, 60, 20)
+    page.keyboard.press("n")
+    settle(page)
+    page.keyboard.press("1")
+    page.keyboard.press("p")
+    settle(page)
+    assert chosen(page) == "dog"
+    page.keyboard.press("1")  # while the draft is open
+    settle(page)
+    page.reload()
+    settle(page)
+    assert chosen(page) == "cat"
+    page.keyboard.press("Control+z")
+    settle(page)
+    assert chosen(page) == "dog"
+    page.keyboard.press("Enter")
+    settle(page)
+    assert [one["class_id"] for one in state(page, "a.png")["objects"]] == [2]
+
+
 def test_classes_are_named_added_and_removed_in_their_dialog(page: Page) -> None:
     page.click("#edit-classes")
     page.fill("#classes li:nth-child(1) input[type=text]", "lion")

@@ -12,7 +12,7 @@ from driving import BROWSER_MARKS, chromium
 from exports import Exported
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Page
+from playwright.sync_api import Page, Route
 from static_site import HOOK, load_hook, serving
 
 from dct_seg import Click, DCTNet, Predictor
@@ -76,6 +76,11 @@ def page(site: Site) -> Iterator[Page]:
 
 
 def press(page: Page, click: Click, turns: int) -> None:
+    gesture(page, click)
+    page.wait_for_selector(f"body[data-turns='{turns}']")
+
+
+def gesture(page: Page, click: Click) -> None:
     box = page.locator("#canvas").bounding_box()
     assert box is not None
     assert (box["height"], box["width"]) == SIZE  # one pixel of the screen a pixel of the image
@@ -85,7 +90,6 @@ def press(page: Page, click: Click, turns: int) -> None:
     page.mouse.down(button=button)  # type: ignore[arg-type]
     page.mouse.move(x + (click.radius or 0), y)
     page.mouse.up(button=button)  # type: ignore[arg-type]
-    page.wait_for_selector(f"body[data-turns='{turns}']")
 
 
 def saved_mask(page: Page, folder: Path) -> NDArray[np.bool_]:
@@ -120,3 +124,23 @@ def test_page_without_a_model_names_the_missing_file(site: Site) -> None:
         text = page.locator("#status")
         page.wait_for_function("document.getElementById('status').textContent.includes('missing')")
         assert "run dct-seg export" in text.inner_text()
+
+
+def test_result_for_one_image_is_not_added_to_the_next_image(site: Site, page: Page, tmp_path: Path) -> None:
+    held: list[Route] = []
+    page.route("**/radii.onnx", lambda route: held.append(route))  # loaded at the first click without a drag
+    gesture(page, Click(40, 50))
+    while not held:
+        page.wait_for_timeout(100)
+    page.evaluate("document.getElementById('status').textContent = ''")
+    page.set_input_files("#file", [])
+    page.set_input_files("#file", site.file)
+    page.wait_for_function("document.getElementById('status').textContent.startsWith('Image encoded')")
+    held[0].continue_()
+    last = Click(20, 20, radius=12.0)
+    for _ in range(600):  # a gesture during the prediction has no effect
+        gesture(page, last)
+        page.wait_for_timeout(500)
+        if page.locator("body").get_attribute("data-turns") != "0":
+            break
+    assert (saved_mask(page, tmp_path) != site.mask([last], 1)).mean() < 0.01

@@ -41,7 +41,8 @@ function pixels(height: number, width: number): ImageData {
 
 async function open(file: Blob): Promise<void> {
   const network = await loaded;
-  image = await createImageBitmap(file);
+  const opened = await createImageBitmap(file);
+  image = opened;
   const scale = Math.min(1, SHOWN_SIDE / Math.max(image.width, image.height));
   [canvas.width, canvas.height] = [Math.round(image.width * scale), Math.round(image.height * scale)];
   [canvas.hidden, find("hint").hidden] = [false, true];
@@ -49,7 +50,9 @@ async function open(file: Blob): Promise<void> {
   draw();
   const began = performance.now();
   const { height, width } = network.size(image.height, image.width, INPUT_SIDE);
-  seen = await network.encode(pixels(height, width));
+  const encoded = await network.encode(pixels(height, width));
+  if (image !== opened) return; // another image was opened meanwhile
+  seen = encoded;
   report("Image encoded", began);
 }
 
@@ -74,9 +77,10 @@ async function add(row: number, col: number, positive: boolean, radius: number |
   busy = true;
   try {
     const began = performance.now();
-    const last = turns.at(-1);
-    const before = last?.probs ?? new Float32Array(seen.height * seen.width);
-    const { clicks, probs } = await (await loaded).predict(seen, [...(last?.used ?? []), click], before);
+    const [last, encoded] = [turns.at(-1), seen];
+    const before = last?.probs ?? new Float32Array(encoded.height * encoded.width);
+    const { clicks, probs } = await (await loaded).predict(encoded, [...(last?.used ?? []), click], before);
+    if (seen !== encoded || turns.at(-1) !== last) return; // undone, cleared or another image meanwhile
     turns.push({ click, used: clicks, probs });
     report(`${turns.length} ${turns.length === 1 ? "click" : "clicks"}, the last`, began);
   } finally {
