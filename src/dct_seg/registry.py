@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
@@ -38,6 +38,25 @@ def check_choice(noun: str, name: object, known: tuple[str, ...]) -> None:
     """
     if name not in known:
         raise unknown_name(noun, str(name), list(known))
+
+
+def check_options(noun: str, name: str, given: Iterable[str], known: Sequence[str]) -> None:
+    """Check that all option names are known.
+
+    Raises:
+        ValueError: When one is not.
+
+    Examples:
+        >>> check_options("loss", "dice", ["weight"], ["weight"])
+        >>> check_options("loss", "dice", ["gamma"], [])
+        Traceback (most recent call last):
+        ValueError: loss 'dice' has no option gamma; it has none
+    """
+    unknown = [option for option in given if option not in known]
+    if unknown:
+        raise ValueError(
+            f"{noun} '{name}' has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
+        )
 
 
 class Registry(Generic[T]):

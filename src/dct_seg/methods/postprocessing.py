@@ -14,7 +14,7 @@ from dct_seg.methods.classical.graph_cut import GridGraph
 from dct_seg.methods.classical.seeds import UNMARKED, keep_seeded, mark_seeds
 from dct_seg.methods.extras import import_extra
 from dct_seg.ranges import check_number
-from dct_seg.registry import unknown_name
+from dct_seg.registry import check_options, unknown_name
 
 REMOVED = np.float32(1e-6)
 """Probability of a pixel that was removed from the object; the network gets it back with the next click."""
@@ -227,10 +227,5 @@ def make_post_step(name: str, options: Mapping[str, float]) -> PostStep | None:
         raise unknown_name("post-processing", name, ["none", *POST_STEPS])
     kind = POST_STEPS.get(name)
     known = [f.name for f in fields(kind) if f.init] if kind else []  # type: ignore[arg-type]
-    unknown = [option for option in options if option not in known]
-    if unknown:
-        raise ValueError(
-            f"post-processing '{name}' has no option {', '.join(unknown)}; it has "
-            f"{', '.join(known) or 'none'}"
-        )
+    check_options("post-processing", name, options, known)
     return kind(**options) if kind else None

@@ -21,7 +21,7 @@ from dct_seg.clicks import ClickBatch
 from dct_seg.methods.energies import any_wrong, click_energy, fbrs_energy, fbrs_solved
 from dct_seg.models.decoder import Adjust, keep
 from dct_seg.models.network import Encoded, InteractiveNetwork
-from dct_seg.registry import unknown_name
+from dct_seg.registry import check_options, unknown_name
 
 Forward = Callable[[Tensor], Tensor]
 """Function of the changed variable that returns logits (1, 1, H, W)."""
@@ -335,11 +335,7 @@ def make_refiner(name: str, options: Mapping[str, float]) -> Refiner | None:
         raise unknown_name("refiner", name, ["none", *REFINERS])
     make = REFINERS.get(name)
     known = [f.name for f in fields(make()) if f.name != "point"] if make else []  # type: ignore[arg-type]
-    unknown = [option for option in options if option not in known]
-    if unknown:
-        raise ValueError(
-            f"refiner '{name}' has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
-        )
+    check_options("refiner", name, options, known)
     return make(**options) if make else None
 
 

@@ -21,7 +21,7 @@ from dct_seg.models.config import DCTNetConfig, PromptFusion
 from dct_seg.models.decoder import Adjust, Statistics, keep
 from dct_seg.models.tracing import is_exporting
 from dct_seg.ranges import check_number, check_unit_range
-from dct_seg.registry import Registry, check_choice
+from dct_seg.registry import Registry, check_choice, check_options
 
 NETWORKS: Registry[type[InteractiveNetwork]] = Registry("network", group="dct_seg.networks")
 
@@ -434,12 +434,7 @@ def build_network(config: DCTNetConfig | dict[str, Any]) -> InteractiveNetwork:
     kind = NETWORKS.get(config.network)
     options: dict[str, Any] = dict(config.network_options)
     known = [name for name in inspect.signature(kind).parameters if name not in ("config", "encodes_clicks")]
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        raise ValueError(
-            f"network '{config.network}' has no option {', '.join(unknown)}; "
-            f"it has {', '.join(known) or 'none'}"
-        )
+    check_options("network", config.network, options, known)
     return kind(config, **options)
 
 

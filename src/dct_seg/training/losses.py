@@ -13,7 +13,7 @@ from torch import Tensor
 from dct_seg.click_encoders import Euclidean
 from dct_seg.clicks import ClickBatch
 from dct_seg.ranges import check_number
-from dct_seg.registry import Registry
+from dct_seg.registry import Registry, check_options
 
 LOSSES: Registry[Callable[..., Tensor]] = Registry("loss", group="dct_seg.losses")
 """Loss functions of logits, mask and valid pixels, each (B, H, W), that return one loss per image (B,).
@@ -158,11 +158,7 @@ class _Term:
         parameters = inspect.signature(self.loss).parameters
         self.reads_clicks = "clicks" in parameters
         known = [n for n, p in parameters.items() if p.default is not p.empty and n != "clicks"]
-        unknown = [option for option in options if option not in known]
-        if unknown:
-            raise ValueError(
-                f"loss '{name}' has no option {', '.join(unknown)}; it has {', '.join(['weight', *known])}"
-            )
+        check_options("loss", name, options, ["weight", *known])
         for option, value in options.items():
             if isinstance(value, float):
                 check_number(f"losses.{name}.{option}", value)
