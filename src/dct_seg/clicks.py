@@ -222,6 +222,16 @@ class ClickBatch:
         """Replace the radii by others, (B, N) pixels."""
         return ClickBatch(self.coords, self.labels, radii)
 
+    def pixels(self, size: Sequence[int]) -> Tensor:
+        """Find the pixel (row, col) under each click in an image of ``size`` (H, W): (B, N, 2) int64, inside it.
+
+        Examples:
+            >>> ClickBatch.from_clicks([[Click(4.5, 9.5)]]).pixels((10, 10))
+            tensor([[[5, 9]]])
+        """
+        rows, cols = (self.coords + 0.5).floor().long().unbind(-1)
+        return torch.stack([rows.clamp(0, size[0] - 1), cols.clamp(0, size[1] - 1)], dim=-1)
+
     def scaled(self, old_size: tuple[int, int], new_size: tuple[int, int]) -> ClickBatch:
         """Scale the clicks with an image from ``old_size`` to ``new_size``, both (H, W).
 

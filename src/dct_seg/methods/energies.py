@@ -55,8 +55,7 @@ def square_errors(logits: Tensor, clicks: ClickBatch, label: int) -> Tensor:
     """
     height, width = logits.shape[2:]
     inside = torch.zeros(height, width, dtype=torch.bool, device=logits.device)
-    for row, col in (clicks.coords[0][clicks.labels[0] == label] + 0.5).floor().long().tolist():
-        row, col = min(max(row, 0), height - 1), min(max(col, 0), width - 1)
+    for row, col in clicks.pixels((height, width))[0][clicks.labels[0] == label].tolist():
         inside[max(row - 1, 0) : row + 2, max(col - 1, 0) : col + 2] = True
     return (torch.sigmoid(logits[0, 0][inside]) - label).abs()
 

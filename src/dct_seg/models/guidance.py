@@ -108,12 +108,11 @@ class SuperpixelGuidance(ClickEncoder):
                 "SuperpixelGuidance needs the image's superpixels; pass the result of prepare(image)"
             )
         maps = torch.zeros(len(clicks), self.num_maps, *size, device=clicks.device)
-        for b, (coords, labels, radii) in enumerate(
-            zip(clicks.coords.cpu(), clicks.labels.cpu(), clicks.radii.cpu(), strict=True)
+        for b, (clicked_pixels, labels, radii) in enumerate(
+            zip(clicks.pixels(size).cpu(), clicks.labels.cpu(), clicks.radii.cpu(), strict=True)
         ):
             pixels = prepared[b]
-            rows, cols = ((coords[:, axis] + 0.5).floor().long().clamp(0, size[axis] - 1) for axis in (0, 1))
-            clicked = pixels.labels[rows, cols]  # (N,) superpixels
+            clicked = pixels.labels[clicked_pixels[:, 0], clicked_pixels[:, 1]]  # (N,) superpixels
             drawn = [
                 self._distance(pixels, clicked[labels == sign], radii[labels == sign]) for sign in (1, 0)
             ]

@@ -140,9 +140,7 @@ def click_constraint(probs: Tensor, mask: Tensor, clicks: ClickBatch) -> Tensor:
     """
     if clicks.labels.shape[1] == 0:
         return probs.sum((1, 2, 3)) * 0
-    height, width = mask.shape[1:]
-    rows = (clicks.coords[..., 0] + 0.5).floor().long().clamp(0, height - 1)
-    cols = (clicks.coords[..., 1] + 0.5).floor().long().clamp(0, width - 1)
+    rows, cols = clicks.pixels(mask.shape[1:]).unbind(-1)
     clicked = torch.zeros_like(mask)
     for b, n in clicks.valid.nonzero().tolist():
         clicked[b, rows[b, n], cols[b, n]] = True

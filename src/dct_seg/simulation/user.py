@@ -318,11 +318,10 @@ def _simulate(
 
 def _clicked_pixels(clicks: ClickBatch, size: Sequence[int]) -> list[list[tuple[int, int]]]:
     """Find the pixels under each image's clicks, in images of ``size`` (H, W)."""
-    coords = (clicks.coords.cpu() + 0.5).floor().long()
-    coords = torch.minimum(coords, torch.tensor(size) - 1).clamp(min=0)
+    pixels, valid = clicks.pixels(size).tolist(), clicks.valid.tolist()
     return [
         [(row, col) for (row, col), is_click in zip(*one, strict=True) if is_click]
-        for one in zip(coords.tolist(), clicks.valid.cpu().tolist(), strict=True)
+        for one in zip(pixels, valid, strict=True)
     ]
 
 
