@@ -9,19 +9,17 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from dct_seg.adapters.gestures import replay
 from dct_seg.adapters.predictors import Predictors
 from dct_seg.data.brightness import to_uint8
 from dct_seg.methods.exported import Backend
 from dct_seg.models.pretrained import DEFAULT
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 _NUMBERS = itertools.count()
 
@@ -55,11 +53,11 @@ class InteractionFunction:
         """Supported prompts: any number of positive and negative points, and an optional box."""
         return self._sdk.InteractionFunctionSpec(min_pos_points=0, min_neg_points=0, min_bounding_boxes=0)
 
-    def preprocess_image(self, context: object, image: Image) -> Frame:
+    def preprocess_image(self, context: object, image: Image.Image) -> Frame:
         """Convert an image to pixels; 16 bits and floats are scaled as in `read_image`."""
-        is_deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
-        pixels = np.asarray(image) if is_deep else np.array(image.convert("RGB"))
-        return Frame(next(_NUMBERS), np.repeat(to_uint8(pixels)[..., None], 3, axis=2) if is_deep else pixels)
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            image = Image.fromarray(to_uint8(np.asarray(image)))
+        return Frame(next(_NUMBERS), np.array(image.convert("RGB")))
 
     def detect(self, context: object, pp_image: Frame, prompts: Any) -> list[Any]:
         """Segment the clicked object: one mask, or none if it is empty.

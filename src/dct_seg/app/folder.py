@@ -138,7 +138,7 @@ class ImageFolder:
             NoSuchImageError: When the folder has no such image.
         """
         try:
-            return _stamp(self.entry(image_id).path.stat())
+            return file_stamp(self.entry(image_id).path.stat())
         except OSError:
             return None
 
@@ -185,7 +185,7 @@ class ImageFolder:
                 return reader(entry.name, file=file, page=entry.page, window=window)
             except UnreadableFileError as error:
                 with self._lock:
-                    stamp, errors = _stamp(os.fstat(file.fileno())), self._checked[entry.path][1]
+                    stamp, errors = file_stamp(os.fstat(file.fileno())), self._checked[entry.path][1]
                     self._checked[entry.path] = (stamp, {**errors, entry.page: str(error)})
                     self._entries[image_id] = replace(entry, error=str(error))
                 raise
@@ -195,7 +195,7 @@ class ImageFolder:
         relative = path.relative_to(self.root).as_posix()
         name = os.fsencode(relative).decode("utf-8", "replace")  # a file name need not be valid text
         try:
-            stamp = _stamp(path.stat())
+            stamp = file_stamp(path.stat())
         except OSError:
             stamp = (0, 0)  # a broken symlink
         known = self._checked.get(path)
@@ -306,6 +306,6 @@ def _id(relative: str, page: int) -> str:
     return hashlib.sha256(os.fsencode(relative) + number).hexdigest()[:20]
 
 
-def _stamp(status: os.stat_result) -> tuple[int, int]:
+def file_stamp(status: os.stat_result) -> tuple[int, int]:
     """Get modification time and size, which change with the file."""
     return status.st_mtime_ns, status.st_size

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dct_seg.app.folder import Entry, ImageFolder
+from dct_seg.app.folder import Entry, ImageFolder, file_stamp
 from dct_seg.files import BROKEN
 
 PAUSE = 3.0  # seconds between two scans of the folder
@@ -119,8 +119,7 @@ class Watcher:
         return adopted
 
     def _content(self, path: Path) -> dict[str, Any]:
-        status = path.stat()
-        stamp = (status.st_mtime_ns, status.st_size)
+        stamp = file_stamp(path.stat())
         found = self._hashes.get(path)
         if found is None or found[0] != stamp:
             found = self._hashes[path] = (stamp, _size_and_hash(path))

@@ -42,6 +42,7 @@ from dct_seg.methods.base import METHODS, Method
 from dct_seg.metrics import iou
 from dct_seg.predictor import Predictor
 from dct_seg.ranges import check_number
+from dct_seg.registry import check_options
 from dct_seg.simulation import Prompt, Rule
 from dct_seg.simulation.user import SimulatedUser
 
@@ -66,11 +67,7 @@ class MethodSpec:
         """
         build = METHODS.get(self.name)
         known = list(inspect.signature(build).parameters)
-        unknown = [option for option in self.options if option not in known]
-        if unknown:
-            raise ValueError(
-                f"method '{self.name}' has no option {', '.join(unknown)}; it has {', '.join(known)}"
-            )
+        check_options("method", self.name, self.options, known)
         try:
             return build(**self.options)
         except TypeError as error:
@@ -377,7 +374,8 @@ def run_benchmark(
                 journal.close()
         for [(records, used)] in ranks.gather([(new, environment)]):
             results.absorb(records)
-            results.runs += [used] * bool(records)
+            if records:
+                results.runs.append(used)
         if folder is not None:
             if ranks.rank == 0:
                 results.save(folder / RESULTS)

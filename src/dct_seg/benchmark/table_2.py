@@ -54,8 +54,7 @@ def covered(runs: Sequence[Results]) -> int:
 
 def table_2_markdown(runs: Sequence[Results]) -> str:
     """Format Table 2 as Markdown, below its caption and the settings of each run."""
-    protocols = "\n".join(f"- Protocol: {described}." for described in _settings(runs))
-    return f"{CAPTION}\n\n{protocols}\n\n{as_markdown(table_2(runs))}\n"
+    return _below_caption(table_2(runs), runs)
 
 
 def write_table_2(runs: Sequence[Results], folder: Path) -> str:
@@ -64,7 +63,8 @@ def write_table_2(runs: Sequence[Results], folder: Path) -> str:
     Raises:
         ValueError: When ``table_2`` does.
     """
-    rows, text = table_2(runs), table_2_markdown(runs)
+    rows = table_2(runs)
+    text = _below_caption(rows, runs)
     protocols = "; ".join(_settings(runs))
     columns = ["our settings", *[protocols] * (len(rows) - 1)]
     write_whole(folder / "table2.md", text)
@@ -83,6 +83,11 @@ def join_runs(folders: Sequence[str], out: str) -> str:
         ValueError: When the runs differ in settings other than prompt and target.
     """
     return write_table_2([load_results(folder) for folder in folders], Path(out))
+
+
+def _below_caption(rows: list[list[str]], runs: Sequence[Results]) -> str:
+    protocols = "\n".join(f"- Protocol: {described}." for described in _settings(runs))
+    return f"{CAPTION}\n\n{protocols}\n\n{as_markdown(rows)}\n"
 
 
 def _settings(runs: Sequence[Results]) -> list[str]:
