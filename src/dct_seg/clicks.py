@@ -223,7 +223,7 @@ class ClickBatch:
         return ClickBatch(self.coords, self.labels, radii)
 
     def pixels(self, size: Sequence[int]) -> Tensor:
-        """Find the pixel (row, col) under each click in an image of ``size`` (H, W): (B, N, 2) int64, inside it.
+        """Find the pixel (row, col) under each click, inside an image of ``size`` (H, W): (B, N, 2) int64.
 
         Examples:
             >>> ClickBatch.from_clicks([[Click(4.5, 9.5)]]).pixels((10, 10))
