@@ -677,7 +677,11 @@ def test_the_command_writes_results_tables_curves_and_strips(
         "miou_vs_clicks.svg",
         "strips",
     }
-    assert load_results(tmp_path).methods["big"]["options"] == {"seed_radius": 7}
+    results = load_results(tmp_path)
+    assert results.methods["big"]["options"] == {"seed_radius": 7}
+    tex = (tmp_path / "table.tex").read_text().splitlines()
+    assert tex[0] == f"% Protocol: {results.settings.describe()}"
+    assert tex[1].startswith(r"\begin{tabular}")
     strips = sorted((tmp_path / "strips" / "Shapes" / "disc").iterdir())
     assert len(strips) == 2
     assert Image.open(strips[0]).width > 500

@@ -231,7 +231,8 @@ def write_tables(results: Results, folder: Path) -> None:
     write_whole(folder / "table.md", markdown(results))
     write_whole(folder / "table.csv", as_csv(comparison_table(results)))
     write_whole(folder / "details.csv", as_csv(detail_table(results)))
-    write_whole(folder / "table.tex", as_latex(comparison_table(results)) + "\n")
+    protocol = f"% Protocol: {results.settings.describe()}"
+    write_whole(folder / "table.tex", f"{protocol}\n{as_latex(comparison_table(results))}\n")
     robustness = robustness_table(results)
     if len(robustness) > 1:
         write_whole(folder / "robustness.csv", as_csv(robustness))
