@@ -106,7 +106,7 @@ def dct_seg(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_all_four_are_listed_by_their_short_names(dct_seg: Callable[..., str]) -> None:
     listed = dict(line.split(": ", 1) for line in dct_seg("list").splitlines() if ": " in line)
     assert "Ring" in listed["encoders"].split(", ")
-    assert "same_colour" in listed["methods"].split(", ")
+    assert "same_color" in listed["methods"].split(", ")
     assert "SideBySide" in listed["datasets"].split(", ")
     assert "coarse" in listed["networks"].split(", ")
     assert "area" in listed["losses"].split(", ")
@@ -119,7 +119,7 @@ def test_misspelled_short_name_suggests_the_installed_one(
     line = dct_seg(
         "benchmark",
         "--method",
-        "samecolour",
+        "samecolor",
         "--data",
         "Shapes",
         "--prompt",
@@ -128,7 +128,7 @@ def test_misspelled_short_name_suggests_the_installed_one(
         str(tmp_path),
         code=2,
     )
-    assert "unknown method 'samecolour'; did you mean 'same_colour'?" in line
+    assert "unknown method 'samecolor'; did you mean 'same_color'?" in line
 
 
 @pytest.mark.slow
@@ -155,15 +155,15 @@ def test_the_network_trains_with_loss_and_encoder_on_the_dataset_and_is_measured
     table = dct_seg(
         "benchmark",
         "--method",
-        "dctnet,same_colour",
+        "dctnet,same_color",
         *args,
         "--option",
-        "same_colour.tolerance=30",
+        "same_color.tolerance=30",
         "--out",
         str(tmp_path / "b"),
     )
     assert "| SideBySide | dctnet      | 10 |" in table
-    assert "| SideBySide | same_colour | 10 | 1.00 [1.00, 1.00]" in table, (
+    assert "| SideBySide | same_color | 10 | 1.00 [1.00, 1.00]" in table, (
         table
     )  # one color per disk: one click
-    assert "same_colour: tolerance 30" in table
+    assert "same_color: tolerance 30" in table

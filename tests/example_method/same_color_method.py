@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dct_seg import Click, Method
 
 
-class SameColour(Method):
+class SameColor(Method):
     """Each click claims the connected region of its color, for the object or for the background.
 
     A later click takes precedence.
@@ -26,13 +26,13 @@ class SameColour(Method):
     Examples:
         >>> image = np.zeros((20, 30, 3), np.uint8)
         >>> image[5:15, 10:25] = 200
-        >>> method = SameColour(tolerance=120)
+        >>> method = SameColor(tolerance=120)
         >>> method.reset(image)
         >>> int(method.predict(image, [Click(9, 12)], None).sum())  # 10 x 15 pixels
         150
     """
 
-    name = "same_colour"
+    name = "same_color"
     paper = ""
 
     def __init__(self, *, tolerance: int = 25) -> None:
