@@ -227,9 +227,27 @@ def test_a_failed_sample_is_recorded_and_the_run_continues(tmp_path: Path) -> No
     ]
     assert len(results.select("boxes", "disc")) == 3
     assert "2 samples failed; first: boxes box1 (disc): ValueError: box1 is torn" in markdown(results)
+    results.absorb([replace(results.failed[0], error="ValueError: another reason")])
+    assert results.failed[0].error == "ValueError: another reason"
     mended = run_benchmark({"disc": {}}, {"boxes": Boxes(5)}, prompt="drag", out=tmp_path)
     assert not mended.failed
     assert len(mended.samples) == 5
+
+
+def test_a_strip_that_cannot_be_written_does_not_fail_the_sample(tmp_path: Path) -> None:
+    class LongNames(Boxes):
+        def name(self, index: int) -> str:
+            return f"{'ä' * 300}{index}"
+
+    results = run_benchmark({"disc": {}}, {"boxes": LongNames(2)}, prompt="drag", out=tmp_path / "long")
+    assert not results.failed
+    assert len(list((tmp_path / "long" / "strips" / "boxes" / "disc").iterdir())) == 2
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "strips").touch()  # a file where the folder should be
+    with pytest.warns(UserWarning, match="the strip of boxes box0 is not written"):
+        results = run_benchmark({"disc": {}}, {"boxes": Boxes(1)}, prompt="drag", out=tmp_path / "run")
+    assert not results.failed
+    assert results.samples[0].ious
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from test_benchmark import Boxes, by_hand
 
 from dct_seg.benchmark import command
 from dct_seg.benchmark.compare import compare, compare_runs
+from dct_seg.benchmark.results import load_results
 from dct_seg.benchmark.runner import run_benchmark
 
 
@@ -79,6 +80,17 @@ def test_two_methods_of_one_run_are_compared_with_images(
     assert images
     strip = Image.open(run / "strips" / "boxes" / "disc" / images[0].name.partition("_")[2])
     assert Image.open(images[0]).height == 2 * strip.height
+
+
+def test_samples_without_a_strip_are_counted(tmp_path: Path) -> None:
+    for name, method in (("a", "disc"), ("b", "grabcut")):
+        run_benchmark({method: {}}, {"boxes": Boxes(3)}, prompt="click", out=tmp_path / name, num_strips=0)
+    text = compare_runs(str(tmp_path / "a"), str(tmp_path / "b"), out=tmp_path / "vs")
+    changed = compare(load_results(tmp_path / "a"), load_results(tmp_path / "b"), "disc", "grabcut")[0]
+    num = len(changed.better) + len(changed.worse)
+    assert num
+    assert f"\n{num} of these samples have no image, because a run drew no strip of them" in text
+    assert text == (tmp_path / "vs" / "compare.md").read_text()
 
 
 def test_a_run_of_several_methods_needs_a_method_name(tmp_path: Path) -> None:

@@ -132,6 +132,18 @@ def test_refiner_is_pure_lowers_the_energy_and_keeps_the_weights(name: str, opti
         assert not torch.equal(first, plain)
 
 
+@pytest.mark.parametrize(("name", "options"), REFINED, ids=[name for name, _ in REFINED])
+def test_refiner_accepts_inputs_made_in_inference_mode(name: str, options: dict[str, Any]) -> None:
+    net = tiny_net(**options)
+    clicks = wrong_clicks(net, **({"radius": 5.0} if "click_encoder" not in options else {}))
+    refiner = make_refiner(name, {"max_evals": 3})
+    assert refiner is not None
+    expected = refined(refiner, net, IMAGE, clicks)
+    with torch.inference_mode():
+        inputs = IMAGE.clone(), ClickBatch.from_clicks(clicks.to_clicks())
+        assert torch.equal(refined(refiner, net, *inputs), expected)
+
+
 @pytest.mark.parametrize("name", ["fbrs_a", "fbrs_b", "fbrs_c", "statistics"])
 def test_after_encoding_the_backbone_is_never_called_again(
     name: str, monkeypatch: pytest.MonkeyPatch
@@ -251,6 +263,15 @@ def test_cut_has_the_lowest_cost_of_all_labelings_that_keep_the_clicks() -> None
     best = min(allowed, key=lambda labels: cut_energy(labels, probs.astype(np.float64), graph, (3, 3)))
     found = GraphCutStep(smoothness=1.0)(image, probs, clicks, ALL)
     assert (found > 0.5).ravel().tolist() == [bool(one) for one in best]
+
+
+def test_cut_keeps_a_region_where_no_pixel_prefers_the_other_label() -> None:
+    pytest.importorskip("ortools")
+    image = np.full((6, 7, 3), 90, np.uint8)
+    for positive in (True, False):
+        probs = np.full((6, 7), 0.9 if positive else 0.1, np.float32)
+        found = GraphCutStep()(image, probs, [Click(3, 3, positive)], ALL)
+        assert ((found > 0.5) == positive).all()
 
 
 def test_cut_marks_nothing_outside_the_predicted_region() -> None:

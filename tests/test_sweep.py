@@ -4,6 +4,7 @@ resumed.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from test_callbacks import CONFIG, keep_wandb_in, records_of
 
 from dct_seg.benchmark.published import TABLE_1
 from dct_seg.cli import main
+from dct_seg.sweep.command import _prepare_folder
 from dct_seg.sweep.running import Plan, _Running, last_error, share_of_machine
 from dct_seg.sweep.search import OptunaSearch, planned
 from dct_seg.sweep.space import fit_arguments, load_sweep
@@ -342,6 +344,7 @@ def test_a_bayesian_search_learns_counts_earlier_trials_and_resumes_stopped_ones
     assert np.mean([value for _, value in known[20:]]) < np.mean([value for _, value in known[:10]]) / 2
 
     again = OptunaSearch(sweep, trials=42, known=known, unfinished=[known[0][0]])
+    assert (again.num_known, again.total) == (40, 42)
     assert again.next() == known[0][0]
     assert again.next() is not None
     assert again.next() is None
@@ -611,3 +614,19 @@ def test_two_sweeps_do_not_share_a_folder(here: Path, capsys: pytest.CaptureFixt
     with FileLock("out/.lock"):
         assert main(["sweep", path, "--out", "out"]) == 2
     assert "another dct-seg sweep is running in out" in capsys.readouterr().err
+
+
+def test_a_bayesian_sweep_is_resumed_only_with_the_same_parameters_and_metric(tmp_path: Path) -> None:
+    def prepare(*, resume: bool = True, **changes: Any) -> None:
+        parameters = changes.pop("parameters", {"model.lr": {"min": 0.1, "max": 0.2}})
+        sweep = load_sweep(write(tmp_path, method="bayes", parameters=parameters, **changes))
+        _prepare_folder(Plan(sweep, tmp_path / "out"), argparse.Namespace(seed=0, resume=resume))
+
+    prepare(resume=False)
+    prepare()
+    for changes in (
+        {"parameters": {"model.lr": {"min": 0.1, "max": 0.3}}},
+        {"parameters": {"model.lr": {"min": 0.1, "max": 0.2}, "seed_everything": {"values": [1, 2]}}},
+    ):
+        with pytest.raises(ValueError, match="the trials would not be comparable, give another --out"):
+            prepare(**changes)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,9 @@ def test_each_row_of_the_paper_has_a_registered_method() -> None:
 def test_ours_is_next_to_the_published_number_with_its_interval() -> None:
     run = results("click", dos=[2, 4], brs=[3, 3], dos_random=[9, 9])
     rows = {row[0]: row for row in table_2([run])}
-    assert rows["DOS"][2:5] == ["6.04", "3.00", "[2.00, 4.00]"]
+    assert rows["DOS"][2:5] == ["6.04", "3.00", "[2.00, 4.00] (2)"]
     assert rows["DOS"][-1] == "dos"
-    assert rows["BRS"][2:5] == ["3.60", "3.00", "[3.00, 3.00]"]
+    assert rows["BRS"][2:5] == ["3.60", "3.00", "[3.00, 3.00] (2)"]
     assert rows["CMG"][2:] == ["3.58", "-", "-", "5.60", "-", "-", "-", "-", "-", "-"]
     assert covered([run]) == 2
 
@@ -106,6 +107,10 @@ def test_checkpoints_are_found_by_label_or_by_row(tmp_path: Path) -> None:
         if "checkpoint" in spec.options
     }
     assert folders == {"dos": "dos", "dos_random": "dos_random", "fbrs_a": "fbrs", "dctnet": "dct_net"}
+    newer = tmp_path / "dos" / "checkpoints" / "last-v1.ckpt"  # Lightning's name after a second run
+    newer.touch()
+    os.utime(newer, (2**31, 2**31))
+    assert parse_methods("dos", [], None, str(tmp_path))["dos"].options == {"checkpoint": str(newer)}
     with pytest.raises(FileNotFoundError, match=r"train it with configs/table2/cmg\.yaml"):
         parse_methods("cmg", [], None, str(tmp_path))
 

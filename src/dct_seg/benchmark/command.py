@@ -99,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoints",
         metavar="DIR",
-        help="load the weights of each learned method from DIR/LABEL/checkpoints/last.ckpt, or DIR/ROW/...",
+        help="load the newest last*.ckpt of each learned method from DIR/LABEL/checkpoints, or DIR/ROW/...",
     )
     parser.add_argument(
         "--option",
@@ -136,12 +136,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target",
         type=float,
         metavar="IOU",
-        help="stop a sample at this IoU: faster, but without mIoU@k, AuC and curves",
+        help="stop a sample at this IoU: faster, but without mIoU@k, AuC and curves (default: all clicks)",
     )
     parser.add_argument(
         "--full",
         action="store_true",
-        help="make all clicks, as mIoU@k, AuC and curves require; not with --target",
+        help="make all clicks, which is the default; not with --target",
     )
     parser.add_argument(
         "--threshold",
@@ -215,7 +215,9 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("b", metavar="B", help="run to compare: a folder or results.json, or FOLDER:METHOD")
     parser.add_argument(
-        "--out", metavar="DIR", help="write compare.md, and images of the samples that changed most"
+        "--out",
+        metavar="DIR",
+        help="write compare.md, and images of the samples that changed most, where both runs have strips",
     )
     parser.add_argument(
         "--first",
@@ -324,8 +326,10 @@ def _last_checkpoint(folder: Path, label: str, row: str) -> Path:
     """Find the newest checkpoint of the method's own run, or of the row whose weights it uses."""
     places = [folder / name / "checkpoints" / "last.ckpt" for name in dict.fromkeys((label, row))]
     for place in places:
-        if place.is_file():
-            return place
+        # a second run into the same folder writes last-v1.ckpt
+        found = max(place.parent.glob("last*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
+        if found is not None:
+            return found
     raise FileNotFoundError(
         f"method '{label}' has no {' or '.join(map(str, places))}; train it with configs/table2/{row}.yaml"
     )

@@ -144,18 +144,20 @@ def compare_runs(a: str, b: str, *, out: str | Path | None = None, first: int = 
         + "\n"
     )
     if out is not None:
-        write_whole(Path(out) / "compare.md", text)
+        num_missing = 0
         for comparison in comparisons:
             for title, pairs in (("better", comparison.better), ("worse", comparison.worse)):
                 for pair in pairs[:first]:
                     strips = strip_path(path_a / "strips", pair.a), strip_path(path_b / "strips", pair.b)
-                    stack_strips(
-                        *strips,
-                        Path(out)
-                        / folder_name(comparison.data)
-                        / title
-                        / f"{pair.difference:+03d}_{strips[0].name}",
-                    )
+                    folder = Path(out) / folder_name(comparison.data) / title
+                    image = stack_strips(*strips, folder / f"{pair.difference:+03d}_{strips[0].name}")
+                    num_missing += image is None
+        if num_missing:
+            text += (
+                f"\n{num_missing} of these samples have no image, because a run drew no strip of them; run "
+                "both with a larger --strips to get all images.\n"
+            )
+        write_whole(Path(out) / "compare.md", text)
     return text
 
 

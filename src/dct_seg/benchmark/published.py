@@ -20,6 +20,7 @@ class Published:
         source: Publication of the numbers.
         noc90: NoC@90 for each dataset.
         prompt: ``drag`` if the method received the true radius of each click, otherwise ``click``.
+        row: Registered name of our method; empty if there is none.
     """
 
     method: str

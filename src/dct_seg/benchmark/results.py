@@ -196,7 +196,7 @@ class Results:
         """Add records; of two with the same key, keep the one with a result, otherwise the later one."""
         table = {record.key: record for record in self.samples}
         for record in records:
-            if record.error is None or record.key not in table:
+            if record.error is None or record.key not in table or table[record.key].error is not None:
                 table[record.key] = record
         order = {label: i for i, label in enumerate([*self.data, *self.methods])}
         last = len(order)

@@ -155,13 +155,19 @@ class Bench:
                 started = time.perf_counter()
             record, turns = run_sample(method, sample, record, self.settings)
             if self.strips is not None and index in self.strips_of.get(data, ()) and condition.is_exact:
-                save_strip(
-                    draw_strip(sample.image, turns, num_turns=NUM_TURNS), strip_path(self.strips, record)
-                )
+                self._save_strip(draw_strip(sample.image, turns, num_turns=NUM_TURNS), record)
         except Exception as error:
             # one bad sample must not stop the run; the error is recorded and sets the exit code
             return replace(record, error=" ".join(f"{type(error).__name__}: {error}".split()))
         return replace(record, wall_seconds=time.perf_counter() - started)
+
+    def _save_strip(self, strip: NDArray[np.uint8], record: SampleRecord) -> None:
+        """Write a strip; if that fails, warn and keep the sample's result."""
+        assert self.strips is not None
+        try:
+            save_strip(strip, strip_path(self.strips, record))
+        except OSError as error:
+            warnings.warn(f"the strip of {record.data} {record.name} is not written: {error}", stacklevel=2)
 
 
 def warm_up(method: Method, sample: Sample) -> None:

@@ -17,6 +17,8 @@ NUM_TURNS = 5
 _QUALITY = 92
 """JPEG quality; a JPEG is written seven times as fast as a PNG, to keep the benchmark's overhead small.
 """
+_NAME_LENGTH = 48
+"""Maximum number of characters of the sample's name in a file name; the index keeps file names unique."""
 
 
 def strip_path(folder: Path, record: SampleRecord) -> Path:
@@ -27,7 +29,8 @@ def strip_path(folder: Path, record: SampleRecord) -> Path:
         >>> strip_path(Path("strips"), SampleRecord("VOC", "esc", Condition(), 7, "img/a b.jpg#3")).as_posix()
         'strips/VOC/esc/00007_img_a_b.jpg#3.jpg'
     """
-    name = "".join(c if c.isalnum() or c in "-_.#" else "_" for c in record.name)
+    # file systems limit a name to 255 bytes
+    name = "".join(c if c.isalnum() or c in "-_.#" else "_" for c in record.name)[-_NAME_LENGTH:]
     return folder / folder_name(record.data) / folder_name(record.method) / f"{record.index:05d}_{name}.jpg"
 
 

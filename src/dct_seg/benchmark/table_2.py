@@ -19,7 +19,9 @@ CAPTION = (
 
 
 def table_2(runs: Sequence[Results]) -> list[list[str]]:
-    """Format a heading and one line per published row: its value, ours and our 95 % interval per dataset.
+    """Format a heading and one line per published row: its value, and ours with its interval.
+
+    The interval is a 95 % interval of NoC@90, with the number of samples in parentheses.
 
     A published row with drags is compared with a run with drags, all others with runs with clicks. Rows
     without a run show ``-``.
@@ -33,7 +35,7 @@ def table_2(runs: Sequence[Results]) -> list[list[str]]:
     _check_settings(runs)
     head = ["method", "prompt"]
     for data in DATA:
-        head += [f"{data} NoC@90 published", f"{data} NoC@90 ours", f"{data} NoC@90 95 %"]
+        head += [f"{data} NoC@90 published", f"{data} NoC@90 ours", f"{data} NoC@90 95 % (n)"]
     rows = [[*head, "our method"]]
     for row in TABLE_2:
         cells = [row.method, row.prompt]
@@ -121,4 +123,4 @@ def _cells(found: Summary | None) -> list[str]:
     if found is None:
         return [NONE, NONE]
     mean, low, high = found.noc[0.90]
-    return [f"{mean:.2f}", f"[{low:.2f}, {high:.2f}]"]
+    return [f"{mean:.2f}", f"[{low:.2f}, {high:.2f}] ({found.num_samples})"]

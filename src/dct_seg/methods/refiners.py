@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from dct_seg.clicks import ClickBatch
 from dct_seg.methods.energies import any_wrong, click_energy, fbrs_energy, fbrs_solved
@@ -356,7 +357,7 @@ def refined(
         image: (1, 3, H, W) RGB in 0..1.
         clicks: (1, N) clicks in pixels.
         previous: (1, 1, H, W) probabilities before the last click, or None.
-        features: Result of ``encode_image``, not made under ``inference_mode``, or None.
+        features: Result of ``encode_image``, or None.
         prepared: Result of ``prepare``, or None.
 
     Examples:
@@ -366,12 +367,19 @@ def refined(
         >>> refined(Radii(max_evals=2), net, image, clicks).shape
         torch.Size([1, 1, 64, 64])
     """
-
-    def encode(clicks: ClickBatch, adjust: Adjust = keep) -> Encoded:
-        return net.encode(image, clicks, previous, features, prepared=prepared, adjust=adjust)
-
     with _fixed_weights(net), torch.inference_mode(False), torch.enable_grad():
+        inputs = (image, clicks, previous, features, prepared)
+        image, clicks, previous, features, prepared = pytree.tree_map_only(Tensor, _outside_inference, inputs)
+
+        def encode(clicks: ClickBatch, adjust: Adjust = keep) -> Encoded:
+            return net.encode(image, clicks, previous, features, prepared=prepared, adjust=adjust)
+
         return refiner(net, clicks, encode).detach()
+
+
+def _outside_inference(tensor: Tensor) -> Tensor:
+    """Copy a tensor made under ``inference_mode``, which no graph can save; return any other unchanged."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 @contextmanager

@@ -176,6 +176,13 @@ def _prepare_folder(plan: Plan, args: argparse.Namespace) -> None:
         "extra": list(plan.extra),
         "seed": args.seed,
     }
+    if plan.sweep.method == "bayes":  # the trials of grid and random do not depend on each other
+        metric = plan.sweep.metric
+        given["metric"] = None if metric is None else {"name": metric.name, "goal": metric.goal}
+        given["parameters"] = {
+            p.name: {"distribution": p.distribution, **p.options} for p in plan.sweep.parameters
+        }
+    given = json.loads(json.dumps(given))  # as it is read back
     path = plan.out / SETTING
     if not path.is_file():
         write_whole(path, json.dumps(given, indent=1))
@@ -215,7 +222,7 @@ def _run(plan: Plan, args: argparse.Namespace) -> int:
         )
     done: list[Outcome] = []
     at_work: dict[str, str] = {}
-    with tqdm(total=search.total, unit="trial", disable=None, smoothing=0) as bar:
+    with tqdm(total=search.total, initial=search.num_known, unit="trial", disable=None, smoothing=0) as bar:
 
         def on_start(trial: Trial) -> None:
             at_work[trial.key] = describe(trial.values)
@@ -234,7 +241,7 @@ def _run(plan: Plan, args: argparse.Namespace) -> int:
             run_trials(plan, search, on_start, on_end)
         except Stopped as stop:
             bar.close()
-            ended_of_all = f"{len(done)} of {search.total} trials ended"
+            ended_of_all = f"{search.num_known + len(done)} of {search.total} trials ended"
             stop.advice = f"to resume, run the same command with --resume; {ended_of_all}"
             raise
     from dct_seg.sweep.tables import write_report

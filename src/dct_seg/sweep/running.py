@@ -166,7 +166,8 @@ def run_trials(
         plan: Execution plan.
         search: Search that chooses values and receives each metric.
         on_start: Called with each started trial.
-        on_end: Called with the result of each trial, including trials that had finished before.
+        on_end: Called with the result of each trial that the search proposes, including one that had finished
+            before.
     """
     running: list[_Running] = []
     is_open = True

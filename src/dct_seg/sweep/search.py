@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import optuna
 
 DRAWS_PER_TRIAL = 100
-"""Maximum number of consecutive draws without a new value; then a random search ends."""
+"""Maximum number of draws per trial; then a random search ends, even with fewer different values."""
 
 
 class Search(Protocol):
@@ -25,6 +25,8 @@ class Search(Protocol):
 
     total: int
     """Maximum number of trials."""
+    num_known: int
+    """Number of finished trials of earlier runs that ``next`` does not return again."""
 
     def next(self) -> Values | None:
         """Return values for another trial, or None after the last one."""
@@ -45,6 +47,7 @@ class Listed:
     def __init__(self, plan: Iterable[Values]) -> None:
         self._left = deque(plan)
         self.total = len(self._left)
+        self.num_known = 0
 
     def next(self) -> Values | None:
         return self._left.popleft() if self._left else None
@@ -127,6 +130,7 @@ class OptunaSearch:
                 "state": state,
             }
             self._study.add_trial(optuna.trial.create_trial(**given))
+        self.num_known = len(known)
         self._num_left = self.total - len(known)
         for values in unfinished:
             self._study.enqueue_trial(self._encoded(values))

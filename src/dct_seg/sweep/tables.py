@@ -69,7 +69,7 @@ def rows_of(outcomes: Sequence[Outcome]) -> list[Row]:
 
 
 def spread(values: Sequence[float]) -> float | None:
-    """Mean and standard deviation over seeds (n - 1); None for a single seed.
+    """Standard deviation over seeds (n - 1); None for a single seed.
 
     Examples:
         >>> spread([1.0, 2.0, 3.0]), spread([1.0])

@@ -80,6 +80,8 @@ class GridGraph:
         gain[label == 0] = -_HARD
         pixels = np.arange(num, dtype=np.int32)
         to_object, to_background = pixels[gain > 0], pixels[gain < 0]
+        if not (to_object.size and to_background.size):  # one label for all; the solver needs both terminals
+            return np.full(self.size, not to_background.size)
         edge = np.rint(self.weights * _SCALE).astype(np.int64)
         arcs = [  # tail, head, capacity
             (np.full(to_object.size, source, np.int32), to_object, gain[gain > 0]),
