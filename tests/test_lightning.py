@@ -409,6 +409,39 @@ def resume(folder: Path, optimizer: Choice | None, scheduler: Choice | None = No
     return trainer
 
 
+@pytest.mark.parametrize("lr", [1e-2, 5e-3])
+def test_rates_relative_to_the_magnitude_are_those_of_the_start_on_resume(lr: float, tmp_path: Path) -> None:
+    for epochs, rate in ((1, 1e-2), (2, lr)):
+        task = tiny_task(
+            {"feature_dct_norm": "none"},
+            train_clicks=(1, 1),
+            lr=rate,
+            optimizer="adamw",
+            weight_decay=20.0,  # shrinks the weights, and so their magnitude at the resume
+            schedule="constant",
+        )
+        saving = ModelCheckpoint(tmp_path, save_last=True, enable_version_counter=False)
+        trainer = tiny_trainer(
+            tmp_path, max_epochs=epochs, enable_checkpointing=True, callbacks=[saving], limit_val_batches=0
+        )
+        trainer.fit(task, tiny_data(), ckpt_path="last" if epochs == 2 else None)
+        if epochs == 1:
+            before = rates_of(tmp_path / "last.ckpt")
+    assert len(before) > 2
+    assert rates_of(tmp_path / "last.ckpt") == pytest.approx([one * lr / 1e-2 for one in before])
+
+
+def test_without_a_drag_loss_the_auto_drag_head_does_not_change(tmp_path: Path) -> None:
+    task = tiny_task(train_clicks=(1, 1), drag_loss=0.0, optimizer="adamw", weight_decay=1.0, lr=1e-2)
+    assert task.net.auto_drag is not None
+    before = [p.detach().clone() for p in task.net.auto_drag.parameters()]
+    others = [p.detach().clone() for p in task.net.decoder.parameters()]
+    trainer = tiny_trainer(tmp_path, limit_val_batches=0, limit_train_batches=2)
+    trainer.fit(task, tiny_data())
+    assert all(torch.equal(*pair) for pair in zip(before, task.net.auto_drag.parameters(), strict=True))
+    assert not all(torch.equal(*pair) for pair in zip(others, task.net.decoder.parameters(), strict=True))
+
+
 def test_arguments_of_a_chosen_optimizer_and_schedule_take_effect_on_resume(tmp_path: Path) -> None:
     step = torch.optim.lr_scheduler.StepLR
     resume(
@@ -487,6 +520,25 @@ def test_validating_a_checkpoint_downloads_no_backbone(tiny: str, monkeypatch: p
     torch.save(content, path)
     monkeypatch.setenv("HF_HUB_CACHE", "empty")
     assert main(["validate", "--config", "tiny.yaml", "--ckpt_path", str(path)]) == 0
+
+
+def test_options_of_the_evaluation_override_those_of_the_checkpoint(
+    tiny: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fit(SAVE_LAST, "--report=none") == 0
+    path = str(checkpoint_of())
+    used: list[Any] = []
+    monkeypatch.setattr(
+        InteractiveSegmentationTask,
+        "on_validation_start",
+        lambda task: used.append((task.hparams["mark_clicks"], task.hparams["radius_from"])),
+    )
+    shared = ["validate", "--config", "tiny.yaml", "--ckpt_path", path]
+    assert main(shared) == 0
+    with caplog.at_level("INFO"):
+        assert main([*shared, "--model.mark_clicks=true", "--model.radius_from=mask"]) == 0
+    assert used == [(False, "head"), (True, "mask")]
+    assert "validate with mark_clicks True (was False), radius_from mask (was head)" in caplog.text
 
 
 # --- several loaders, prediction, plots ----------------------------------------------------------------

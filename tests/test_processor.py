@@ -31,6 +31,21 @@ def test_unknown_processor_uses_float32(monkeypatch):
     assert processor.has_fast_bfloat16("cpu") is False
 
 
+def test_emulated_bfloat16_of_a_gpu_is_not_fast(monkeypatch):
+    asked = []
+
+    class Device:
+        def __init__(self, device):
+            asked.append(device)
+
+        __enter__ = __exit__ = lambda *args: None
+
+    monkeypatch.setattr(torch.cuda, "device", Device)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert processor.has_fast_bfloat16("cuda:1") is False
+    assert asked == [torch.device("cuda:1")]
+
+
 def test_processor_vendor_is_read():
     assert isinstance(processor._is_intel(), bool)
     assert processor._cpuinfo("no such field") == ""

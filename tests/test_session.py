@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from test_predictor import IMAGE, assert_same, network
 
-from dct_seg import Click, Predictor
+from dct_seg import Click, Predictor, rle
 from dct_seg.app.replay import read_click_log
 
 
@@ -78,6 +79,42 @@ def test_empty_or_missing_session_is_reported(tmp_path: Path) -> None:
         Predictor(network()).save_session(tmp_path / "one.json")
     with pytest.raises(FileNotFoundError, match="there is no session"):
         predictor().load_session(tmp_path / "one.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"threshold": 7.0}, "threshold must be a probability, above 0 and below 1, got 7.0"),
+        ({"threshold": float("nan")}, "threshold must be a probability, above 0 and below 1, got nan"),
+        ({"start": rle.encode(np.ones((5, 5), bool))}, r"its start mask is \(5, 5\), its image \(40, 56\)"),
+        ({"clicks": [{"row": 900, "col": 3, "positive": True, "radius": None}]}, "outside"),
+    ],
+)
+def test_damaged_session_changes_nothing(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "one.json"
+    ours = predictor()
+    ours.click(20, 30)
+    ours.save_session(path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    start = np.zeros((40, 56), bool)
+    start[3:9, 3:9] = True
+    ours.set_image(IMAGE, start=start)
+    found = ours.click(20, 30)
+    with pytest.raises(ValueError, match=message):
+        ours.load_session(path)
+    assert ours.threshold == 0.5
+    assert_same(ours.predict([Click(20, 30)]), found)
+    assert np.array_equal(ours.undo().mask, start)
+
+
+def test_session_after_a_given_mask_is_refused(tmp_path: Path) -> None:
+    ours = predictor()
+    logits = ours.click(20, 30).logits
+    ours.predict([Click(20, 30)], mask_input=logits)
+    with pytest.raises(ValueError, match=r"used mask_input, .* set_image\(image, start=mask\)"):
+        ours.save_session(tmp_path / "one.json")
+    ours.predict([Click(20, 30)])
+    ours.save_session(tmp_path / "one.json")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"clicks": [{"row": 1}]}', '{"clicks": 3}'])

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dct_seg.methods.views import View
 
 LARGEST_LOGIT = 32.0
-"""Logits of probabilities 0 and 1; sigmoid gives both back exactly."""
+"""Logits of probabilities 0 and 1; `dct_seg.prompts.probabilities_of` gives both back exactly."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from dct_seg.models.network import InteractiveNetwork
 from dct_seg.models.pretrained import DEFAULT
 from dct_seg.prediction import Prediction, Timings
 from dct_seg.prompts import clicks_of, probabilities_of
-from dct_seg.session import Session, image_hash, read_session, write_session
+from dct_seg.session import Session, check_session, image_hash, read_session, write_session
 
 HISTORY_BYTES = 2**28
 """Memory for the probabilities of earlier clicks; enough for twenty clicks on an image of 3 megapixels."""
@@ -104,6 +104,7 @@ class Predictor:
         self._turns: list[_Step] = []
         """Cache of the results for the clicks on this image; this class owns it."""
         self._clicks: tuple[Click, ...] = ()
+        self._has_mask_input = False
         self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -174,8 +175,7 @@ class Predictor:
         before_first = None if start is None else _start_answer(_checked_start(start, rgb.shape[:2]))
         with self._lock:
             self._image = None
-            self._turns = []
-            self._clicks = ()
+            self._turns, self._clicks, self._has_mask_input = [], (), False
             before = self._now()
             self._prepare_method(rgb)
             self.timings = self._since(before)
@@ -202,7 +202,8 @@ class Predictor:
             point_labels: (N,) 1 object, 0 background, -1 padding; only with (N, 2).
             box: (4,) left, top, right, bottom: a drag from its center to its nearest side, before the points.
             mask_input: (1, H, W) logits of an earlier prediction, the mask that the last click corrects. All
-                clicks are then applied at once, as in SAM, instead of one after the other.
+                clicks are then applied at once, as in SAM, instead of one after the other. A later `click`
+                or `undo` ignores this mask, and a session cannot store it; ``set_image(start=)`` does both.
             multimask_output: Ignored, for compatibility with SAM; there is always one mask.
             point_radii: (N,) drags in pixels, NaN for a click without a drag; only with (N, 2).
 
@@ -214,6 +215,7 @@ class Predictor:
         with self._lock:
             before = self._now()
             image = self._prepare(clicks)
+            self._has_mask_input = mask_input is not None and bool(clicks)
             if mask_input is None or not clicks:
                 used, answer = self._replay(image, clicks)
             else:
@@ -268,10 +270,15 @@ class Predictor:
 
         Raises:
             RuntimeError: When no image is set.
-            ValueError: When there is neither a click nor a start mask.
+            ValueError: When there is nothing to save, or the last prediction used ``mask_input``.
         """
         with self._lock:
             image = self._image_or_error()
+            if self._has_mask_input:
+                raise ValueError(
+                    "the last prediction used mask_input, which a session does not store; give the mask as "
+                    "set_image(image, start=mask), which it stores"
+                )
             used = self.predict(self._clicks).clicks
             start = None if self._start is None else self._start.probs > 0.5
             session = Session(image_name, image_hash(image), self._clicks, used, self.threshold, start)
@@ -293,13 +300,12 @@ class Predictor:
         """
         session = read_session(path)
         with self._lock:
-            if session.image_hash != image_hash(self._image_or_error()):
-                raise ValueError(
-                    f"'{path}' is a session on another image ('{session.image_name}'); set that image first"
-                )
-            self._turns = []
-            self._start = None if session.start is None else _start_answer(session.start)
-            self.threshold = session.threshold
+            image = self._image_or_error()
+            check_session(path, session, image)
+            for click in session.used:
+                check_click(click, (image.shape[0], image.shape[1]))
+            start = None if session.start is None else _start_answer(session.start)
+            self._turns, self._start, self.threshold = [], start, session.threshold
             return self.predict(session.used)
 
     def _replay(self, image: NDArray[np.uint8], clicks: Sequence[Click]) -> tuple[tuple[Click, ...], Answer]:

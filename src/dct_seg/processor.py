@@ -16,13 +16,14 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # constants of glibc's malloc.h
 def has_fast_bfloat16(device: torch.device | str = "cpu") -> bool:
     """True if bfloat16 is faster than float32 on ``device``.
 
-    Emulated bfloat16 is about ten times slower than float32. Intel's processors need AMX: with AVX-512 BF16
-    alone, a forward pass of EfficientNet-Lite0 takes 1.4 times as long as in float32, and a training step
-    takes the same time.
+    Emulated bfloat16 is slower than float32, on a CPU about ten times; NVIDIA's GPUs before Ampere only
+    emulate it. Intel's processors need AMX: with AVX-512 BF16 alone, a forward pass of EfficientNet-Lite0
+    takes 1.4 times as long as in float32, and a training step takes the same time.
     """
     device = torch.device(device)
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu" or not _cpu_has("_is_avx512_bf16_supported"):
         return False
     return _cpu_has("_is_amx_tile_supported") or not _is_intel()

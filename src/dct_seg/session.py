@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dct_seg import rle
 from dct_seg.clicks import Click
 from dct_seg.files import broken_reason, write_whole
+from dct_seg.ranges import check_number
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,31 @@ def read_session(path: str | Path) -> Session:
         used = tuple(click_of_record({"given": True, **one}) for one in line["clicks"])
         start = None if line.get("start") is None else rle.decode(line["start"])
         threshold = float(line["threshold"])
+        check_number("threshold", threshold, above=0, below=1, unit="a probability")
         return Session(str(line["image"]), str(line["image_sha256"]), used, used, threshold, start)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         what = broken_reason(error)
         raise ValueError(f"'{path}' is not a session of a predictor: {what}") from error
+
+
+def check_session(path: str | Path, session: Session, image: NDArray[np.uint8]) -> None:
+    """Check that a session belongs to an image and fits it.
+
+    Args:
+        path: File of the session, for the error.
+        session: Session to check.
+        image: (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: When the session belongs to another image, or its start mask does not fit.
+    """
+    if session.image_hash != image_hash(image):
+        raise ValueError(
+            f"'{path}' is a session on another image ('{session.image_name}'); set that image first"
+        )
+    size = (image.shape[0], image.shape[1])
+    if session.start is not None and session.start.shape != size:
+        raise ValueError(f"'{path}' is damaged: its start mask is {session.start.shape}, its image {size}")
 
 
 def click_of_record(record: Mapping[str, Any]) -> Click:

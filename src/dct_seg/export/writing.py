@@ -262,7 +262,7 @@ def _runner(folder: Path, programs: dict[str, Any], kind: Kind, net: Interactive
             return network(image, clicks, previous), radii
 
         return run_onnx
-    modules = {name: program[0].module() for name, program in programs.items()}
+    modules = {name: torch.export.load(folder / f"{name}.pt2").module() for name in programs}
 
     def run_pt2(image: Tensor, clicks: ClickBatch, previous: Tensor) -> tuple[Tensor, Tensor | None]:
         size = torch.tensor(image.shape[2:])

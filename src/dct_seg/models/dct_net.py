@@ -83,7 +83,8 @@ class DCTNet(InteractiveNetwork):
 
         With ``feature_dct_norm: none``, the weights of a trained layer may be a hundred times smaller than
         its initial ones, because they have absorbed the norm. A step of Adam at the full rate would be larger
-        than such weights, so their rate is reduced by the same factor.
+        than such weights, so their rate is reduced by the same factor, the group's ``magnitude``. A resumed
+        run keeps the factors of its start.
         """
         groups = super().parameter_groups(lr, backbone_lr_factor=backbone_lr_factor)
         if self.feature_dct is None or self.config.feature_dct_norm != "none":
@@ -92,7 +93,11 @@ class DCTNet(InteractiveNetwork):
         weights = [blocks.get_parameter(f"{i}.refine.conv.weight") for i in range(self.num_dct)]
         ids = {id(weight) for weight in weights}
         groups[0]["params"] = [p for p in groups[0]["params"] if id(p) not in ids]
-        return groups + [{"params": [w], "lr": lr * relative_magnitude(w)} for w in weights]
+        factors = [relative_magnitude(weight) for weight in weights]
+        return groups + [
+            {"params": [weight], "lr": lr * factor, "magnitude": factor}
+            for weight, factor in zip(weights, factors, strict=True)
+        ]
 
     def decoder_channels(self, channels: list[int]) -> list[int]:
         """Channels of each level of the decoder's input; a subclass may add channels to the backbone's."""

@@ -1,4 +1,4 @@
-"""Weights on the Hugging Face Hub, through ``huggingface_hub``'s own mixin; safetensors only."""
+"""Weights on the Hugging Face Hub, through ``huggingface_hub``; safetensors only."""
 
 from __future__ import annotations
 
@@ -40,14 +40,13 @@ def fetch(name: str, *, revision: str | None = None) -> Path:
         FileNotFoundError: When the Hub has no such weights, or cannot be reached.
     """
     try:
-        found: _HubFile = _HubFile.from_pretrained(name, revision=revision)
+        return Path(hf_hub_download(name, FILE, revision=revision))
     except OSError as error:  # base class of all errors of the Hub
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise FileNotFoundError(
             f"no weights at '{name}'{'' if revision is None else f' in revision {revision}'}: no such path, "
             f"and the Hugging Face Hub reports: {reason}"
         ) from error
-    return found.path
 
 
 def push(
@@ -65,59 +64,26 @@ def push(
     Returns:
         URL of the commit.
     """
-    upload = _HubFile(Path(FILE), net, half, dict(card), name)
+    upload = _Upload(net, half, dict(card), name)
     config = asdict(net.config)
     url = upload.push_to_hub(name, config=config, commit_message=message, private=private, branch=branch)
     return str(url)
 
 
-class _HubFile(ModelHubMixin):
-    """Weights, in memory or on disk, with the interface of the mixin."""
+class _Upload(ModelHubMixin):
+    """Weights to upload, with the interface of the mixin."""
 
-    def __init__(
-        self,
-        path: Path,
-        net: InteractiveNetwork | None = None,
-        half: bool = True,
-        card: dict[str, str] | None = None,
-        name: str = "",
-    ) -> None:
-        self.path = path
+    def __init__(self, net: InteractiveNetwork, half: bool, card: dict[str, str], name: str) -> None:
         self.net = net
         self.half = half
-        self.card = card or {}
+        self.card = card
         self.name = name
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        assert self.net is not None
         self.net.save_pretrained(save_directory, half=self.half, **self.card)
-
-    @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        **options: Any,
-    ) -> _HubFile:
-        path = hf_hub_download(
-            model_id,
-            FILE,
-            revision=revision,
-            cache_dir=cache_dir,
-            force_download=force_download,
-            local_files_only=local_files_only,
-            token=token,
-        )
-        return cls(Path(path))
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Make the model card of the repository from the file's metadata."""
-        assert self.net is not None
         return ModelCard(model_card(self.name, self.card, asdict(self.net.config)))
 
 

@@ -160,7 +160,7 @@ class InteractiveNetwork(nn.Module, ABC):
             clicks: (B, N) clicks in pixels; the Auto-Drag-Head predicts missing radii.
             previous: (B, 1, H, W) probabilities before the last click; None means zeros.
             features: Result of ``encode_image`` for this image, to avoid recomputing it. With ``early``,
-                only the Auto-Drag-Head reads it.
+                only the Auto-Drag-Head reads it, and Feature-DCT with ``feature_dct_input: image``.
             prepared: Result of ``prepare`` for this image, to avoid recomputing it.
             extras: Mapping to fill with ``Output.extras``.
 

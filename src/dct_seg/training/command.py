@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import re
@@ -35,8 +36,8 @@ from dct_seg.models.network import NETWORKS
 from dct_seg.processor import keep_freed_memory, trainer_precision
 from dct_seg.ranges import check_number
 from dct_seg.training.callbacks import InteractionLogger, RunConfigCallback, play
-from dct_seg.training.hooks import NOT_ARCHITECTURE
-from dct_seg.training.optimizers import Choice
+from dct_seg.training.hooks import check_same_network
+from dct_seg.training.optimizers import Choice, changed_values
 from dct_seg.training.parser import TrainingParser, check_network, first_reason
 from dct_seg.training.stop import StopAtBatchEnd
 from dct_seg.training.task import InteractiveSegmentationTask
@@ -142,33 +143,32 @@ class TrainingCLI(LightningCLI):
         """Read a checkpoint's hyperparameters.
 
         ``fit`` refuses a checkpoint of another network; ``validate`` and ``test`` use the checkpoint's
-        network.
+        network, and the given ``mark_clicks`` and ``radius_from`` if they are not the defaults.
         """
         command = str(self.config["subcommand"])
         path = self.config[command].get("ckpt_path")
         if path in (None, "last", "best", "hpc", "registry"):
             return
-        stored = pretrained.load(path).config
-        network = self.config[command]["model"][
-            "network"
-        ]  # empty: the default network, or that of the starting weights
-        wanted = {f.name: network[f.name] for f in fields(DCTNetConfig)} if network else {}
-        differing = [
-            f"{k} {v!r} (the configuration says {wanted[k]!r})"
-            for k, v in stored.items()
-            if k in wanted and k not in NOT_ARCHITECTURE and wanted[k] != v
-        ]
+        model = self.config[command]["model"]
         if command == "fit":
-            if differing:
-                raise UsageError(
-                    f"checkpoint '{path}' is of another architecture: {', '.join(differing)}; give its own "
-                    "configuration"
-                )
+            network = model["network"]  # empty: the default network, or that of the starting weights
+            wanted = {f.name: network[f.name] for f in fields(DCTNetConfig)} if network else {}
+            try:
+                check_same_network(pretrained.load(path).config, wanted, name=f"checkpoint '{path}'")
+            except ValueError as error:
+                raise UsageError(str(error)) from error
             return  # the given values take precedence, and the task reports differences from the checkpoint
+        defaults = inspect.signature(InteractiveSegmentationTask).parameters
+        given = {k: model[k] for k in ("mark_clicks", "radius_from") if model[k] != defaults[k].default}
+        pretrained.load(path)  # refuses a file that is not a checkpoint
         super()._parse_ckpt_path()
-        self.config[command]["model"]["network"]["backbone_weights"] = (
-            "none"  # the checkpoint has the weights
-        )
+        model = self.config[command]["model"]
+        changes = changed_values(model, given)
+        if changes:
+            rank_zero_info(f"{command} with {', '.join(changes)}")
+        for key, value in given.items():
+            model[key] = value
+        model["network"]["backbone_weights"] = "none"  # the checkpoint has the weights
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

@@ -28,6 +28,7 @@ from dct_seg.training.optimizers import (
     apply_changes,
     changed_values,
     check_same_classes,
+    keep_magnitudes,
     log_on_first_rank,
     make_optimizer,
     make_scheduler,
@@ -130,6 +131,8 @@ class TaskHooks(LightningModule):
         optimizer = make_optimizer(self.net, self.hparams, self.optimizer_choice, fused=fused)
         scheduler = make_scheduler(optimizer, self.scheduler_choice, self._rate_at)
         self._settings = settings_of(optimizer, self.scheduler_choice)
+        if self._restored is not None:
+            keep_magnitudes(self._settings, self._restored)
         return [optimizer], [scheduler]
 
     def _rate_at(self, epoch: int) -> float:
@@ -170,7 +173,14 @@ class TaskHooks(LightningModule):
             log_on_first_rank(f"resuming with {', '.join(changes)}")
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Clip the gradient, which is already unscaled under precision 16-mixed."""
+        """Clip the gradient, which is already unscaled under precision 16-mixed.
+
+        With ``drag_loss: 0``, drop the zero gradients of the Auto-Drag-Head, so that weight decay does not
+        change it.
+        """
+        if self.net.auto_drag is not None and self.hparams["drag_loss"] == 0:
+            for parameter in self.net.auto_drag.parameters():
+                parameter.grad = None
         if self.hparams["gradient_clip"] is not None:
             torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.hparams["gradient_clip"])
 
@@ -248,8 +258,15 @@ def _has(callbacks: list[Callback], kind: type[Callback]) -> bool:
     return any(isinstance(one, kind) for one in callbacks)
 
 
-def check_same_network(stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+def check_same_network(
+    stored: Mapping[str, Any], given: Mapping[str, Any], *, name: str = "the checkpoint"
+) -> None:
     """Check that a checkpoint's network has the same architecture.
+
+    Args:
+        stored: Configuration of the checkpoint's network.
+        given: Configuration of the run's network.
+        name: Name of the checkpoint in the error.
 
     Raises:
         ValueError: When it differs; the message names the keys.
@@ -261,7 +278,7 @@ def check_same_network(stored: Mapping[str, Any], given: Mapping[str, Any]) -> N
     ]
     if differing:
         raise ValueError(
-            f"the checkpoint is of another architecture: {', '.join(differing)}; give its own configuration"
+            f"{name} is of another architecture: {', '.join(differing)}; give its own configuration"
         )
 
 

@@ -155,6 +155,19 @@ def settings_of(optimizer: Optimizer, choice: Choice | None) -> Settings:
     }
 
 
+def keep_magnitudes(given: Settings, stored: Settings) -> None:
+    """Use the magnitudes at the start of a run, instead of those at its resume, for the learning rates.
+
+    Args:
+        given: Settings of this run; changed in place.
+        stored: Settings of the checkpoint.
+    """
+    for now, before in zip(given["groups"], stored["groups"], strict=False):
+        if "magnitude" in now and "magnitude" in before:
+            now["lr"] *= before["magnitude"] / now["magnitude"]
+            now["magnitude"] = before["magnitude"]
+
+
 def stored_settings(checkpoint: Mapping[str, Any]) -> Settings:
     """Get the settings in a checkpoint; an older one has only those of the parameter groups."""
     found: Settings | None = checkpoint.get(SETTINGS_KEY)
@@ -199,7 +212,7 @@ def apply_changes(
         zip(optimizer.param_groups, stored["groups"], given["groups"], strict=False)
     ):
         for key, value in now.items():
-            if key in before and before[key] == value:
+            if key in before and _is_same(before[key], value):
                 continue
             if key == "lr":
                 factor = value / before["lr"] if before.get("lr") else 1.0
@@ -235,6 +248,13 @@ def _set_options(scheduler: Any, optimizer: Optimizer, before: Settings, now: Se
     for key, value in states[1].items():
         if key != "_last_lr" and (key not in states[0] or states[0][key] != value):
             setattr(scheduler, key, value)
+
+
+def _is_same(before: Any, now: Any) -> bool:
+    """Whether two settings are equal; two rates may differ by rounding."""
+    if isinstance(before, float) and isinstance(now, float):
+        return math.isclose(before, now, rel_tol=1e-12)
+    return bool(before == now)
 
 
 def _group_settings(group: Mapping[str, Any]) -> Settings:
