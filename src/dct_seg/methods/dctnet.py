@@ -108,7 +108,7 @@ class DCTNetMethod(Method):
         first_reach: float = 8.0,
         look_again: bool = True,
         zoom_in: bool = True,
-        zoom_size: int = 384,
+        zoom_size: int = 448,
         zoom_margin: float = 1.4,
         hold_view: bool | None = None,
         flip: bool = False,
