@@ -350,6 +350,14 @@ def test_an_unreadable_held_out_image_is_skipped_at_the_start(tmp_path: Path) ->
     assert not any(name.startswith(held) for name in names)
 
 
+def test_an_unreadable_image_of_val_root_is_skipped_at_the_start(tmp_path: Path) -> None:
+    bad = make_folder(tmp_path / "val", 3, suffix="jpg") / "images" / "1.jpg"
+    bad.write_bytes(bad.read_bytes()[:2000])
+    with pytest.warns(UserWarning, match=r"1\.jpg cannot be decoded and is skipped in validation"):
+        names = val_names(module(None, val_root=str(tmp_path / "val")))
+    assert sorted({name.split("#")[0] for name in names}) == ["images/0.jpg", "images/2.jpg"]
+
+
 def test_weights_set_the_share_of_each_folder(tmp_path: Path) -> None:
     root = {
         str(make_folder(tmp_path / "a", 20)): 3.0,

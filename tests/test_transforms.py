@@ -214,6 +214,18 @@ def test_torchvision_moves_image_and_mask_together_and_by_the_seed_alone() -> No
     assert np.array_equal(flip[1], MASK[:, ::-1])
 
 
+def test_a_transform_that_works_in_place_leaves_its_input_unchanged() -> None:
+    def darken(*, image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+        image //= 2
+        return {"image": image, "mask": mask}
+
+    for writeable in (True, False):  # an array of Pillow is read-only
+        given = IMAGE.copy()
+        given.flags.writeable = writeable
+        assert np.array_equal(augment(darken, given, MASK, 0)[0], IMAGE // 2)
+        assert np.array_equal(given, IMAGE)
+
+
 def returns(image: Any, mask: Any) -> Callable[..., dict[str, Any]]:
     return lambda **given: {"image": image, "mask": mask}
 

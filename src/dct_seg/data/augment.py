@@ -31,6 +31,7 @@ def augment(transform: Any, image: NDArray[np.uint8], mask: NDArray[np.uint8], s
         ValueError: When the output is not an image and a mask.
         TypeError: When the transform takes no mask.
     """
+    image = image.copy()  # it may be cached or read-only, and a transform may work in place
     home = type(transform).__module__
     if home.startswith("torchvision.transforms.v2"):
         return _checked(*_torchvision(transform, image, mask, seed), transform)
@@ -72,7 +73,7 @@ def _torchvision(
     from torchvision import tv_tensors
 
     sample = {
-        "image": tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)),
+        "image": tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1)),
         "mask": tv_tensors.Mask(torch.from_numpy(mask)),
     }
     with torch.random.fork_rng(devices=[]):

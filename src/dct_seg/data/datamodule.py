@@ -50,7 +50,8 @@ class ClickSimulatorDataModule(LightningDataModule):
         options: Additional arguments of the dataset, e.g. ``{split: train}``.
         val_dataset: Dataset for validation and test; by default that of training.
         val_root: Folder of the validation set; by default those of ``root`` if the dataset is the same.
-            Without any ``val_`` argument, a fixed part of the training images is held out.
+            Without ``val_dataset``, ``val_root`` and ``val_options``, a fixed part of the training images
+            is held out.
         val_options: Additional arguments of the validation set, e.g. ``{split: val}``.
         holdout: Fraction of the images held out for validation, chosen by a hash of the file name, so
             it is the same on every machine and in every run. 0 holds out none.
@@ -296,19 +297,19 @@ class ClickSimulatorDataModule(LightningDataModule):
         if self.has_own_val:
             kind = self.val_dataset or self.dataset
             datasets = [open_dataset(kind, root, **self.val_options) for root in self._val_roots(kind)]
-            entries = _spread_evenly([range(len(one)) for one in datasets], self.max_val_samples)
-            return EvaluationSet(datasets, entries, max_side=self.val_size)
-        datasets = self._open_folders()
-        held_out = self._held_out_share()
-        held = [
-            [
-                index
-                for image in _usable(one)
-                if is_held_out(_image_name(one, image), held_out)
-                for index in one.samples_of(image)
+            held: list[Sequence[int]] = [range(len(one)) for one in datasets]
+        else:
+            datasets = self._open_folders()
+            held_out = self._held_out_share()
+            held = [
+                [
+                    index
+                    for image in _usable(one)
+                    if is_held_out(_image_name(one, image), held_out)
+                    for index in one.samples_of(image)
+                ]
+                for one in datasets
             ]
-            for one in datasets
-        ]
         entries = _readable(datasets, _spread_evenly(held, self.max_val_samples))
         return EvaluationSet(datasets, entries, max_side=self.val_size)
 
@@ -453,7 +454,9 @@ def _readable(
     images = sorted({(which, datasets[which].image_index(index)) for which, index in entries})
     bad = {
         one
-        for one, is_broken in zip(images, in_threads(broken, images, "checking held-out images"), strict=True)
+        for one, is_broken in zip(
+            images, in_threads(broken, images, "checking validation images"), strict=True
+        )
         if is_broken
     }
     for which, image in bad:
