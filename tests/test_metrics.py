@@ -74,6 +74,7 @@ def test_ious_are_compared_as_float32(dtype):
     below = torch.nextafter(torch.tensor(0.85), torch.tensor(0.0))
     runs = torch.stack([torch.tensor(0.85), below])[:, None].to(dtype)
     assert failures(runs, 0.8500000000000001, 1).item() == 1
+    assert num_clicks_to(torch.tensor([[0.8999999999, -1.0]], dtype=dtype), 0.9, 3).tolist() == [1]
 
 
 def test_a_perfect_run_keeps_its_iou_to_the_end():

@@ -40,8 +40,7 @@ def radius_in_mask(mask: Tensor, clicks: ClickBatch) -> Tensor:
         tensor([nan])
     """
     height, width = mask.shape[1:]
-    row, col = (clicks.coords[:, -1] + 0.5).floor().unbind(1)  # (B,)
-    row, col = row.clamp(0, height - 1), col.clamp(0, width - 1)
+    row, col = clicks.pixels((height, width))[:, -1].to(clicks.coords).unbind(1)  # (B,)
     rows = torch.arange(height, device=mask.device)[:, None] - row[:, None, None]
     cols = torch.arange(width, device=mask.device) - col[:, None, None]
     label = clicks.labels[:, -1]

@@ -257,7 +257,7 @@ class NumberOfClicks(Metric):
         self.table[sample_ids] = rows.to(self.table)
 
     def compute(self) -> dict[str, Tensor]:
-        """Compute all numbers by name; NaN if no sample was seen."""
+        """Compute all numbers by name; if no sample was seen, means are NaN and counts are 0."""
         seen = self.table[self.table[:, 0] != UNSEEN]
         target = 1.0 if self.target is None else self.target
         numbers = {}
@@ -294,9 +294,13 @@ def _as_double(x: Tensor) -> Tensor:
 def _first_click_at(ious: Tensor, threshold: float, max_clicks: int, target: float | None) -> Tensor:
     """Find the first click (from 1) with IoU >= ``threshold``, otherwise ``max_clicks`` + 1: (n,) int64."""
     _check_runs(ious, threshold, max_clicks, target)
-    reached = ious.float() >= ious.new_tensor(threshold, dtype=torch.float32)
     order = torch.arange(1, ious.shape[1] + 1, device=ious.device)
-    return torch.where(reached, order, max_clicks + 1).amin(1)
+    return torch.where(_reached(ious, threshold), order, max_clicks + 1).amin(1)
+
+
+def _reached(ious: Tensor, threshold: float) -> Tensor:
+    """Compare as float32: (n, K) bool."""
+    return ious.float() >= ious.new_tensor(threshold, dtype=torch.float32)
 
 
 def _lengths(ious: Tensor, max_clicks: int) -> Tensor:
@@ -332,7 +336,7 @@ def _check_runs(ious: Tensor, threshold: float, max_clicks: int, target: float |
     if target is not None:
         return
     last = ious.gather(1, lengths[:, None] - 1)[:, 0]
-    unknown = (lengths < max_clicks) & (last < 1) & ~(ious >= threshold).any(1)
+    unknown = (lengths < max_clicks) & (last < 1) & ~_reached(ious, threshold).any(1)
     if unknown.any():
         row = int(unknown.nonzero()[0])
         raise ValueError(
