@@ -276,6 +276,14 @@ def test_a_file_that_is_not_an_image_is_skipped_and_named(tmp_path: Path) -> Non
     assert [dataset.name(index) for index in range(len(dataset))] == ["images/b c.png"]
 
 
+def test_folder_of_unreadable_images_alone_is_an_error(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    for name in ("a.jpg", "b c.png"):
+        (tmp_path / "images" / name).write_bytes(b"not an image")
+    with pytest.raises(ValueError, match=r"none of 2 images can be used; first: .*a\.jpg cannot be decoded"):
+        open_dataset("Folder", tmp_path)
+
+
 def test_an_image_without_a_mask_is_skipped_and_named(tmp_path: Path) -> None:
     make_folder(tmp_path)
     write_image(tmp_path / "images" / "z.jpg")

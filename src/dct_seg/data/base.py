@@ -299,6 +299,8 @@ class PairedDataset(InteractiveDataset):
                 continue
             self._files.append(pair)
             yield Listing(pair.name, *found)
+        if broken and len(broken) == len(pairs):
+            raise ValueError(f"{self.root}: none of {len(pairs)} images can be used; first: {broken[0]}")
         if broken:
             warnings.warn(
                 f"{self.root}: {len(broken)} of {len(pairs)} files are skipped; first: {broken[0]}",

@@ -24,6 +24,7 @@ from dct_seg.data.formats import (
     images_in,
     match_stems,
     stem,
+    unreadable,
 )
 from dct_seg.data.images import (
     IGNORE,
@@ -133,7 +134,11 @@ def check_folder(root: str | Path) -> Report:
     stems = Counter(stem(path) for path in images)
     pairs, alone, orphans = match_stems(images, masks)
     findings = [
-        Finding("no_mask", f"images/{path.name}", f"images/{path.name} has no masks/{stem(path)}.png")
+        Finding(
+            "no_mask",
+            f"images/{path.name}",
+            f"images/{path.name} has no masks/{stem(path)}.png{unreadable(path)}",
+        )
         for path in alone
     ]
     findings += [

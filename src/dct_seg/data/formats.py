@@ -46,8 +46,18 @@ def _images_of(path: Path) -> list[Path]:
     try:
         numbers = page_numbers(path)
     except UnreadableFileError:
-        return [path]  # the error is reported when it is read
+        return [path]  # the error is reported when it is read, or by `unreadable`
     return [path] if len(numbers) == 1 else [path.with_name(f"{path.name}#{page}") for page in numbers]
+
+
+def unreadable(path: Path) -> str:
+    """Describe why the images in a file cannot be listed, after "; ", or return an empty text."""
+    try:
+        if suffix_of(path) in SEVERAL_SUFFIXES:
+            page_numbers(path)
+    except UnreadableFileError as error:
+        return f"; {error}"
+    return ""
 
 
 def stem(path: Path) -> str:
@@ -106,16 +116,19 @@ class _TwoFolders(PairedDataset):
                     "its stem: rename one"
                 )
         pairs, alone, _ = match_stems(images, masks)
+        reason = next(filter(None, map(unreadable, alone)), "")
         if not pairs:
             deeper = deeper_images(self.root, self.folders)
             raise ValueError(
                 f"{self.root}: none of {len(images)} images has a mask with the same stem ({len(masks)} "
-                f"masks); {type(self).__name__} needs {self.layout}" + (f"; {deeper[0][1]}" if deeper else "")
+                f"masks); {type(self).__name__} needs {self.layout}"
+                + (f"; {deeper[0][1]}" if deeper else "")
+                + reason
             )
         if alone:
             warnings.warn(
                 f"{self.root}: {len(alone)} of {len(images)} images have no mask and are skipped; "
-                f"first: {alone[0].name}",
+                f"first: {alone[0].name}{reason}",
                 stacklevel=2,
             )
         return [Pair(f"{self.folders[0]}/{image.name}", image, mask) for image, mask in pairs]
