@@ -145,6 +145,15 @@ def test_absolute_file_name_inside_the_folder_is_found(tmp_path: Path) -> None:
     assert pixels(tmp_path) == [("images/a.png#1", 600)]
 
 
+def test_page_of_a_tiff_is_an_image(tmp_path: Path) -> None:
+    write(tmp_path, [annotation([SQUARE])], [record("stack.tif#2")])
+    pages = [Image.new("L", SIZE[::-1], shade) for shade in (10, 20)]
+    pages[0].save(tmp_path / "images" / "stack.tif", save_all=True, append_images=pages[1:])
+    data = open_dataset("COCO", tmp_path)
+    assert [one.name for one in data] == ["images/stack.tif#2#1"]
+    assert (data[0].image == 20).all()
+
+
 def test_annotations_with_the_same_id_have_different_names(tmp_path: Path) -> None:
     one = {"image_id": 1, "segmentation": [SQUARE]}
     write(tmp_path, [one, {**one, "id": 5}, {**one, "id": 5}, {**one, "id": "x"}, "no record"])

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import stat
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,35 @@ def test_no_data_value_of_a_tiff_is_ignored(tmp_path: Path) -> None:
     assert (read[0, 100], read[0, 255]) == (0, 255)
 
 
+def test_no_data_value_of_16_bit_colors_is_ignored(tmp_path: Path) -> None:
+    colors = np.repeat((RAMP[:, :, None] * 2 + 500).astype(np.uint16), 3, 2)
+    colors[:, :100] = 65535
+    path = str(tmp_path / "a.tif")
+    cv2.imwrite(path, colors, [cv2.IMWRITE_TIFF_COMPRESSION, 1])
+    add_no_data(tmp_path / "a.tif", "65535")
+    read = read_image(path)[:, :, 0]
+    assert not read[:, :100].any()
+    assert (read[0, 100], read[0, 255]) == (0, 255)
+
+
+def add_no_data(path: Path, value: str) -> None:
+    """Add GDAL's tag to a TIFF of one page: a copy of its list of tags, at the end of the file."""
+    data = bytearray(path.read_bytes())
+    start = struct.unpack_from("<I", data, 4)[0]
+    count = struct.unpack_from("<H", data, start)[0]
+    tags = data[start + 2 : start + 2 + 12 * count]
+    text = value.encode() + b"\0"
+    struct.pack_into("<I", data, 4, len(data) + len(text) + len(text) % 2)
+    tags += struct.pack("<HHII", 42113, 2, len(text), len(data))
+    data += text + bytes(len(text) % 2)
+    path.write_bytes(data + struct.pack("<H", count + 1) + tags + bytes(4))
+
+
+def test_half_precision_infinity_does_not_affect_the_others() -> None:
+    values = np.array([0, 0.5, 1, np.inf, -np.inf], np.float16)
+    assert to_uint8(values).tolist() == [0, 128, 255, 255, 0]
+
+
 @pytest.mark.parametrize("value", [0, 7, 300, 65535, -5.0, 0.25])
 def test_image_of_one_value_is_all_dark_or_all_bright(value: float) -> None:
     values = np.full((4, 5), value, np.float32 if isinstance(value, float) else np.uint16)
@@ -171,6 +201,10 @@ def test_transparency_is_blended_with_white(tmp_path: Path) -> None:
     assert on_white.tolist() == [[[255] * 3, [10, 20, 30]], [[204] * 3, [10, 20, 30]]]
     Image.new("RGB", (2, 2)).save(tmp_path / "b.png")
     assert read_on_white(tmp_path / "b.png") is None
+    deep = Image.fromarray(np.array([[0, 4000]], np.uint16))
+    deep.info["transparency"] = 0
+    deep.save(tmp_path / "c.png", transparency=0)
+    assert read_on_white(tmp_path / "c.png") is None
 
 
 READERS = [read_image, read_values, read_on_white, image_size]

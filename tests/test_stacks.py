@@ -221,6 +221,23 @@ def test_missing_extra_is_named_with_its_pip_line(
         image_formats.cache_clear()
 
 
+def test_folder_names_the_missing_extra_of_a_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "images" / "brain.nii.gz").write_bytes(bytes(400))
+    (tmp_path / "masks" / "brain#2.png").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "nibabel", None)
+    with pytest.raises(ValueError, match=r"none of 1 images has a mask .*; .*NIfTI needs nibabel; pip"):
+        Folder(tmp_path)
+    missing = check_folder(tmp_path).findings[0]
+    assert missing.kind == "no_mask"
+    assert "NIfTI needs nibabel; pip install 'dct-seg[medical]'" in missing.detail
+    for folder in ("images", "masks"):
+        Image.fromarray(np.ones((2, 3), np.uint8)).save(tmp_path / folder / "a.png")
+    with pytest.warns(UserWarning, match=r"first: brain\.nii\.gz; .*NIfTI needs nibabel"):
+        assert len(Folder(tmp_path)) == 1
+
+
 # DICOM
 
 
@@ -253,6 +270,13 @@ def test_padding_of_a_dicom_is_black_and_ignored(tmp_path: Path) -> None:
     assert read_image(tmp_path / "x.dcm")[0, :, 0].tolist() == [0, 255, 0]
 
 
+def test_window_of_a_file_never_changes_8_bits(tmp_path: Path) -> None:
+    stored = np.array([[0, 50, 100, 255]], np.uint8)
+    write_dicom(tmp_path / "us.dcm", stored, WindowCenter=50, WindowWidth=20)
+    shown = read_shown(tmp_path / "us.dcm")
+    assert (shown.image[0, :, 0].tolist(), shown.window) == ([0, 50, 100, 255], None)
+
+
 def test_frames_of_a_dicom_are_images_with_their_own_rescale(tmp_path: Path) -> None:
     pydicom = pytest.importorskip("pydicom", reason="needs the extra [medical]")
 
@@ -269,6 +293,10 @@ def test_frames_of_a_dicom_are_images_with_their_own_rescale(tmp_path: Path) -> 
     write_dicom(tmp_path / "two", frames, PerFrameFunctionalGroupsSequence=groups)
     assert page_numbers(tmp_path / "two") == {1: (2, 3), 2: (2, 3)}, "a DICOM file needs no suffix"
     assert [int(read_image(tmp_path / "two", page=page)[0, 0, 0]) for page in (1, 2)] == [128, 64]
+    assert [int(read_image(tmp_path / f"two#{page}")[0, 0, 0]) for page in (1, 2)] == [128, 64]
+    assert [image_size(tmp_path / name) for name in ("two", "two#2")] == [(2, 3), (2, 3)]
+    with pytest.raises(UnreadableFileError, match="two#3 cannot be decoded"):
+        image_size(tmp_path / "two#3")
 
 
 def test_palette_of_a_dicom_becomes_colors(tmp_path: Path) -> None:
@@ -316,6 +344,20 @@ def test_window_and_bytes_of_a_nifti(tmp_path: Path) -> None:
     assert np.array_equal(read_image(tmp_path / "bytes.nii#2")[:, :, 0], volume[:, ::-1, 1].T)
     write_nifti(tmp_path / "window.nii", volume, cal_min=60, cal_max=90)
     assert read_image(tmp_path / "window.nii#1")[:, :, 0].tolist() == [[0, 255], [0, 255]]
+
+
+def test_dark_slice_of_float_bytes_is_as_dark_as_in_its_volume(tmp_path: Path) -> None:
+    volume = np.zeros((2, 2, 2), np.float32)
+    volume[:, :, 0], volume[0, 0, 1] = 1, 200
+    write_nifti(tmp_path / "a.nii", volume)
+    assert read_image(tmp_path / "a.nii#1").max() == 1
+
+
+def test_voxel_that_is_nan_does_not_affect_the_others(tmp_path: Path) -> None:
+    volume = np.full((2, 2, 1), 100, np.float32)
+    volume[0, 0], volume[1, 0] = np.nan, 0
+    write_nifti(tmp_path / "a.nii", volume, slope=2)
+    assert read_image(tmp_path / "a.nii")[:, :, 0].tolist() == [[255, 255], [0, 0]]
 
 
 def test_truncated_or_too_large_nifti_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,7 @@ class Stored:
 
     @property
     def has_levels(self) -> bool:
-        """Whether a chosen window applies; 8-bit values stay as they are."""
+        """Whether a window applies; 8-bit values stay as they are."""
         return self.values.dtype not in (np.uint8, np.bool_)
 
     def levels(self, window: Window | None = None) -> Window | None:
@@ -103,7 +103,7 @@ class Stored:
 
     def to_uint8(self, window: Window | None = None) -> NDArray[np.uint8]:
         """Convert to 0..255, by a chosen window, the file's window, or the range; see `to_uint8`."""
-        chosen = (window if self.has_levels else None) or self.window
+        chosen = (window or self.window) if self.has_levels else None
         found = to_uint8(self.values, missing=self.missing, window=chosen)
         if not self.is_inverted:
             return found
@@ -167,7 +167,7 @@ def _valid_values(values: NDArray[Any], missing: float | None) -> NDArray[np.boo
     """Select the pixels with valid brightness."""
     counts = np.ones(values.shape, bool) if missing is None else np.asarray(values != missing)
     if values.dtype.kind == "f":
-        counts &= np.abs(values) <= LARGEST_VALUE
+        counts &= np.abs(values) <= min(LARGEST_VALUE, float(np.finfo(values.dtype).max))
     return counts
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from dct_seg import rle
 from dct_seg.data.base import DATASETS, InteractiveDataset, LabeledImage, Listing, in_threads
 from dct_seg.data.images import IGNORE, UnreadableFileError, image_size, read_image, size_mismatch
+from dct_seg.data.pages import split_page
 from dct_seg.data.segmentation import from_segmentation, mask_tools
 
 _MOST_LABELS = 254
@@ -175,7 +176,7 @@ class COCO(InteractiveDataset):
         names = [record["file_name"] for record in records if isinstance(record.get("file_name"), str)]
         for name in names:
             for folder in tried:
-                if (self.root / folder / name).exists():
+                if split_page(self.root / folder / name)[0].exists():
                     return folder
         if not names:
             raise ValueError(f"{path} lists no image with a file_name and a whole number as id")

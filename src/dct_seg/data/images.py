@@ -231,6 +231,8 @@ def read_on_white(
             stream.seek(0)
             found = _decode(stream.read(), page=page or number)
         colors = _rgb_or_rgba(found, window).astype(np.uint16)
+        if colors.shape[2] == 3:  # a transparent value of 16 bits
+            return None
         alpha = colors[:, :, 3:]
         on_white = (colors[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255
         return _upright(on_white.astype(np.uint8), found)
@@ -308,18 +310,15 @@ def image_size(path: str | Path) -> tuple[int, int]:
         UnreadableFileError: When the header does not contain it.
     """
     whole, page = split_page(path)
-    if page > 1 or medical.kind_of(whole) is not None:
-        return _size_of_page(path)
-    with _decoding(path), Image.open(whole, formats=image_formats()) as image:
-        if image.format == "TIFF":  # Pillow rotates these itself, and reports it only after loading
-            image.load()
-        width, height = image.size
-        return (width, height) if _orientation(image) in _SIDES_SWAP else (height, width)
-
-
-def _size_of_page(path: str | Path) -> tuple[int, int]:
-    whole, page = split_page(path)
-    if medical.kind_of(whole) is None:  # a TIFF is rotated while it is loaded
+    with _decoding(path), whole.open("rb") as file:
+        is_medical = medical.kind_of(whole, file) is not None
+        if page == 1 and not is_medical:
+            with Image.open(file, formats=image_formats()) as image:
+                if image.format == "TIFF":  # Pillow rotates these itself, and reports it only after loading
+                    image.load()
+                width, height = image.size
+                return (width, height) if _orientation(image) in _SIDES_SWAP else (height, width)
+    if not is_medical:  # a TIFF is rotated while it is loaded
         return read_image(path).shape[:2]
     sizes = page_numbers(whole)
     if page not in sizes:
@@ -446,7 +445,7 @@ def _deep_values(found: _Decoded | None) -> Stored | None:
     if found is None:
         return None
     if found.deep is not None:
-        return Stored(found.deep[:, :, :3])
+        return Stored(found.deep[:, :, :3], missing=_no_data(found.image))
     if found.image.mode.startswith(("I", "F")):
         return Stored(np.asarray(found.image), missing=_no_data(found.image))
     return None

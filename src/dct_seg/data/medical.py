@@ -214,12 +214,11 @@ def _read_volume(key: tuple[int, ...], head: _Head, name: str, file: BinaryIO) -
         raise ValueError("it is truncated")
     flat = np.frombuffer(data, head.dtype)
     native = flat.astype(head.dtype.newbyteorder("="), copy=False)
-    found = value_range(native)
-    if found is not None or (head.slope, head.intercept) != (1.0, 0.0):
-        ends = found or Window(float(native.min()), float(native.max()))
-        low, high = sorted(head.slope * end + head.intercept for end in ends)
-        found = Window(low, high if high > low else low + 1)
-    return _Volume(key, native.reshape(*head.shape[:2], -1, order="F"), found)
+    is_scaled = (head.slope, head.intercept) != (1.0, 0.0)
+    ends = value_range(native) or (Stored(native).extent() if is_scaled else Window(0.0, 255.0))
+    low, high = sorted(head.slope * end + head.intercept for end in ends)
+    window = Window(low, high if high > low else low + 1)
+    return _Volume(key, native.reshape(*head.shape[:2], -1, order="F"), window)
 
 
 def _pydicom() -> Any:

@@ -5,18 +5,26 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-_PAGE = re.compile(r"(.+\.(?:tiff?|dcm|dicom|nii|nii\.gz))#([1-9][0-9]{0,6})", re.IGNORECASE | re.DOTALL)
+_NUMBER = r"#([1-9][0-9]{0,6})"
+_PAGE = re.compile(rf"(.+\.(?:tiff?|dcm|dicom|nii|nii\.gz)){_NUMBER}", re.IGNORECASE | re.DOTALL)
+_PAGE_WITHOUT_SUFFIX = re.compile(rf"((?:.*[/\\])?[^./\\]+){_NUMBER}", re.DOTALL)
 
 
 def split_page(path: str | Path) -> tuple[Path, int]:
     """Split a name into the file and the number of the image in it, from 1.
+
+    A name without a suffix, as of some DICOM files, is split only if that file exists.
 
     Examples:
         >>> split_page("ct/stack.tif#3")[1], split_page("ct/stack.tif")[1]
         (3, 1)
     """
     found = _PAGE.fullmatch(str(path))
-    return (Path(path), 1) if found is None else (Path(found[1]), int(found[2]))
+    if found is None:
+        found = _PAGE_WITHOUT_SUFFIX.fullmatch(str(path))
+        if found is None or Path(path).exists() or not Path(found[1]).is_file():
+            return Path(path), 1
+    return Path(found[1]), int(found[2])
 
 
 def plain_stem(name: str | Path) -> str:
