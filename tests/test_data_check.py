@@ -40,15 +40,16 @@ def test_a_good_folder_is_ok(tmp_path: Path) -> None:
     assert report.render().splitlines() == [f"{tmp_path}: 2 images, 2 masks, 3 objects", "nothing wrong"]
 
 
-def test_broken_link_is_a_finding(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["b.png", "b.tif"])
+def test_broken_link_is_a_finding(tmp_path: Path, name: str) -> None:
     write(tmp_path, "a", one_object())
     write(tmp_path, "b", one_object(), shade=1)
     (tmp_path / "images" / "b.png").unlink()
-    (tmp_path / "images" / "b.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "images" / name).symlink_to(tmp_path / "gone")
     (finding,) = check_folder(tmp_path).findings
     assert (finding.kind, finding.detail) == (
         "unreadable",
-        "images/b.png is not a file; is it a broken link?",
+        f"images/{name} is not a file; is it a broken link?",
     )
 
 

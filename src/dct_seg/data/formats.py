@@ -45,7 +45,7 @@ def _images_of(path: Path) -> list[Path]:
         return [path]
     try:
         numbers = page_numbers(path)
-    except UnreadableFileError:
+    except (FileNotFoundError, UnreadableFileError):
         return [path]  # the error is reported when it is read, or by `unreadable`
     return [path] if len(numbers) == 1 else [path.with_name(f"{path.name}#{page}") for page in numbers]
 
@@ -55,7 +55,7 @@ def unreadable(path: Path) -> str:
     try:
         if suffix_of(path) in SEVERAL_SUFFIXES:
             page_numbers(path)
-    except UnreadableFileError as error:
+    except (FileNotFoundError, UnreadableFileError) as error:
         return f"; {error}"
     return ""
 
