@@ -14,8 +14,9 @@ from networks import tiny_net
 from numpy.typing import NDArray
 from PIL import Image
 
+from dct_seg.app.folder import Entry
 from dct_seg.app.image_lock import ImageLock
-from dct_seg.app.project import Project, ProjectError
+from dct_seg.app.project import ImageSummary, Project, ProjectError
 from dct_seg.app.tabs import OtherTabError, Tabs
 from dct_seg.app.working_image import WorkingImage
 from dct_seg.clicks import Click
@@ -349,6 +350,47 @@ def test_class_changes_are_permanent_and_a_class_in_use_stays(page: Page) -> Non
     assert "class 2 'dog' has objects in a.png" in refused.json()["error"]
     page.ok(page.client.put(f"{API}/classes", json={"classes": [{**dog, "name": "wolf"}]}))
     assert page.restarted().project.classes[0].name == "wolf"
+
+
+def test_classes_are_not_replaced_if_someone_else_has_changed_them(page: Page) -> None:
+    before = page.ok(page.client.get(f"{API}/project"))["classes"]
+    cow, pig = ([*before, {"id": 3, "name": name, "color": "#12b886"}] for name in ("cow", "pig"))
+    for _ in range(2):  # sent again after a lost response
+        page.ok(page.client.put(f"{API}/classes", json={"classes": cow, "before": before}))
+    refused = page.client.put(f"{API}/classes", json={"classes": pig, "before": before})
+    assert refused.status_code == 409
+    assert "the classes have changed since" in refused.json()["error"]
+    assert refused.json()["classes"] == cow
+    assert page.ok(page.client.post(f"{API}/tabs", json={"tab": "one"}))["classes"] == cow
+    page.ok(page.client.put(f"{API}/classes", json={"classes": pig, "before": cow}))
+
+
+def test_image_changed_while_the_list_is_made_is_sent_by_the_next_heartbeat(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = page.project.summary
+
+    def late(entry: Entry) -> ImageSummary:
+        found = summary(entry)
+        monkeypatch.undo()
+        page.click(20, 20)
+        return found
+
+    monkeypatch.setattr(page.project, "summary", late)
+    project = page.ok(page.client.get(f"{API}/project"))
+    assert not project["pictures"][0]["has_draft"]
+    heartbeat = {"tab": "one", "since": project["serial"]}
+    (changed,) = page.ok(page.client.post(f"{API}/tabs", json=heartbeat))["changed"]
+    assert changed["has_draft"]
+
+
+def test_discard_without_a_draft_adds_no_step(page: Page) -> None:
+    page.click(20, 20)
+    revision = page.do("/discard")["revision"]
+    refused = page.client.post(page.url("/discard"), json={"revision": revision})
+    assert refused.status_code == 400
+    assert refused.json()["error"] == "there is no draft to discard"
+    assert page.do("/undo")["draft"] is not None
 
 
 @pytest.mark.parametrize("shape", [(50, 70), (51, 70), (50, 71), (53, 75)])

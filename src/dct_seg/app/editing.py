@@ -187,7 +187,11 @@ class Editor:
 
     def discard(self, image_id: str, request: schemas.Change) -> schemas.AnnotatedImage:
         """Discard the draft; a reopened object is restored."""
-        return self._append(image_id, request, {"event": "discard"})
+        with self._change(image_id, request) as edit:
+            if edit.state.draft is None:
+                raise HistoryError("there is no draft to discard")
+            edit.opened.history.append({"event": "discard"})
+            return self._describe(edit)
 
     def nothing_here(self, image_id: str, request: schemas.NothingHere) -> schemas.AnnotatedImage:
         """Mark an image without objects as done or not done."""

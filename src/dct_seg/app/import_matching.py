@@ -92,7 +92,8 @@ def class_numbers(project: Project, found: FoundAnnotations, used: set[Label]) -
     Raises:
         ValueError: When the folder would have too many classes.
     """
-    classes = list(project.classes)
+    before = project.classes
+    classes = list(before)
     numbers: dict[Label, int] = {None: classes[0].id}
     numbers |= {one.id: one.id for one in classes} | {one.name: one.id for one in classes}
     for label in dict.fromkeys([*found.categories, *sorted(one for one in used if isinstance(one, str))]):
@@ -105,8 +106,8 @@ def class_numbers(project: Project, found: FoundAnnotations, used: set[Label]) -
         raise ValueError(
             f"a folder must have at most {schemas.MAX_CLASSES} classes, got {len(classes)}; import fewer"
         )
-    if classes != project.classes:
-        project.set_classes(classes)
+    if classes != before:
+        project.set_classes(classes, before=before)
     return numbers
 
 

@@ -63,6 +63,18 @@ class ClassLabel:
     category_id: int | None = None
 
 
+class ClassesChangedError(ValueError):
+    """Error for an edit of classes that started from another list than the current one.
+
+    Args:
+        classes: Current classes.
+    """
+
+    def __init__(self, classes: Sequence[ClassLabel]) -> None:
+        super().__init__("the classes have changed since; start again from the current ones")
+        self.classes = classes
+
+
 @dataclass(frozen=True)
 class ImageSummary:
     """Summary of an image's log for the image list."""
@@ -140,6 +152,7 @@ class Project:
         self._changes: dict[str, int] = {}  # image -> serial number of its last change in this run
         self._serial = 0
         self._lock = threading.Lock()
+        self._classes_lock = threading.Lock()
         self.watcher = Watcher(self.folder, self.work / "pictures", self._adopt)
         self.classes = self._read_classes()
         self._add_classes(class_names)
@@ -346,13 +359,26 @@ class Project:
         """
         return History(self._log(entry.id), image_name=entry.name)
 
-    def set_classes(self, classes: Sequence[ClassLabel]) -> None:
+    def set_classes(
+        self, classes: Sequence[ClassLabel], *, before: Sequence[ClassLabel] | None = None
+    ) -> None:
         """Replace the classes; on disk when this returns.
 
+        Args:
+            classes: New classes.
+            before: Classes that the edit started from; None to replace any.
+
         Raises:
+            ClassesChangedError: (a ValueError) When the current classes differ from ``before``.
             ValueError: When ids or names repeat, or a class in use is missing.
             ProjectMovedError: (an OSError) when the folder was moved, removed or replaced.
         """
+        with self._classes_lock:
+            if before is not None and list(before) != self.classes:
+                raise ClassesChangedError(self.classes)
+            self._set_classes(classes)
+
+    def _set_classes(self, classes: Sequence[ClassLabel]) -> None:
         self.check_in_place()
         for what, values in (("id", [one.id for one in classes]), ("name", [one.name for one in classes])):
             if len(set(values)) < len(values):

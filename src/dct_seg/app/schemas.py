@@ -34,11 +34,20 @@ Line = Annotated[
 ]
 
 
+class Class(Model):
+    """An object class."""
+
+    id: ClassId
+    name: Line
+    color: Color
+
+
 class Problem(Model):
     """Response with any status of 400 or above: what was given, what was expected and how to fix it."""
 
     error: str
     holder: str | None = Field(default=None, description="409 for another tab: the tab with write access")
+    classes: list[Class] | None = Field(default=None, description="409 for changed classes: the current ones")
 
 
 class GivenClick(Model):
@@ -183,18 +192,13 @@ class ObjectsChange(ObjectChange):
     ids: ObjectIds
 
 
-class Class(Model):
-    """An object class."""
-
-    id: ClassId
-    name: Line
-    color: Color
-
-
 class Classes(Model):
     """All classes of the folder."""
 
     classes: Annotated[list[Class], Field(min_length=1, max_length=MAX_CLASSES)]
+    before: list[Class] | None = Field(
+        default=None, description="classes that the edit started from; 409 if the current ones differ"
+    )
 
 
 class ModelCard(Model):
@@ -331,6 +335,7 @@ class TabState(Model):
     elsewhere: list[str] = Field(description="images open in other tabs")
     serial: int
     files: int
+    classes: list[Class]
     changed: list[ListedImage] = Field(description="images changed after the given serial")
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
 from fastapi import Path as PathParameter
@@ -24,7 +24,7 @@ from dct_seg.app.editing import Editor, StaleError
 from dct_seg.app.folder import Entry, NoSuchImageError
 from dct_seg.app.import_result import FoundAnnotations
 from dct_seg.app.importing import Importer
-from dct_seg.app.project import ClassLabel, Project
+from dct_seg.app.project import ClassesChangedError, ClassLabel, Project
 from dct_seg.app.read_records import read_coco
 from dct_seg.app.state import NoSuchObjectError
 from dct_seg.app.tabs import OtherTabError, Tabs
@@ -38,6 +38,7 @@ STATUS: dict[type[Exception], int] = {
     NoSuchObjectError: 404,
     StaleError: 409,
     OtherTabError: 409,
+    ClassesChangedError: 409,
     ValueError: 400,
     OSError: 507,
 }
@@ -102,7 +103,7 @@ PROBLEMS = {
     403: "Wrong token, Host or Origin.",
     404: "No such image or object.",
     408: "The request was incomplete.",
-    409: "The image has changed since, or another tab has write access.",
+    409: "The image or the classes have changed since, or another tab has write access.",
     413: "The body is too large.",
     415: "Unsupported content type.",
     422: "The body does not match the schema.",
@@ -142,18 +143,18 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
     def shown_project(*, scan: bool) -> schemas.Project:
         if scan:
             project.watcher.scan()
-        lines = [listed(entry) for entry in project.entries()]
-        classes = [schemas.Class(id=one.id, name=one.name, color=one.color) for one in project.classes]
+        # Read before the lines: a change in between is sent again by the next heartbeat.
+        serial, files = project.changed_since(0)[0], project.watcher.serial
         return schemas.Project(
             name=project.folder.root.name,
             model=model,
             threshold=0.5,
-            classes=classes,
-            pictures=lines,
+            classes=_shown(project.classes),
+            pictures=[listed(entry) for entry in project.entries()],
             last=project.last(),
             window=None if project.window is None else schemas.GivenWindow(**project.window._asdict()),
-            serial=project.changed_since(0)[0],
-            files=project.watcher.serial,
+            serial=serial,
+            files=files,
         )
 
     @reads.get("/project")
@@ -162,10 +163,13 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
 
     @reads.put("/classes")
     def put_classes(request: schemas.Classes) -> schemas.Project:
-        kept = {one.id: one.category_id for one in project.classes}
-        project.set_classes(
-            [ClassLabel(one.id, one.name, one.color, kept.get(one.id)) for one in request.classes]
-        )
+        before = project.classes
+        kept = {one.id: one.category_id for one in before}
+        classes = [ClassLabel(one.id, one.name, one.color, kept.get(one.id)) for one in request.classes]
+        # A repeated request, whose first response was lost, finds its own classes.
+        if request.before not in (None, _shown(before)) and classes != before:
+            raise ClassesChangedError(before)
+        project.set_classes(classes, before=before)
         return shown_project(scan=False)
 
     @reads.put("/window")
@@ -283,6 +287,7 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
             elsewhere=tabs.elsewhere(request.tab),
             serial=serial,
             files=project.watcher.serial,
+            classes=_shown(project.classes),
             changed=[listed(entry) for entry in changed],
         )
 
@@ -330,6 +335,10 @@ def _routes(project: Project, editor: Editor, tabs: Tabs, model: schemas.ModelCa
     return both
 
 
+def _shown(classes: Sequence[ClassLabel]) -> list[schemas.Class]:
+    return [schemas.Class(id=one.id, name=one.name, color=one.color) for one in classes]
+
+
 def _add_page(app: FastAPI) -> None:
     page = Path(str(files("dct_seg.app") / "static"))
 
@@ -351,5 +360,7 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
     folders: tuple[Path, ...] = request.app.state.folders
     for folder in folders:
         line = line.replace(str(folder), folder.name)
-    holder = {"holder": error.holder} if isinstance(error, OtherTabError) else {}
-    return problem(status, line, **holder)
+    more: dict[str, Any] = {"holder": error.holder} if isinstance(error, OtherTabError) else {}
+    if isinstance(error, ClassesChangedError):
+        more["classes"] = [one.model_dump() for one in _shown(error.classes)]
+    return problem(status, line, **more)
