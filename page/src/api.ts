@@ -104,6 +104,7 @@ export interface TabState {
   elsewhere: string[];
   serial: number;
   files: number;
+  classes: Class[];
   changed: ListedImage[];
 }
 

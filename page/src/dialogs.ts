@@ -66,6 +66,7 @@ export function makeClasses(session: Session): () => void {
   const dialog = byId<HTMLDialogElement>("classes");
   const list = el("ul");
   const save = el("button", { class: "primary" }, "Save");
+  let before: Class[] = [];
   let edited: Class[] = [];
 
   const draw = (focus = -1): void => {
@@ -88,11 +89,17 @@ export function makeClasses(session: Session): () => void {
     edited = withNames(edited, [`class ${edited.length + 1}`]);
     draw(edited.length - 1);
   };
+  const begin = (): void => {
+    before = session.project?.classes ?? [];
+    edited = structuredClone(before);
+    draw();
+  };
   const problem = el("p", { class: "problem", role: "alert" });
   save.addEventListener("click", () => {
-    void session.saveClasses(edited.map((one) => ({ ...one, name: one.name.trim() }))).then((refused) => {
+    void session.saveClasses(edited.map((one) => ({ ...one, name: one.name.trim() })), before).then(({ refused, changed }) => {
       problem.textContent = refused ?? "";
       if (refused === null) dialog.close();
+      else if (changed) begin();
     });
   });
   dialog.append(
@@ -103,9 +110,8 @@ export function makeClasses(session: Session): () => void {
   );
   closeOutside(dialog);
   return () => {
-    edited = structuredClone(session.project?.classes ?? []);
     problem.textContent = "";
-    draw();
+    begin();
     dialog.showModal();
   };
 }

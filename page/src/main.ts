@@ -131,8 +131,8 @@ function finish(): void {
 }
 
 function remove(): void {
-  if (session.image?.draft !== null) session.discard();
-  else session.deleteSelected();
+  if (session.selected.size > 0 && session.image?.draft === null) session.deleteSelected();
+  else session.discard();
 }
 
 const pressed: Record<string, () => void> = {
@@ -308,6 +308,7 @@ function onKey(event: KeyboardEvent): boolean {
     return key === "z" || key === "y";
   }
   if (event.altKey || pointer.dragging()) return false;
+  if (event.target instanceof HTMLSelectElement && key !== "Enter") return false; // letters select an option there
   const arrow = arrows[key];
   if (arrow !== undefined && event.target === box) {
     const step = (event.shiftKey ? 40 : 8) / stage.view.scale;
@@ -329,9 +330,8 @@ function onKey(event: KeyboardEvent): boolean {
   }
   // Enter finishes the object, whatever has the focus; without an object it presses the focused control, as Space always does.
   if (key === "Enter" && isControl(event.target) && !session.image?.draft && session.changes.pending === 0) return false;
-  if (event.target instanceof HTMLSelectElement && key !== "Enter") return false; // letters select an option there
   const run = keys[key];
-  run?.();
+  if (!(event.repeat && run === remove)) run?.();
   return run !== undefined;
 }
 addEventListener("keydown", (event) => {

@@ -40,7 +40,6 @@ export class Session {
   carrying = false;
   /** Selected finished objects; a new set at each change. */
   selected: ReadonlySet<number> = new Set();
-  loading = false;
   connected = true;
   alone = true;
   /** Images that are open in other tabs. */
@@ -48,6 +47,7 @@ export class Session {
   milliseconds: number | null = null;
   readonly changes: Changes;
   private readonly preview: LivePreview;
+  private opening = 0; // images that are being opened, one after the other
   private released: Click | null = null;
   private reach: number | null = null; // radius of the circle to which the drag is limited
   private thresholdBefore: number | null = null; // restored after a reopened object is finished
@@ -57,6 +57,10 @@ export class Session {
   constructor(private readonly shown: Shown) {
     this.changes = new Changes((error) => this.refused(error), (reached) => this.reached(reached), () => this.counted());
     this.preview = new LivePreview((answer, click, age) => this.previewed(answer, click, age), (error) => this.failed(error));
+  }
+
+  get loading(): boolean {
+    return this.opening > 0;
   }
 
   get listed(): ListedImage | null {
@@ -106,24 +110,25 @@ export class Session {
     const fresh = this.project === null;
     this.project = await call<Project>("GET", "project");
     if (fresh) this.threshold = this.project.threshold;
-    if (!this.project.classes.some((one) => one.id === this.classId)) this.classId = this.project.classes[0]?.id ?? 1;
+    this.chooseKnownClass();
     this.shown.render();
   }
 
   async open(id: string): Promise<void> {
-    this.cancelDrag();
-    this.loading = true;
+    this.opening++;
     this.shown.render();
     try {
       await this.changes.add(async () => {
         const image = await call<AnnotatedImage>("GET", `pictures/${id}`);
+        const mask = await decoded(image);
+        this.cancelDrag();
         this.image = null; // discard the state of the previous image
-        this.mask = null;
         this.highlight = null;
         this.selected = new Set();
+        this.threshold = this.thresholdBefore ?? this.threshold;
         this.thresholdBefore = null;
         history.replaceState(null, "", `#${id}`);
-        await this.apply(image);
+        this.show(image, mask);
         await this.beat(false);
         await this.shown.open(image).catch((error: unknown) => {
           if (error instanceof DOMException && error.name === "AbortError") return;
@@ -131,7 +136,7 @@ export class Session {
         });
       });
     } finally {
-      this.loading = false;
+      this.opening--;
       this.shown.render();
     }
   }
@@ -159,7 +164,7 @@ export class Session {
   nothingHere(): void {
     if (this.image === null) return;
     if (this.image.draft !== null || this.image.objects.length > 0 || this.image.nothing) return this.nextUndone();
-    void this.change(`${this.image.id}/nothing`, "POST", { nothing: true }).then(() => this.nextUndone());
+    void this.change(`${this.image.id}/nothing`, "POST", { nothing: true }, () => this.nextUndone());
   }
 
   // Dragging
@@ -174,7 +179,7 @@ export class Session {
   press(click: Click, reach: number | null = null): boolean {
     if (this.image === null || !this.mayChange()) return false;
     if (!click.positive && this.image.draft === null) {
-      if (!this.reopenSelected()) {
+      if (!this.reopenSelected() && this.changes.pending === 0) {
         this.shown.toast("Mark the object first, then drag on a wrong part");
         return false;
       }
@@ -204,12 +209,12 @@ export class Session {
   release(): void {
     const click = this.drag;
     const image = this.image;
-    if (click === null || image === null) return;
-    const { threshold, classId: class_id } = this;
+    if (click === null || image === null || click === this.released) return;
     this.preview.forget();
     this.released = click;
     const keep_outside = this.circle?.radius ?? null;
-    const made = this.change(`${image.id}/clicks`, "POST", { click, threshold, keep_outside, class_id }, (after) => this.shown.announce(keep_outside === null ? `Click ${after.draft?.clicks.length ?? 0} added` : "Click added inside the circle"));
+    const settings = this.settings();
+    const made = this.change(`${image.id}/clicks`, "POST", () => ({ click, keep_outside, ...settings() }), (after) => this.shown.announce(keep_outside === null ? `Click ${after.draft?.clicks.length ?? 0} added` : "Click added inside the circle"));
     void made.finally(() => {
       if (this.drag === click) this.cancelDrag();
     });
@@ -254,13 +259,11 @@ export class Session {
   }
 
   /** Copy the selected objects, or all, to the next image and open it; true on success. */
-  async carry(): Promise<boolean> {
+  async carry(repeated = false): Promise<boolean> {
     const { image } = this;
     const all = this.project?.pictures ?? [];
-    if (image === null || image.draft !== null || !this.mayChange()) {
-      this.shown.toast("Finish the current object first (Enter)");
-      return false;
-    }
+    if (image?.draft) this.shown.toast("Finish the current object first (Enter)");
+    if (image === null || image.draft !== null || !this.mayChange() || this.carrying !== repeated) return false;
     const ids = this.selected.size > 0 ? [...this.selected] : image.objects.map((one) => one.id);
     const next = all.slice(all.findIndex((one) => one.id === image.id) + 1).find((one) => one.error === null);
     if (ids.length === 0 || next === undefined) {
@@ -282,9 +285,10 @@ export class Session {
 
   /** Copy from image to image until stopped. */
   async carryRepeatedly(): Promise<void> {
+    if (this.carrying) return;
     this.carrying = true;
     this.shown.render();
-    while (this.carrying && (await this.carry())) await new Promise((done) => setTimeout(done, GLANCE));
+    while (this.carrying && (await this.carry(true))) await new Promise((done) => setTimeout(done, GLANCE));
     this.carrying = false;
     this.shown.render();
   }
@@ -307,8 +311,8 @@ export class Session {
 
   /** Apply a stroke, a lasso or a clean-up to the current object. */
   paint(paint: Paint): Promise<void> {
-    const { threshold, classId: class_id } = this;
-    return this.change(`${this.image?.id}/paint`, "POST", { paint, threshold, class_id }, () => this.shown.announce("Painted"));
+    const settings = this.settings();
+    return this.change(`${this.image?.id}/paint`, "POST", () => ({ paint, ...settings() }), () => this.shown.announce("Painted"));
   }
 
   cleanUp(kind: Paint["kind"]): void {
@@ -317,15 +321,26 @@ export class Session {
 
   // Changing
 
+  /** Class and threshold to send with a change: the current ones, or those of an object that is reopened before it is sent. */
+  private settings(): () => { class_id: number; threshold: number } {
+    const { classId: class_id, threshold } = this;
+    const edits = this.image?.draft?.edits ?? null;
+    return () => {
+      const draft = this.image?.draft ?? null;
+      const reopened = draft !== null && draft.edits !== null && draft.edits !== edits;
+      return reopened ? { class_id: draft.class_id, threshold: this.threshold } : { class_id, threshold };
+    };
+  }
+
   undo(): void {
-    if (this.image?.can_undo) void this.change(`${this.image.id}/undo`, "POST", {}, (after) => this.stepped(after, "Undone"));
+    if (this.image?.can_undo || (this.image !== null && this.changes.pending > 0)) void this.change(`${this.image.id}/undo`, "POST", {}, (after) => this.stepped(after, "Undone"));
   }
 
   redo(): void {
-    if (this.image?.can_redo) void this.change(`${this.image.id}/redo`, "POST", {}, (after) => this.stepped(after, "Redone"));
+    if (this.image?.can_redo || (this.image !== null && this.changes.pending > 0)) void this.change(`${this.image.id}/redo`, "POST", {}, (after) => this.stepped(after, "Redone"));
   }
 
-  /** Choose the class of the draft after an undo or redo, unless a newer change is waiting. */
+  /** Choose the class of the draft, unless a newer change is waiting. */
   private stepped({ draft }: AnnotatedImage, text: string): void {
     if (draft !== null && this.changes.pending === 1) this.classId = draft.class_id;
     this.shown.announce(text);
@@ -335,16 +350,20 @@ export class Session {
   finish(): void {
     if (this.image === null) return;
     if (this.image.draft === null && this.changes.pending === 0) return this.shown.toast("Nothing to finish yet: drag on an object first");
-    const { classId: class_id, threshold } = this;
-    const isNew = this.image.draft?.edits == null;
-    void this.change(`${this.image.id}/finish`, "POST", { class_id, threshold }, (after) => {
+    const settings = this.settings();
+    let isNew = true;
+    const body = (): object => {
+      isNew = this.image?.draft?.edits == null;
+      return settings();
+    };
+    void this.change(`${this.image.id}/finish`, "POST", body, (after) => {
       if (isNew) this.shown.finished();
       this.shown.announce(`Object finished; ${after.objects.length} on this image`);
     });
   }
 
   discard(): void {
-    if (this.image?.draft) void this.change(`${this.image.id}/discard`, "POST", {}, () => this.shown.announce("Discarded"));
+    if (this.image?.draft || (this.image !== null && this.changes.pending > 0)) void this.change(`${this.image.id}/discard`, "POST", {}, () => this.shown.announce("Discarded"));
   }
 
   editObject(n: number): void {
@@ -370,25 +389,31 @@ export class Session {
     this.classId = id;
     this.shown.render();
     this.shown.repaint();
-    if (this.image !== null && (this.image.draft !== null || this.changes.pending > 0)) void this.change(`${this.image.id}/draft`, "PATCH", { class_id: id });
+    if (this.image !== null && (this.image.draft !== null || this.changes.pending > 0)) void this.change(`${this.image.id}/draft`, "PATCH", { class_id: id }, (after) => this.stepped(after, "Class changed"));
   }
 
-  /** Replace the classes; returns the server's error if it refuses them, else null. */
-  async saveClasses(classes: Class[]): Promise<string | null> {
-    let refused: string | null = null;
+  /** Replace the classes that were `before`; returns the server's error if it refuses, and whether the classes had changed. */
+  async saveClasses(classes: Class[], before: Class[]): Promise<{ refused: string | null; changed: boolean }> {
+    const result = { refused: null as string | null, changed: false };
     await this.changes.add(async () => {
       try {
-        this.project = await call<Project>("PUT", "classes", { classes });
+        this.project = await call<Project>("PUT", "classes", { classes, before });
       } catch (error) {
         if (!(error instanceof Refused)) throw error;
-        refused = error.message;
+        result.refused = error.message;
+        result.changed = error.status === 409;
+        if (result.changed) await this.refresh();
         return;
       }
-      if (!classes.some((one) => one.id === this.classId)) this.classId = classes[0]?.id ?? 1;
-      this.shown.render();
-      this.shown.repaint();
+      this.chooseKnownClass();
+      this.rerender();
     });
-    return refused;
+    return result;
+  }
+
+  private chooseKnownClass(): void {
+    const classes = this.project?.classes ?? [];
+    if (!classes.some((one) => one.id === this.classId)) this.classId = classes[0]?.id ?? 1;
   }
 
   /** Import chosen or dropped files; related files are sent as one zip. */
@@ -399,7 +424,8 @@ export class Session {
     if (refused !== null) this.shown.toast(refused);
     if (refused !== null || together.length === 0) return;
     this.shown.toast(`Importing ${count(together.length, "file")}…`, "done");
-    const zip = await zipOf(together);
+    const zip = await this.read(zipOf(together));
+    if (zip === null) return;
     await this.changes.add(async () => {
       const done = await this.sendImport(zip);
       if (done.objects + done.known > 0 || !together.every(isLoosePng)) return this.showImport(done);
@@ -407,7 +433,15 @@ export class Session {
     });
   }
 
-  private sendImport(content: Blob): Promise<Imported> {
+  /** Wait for the content of chosen files; null, with a message, if it cannot be read. */
+  private read<T>(content: Promise<T>): Promise<T | null> {
+    return content.catch((error: unknown) => {
+      this.shown.toast(`the files cannot be read (${String(error)}); choose them again`);
+      return null;
+    });
+  }
+
+  private sendImport(content: BlobPart): Promise<Imported> {
     return call<Imported>("PUT", "import/file", new Blob([content], { type: "application/octet-stream" }));
   }
 
@@ -422,20 +456,25 @@ export class Session {
   /** Import a file: annotations for the folder, an indexed PNG for this image, or a list of classes with one name per line. */
   private async importFile(file: File): Promise<void> {
     const kind = kindOf(file.name);
+    const refused = limitProblem([{ path: file.name, file, loose: true }]);
+    if (refused !== null) return this.shown.toast(refused);
     if (["json", "jsonl", "xml", "zip"].includes(kind)) {
-      await this.changes.add(async () => this.showImport(await this.sendImport(file)));
+      const content = await this.read(file.arrayBuffer());
+      if (content !== null) await this.changes.add(async () => this.showImport(await this.sendImport(content)));
     } else if (kind === "png" && this.image !== null) {
       const { id } = this.image;
+      const content = await this.read(file.arrayBuffer());
+      if (content === null) return;
       await this.changes.add(async () => {
-        const revision = this.image?.revision ?? 0;
-        const before = this.image?.objects.length ?? 0;
-        const after = await call<AnnotatedImage>("PUT", `pictures/${id}/masks?revision=${revision}`, new Blob([file], { type: "image/png" }));
+        const { revision, objects: { length: before } } = await call<AnnotatedImage>("GET", `pictures/${id}`);
+        const after = await call<AnnotatedImage>("PUT", `pictures/${id}/masks?revision=${revision}`, new Blob([content], { type: "image/png" }));
         await this.apply(after);
         this.shown.toast(`${count(after.objects.length - before, "object")} imported to correct`, "done");
       });
     } else if (kind === "txt") {
-      const names = (await file.text()).split("\n").map((one) => one.trim()).filter(Boolean);
-      const refused = await this.saveClasses(withNames(this.project?.classes ?? [], names));
+      const names = (await this.read(file.text()))?.split("\n").map((one) => one.trim()).filter(Boolean) ?? [];
+      const before = this.project?.classes ?? [];
+      const { refused } = await this.saveClasses(withNames(before, names), before);
       if (refused !== null) this.shown.toast(refused);
     } else {
       this.shown.toast(`'${file.name}' must be a file of annotations (.json, .jsonl, .xml, .zip), an indexed PNG (.png) or a list of classes (.txt)`);
@@ -447,11 +486,17 @@ export class Session {
   async beat(take: boolean): Promise<void> {
     try {
       const since = this.project?.serial ?? 0;
-      const { alone, elsewhere, serial, files, changed } = await call<TabState>("POST", "tabs", { tab: TAB, take, picture: this.image?.id ?? null, since });
+      const before = this.project?.classes;
+      const { alone, elsewhere, serial, files, classes, changed } = await call<TabState>("POST", "tabs", { tab: TAB, take, picture: this.image?.id ?? null, since });
       this.elsewhere = new Set(elsewhere);
       if (this.project !== null && files !== this.project.files && this.changes.pending === 0) await this.refreshFiles();
       else if (this.project !== null) {
         this.project.serial = serial;
+        if (this.project.classes === before && JSON.stringify(before) !== JSON.stringify(classes)) { // changed by another page
+          this.project.classes = classes;
+          this.chooseKnownClass();
+          this.shown.repaint();
+        }
         const lines = new Map(changed.map((one) => [one.id, one]));
         for (const one of this.project.pictures) Object.assign(one, one.id === this.image?.id ? {} : lines.get(one.id));
       }
@@ -486,14 +531,14 @@ export class Session {
     if (this.image !== null) await this.apply(await call<AnnotatedImage>("GET", `pictures/${this.image.id}`));
   }
 
-  private change(path: string, method: "POST" | "PATCH" | "DELETE", body: object, done: (after: AnnotatedImage) => void = () => undefined): Promise<void> {
+  private change(path: string, method: "POST" | "PATCH" | "DELETE", body: object | (() => object), done: (after: AnnotatedImage) => void = () => undefined): Promise<void> {
     if (this.image === null || !this.mayChange()) return Promise.resolve();
     const { id } = this.image;
     return this.changes.add(
       repeatable<AnnotatedImage>(
         `pictures/${id}`,
         () => this.image?.revision ?? 0,
-        (revision) => call<AnnotatedImage>(method, `pictures/${path}`, { ...body, revision, brief: true }),
+        (revision) => call<AnnotatedImage>(method, `pictures/${path}`, { ...(typeof body === "function" ? body() : body), revision, brief: true }),
         async (after) => {
           if (this.image?.id !== id) return;
           await this.apply(after);
@@ -503,10 +548,14 @@ export class Session {
     );
   }
 
-  /** Show the server's state of an image. */
+  /** Show the server's state of the open image; an answer for another image is ignored. */
   private async apply(answer: AnnotatedImage): Promise<void> {
+    const mask = await decoded(answer);
+    if (this.image?.id === answer.id) this.show(answer, mask);
+  }
+
+  private show(answer: AnnotatedImage, mask: DrawnMask | null): void {
     const image = answer.brief ? { ...answer, objects: merged(this.image?.objects ?? [], answer) } : answer;
-    const mask = image.mask === null ? null : await DrawnMask.from(image.mask);
     const reopened = image.draft?.edits !== null && image.draft?.edits !== this.image?.draft?.edits;
     if (image.draft !== null && (this.image === null || reopened)) {
       this.classId = image.draft.class_id;
@@ -575,6 +624,10 @@ export class Session {
     this.connected = reached;
     this.shown.render();
   }
+}
+
+async function decoded({ mask }: AnnotatedImage): Promise<DrawnMask | null> {
+  return mask === null ? null : DrawnMask.from(mask);
 }
 
 /** Merge a brief response into the objects, by number; returns the same array if none has changed. */

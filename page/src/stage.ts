@@ -92,8 +92,11 @@ export class Stage {
     const longer = Math.max(this.image?.width ?? 0, this.image?.height ?? 0);
     const shown = LEVELS[this.level] as number;
     if (this.bitmap !== null && this.level + 1 < LEVELS.length && longer > shown && this.view.scale * devicePixelRatio * longer > shown * 1.3) {
-      this.level++;
-      void this.load().catch(() => this.level--);
+      const level = ++this.level;
+      void this.load().catch((error: unknown) => {
+        const aborted = error instanceof DOMException && error.name === "AbortError"; // another level or image is loading
+        if (!aborted && this.level === level) this.level--;
+      });
     }
   }
 

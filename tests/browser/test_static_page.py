@@ -92,6 +92,28 @@ def gesture(page: Page, click: Click) -> None:
     page.mouse.up(button=button)  # type: ignore[arg-type]
 
 
+def test_two_fingers_make_no_click(site: Site) -> None:
+    with chromium(viewport={"width": 800, "height": 600}, has_touch=True) as page:
+        page.set_default_timeout(LIMIT)
+        page.goto(site.url)
+        page.set_input_files("#file", site.file)
+        page.wait_for_function("document.getElementById('status').textContent.startsWith('Image encoded')")
+        status = page.locator("#status")
+        before = status.inner_text()
+        box = page.locator("#canvas").bounding_box()
+        assert box is not None
+        x, y = box["x"] + 40, box["y"] + 40
+        devtools = page.context.new_cdp_session(page)
+        first, second = ({"x": x + 30 * finger, "y": y, "id": finger} for finger in (0, 1))
+        for kind, fingers in (("Start", [first]), ("Start", [first, second]), ("End", [])):
+            devtools.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": fingers})
+        page.wait_for_timeout(2000)
+        assert status.inner_text() == before
+        for kind, fingers in (("Start", [first]), ("End", [])):
+            devtools.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": fingers})
+        page.wait_for_selector("body[data-turns='1']")
+
+
 def saved_mask(page: Page, folder: Path) -> NDArray[np.bool_]:
     with page.expect_download() as download:
         page.click("#save")

@@ -139,6 +139,10 @@ function place(event: PointerEvent): { row: number; col: number; scale: number }
 }
 
 canvas.addEventListener("pointerdown", (event) => {
+  if (!event.isPrimary) { // a second finger: a pinch, not a drag
+    drag = null;
+    return draw();
+  }
   if (seen === null || busy || event.button === 1) return;
   canvas.setPointerCapture(event.pointerId);
   const { row, col } = place(event);
