@@ -162,7 +162,7 @@ def test_the_network_trains_with_loss_and_encoder_on_the_dataset_and_is_measured
         "--out",
         str(tmp_path / "b"),
     )
-    assert "| SideBySide | dctnet      | 10 |" in table
+    assert "| SideBySide | dctnet     | 10 |" in table
     assert "| SideBySide | same_color | 10 | 1.00 [1.00, 1.00]" in table, (
         table
     )  # one color per disk: one click
