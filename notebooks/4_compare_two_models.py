@@ -111,7 +111,7 @@ dct_seg("benchmark compare run:graph_cut run:dctnet --out compared --first 3")
 # to tell.
 #
 # The graph cut may well win here: a drawn shape of one texture on another is ideal for a graph cut, and unlike the images that
-# the network was trained on. On natural images the order is reversed: on GrabCut with drags, the README reports about two
+# the network was trained on. On natural images the order is reversed: on GrabCut with drags, the README reports one and a half
 # clicks for the network and three for the graph cut. The result of a benchmark is valid only for its data.
 #
 # Images help to explain the numbers. With `--out`, the command also draws the samples that changed most, A above B:
