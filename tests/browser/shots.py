@@ -1,6 +1,6 @@
 """Make the screenshots of the annotator in the docs.
 
-`python tests/browser/shots.py [desktop] [phone] [drag] [gestures] [--out DIR]`.
+`python tests/browser/shots.py [desktop] [phone] [gestures] [--out DIR]`.
 
 On images of scikit-image's wheel: astronaut (NASA, public domain), chelsea, coffee and rocket (CC0).
 """
@@ -27,22 +27,18 @@ PHONE = {
 CLASSES = {
     "desktop": ["cat", "eye", "nose", "person"],
     "phone": ["person", "rocket"],
-    "drag": ["person", "rocket"],
     "gestures": ["person", "helmet", "eye", "nose"],
 }
 TIMEOUT = 120_000  # milliseconds
-WIDTH = 480  # pixels of the animated image
 SMALL = (320, 230)  # css pixels of the screenshot of a gesture
 NUM_FRAMES = 12
 
 
 def main() -> None:
     """Make the named screenshots, or all."""
-    makers = {"desktop": desktop, "phone": phone, "drag": moving, "gestures": gestures}
+    makers = {"desktop": desktop, "phone": phone, "gestures": gestures}
     parser = argparse.ArgumentParser(description="Make the screenshots of the annotator in the docs.")
-    parser.add_argument(
-        "which", nargs="*", metavar="NAME", help="desktop, phone, drag or gestures; all by default"
-    )
+    parser.add_argument("which", nargs="*", metavar="NAME", help="desktop, phone or gestures; all by default")
     parser.add_argument(
         "--out", type=Path, default=Path("docs"), metavar="DIR", help="output folder (default: docs)"
     )
@@ -265,29 +261,6 @@ def shoot(
     image.save(path, quality=78, method=6)
 
 
-def moving(server: Server, out: Path) -> None:
-    """Record a drag, the mask that follows it, and a background drag that corrects it."""
-    frames: list[tuple[Image.Image, int]] = []
-    with chromium(viewport={"width": 1240, "height": 760}) as page:
-        start(page, server)
-        open_image(page, "astronaut")
-        choose(page, "person")
-        record(page, frames, (110, 222), 78, "left")
-        record(page, frames, (250, 225), 30, "right")
-        still(page, frames, None, 1400)
-    images = [image for image, _ in frames]
-    durations = [milliseconds for _, milliseconds in frames]
-    images[0].save(
-        out / "drag.webp",
-        save_all=True,
-        append_images=images[1:],
-        duration=durations,
-        loop=0,
-        quality=75,
-        method=4,
-    )
-
-
 def start(page: Page, server: Server) -> None:
     """The ready page, which counts the exact masks."""
     page.set_default_timeout(TIMEOUT)
@@ -340,38 +313,6 @@ def hold(page: Page, center: tuple[float, float], edge: tuple[float, float], *, 
     x, y = place(page, *edge)
     page.mouse.move(x - 8, y)
     move(page, x, y)
-
-
-def record(
-    page: Page, frames: list[tuple[Image.Image, int]], center: tuple[float, float], radius: float, button: Any
-) -> None:
-    """An image before a drag, one for each of its steps, and one after it."""
-    x, y = place(page, *center)
-    to, _ = place(page, center[0], center[1] + radius)
-    page.mouse.move(x, y)
-    still(page, frames, (x, y), 500)
-    page.mouse.down(button=button)
-    for step in range(1, 17):
-        at = x + 5 + (to - x - 5) * step / 16
-        move(page, at, y)
-        still(page, frames, (at, y), 90)
-    page.mouse.up(button=button)
-    settle(page)
-    still(page, frames, (to, y), 900)
-
-
-def still(
-    page: Page, frames: list[tuple[Image.Image, int]], pointer: tuple[float, float] | None, milliseconds: int
-) -> None:
-    """The stage with the pointer, at the size of the animated image."""
-    left, top, right, bottom = image_box(page)
-    clip: Any = {"x": left, "y": top, "width": right - left, "height": bottom - top}
-    image = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
-    if pointer is not None:
-        draw_pointer(image, pointer[0] - left, pointer[1] - top)
-    frames.append(
-        (image.resize((WIDTH, WIDTH * image.height // image.width), Image.Resampling.LANCZOS), milliseconds)
-    )
 
 
 def draw_pointer(image: Image.Image, x: float, y: float) -> None:
