@@ -12,6 +12,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.display import display
 from PIL import Image
 
 from dct_seg.cli import main
@@ -118,9 +119,9 @@ dct_seg("benchmark compare run:graph_cut run:dctnet --out compared --first 3")
 
 # %%
 drawings = sorted(Path("compared").rglob("*.png")) + sorted(Path("compared").rglob("*.jpg"))
-print(drawings[0].as_posix())
-drawing = Image.open(drawings[0]).convert("RGB")
-drawing.reduce(2)
+for path in drawings[:1]:  # none if both methods need the same number of clicks on every sample
+    print(path.as_posix())
+    display(Image.open(path).convert("RGB").reduce(2))
 
 # %% [markdown]
 # The same commands compare two checkpoints, or results before and after a change:

@@ -178,7 +178,14 @@ async function fetched(method: string, path: string, body?: unknown, signal?: Ab
 /** Send a request and return its JSON; undefined for 204. Throws Refused or Unreachable. */
 export async function call<T>(method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE", path: string, body?: unknown): Promise<T> {
   const response = await fetched(method, path, body);
-  return (response.status === 204 ? undefined : await response.json()) as T;
+  return (response.status === 204 ? undefined : await whole(response.json())) as T;
+}
+
+/** Wait for the rest of a response; Unreachable if the connection ends before it does. */
+function whole<T>(content: Promise<T>): Promise<T> {
+  return content.catch((error: unknown) => {
+    throw error instanceof TypeError ? new Unreachable("the server does not respond") : error;
+  });
 }
 
 /** Tell the server that this tab is closing, so that it releases the tab's image at once. */
@@ -191,5 +198,5 @@ export function leave(): void {
 /** Load an image for display, its longer side at most `maxSide` pixels. */
 export async function loadImage(id: string, maxSide: number, signal: AbortSignal): Promise<ImageBitmap> {
   const response = await fetched("GET", `pictures/${id}/image?max_side=${maxSide}`, undefined, signal);
-  return createImageBitmap(await response.blob());
+  return createImageBitmap(await whole(response.blob()));
 }

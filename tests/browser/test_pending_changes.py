@@ -85,6 +85,26 @@ def test_drags_and_keys_count_while_the_first_click_is_being_saved(page: Page) -
     assert (found["draft"], len(found["objects"])) == (None, 1)
 
 
+def test_response_that_ends_early_is_asked_for_again(page: Page) -> None:
+    page.evaluate(
+        """() => {
+            const json = Response.prototype.json, cut = new Set();
+            Response.prototype.json = function () {
+                const name = this.url.split("/").at(-1);
+                if (!["clicks", "preview"].includes(name) || cut.has(name)) return json.call(this);
+                cut.add(name);
+                return Promise.reject(new TypeError("Failed to fetch"));
+            };
+        }"""
+    )
+    revision = state(page, "a.png")["revision"]
+    drag(page, 60, 60, 20)
+    settle(page)
+    found = state(page, "a.png")
+    assert (found["revision"], len(found["draft"]["clicks"])) == (revision + 1, 1)
+    expect(page.locator("#finish")).to_be_enabled()
+
+
 def test_reopened_object_keeps_its_class_and_threshold_and_the_page_its_own(page: Page) -> None:
     page.keyboard.press("2")
     drag(page, 60, 80, 30)
