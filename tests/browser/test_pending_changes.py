@@ -85,7 +85,7 @@ def test_drags_and_keys_count_while_the_first_click_is_being_saved(page: Page) -
     assert (found["draft"], len(found["objects"])) == (None, 1)
 
 
-def test_response_that_ends_early_is_asked_for_again(page: Page) -> None:
+def test_response_that_ends_early_is_requested_again(page: Page) -> None:
     page.evaluate(
         """() => {
             const json = Response.prototype.json, cut = new Set();
