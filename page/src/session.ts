@@ -333,11 +333,11 @@ export class Session {
   }
 
   undo(): void {
-    if (this.image?.can_undo || (this.image !== null && this.changes.pending > 0)) void this.change(`${this.image.id}/undo`, "POST", {}, (after) => this.stepped(after, "Undone"));
+    if (this.image !== null && (this.image.can_undo || this.changes.pending > 0)) void this.change(`${this.image.id}/undo`, "POST", {}, (after) => this.stepped(after, "Undone"));
   }
 
   redo(): void {
-    if (this.image?.can_redo || (this.image !== null && this.changes.pending > 0)) void this.change(`${this.image.id}/redo`, "POST", {}, (after) => this.stepped(after, "Redone"));
+    if (this.image !== null && (this.image.can_redo || this.changes.pending > 0)) void this.change(`${this.image.id}/redo`, "POST", {}, (after) => this.stepped(after, "Redone"));
   }
 
   /** Choose the class of the draft, unless a newer change is waiting. */
@@ -363,7 +363,7 @@ export class Session {
   }
 
   discard(): void {
-    if (this.image?.draft || (this.image !== null && this.changes.pending > 0)) void this.change(`${this.image.id}/discard`, "POST", {}, () => this.shown.announce("Discarded"));
+    if (this.image !== null && (this.image.draft !== null || this.changes.pending > 0)) void this.change(`${this.image.id}/discard`, "POST", {}, () => this.shown.announce("Discarded"));
   }
 
   editObject(n: number): void {

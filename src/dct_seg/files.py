@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from filelock import FileLock, Timeout
 
 BROKEN = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 """Exceptions raised by reading broken content."""
+LAST_CHECKPOINTS = "last*.ckpt"
+"""Pattern of a run's last checkpoints; a second one in a folder is last-v1.ckpt."""
 
 
 def broken_reason(error: Exception) -> str:
@@ -47,6 +49,11 @@ def naming(what: str, remedy: str) -> Iterator[None]:
     except BROKEN as error:
         said = " ".join(str(error).split())[:200]
         raise ValueError(f"{what} ({type(error).__name__} {said}); {remedy}") from error
+
+
+def newest_file(paths: Iterable[Path]) -> Path | None:
+    """Find the newest of some files; None if there are none."""
+    return max(paths, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def not_a_folder(path: str | Path) -> str:

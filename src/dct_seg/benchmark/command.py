@@ -27,7 +27,7 @@ from dct_seg.benchmark.tables import (
     markdown,
     robustness_table,
 )
-from dct_seg.files import write_whole
+from dct_seg.files import LAST_CHECKPOINTS, newest_file, write_whole
 from dct_seg.methods import METHODS
 from dct_seg.signals import advising
 from dct_seg.simulation import Prompt, Rule
@@ -326,8 +326,7 @@ def _last_checkpoint(folder: Path, label: str, row: str) -> Path:
     """Find the newest checkpoint of the method's own run, or of the row whose weights it uses."""
     places = [folder / name / "checkpoints" / "last.ckpt" for name in dict.fromkeys((label, row))]
     for place in places:
-        # a second run into the same folder writes last-v1.ckpt
-        found = max(place.parent.glob("last*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
+        found = newest_file(place.parent.glob(LAST_CHECKPOINTS))
         if found is not None:
             return found
     raise FileNotFoundError(

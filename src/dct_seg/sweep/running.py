@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dct_seg.files import newest_file
 from dct_seg.sweep.search import Search
 from dct_seg.sweep.space import Metric, Sweep, fit_arguments
 from dct_seg.sweep.trial import (
@@ -22,7 +23,6 @@ from dct_seg.sweep.trial import (
     METRICS,
     Outcome,
     Trial,
-    newest,
     read_metrics,
     trials_in,
     wandb_environment,
@@ -111,7 +111,7 @@ class _Running:
             "number": self.number,
         }
         common["seconds"] = round(time.monotonic() - self.began, 1)
-        metrics = newest(self.trial.folder, METRICS)
+        metrics = newest_file(self.trial.folder.rglob(METRICS))
         if code == 0 and metrics is not None:
             try:
                 left = read_metrics(metrics)

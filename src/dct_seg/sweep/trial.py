@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from dct_seg.files import naming, write_whole
+from dct_seg.files import LAST_CHECKPOINTS, naming, newest_file, write_whole
 from dct_seg.registry import check_choice
 from dct_seg.sweep.space import Sweep, Values
 
@@ -19,8 +19,6 @@ OUTCOME, STARTED, LOG = "outcome.json", "trial.json", "log.txt"
 """Files of a trial: result, written last; values and command, written first; output."""
 METRICS = "metrics.json"
 """File with the metrics of a finished ``fit``, below its folder."""
-LAST = "last*.ckpt"
-"""Pattern of the checkpoints to resume from; a second one in a folder is last-v1.ckpt."""
 SEEDS = ("seed_everything", "model.seed", "data.seed")
 """Parameters of seeds, which distinguish repetitions of one setting."""
 NAME_LENGTH = 120
@@ -90,7 +88,7 @@ class Trial:
     @property
     def checkpoint(self) -> Path | None:
         """Checkpoint from which a stopped attempt can resume."""
-        return newest(self.folder, LAST)
+        return newest_file(self.folder.rglob(LAST_CHECKPOINTS))
 
     def read_outcome(self) -> Outcome | None:
         """Read the result of the trial; None while it is unfinished."""
@@ -108,7 +106,10 @@ class Trial:
         """Remove the outcome, the last checkpoints and the metrics of an attempt that failed, if any."""
         outcome = self.folder / OUTCOME
         if outcome.is_file():
-            for pattern in (LAST, METRICS):  # first, because a trial without an outcome resumes from these
+            for pattern in (
+                LAST_CHECKPOINTS,
+                METRICS,
+            ):  # first, because a trial without an outcome resumes from these
                 for path in self.folder.rglob(pattern):
                     path.unlink()
             outcome.unlink()
@@ -170,11 +171,6 @@ def _check_start(start: Mapping[str, Any]) -> None:
         and isinstance(start["attempts"], int)
     ):
         raise TypeError("values must be a mapping, number and attempts whole numbers")
-
-
-def newest(folder: Path, pattern: str) -> Path | None:
-    """Find the newest file of that name below a folder."""
-    return max(folder.rglob(pattern), key=lambda path: path.stat().st_mtime, default=None)
 
 
 def describe(values: Mapping[str, Any], keys: Sequence[str] | None = None) -> str:

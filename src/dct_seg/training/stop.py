@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
+from dct_seg.files import newest_file
 from dct_seg.signals import Stopped, handle_here
 
 LAST = "last{}.ckpt"
@@ -94,4 +95,4 @@ def newest_checkpoint(trainer: Trainer) -> Path | None:
     """Newest checkpoint of this run, or None."""
     callbacks = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
     paths = [Path(path) for one in callbacks for path in (one.last_model_path, one.best_model_path) if path]
-    return max((path for path in paths if path.exists()), key=lambda path: path.stat().st_mtime, default=None)
+    return newest_file(path for path in paths if path.exists())
