@@ -106,10 +106,8 @@ class Trial:
         """Remove the outcome, the last checkpoints and the metrics of an attempt that failed, if any."""
         outcome = self.folder / OUTCOME
         if outcome.is_file():
-            for pattern in (
-                LAST_CHECKPOINTS,
-                METRICS,
-            ):  # first, because a trial without an outcome resumes from these
+            # first, because a trial without an outcome resumes from these
+            for pattern in (LAST_CHECKPOINTS, METRICS):
                 for path in self.folder.rglob(pattern):
                     path.unlink()
             outcome.unlink()
